@@ -1,0 +1,26 @@
+"""The DDPM family as a plugin for Hugging Face diffusers."""
+
+import importlib
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a checkout, `ddpm_hf.pipelines` and `ddpm_hf.training` are the folders `pipelines/` and `training/` beside this
+# package; packaging puts them inside it. Installed or not, they are imported through `ddpm_hf` alone.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
+    __path__.append(str(_root))
+
+_PUBLIC = {
+    "GaussianDiffusionScheduler": "ddpm_hf.schedulers.scheduling_gaussian_diffusion",
+    "DDPMUNet2DModel": "ddpm_hf.models.unet_2d",
+    "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name):
+    """Import the public classes on first use: `ddpm-hf --help` should not wait for torch."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ddpm_hf' has no attribute '{name}'")
