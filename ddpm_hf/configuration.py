@@ -1,0 +1,68 @@
+"""How a configuration of ours travels through classes that do not know it.
+
+Stock diffusers classes keep unknown keys of a config, but print each in a warning; one key that begins with an
+underscore they carry along in silence. So what only we understand is packed under that one key wherever a stock class
+may read it: in the JSON file, and in the items of `.config` (`DDIMScheduler.from_config(ours.config)` reads these).
+"""
+
+import json
+
+from diffusers.configuration_utils import FrozenDict
+
+PACKED_KEY = "_ddpm_hf"
+
+
+class PortableConfig(FrozenDict):
+    """The config of a class of ours: lookups and attributes see every value, `items()` is what stock classes may read.
+
+    Args:
+        values: every key of the config with its value.
+        own_keys: the keys that stock classes do not have.
+        stand_ins: for keys that stock classes have, `{key: (values that only we understand, value for the others)}`.
+    """
+
+    def __init__(self, values, own_keys=(), stand_ins=None):
+        self._own_keys, self._stand_ins = own_keys, stand_ins or {}
+        super().__init__(values)
+        for key in own_keys:
+            if key in self:
+                setattr(self, key, self[key])
+        for key in self._stand_ins:
+            if key in self:
+                setattr(self, key, self[key])
+
+    def items(self):
+        portable, packed = {}, {}
+        for key, value in super().items():
+            ours, stand_in = self._stand_ins.get(key, ((), None))
+            if key in self._own_keys:
+                packed[key] = value
+            elif isinstance(value, str) and value in ours:
+                packed[key], portable[key] = value, stand_in
+            else:
+                portable[key] = value
+        return (portable | {PACKED_KEY: packed} if packed else portable).items()
+
+    def __reduce__(self):
+        return type(self), (dict(self), self._own_keys, self._stand_ins)
+
+
+class PortableConfigMixin:
+    """Packs on the way out and unpacks on the way in; comes before `ConfigMixin` among the bases."""
+
+    _own_keys = ()
+    _stand_ins = {}  # noqa: RUF012
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        values = dict(config_dict.items())
+        return super().extract_init_dict(values | values.pop(PACKED_KEY, {}), **kwargs)
+
+    def register_to_config(self, **kwargs):
+        super().register_to_config(**kwargs)
+        self._internal_dict = PortableConfig(dict(self._internal_dict), self._own_keys, self._stand_ins)
+
+    def to_json_string(self):
+        values = json.loads(super().to_json_string())
+        portable = PortableConfig(values, self._own_keys, self._stand_ins).items()
+        return json.dumps(dict(portable), indent=2, sort_keys=True) + "\n"

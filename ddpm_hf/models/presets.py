@@ -1,0 +1,57 @@
+"""Networks of known sizes: keyword arguments of `UNet2DModel` (and so of `DDPMUNet2DModel`)."""
+
+UNET_PRESETS = {
+    # 1.8M parameters: 28x28 grey on a CPU, minutes to train.
+    "fashion_mnist": {
+        "sample_size": 28,
+        "in_channels": 1,
+        "block_out_channels": (32, 64, 96),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 24,
+        "norm_num_groups": 8,
+    },
+    # 35.7M parameters: the CIFAR-10 network of DDPM (Ho et al. 2020, appendix B), attention at 16x16, one head,
+    # dropout 0.1; time embedding and paddings as in the checkpoint that was converted from the authors' code.
+    "cifar10": {
+        "sample_size": 32,
+        "in_channels": 3,
+        "block_out_channels": (128, 256, 256, 256),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "dropout": 0.1,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+    },
+    # 64x64, after the ImageNet-64 network of Improved DDPM (Nichol & Dhariwal 2021, section 3): widths 128 to 512,
+    # three blocks a level, attention at 16x16 and 8x8, the time embedding as scale and shift.
+    "images_64": {
+        "sample_size": 64,
+        "in_channels": 3,
+        "block_out_channels": (128, 256, 384, 512),
+        "layers_per_block": 3,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 64,
+        "resnet_time_scale_shift": "scale_shift",
+    },
+    # 113.7M parameters: the 256x256 network of DDPM (Ho et al. 2020, appendix B), attention at 16x16, one head.
+    "images_256": {
+        "sample_size": 256,
+        "in_channels": 3,
+        "block_out_channels": (128, 128, 256, 256, 512, 512),
+        "layers_per_block": 2,
+        "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+    },
+}

@@ -1,0 +1,103 @@
+"""The U-Net of DDPM: diffusers' `UNet2DModel` with class labels that may be left out, and a head for the variance."""
+
+import torch
+from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
+
+from ddpm_hf.configuration import PortableConfigMixin
+
+VARIANCE_HEADS = ("learned_range",)
+
+
+class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
+    """Predicts the noise in x_t (Ho et al. 2020, appendix B), for a class or for none, and, with a head, its variance.
+
+    What it saves loads as a stock `UNet2DModel` with the same weights.
+
+    Args:
+        num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label
+            ("no class", Ho & Salimans 2022), which stands wherever `class_labels` is None.
+        variance_head (`str`, *optional*): `"learned_range"` adds as many output channels again for v of Improved DDPM
+            (Nichol & Dhariwal 2021, eq. 15); a scheduler with `variance_type="learned_range"` reads them.
+        kwargs: those of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
+
+    Shapes: sample (B, C, H, W), timestep () or (B,), class_labels (B,); the output has C channels, or 2C with a head.
+    """
+
+    _own_keys = ("num_classes", "variance_head")
+
+    def __init__(self, num_classes=None, variance_head=None, **kwargs):
+        if variance_head is not None and variance_head not in VARIANCE_HEADS:
+            raise ValueError(f"variance_head={variance_head!r} is not one of {VARIANCE_HEADS} or None.")
+        if num_classes is not None:
+            if num_classes < 1:
+                raise ValueError(f"num_classes={num_classes} must be at least 1, or None for no class labels.")
+            _require(kwargs, "num_class_embeds", num_classes + 1, "num_classes + 1, the null label included")
+        in_channels = kwargs.get("in_channels", 3)
+        if variance_head is not None:
+            _require(kwargs, "out_channels", 2 * in_channels, "2 * in_channels with a variance head")
+        kwargs.setdefault("out_channels", in_channels)
+        super().__init__(**kwargs)
+        self.register_to_config(num_classes=num_classes, variance_head=variance_head)
+        if self.sample_size is not None:
+            size = self.sample_size
+            self._check_size(*((size, size) if isinstance(size, int) else size))
+
+    @staticmethod
+    def _get_init_keys(input_class):
+        own = set(DDPMUNet2DModel._own_keys) if issubclass(input_class, DDPMUNet2DModel) else set()
+        return UNet2DModel._get_init_keys(UNet2DModel if own else input_class) | own
+
+    @classmethod
+    def from_unet(cls, unet, variance_head=None):
+        """A copy of a trained `UNet2DModel` with a head beside its own output, whose weights are not changed.
+
+        The head starts at zero: for `learned_range` the variance midway (in the logarithm) between beta~ and beta.
+
+        Args:
+            unet (`UNet2DModel`): predicts C channels for C channels.
+            variance_head (`str`, *optional*): as in the constructor; None gives a copy.
+
+        Raises:
+            ValueError: if the network already has other than C output channels.
+        """
+        channels = unet.config.in_channels
+        if unet.config.out_channels != channels:
+            raise ValueError(
+                f"The network has {unet.config.out_channels} output channels for {channels} input channels; a variance "
+                f"head is put on a network with {channels} of both. Has it a head already?"
+            )
+        config = {k: v for k, v in unet.config.items() if k != "out_channels"}
+        model = cls.from_config(config, variance_head=variance_head)
+        weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
+        if variance_head is not None:
+            for name in ("conv_out.weight", "conv_out.bias"):
+                weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
+        model.load_state_dict(weights, assign=True)
+        return model.train(unet.training)
+
+    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+        """As [`UNet2DModel.forward`]; without `class_labels` a class-conditional network gets the null label."""
+        self._check_size(*sample.shape[-2:])
+        if class_labels is None and self.config.num_classes is not None:
+            class_labels = torch.full(sample.shape[:1], self.config.num_classes, device=sample.device)
+        return super().forward(sample, timestep, class_labels, return_dict)
+
+    def _check_size(self, height, width):
+        """Each level but the last halves the image, and the way up doubles: odd halves do not meet again."""
+        levels = len(self.config.block_out_channels)
+        factor = 2 ** (levels - 1)
+        if height % factor == 0 and width % factor == 0:
+            return
+        fitting = max(n for n in range(1, levels) if height % 2 ** (n - 1) == 0 and width % 2 ** (n - 1) == 0)
+        nearest = " or ".join(str(s) for s in sorted({height // factor * factor, -(-height // factor) * factor}) if s)
+        raise ValueError(
+            f"Images of {height}x{width} do not suit a network of {levels} levels, which needs sides divisible by "
+            f"{factor}. Resize the images (to {nearest}, say), or give `block_out_channels`, `down_block_types` and "
+            f"`up_block_types` at most {fitting} levels."
+        )
+
+
+def _require(kwargs, name, value, reason):
+    if kwargs.setdefault(name, value) not in (None, value):
+        raise ValueError(f"{name}={kwargs[name]} contradicts the other arguments: it must be {value} ({reason}).")
+    kwargs[name] = value

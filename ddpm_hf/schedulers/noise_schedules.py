@@ -1,0 +1,53 @@
+"""Noise schedules: the betas of the forward process, in float64."""
+
+import numpy as np
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid", "laplace")
+
+
+def make_betas(schedule, steps, start, end, trained):
+    """The betas of a schedule in float64, shape (T,)."""
+    if trained is not None:
+        betas = np.asarray(trained, dtype=np.float64)
+        if betas.shape != (steps,):
+            raise ValueError(f"trained_betas has shape {betas.shape}; num_train_timesteps={steps} needs ({steps},).")
+    elif schedule == "linear":
+        betas = np.linspace(start, end, steps)
+    elif schedule in ("scaled_linear", "quadratic"):
+        _check_betas(np.array([start, end]))
+        betas = np.linspace(start**0.5, end**0.5, steps) ** 2
+    elif schedule == "sigmoid":
+        betas = start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
+    else:
+        alpha_bar = {"squaredcos_cap_v2": _cosine_alpha_bar, "laplace": _laplace_alpha_bar}[schedule]
+        time = np.arange(steps + 1) / steps
+        betas = np.minimum(1 - alpha_bar(time[1:]) / alpha_bar(time[:-1]), 0.999)
+    _check_betas(betas)
+    return betas
+
+
+def _cosine_alpha_bar(time):
+    return np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+
+
+def _laplace_alpha_bar(time):
+    snr = np.exp(-0.5 * np.copysign(1, 0.5 - time) * np.log(1 - 2 * np.abs(0.5 - time) + 1e-6))
+    return np.sqrt(snr / (1 + snr))
+
+
+def zero_terminal_snr(betas):
+    """Shift and scale sqrt(abar) so that it ends at 0 and begins where it did (Lin et al. 2023, algorithm 1)."""
+    signal = np.sqrt(np.cumprod(1 - betas))
+    if len(signal) < 2:
+        raise ValueError("rescale_betas_zero_snr needs at least 2 training timesteps.")
+    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    alphas_bar = signal**2
+    return 1 - np.concatenate([alphas_bar[:1], alphas_bar[1:] / alphas_bar[:-1]])
+
+
+def _check_betas(betas):
+    outside = betas[~((betas > 0) & (betas < 1))]
+    if len(outside):
+        raise ValueError(
+            f"Every beta must be in (0, 1); got {outside[0]:g}. Change beta_start, beta_end or trained_betas."
+        )
