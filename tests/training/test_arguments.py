@@ -1,0 +1,133 @@
+import dataclasses
+import importlib.util
+
+import pytest
+import yaml
+
+from ddpm_hf.training.arguments import TrainingArguments, parse_arguments, preset_names
+from ddpm_hf.training.errors import InputError
+
+
+def write_yaml(tmp_path, **options):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return str(path)
+
+
+def test_flags_win_over_config_and_config_over_preset(tmp_path):
+    config = write_yaml(tmp_path, learning_rate=3e-4, batch_size=8)
+    args = parse_arguments(["--preset", "cifar10", "--config", config, "--batch_size", "4"])
+    assert args.batch_size == 4
+    assert args.learning_rate == 3e-4
+    assert args.lr_warmup_steps == 5000
+    assert args.log_every == 100
+
+
+def test_a_flag_that_repeats_the_default_wins_too(tmp_path):
+    config = write_yaml(tmp_path, batch_size=8, max_train_steps=1)
+    assert parse_arguments(["--config", config, "--batch_size", "64"]).batch_size == 64
+
+
+def test_switches_turn_off_what_a_preset_turns_on(tmp_path):
+    assert parse_arguments(["--preset", "cifar10"]).random_flip is True
+    assert parse_arguments(["--preset", "cifar10", "--random_flip", "false"]).random_flip is False
+    assert parse_arguments(["--preset", "cifar10", "--no_center_crop"]).center_crop is False
+
+
+def test_yaml_spellings_mean_what_they_mean_as_flags(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "learning_rate: 2e-4\nmixed_precision: no\nrandom_flip: yes\nresolution: null\nmax_train_steps: 3\n"
+    )
+    args = parse_arguments(["--config", str(path)])
+    assert args.learning_rate == 2e-4
+    assert args.mixed_precision == "no"
+    assert args.random_flip is True
+    assert args.resolution is None
+
+
+def test_length_has_two_spellings_and_the_last_given_holds(tmp_path):
+    args = parse_arguments(["--preset", "cifar10", "--num_epochs", "2"])
+    assert (args.max_train_steps, args.num_epochs) == (None, 2)
+    config = write_yaml(tmp_path, num_epochs=3)
+    args = parse_arguments(["--config", config, "--max_train_steps", "10"])
+    assert (args.max_train_steps, args.num_epochs) == (10, None)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_parse(name):
+    argv = ["--preset", name, "--dataset", "somewhere"]
+    assert parse_arguments(argv).unet == name
+
+
+def test_the_options_of_a_run_are_a_config(tmp_path):
+    args = TrainingArguments(max_train_steps=5, mixed_precision="no", variance_head="learned_range", dataset="a")
+    path = write_yaml(tmp_path, **dataclasses.asdict(args), environment={"torch": "2"})
+    assert parse_arguments(["--config", path]) == args
+
+
+def test_variance_type_follows_from_the_head():
+    assert TrainingArguments(max_train_steps=1).variance_type == "fixed_small"
+    assert TrainingArguments(max_train_steps=1, variance_head="learned_range").variance_type == "learned_range"
+
+
+BAD_VALUES = [
+    ({"batch_size": 0}, "batch_size=0 .* at least 1"),
+    ({"batch_size": 1.5}, "batch_size=1.5 must be of type int"),
+    ({"batch_size": True}, "batch_size=True must be of type int"),
+    ({"learning_rate": "fast"}, "learning_rate='fast' must be a number"),
+    ({"learning_rate": 0.0}, "learning_rate=0.0 .* greater than 0"),
+    ({"label_dropout": 1.1}, r"label_dropout=1.1 .* in \[0, 1\]"),
+    ({"ema_decay": 1.0}, r"ema_decay=1.0 .* in \[0, 1\)"),
+    ({"num_train_timesteps": 0}, "num_train_timesteps=0 .* at least 1"),
+    ({"beta_start": 0.0}, "beta_start=0.0 .* between 0 and 1"),
+    ({"beta_start": 0.5}, "beta_start=0.5 must be smaller than beta_end=0.02"),
+    ({"beta_schedule": "linaer"}, "beta_schedule='linaer' is not one of 'linear'"),
+    ({"prediction_type": "eps"}, "prediction_type='eps' is not one of 'epsilon', 'sample', 'v_prediction'"),
+    ({"mixed_precision": "bf17"}, "mixed_precision='bf17' is not one of 'no', 'bf16', 'fp16'"),
+    ({"variance_head": "range"}, "variance_head='range' is not one of 'learned_range'"),
+    ({"variance_type": "learned_range"}, "variance_type='learned_range' does not go with variance_head=None"),
+    (
+        {"variance_type": "fixed_large", "variance_head": "learned_range"},
+        "variance_type='fixed_large' does not go with variance_head='learned_range'",
+    ),
+    ({"unet": "huge"}, "unet='huge' is not one of 'fashion_mnist'"),
+    ({"objective": "l1"}, "objective='l1' is not one of 'simple'"),
+    (
+        {"lr_scheduler": "constant", "lr_warmup_steps": 5},
+        "lr_warmup_steps=5 has no effect with lr_scheduler='constant'",
+    ),
+    ({"num_epochs": 1}, "both was given"),
+    ({"max_train_steps": None}, "neither was given"),
+    ({"resolution": 256}, "resolution=256 would blow up the embedded Fashion-MNIST"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_VALUES)
+def test_bad_values_are_named_with_what_is_allowed(options, message):
+    with pytest.raises(InputError, match=message):
+        TrainingArguments(**{"max_train_steps": 1} | options)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is not None, reason="needs trackio to be missing")
+def test_a_missing_tracker_is_named_with_its_install_line():
+    with pytest.raises(InputError, match="report_to='trackio' needs the package: pip install trackio"):
+        TrainingArguments(max_train_steps=1, report_to="trackio")
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys):
+    def message(*argv):
+        with pytest.raises(SystemExit) as stop:
+            parse_arguments([*argv, "--max_train_steps=1"])
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "did you mean 'learning_rate'?" in message("--config", write_yaml(tmp_path, lerning_rate=1))
+    assert "must have a single value" in message("--config", write_yaml(tmp_path, batch_size=[1, 2]))
+    assert "invalid int value: 'many'" in message("--config", write_yaml(tmp_path, batch_size="many"))
+    assert "Cannot read the options in nowhere.yaml" in message("--config", "nowhere.yaml")
+    assert "preset='mnist' is not one of 'cifar10'" in message("--preset", "mnist")
+    assert "unrecognized arguments: --lerning_rate=1" in message("--lerning_rate=1")
+    assert "seed=-1 is not allowed: it must be at least 0" in message("--seed=-1")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert "must hold lines" in message("--config", str(tmp_path / "list.yaml"))

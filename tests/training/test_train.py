@@ -1,0 +1,179 @@
+"""The whole way: options in, a pipeline folder out."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.checkpoints import list_checkpoints
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.loss_curve import read_rows
+from ddpm_hf.training.train import main, train
+
+
+@pytest.fixture
+def options(tmp_path, image_folder, tiny_pipeline):
+    return {
+        **{"dataset": image_folder, "init_from": tiny_pipeline, "output_dir": str(tmp_path / "run")},
+        **{"max_train_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "learning_rate": 1e-2},
+        **{"num_samples": 4, "sample_steps": 2, "seed": 3},
+    }
+
+
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_result_is_a_pipeline_of_the_averaged_weights(options, tiny_pipeline):
+    folder = train(TrainingArguments(**options))
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    assert pipeline(batch_size=2, num_inference_steps=2).images[0].size == (8, 8)
+    start = GaussianDiffusionPipeline.from_pretrained(tiny_pipeline).unet
+    averaged = torch.load(folder / "checkpoints/step-000004/custom_checkpoint_1.pkl")["shadow_params"]
+    for saved, average, first in zip(pipeline.unet.parameters(), averaged, start.parameters(), strict=True):
+        assert torch.equal(saved, average)
+        assert not torch.equal(saved, first)
+
+
+def test_what_a_run_leaves(options):
+    folder = train(TrainingArguments(**options, sample_every=2))
+    assert [row["step"] for row in read_rows(folder / "loss.csv")] == [2, 4]
+    assert Image.open(folder / "loss.png").size == (900, 600)
+    assert [p.name for p in sorted((folder / "samples").iterdir())] == ["step-000002.png", "step-000004.png"]
+    assert Image.open(folder / "samples" / "step-000004.png").size == (16, 16)
+    stored = yaml.safe_load((folder / "training_args.yaml").read_text())
+    assert stored["batch_size"] == 4
+    assert stored["environment"]["torch"] == torch.__version__
+
+
+def test_classes_and_learned_variance(options):
+    del options["init_from"]
+    folder = train(TrainingArguments(**options, class_conditional=True, variance_head="learned_range"))
+    pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
+    assert pipeline.unet.config.num_class_embeds == 3  # two and the null label
+    assert pipeline.unet.config.out_channels == 2
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    images = pipeline(batch_size=2, class_labels=[0, 1], num_inference_steps=2).images
+    assert images[0].size == (8, 8)
+
+
+def test_data_on_demand_trains_the_same_network(options, tmp_path):
+    first = train(TrainingArguments(**options))
+    second = train(TrainingArguments(**options | {"output_dir": str(tmp_path / "second"), "in_memory_limit_gb": 0.0}))
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_finished_run_says_so_and_does_nothing(options, capsys):
+    folder = train(TrainingArguments(**options))
+    before = files_of(folder)
+    train(TrainingArguments(**options))
+    assert "is finished at step 4" in capsys.readouterr().out
+    assert files_of(folder) == before
+
+
+def test_more_steps_continue_a_finished_run(options, tmp_path):
+    train(TrainingArguments(**options))
+    folder = train(TrainingArguments(**options | {"max_train_steps": 6}))
+    assert list(list_checkpoints(folder)) == [4, 6]
+    straight = train(TrainingArguments(**options | {"max_train_steps": 6, "output_dir": str(tmp_path / "straight")}))
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (folder / name).read_bytes() == (straight / name).read_bytes()
+    with pytest.raises(InputError, match="is at step 6, past the 5 asked for"):
+        train(TrainingArguments(**options | {"max_train_steps": 5}))
+
+
+def test_schedules_that_end_are_not_continued(options):
+    folder = train(TrainingArguments(**options, lr_scheduler="cosine"))
+    before = files_of(folder)
+    with pytest.raises(
+        InputError, match=r"max_train_steps=4 instead of 6 \(the cosine schedule was laid out for it\)"
+    ):
+        train(TrainingArguments(**options | {"max_train_steps": 6}, lr_scheduler="cosine"))
+    assert files_of(folder) == before
+
+
+def test_epochs_are_counted_in_images(options):
+    del options["max_train_steps"]
+    folder = train(TrainingArguments(**options, num_epochs=1.5, gradient_accumulation_steps=2))
+    assert max(list_checkpoints(folder)) == 3  # 1.5 * 16 images in updates of 8
+
+
+def test_another_run_s_folder_is_refused_and_untouched(options):
+    folder = train(TrainingArguments(**options))
+    before = files_of(folder)
+    with pytest.raises(InputError, match="holds another run, with batch_size=4 instead of 2; seed=3 instead of 5"):
+        train(TrainingArguments(**options | {"batch_size": 2, "seed": 5}))
+    assert files_of(folder) == before
+
+
+def test_a_folder_of_other_files_is_refused_and_untouched(options, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds files that are not of a training run \(thesis.tex\)"):
+        train(TrainingArguments(**options))
+    assert files_of(folder) == {(folder / "thesis.tex").relative_to(folder): b"years of work"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "/no/such/data"}, "dataset='/no/such/data'"),
+        ({"init_from": "/no/such/model"}, "init_from='/no/such/model'"),
+        ({"class_conditional": True}, "has num_classes=None, but the data and options ask for 2"),
+        ({"init_from": None, "resolution": 9}, "unet='fashion_mnist' does not suit the data: Images of 9x9"),
+        ({"batch_size": 17}, "batch_size=17 is larger"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(options, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(TrainingArguments(**options | changes))
+    assert not os.path.exists(options["output_dir"])
+
+
+def test_the_command_ends_with_one_sentence(options, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | {"dataset": "/no/such/data"}))
+    with pytest.raises(SystemExit, match="^train: error: Cannot read split 'train' of dataset='/no/such/data'"):
+        main(["--config", str(tmp_path / "config.yaml")])
+
+
+def test_curves_and_samples_reach_tensorboard(options):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = train(TrainingArguments(**options, report_to="tensorboard"))
+    events = accumulator.EventAccumulator(str(folder / "logs" / "ddpm_hf")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [2, 4]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(
+        [row["loss"] for row in read_rows(folder / "loss.csv")]
+    )
+    assert [e.step for e in events.Images("samples")] == [4]
+
+
+@pytest.mark.slow
+def test_two_processes_train_resume_and_agree_on_the_learning_rate(options, tmp_path):
+    def launch(**changes):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | changes))
+        # `accelerate launch --cpu --num_processes 2` starts one process, unless an MPI is installed.
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += ["-m", "ddpm_hf.training.train", "--config", str(tmp_path / "config.yaml")]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    changes = {"learning_rate": 1.0e-3, "lr_warmup_steps": 4, "log_every": 1}
+    launch(**changes)
+    launch(**changes, max_train_steps=6)
+    launch(**changes, max_train_steps=6, output_dir=str(tmp_path / "straight"))
+    rows = read_rows(tmp_path / "run" / "loss.csv")
+    assert [row["lr"] for row in rows] == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+    straight = read_rows(tmp_path / "straight" / "loss.csv")
+    assert [row["loss"] for row in rows] == [row["loss"] for row in straight]
+    assert (tmp_path / "run/checkpoints/step-000006/random_states_1.pkl").is_file()
+    assert DiffusionPipeline.from_pretrained(tmp_path / "run").unet.config.sample_size == 8

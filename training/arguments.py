@@ -1,0 +1,289 @@
+"""The options of a training run: what they mean, what is allowed, and where their values come from.
+
+Flags win over `--config FILE.yaml`, which wins over `--preset NAME`; what none of them gives has the default below.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import types
+import typing
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from transformers import HfArgumentParser
+
+from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.objectives import OBJECTIVES
+
+PRESETS = Path(__file__).parent / "presets"
+
+# What a run may change when it is continued: none of these touches what is learned.
+MAY_CHANGE = {
+    *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
+    *("checkpoints_limit", "report_to", "dataloader_workers", "push_to_hub", "hub_model_id", "hub_private"),
+}
+
+
+def option(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class TrainingArguments:
+    """All counts are in optimizer updates, whatever the number of processes and of accumulation steps."""
+
+    # Data
+    dataset: str | None = option(
+        None,
+        "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
+        "Fashion-MNIST if not given.",
+    )
+    dataset_config: str | None = option(None, "Configuration of the data set, where it has several.")
+    split: str = option("train", "Split to train on; keep another one for evaluation.")
+    image_column: str | None = option(None, "Column of images; needed only where there are several.")
+    label_column: str | None = option(None, "Column of class labels; needed only where there are several.")
+    class_conditional: bool = option(False, "Learn the classes of the label column, so that samples can be asked for.")
+    label_dropout: float = option(
+        0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
+    )
+    resolution: int | None = option(
+        None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
+    )
+    center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
+    random_flip: bool = option(
+        False, "Mirror half of the images; right for photographs, wrong for letters and digits."
+    )
+    strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
+    in_memory_limit_gb: float = option(
+        8.0, "Decode the data once and keep it, in each process, if it needs no more than this; 0 decodes on the fly."
+    )
+    dataloader_workers: int | None = option(
+        None, "Processes that decode images; by default one for each core where it pays, else none."
+    )
+
+    # Network
+    unet: str = option("fashion_mnist", f"Network, one of {', '.join(UNET_PRESETS)}; channels follow the data.")
+    init_from: str | None = option(
+        None, "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`."
+    )
+    variance_head: Literal["learned_range"] | None = option(None, "Predict the variance of each pixel too.")
+
+    # Diffusion process: the options of the scheduler
+    num_train_timesteps: int = option(1000, "Steps from data to noise.")
+    beta_schedule: Literal["linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid"] = option(
+        "linear", "How the noise grows; squaredcos_cap_v2 (cosine) keeps more of small images than linear."
+    )
+    beta_start: float = option(1e-4, "First beta of the schedules that have one.")
+    beta_end: float = option(0.02, "Last beta of the schedules that have one.")
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = option("epsilon", "What the network predicts.")
+    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] | None = option(
+        None, "Variance when sampling; by default fixed_small, or learned_range with that head."
+    )
+    rescale_betas_zero_snr: bool = option(False, "End in pure noise; use with v_prediction.")
+
+    # Optimization
+    objective: str = option("simple", f"Loss, one of {', '.join(OBJECTIVES)}.")
+    batch_size: int = option(64, "Images per process and accumulation step.")
+    gradient_accumulation_steps: int = option(
+        1, "Batches per update; doubles the batch where memory does not allow it."
+    )
+    max_train_steps: int | None = option(None, "Updates to train for.")
+    num_epochs: float | None = option(None, "Passes over the data to train for, instead of max_train_steps.")
+    learning_rate: float = option(2e-4, "Peak learning rate; small networks take 1e-3.")
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = option(
+        "constant_with_warmup", "The constant ones can be continued with more steps; the others end at zero."
+    )
+    lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from zero.")
+    adam_beta1: float = option(0.9, "Decay of the mean of the gradient.")
+    adam_beta2: float = option(0.999, "Decay of its square; 0.99 for short runs.")
+    adam_weight_decay: float = option(0.0, "Decoupled weight decay; DDPM has none.")
+    adam_epsilon: float = option(1e-8, "Term in the denominator of Adam.")
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
+    ema_decay: float = option(0.9999, "Largest decay of the averaged weights, which are what is saved and sampled.")
+    ema_power: float = option(0.75, "The decay rises as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
+    ema_inv_gamma: float = option(1.0, "See ema_power.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option(
+        "no", "bf16 wherever the hardware computes in it; on a CPU without such instructions it is far slower than no."
+    )
+    seed: int = option(0, "Of the weights, the order of the data, the noise and the samples.")
+
+    # Run folder, logs and samples
+    output_dir: str = option("outputs/ddpm", "Pipeline folder to write; the same command again resumes the run in it.")
+    log_every: int = option(50, "Updates between lines of loss.csv.")
+    sample_every: int = option(1000, "Updates between grids of samples; 0 for one at the end only.")
+    num_samples: int = option(64, "Images in a grid.")
+    sample_steps: int = option(50, "Network calls per grid.")
+    checkpoint_every: int = option(1000, "Updates between checkpoints; 0 for one at the end only.")
+    checkpoints_limit: int = option(2, "Checkpoints to keep.")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
+
+    # Sharing
+    push_to_hub: bool = option(False, "Upload the result with a model card when done.")
+    hub_model_id: str | None = option(None, "Repository to upload to; by default named as the output folder.")
+    hub_private: bool = option(False, "Create that repository as private.")
+
+    def __post_init__(self):
+        for name, hint in typing.get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        for allowed, holds, names in _RANGES:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
+        _check_choice("unet", self.unet, UNET_PRESETS)
+        _check_choice("objective", self.objective, OBJECTIVES)
+        self._check_combinations()
+        self.variance_type = self.variance_type or self.variance_head or "fixed_small"
+
+    def _check_combinations(self):
+        if (self.max_train_steps is None) == (self.num_epochs is None):
+            given = "neither" if self.num_epochs is None else "both"
+            raise InputError(
+                f"How long should it train? Give --max_train_steps or --num_epochs ({given} was given), or a --preset, "
+                f"one of {', '.join(preset_names())}."
+            )
+        if self.beta_start >= self.beta_end:
+            raise InputError(f"beta_start={self.beta_start} must be smaller than beta_end={self.beta_end}.")
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise InputError(
+                f"lr_warmup_steps={self.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
+                "'constant_with_warmup', or 0 steps."
+            )
+        if self.variance_type not in (None, self.variance_head) and "learned_range" in (
+            self.variance_type,
+            self.variance_head,
+        ):
+            raise InputError(
+                f"variance_type={self.variance_type!r} does not go with variance_head={self.variance_head!r}: a learned "
+                "range needs both to be 'learned_range'; leave variance_type out and it follows."
+            )
+        if self.dataset is None and (self.resolution or 0) > 32:
+            raise InputError(
+                f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
+                "your data with --dataset."
+            )
+        for tracker in {self.report_to} - {"none", "all"}:
+            if importlib.util.find_spec(tracker) is None:
+                raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
+
+
+_RANGES = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        "resolution num_train_timesteps batch_size gradient_accumulation_steps max_train_steps log_every num_samples "
+        "sample_steps checkpoints_limit",
+    ),
+    (
+        "at least 0",
+        lambda value: value >= 0,
+        "in_memory_limit_gb dataloader_workers lr_warmup_steps adam_weight_decay seed sample_every checkpoint_every",
+    ),
+    (
+        "greater than 0",
+        lambda value: value > 0,
+        "num_epochs learning_rate adam_epsilon max_grad_norm ema_power ema_inv_gamma",
+    ),
+    ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
+    ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay"),
+    ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),
+)
+
+
+def _check_type(name, value, hint):
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) or _is_optional(hint) else (hint,)
+    if value is None and type(None) in members:
+        return
+    hint = members[0]
+    if typing.get_origin(hint) is Literal:
+        _check_choice(name, value, typing.get_args(hint))
+    elif hint is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{name}={value!r} must be a number.")
+    elif type(value) is not hint:
+        raise InputError(f"{name}={value!r} must be of type {hint.__name__}.")
+
+
+def _is_optional(hint):
+    return typing.get_origin(hint) is typing.Union
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise InputError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+
+
+def preset_names():
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def option_names():
+    return [f.name for f in dataclasses.fields(TrainingArguments)]
+
+
+def parse_arguments(argv=None):
+    """Options from flags, `--config` and `--preset`; a mistake ends the program with one line that names it."""
+    usage = "train [--preset NAME] [--config FILE.yaml] [--OPTION VALUE ...]"
+    parser = HfArgumentParser(TrainingArguments, prog="train", usage=usage, description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file of options.")
+    parser.add_argument("--preset", help=f"Options of a known run, one of {', '.join(preset_names())}.")
+    try:
+        flags = _given(parser, argv)
+        layers = [flags]
+        if config := flags.pop("config", None):
+            layers.insert(0, _given(parser, _flags_of(_read_yaml(Path(config)), config)))
+        if preset := flags.pop("preset", None):
+            _check_choice("preset", preset, preset_names())
+            path = PRESETS / f"{preset}.yaml"
+            layers.insert(0, _given(parser, _flags_of(_read_yaml(path), path)))
+        return TrainingArguments(**_merge(layers))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def _given(parser, argv):
+    """The options that `argv` gives, without those that have their defaults."""
+    absent = object()
+    names = [*option_names(), "config", "preset"]
+    parsed = parser.parse_args(argv, Namespace(**dict.fromkeys(names, absent)))
+    return {name: value for name, value in vars(parsed).items() if value is not absent}
+
+
+def _merge(layers):
+    """Later layers win; the length of the run is one choice with two spellings."""
+    options = {}
+    for layer in layers:
+        if layer.keys() & {"max_train_steps", "num_epochs"}:
+            options.pop("max_train_steps", None)
+            options.pop("num_epochs", None)
+        options |= layer
+    return options
+
+
+def _read_yaml(path):
+    # BaseLoader leaves every value as it is written (`2e-4`, `no`), so that it means what it means as a flag.
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"Cannot read the options in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold lines `option: value`.")
+    return values
+
+
+def _flags_of(values, path):
+    """YAML options as the flags they stand for. `environment` is what a run adds to its own `training_args.yaml`."""
+    values = {name: value for name, value in values.items() if name != "environment"}
+    for name, value in values.items():
+        if name not in option_names():
+            nearest = difflib.get_close_matches(name, option_names(), n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the options."
+            raise InputError(f"Unknown option {name!r} in {path}: {hint}")
+        if not isinstance(value, str):
+            raise InputError(f"Option {name!r} in {path} must have a single value, not {value}.")
+    return [f"--{name}={value}" for name, value in values.items() if value not in ("null", "~", "")]
