@@ -1,8 +1,8 @@
 """Grids of samples, drawn while training goes on and without touching its random state."""
 
 import torch
-from diffusers.utils import make_image_grid
 
+from ddpm_hf.pipelines.image_grids import image_grid
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 
@@ -25,5 +25,4 @@ def sample_grid(unet, scheduler, num_samples, num_inference_steps, seed, num_cla
         eta=0.0,
     ).images
     unet.train(was_training)
-    rows = max(n for n in range(1, num_samples + 1) if num_samples % n == 0 and n * n <= num_samples)
-    return make_image_grid(images, rows=rows, cols=num_samples // rows)
+    return image_grid(images)

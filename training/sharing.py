@@ -39,12 +39,15 @@ def prepare_repository(args):
         )
     # Whatever the client raises (no token, no network, no permission), to the user it is one thing.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"push_to_hub is on, but the Hub does not take the model ({type(error).__name__}: {reason}). Log in with "
-            "`hf auth login`, check hub_model_id and the network, or leave out --push_to_hub."
+            f"push_to_hub is on, but the Hub does not take the model ({_first_line(error)}). Log in with `hf auth login`, "
+            "check hub_model_id and the network, or leave out --push_to_hub."
         ) from error
     return repository.repo_id
+
+
+def _first_line(error):
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def write_model_card(folder, repository):
@@ -70,9 +73,18 @@ def write_model_card(folder, repository):
 
 
 def upload(folder, repository):
-    """One commit with the pipeline, its card and its curves; the address of the repository."""
+    """One commit with the pipeline, its card, samples and curve; the address of the repository."""
     write_model_card(folder, repository)
-    HfApi().upload_folder(
-        repo_id=repository, folder_path=folder, ignore_patterns=list(LEFT_OUT), commit_message="Add the trained model"
-    )
-    return f"https://huggingface.co/{repository}"
+    try:
+        commit = HfApi().upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            ignore_patterns=list(LEFT_OUT),
+            commit_message="Add the trained model",
+        )
+    except Exception as error:
+        raise InputError(
+            f"The model is in {folder}, but could not be uploaded to {repository} ({_first_line(error)}). The same command "
+            "again tries only that."
+        ) from error
+    return commit.repo_url

@@ -118,7 +118,7 @@ def run(args, accelerator, source, total_steps):
 
 
 def finish(trainer):
-    """Samples, curve and pipeline, and last the checkpoint that says that the run is finished."""
+    """Samples, curve, pipeline and card, and last the checkpoint that says that the run is finished."""
     trainer.sample()
     if trainer.accelerator.is_main_process:
         log = trainer.folder / "loss.csv"
@@ -126,6 +126,7 @@ def finish(trainer):
             draw_loss_curve(log, trainer.folder / "loss.png")
         with trainer.averaged_unet() as unet:
             GaussianDiffusionPipeline(unet=unet, scheduler=trainer.scheduler).save_pretrained(trainer.folder)
+        sharing.write_model_card(trainer.folder, repository=trainer.folder.name)
     trainer.accelerator.wait_for_everyone()
     trainer.checkpoint()
 

@@ -80,6 +80,10 @@ class Transition(NamedTuple):
     noisy: float
 
 
+# What `_affine` multiplies by; what it adds with a weight stays a float.
+FACTORS = ("x0_sample", "eps_sample", "rederived_sample", "direct_x0", "posterior_x0")
+
+
 class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
     """DDPM, DDIM, Improved DDPM and what lies between them, as one Gaussian kernel with four choices.
 
@@ -440,23 +444,23 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if prev_timestep is not None:
             values = self._pair_values(timestep, prev_timestep, eta)
         elif on_host:
-            return self._row(int(timestep), eta)
+            return self._row(int(timestep), eta, sample.dtype)
         else:
             if timestep.device.type == "cpu":
                 self._check_range(timestep)
             timestep = timestep.to(sample.device)
             values = self._table(eta, sample.device)[timestep]
         if values.ndim == 1 and values.device.type == "cpu":
-            return Transition(*values.tolist())
+            return _on_host(values, sample.dtype)
         columns = values.to(sample.device, sample.dtype).unbind(-1)
         return Transition(*(_broadcastable(column, sample.ndim) for column in columns))
 
-    def _row(self, timestep, eta):
-        row = self._rows.get((timestep, eta))
+    def _row(self, timestep, eta, dtype):
+        row = self._rows.get((timestep, eta, dtype))
         if row is None:
             self._check_range(timestep)
-            values = self._table(eta, torch.device("cpu"))[timestep].tolist()
-            row = self._rows[timestep, eta] = Transition(*values)
+            row = _on_host(self._table(eta, torch.device("cpu"))[timestep], dtype)
+            self._rows[timestep, eta, dtype] = row
         return row
 
     def _table(self, eta, device):
@@ -574,6 +578,12 @@ def _aminmax(timesteps):
 def _broadcastable(values, ndim):
     """(B,) to (B, 1, ..); a 0-d tensor stays."""
     return values.reshape(-1, *(1,) * (ndim - 1)) if values.ndim else values
+
+
+def _on_host(values, dtype):
+    """The numbers of one transition. Factors are 0-d tensors: a product with a float would make one each time."""
+    numbers = dict(zip(Transition._fields, values.tolist(), strict=True))
+    return Transition(**numbers | {name: torch.tensor(numbers[name], dtype=dtype) for name in FACTORS})
 
 
 def _expanded(values, like):

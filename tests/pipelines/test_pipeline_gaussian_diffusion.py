@@ -15,7 +15,6 @@ from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 
-
 # The same weights read from a file lie elsewhere in memory, and convolutions may then round otherwise.
 ROUNDING = {"rtol": 0, "atol": 1e-4}
 

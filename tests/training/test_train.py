@@ -47,10 +47,11 @@ def test_what_a_run_leaves(options):
     assert [row["step"] for row in read_rows(folder / "loss.csv")] == [2, 4]
     assert Image.open(folder / "loss.png").size == (900, 600)
     assert [p.name for p in sorted((folder / "samples").iterdir())] == ["step-000002.png", "step-000004.png"]
-    assert Image.open(folder / "samples" / "step-000004.png").size == (16, 16)
+    assert Image.open(folder / "samples" / "step-000004.png").size == (128, 128)  # enlarged to be seen
     stored = yaml.safe_load((folder / "training_args.yaml").read_text())
     assert stored["batch_size"] == 4
     assert stored["environment"]["torch"] == torch.__version__
+    assert 'from_pretrained("run")' in (folder / "README.md").read_text()
 
 
 def test_classes_and_learned_variance(options):

@@ -1,0 +1,46 @@
+"""`step` of GaussianDiffusionScheduler against that of diffusers' DDPMScheduler: the same noise, the same result.
+
+python benchmarks/scheduler_step.py
+"""
+
+import torch
+from diffusers import DDPMScheduler
+from side_by_side import report, time_in_turns
+
+from ddpm_hf import GaussianDiffusionScheduler
+
+SHAPES = ((1, 3, 32, 32), (64, 3, 32, 32))
+STEPS = 50
+
+
+def sampling_loop(scheduler, model_output, sample):
+    """All steps of a run, without the network."""
+    generator = torch.Generator(sample.device).manual_seed(0)
+    scheduler.set_timesteps(STEPS)
+
+    def run():
+        x = sample
+        for t in scheduler.timesteps:
+            x = scheduler.step(model_output, t, x, generator=generator).prev_sample
+
+    return run
+
+
+def main():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = {}
+    for shape in SHAPES:
+        model_output, sample = torch.randn(2, *shape, device=device)
+        contenders = {
+            "DDPMScheduler": sampling_loop(DDPMScheduler(), model_output, sample),
+            "GaussianDiffusionScheduler": sampling_loop(GaussianDiffusionScheduler(), model_output, sample),
+        }
+        times = time_in_turns(contenders, repeats=60)
+        for row in times.values():
+            row["microseconds_per_step"] = row.pop("seconds") / STEPS * 1e6
+        measured[str(shape)] = times
+    report(f"scheduler_step_{device}", measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Two ways to do the same, measured in turns in one process: what drifts meets both, and medians forget the outliers."""
+
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def time_in_turns(contenders, repeats):
+    """Median seconds of each, and of the ratio of each to the first within a turn.
+
+    Args:
+        contenders (`dict[str, Callable]`): the first is what a user would otherwise run. All are called once before.
+        repeats (`int`): turns.
+    """
+    seconds = {name: [] for name in contenders}
+    for run in contenders.values():
+        run()
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            _synchronize()
+            start = time.perf_counter()
+            run()
+            _synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    first = next(iter(seconds.values()))
+    return {
+        name: {
+            "seconds": statistics.median(times),
+            "ratio": statistics.median(t / base for t, base in zip(times, first, strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def _synchronize():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine():
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": device, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def report(name, measured):
+    """Prints the figures and keeps them in benchmarks/results, which README quotes."""
+    RESULTS.mkdir(exist_ok=True)
+    result = {"machine": machine(), "measured": measured}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))

@@ -1,0 +1,36 @@
+"""Many images of one pipeline, each of its own seed, and how they are laid out to be looked at."""
+
+import math
+
+import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+# Small images are enlarged to about this many pixels, each pixel a square: people look at grids on large screens.
+LEGIBLE_SIDE = 64
+
+
+def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
+    """PIL images; image i is that of the generator `seed + i`, however the images are split into batches.
+
+    Args:
+        kwargs: those of the call of [`GaussianDiffusionPipeline`].
+    """
+    images = []
+    for first in range(0, num_images, batch_size):
+        seeds = range(seed + first, seed + min(first + batch_size, num_images))
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        images += pipeline(batch_size=len(generators), generator=generators, **kwargs).images
+    return images
+
+
+def image_grid(images):
+    """One image of all, in rows, about as wide as high."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    factor = max(1, LEGIBLE_SIDE // max(images[0].size))
+    size = (images[0].width * factor, images[0].height * factor)
+    enlarged = [image.resize(size, Image.Resampling.NEAREST) for image in images]
+    blanks = [Image.new(images[0].mode, size)] * (rows * columns - len(images))
+    grid = make_image_grid(enlarged + blanks, rows, columns)
+    return grid.convert(images[0].mode)

@@ -1,0 +1,75 @@
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+
+
+@pytest.fixture
+def model(tmp_path, tiny_unet):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=3), GaussianDiffusionScheduler())
+    pipeline.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_sample(tmp_path, model):
+    output = tmp_path / "new" / "grid.png"
+    result = run("sample", model, "--num_images", 3, "--steps", 2, "--class", 1, "--output", output, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "3 images in" in result.output
+    assert Image.open(output).size == (128, 128)
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path, model):
+    for name, batch_size in (("a.png", 4), ("b.png", 4)):
+        run("sample", model, "--num_images", 4, "--steps", 2, "--batch_size", batch_size, "--output", tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ddpm-hf", *map(str, arguments)])
+    cli.main()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--class", "7"], "class_labels=7 must be whole numbers in 0 .. 2"),
+        (["--steps", "5000"], "num_inference_steps=5000 must be in 1 .. 1000"),
+        (["--eta", "3"], "eta=3.0 must be in"),
+        (["--output", "grid.jpg"], "must end in .png"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, monkeypatch, model, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(monkeypatch, "sample", model, *arguments)
+    assert str(stopped.value).startswith("ddpm-hf: error: ") and message in str(stopped.value)
+    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob("*.jpg"))
+
+
+def test_nothing_is_written_over(tmp_path, monkeypatch, model):
+    (tmp_path / "grid.png").write_text("mine")
+    with pytest.raises(SystemExit, match="grid.png is already there"):
+        main(monkeypatch, "sample", model, "--output", tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_text() == "mine"
+
+
+def test_a_model_that_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="ddpm-hf: error: .*/no/such/model"):
+        main(monkeypatch, "sample", "/no/such/model", "--output", tmp_path / "grid.png")
+
+
+def test_train_hands_everything_to_the_parser_of_training(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "train", "--help")
+    assert "--learning_rate" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(monkeypatch, "train", "--max_train_steps", "5", "--batch_size", "0")
+    assert "batch_size=0 is not allowed: it must be at least 1" in capsys.readouterr().err
