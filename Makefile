@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := outputs/demo
 
-.PHONY: demo test quality format clean
+.PHONY: demo test quality format figures clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -13,8 +13,13 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+# Trains, or continues what was interrupted; then draws from the result, with ours and as someone without it would.
 demo: $(VENV)/installed
-	$(BIN)/python -m ddpm_hf.demo --output_dir $(DEMO)
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		training/train.py --preset fashion_mnist --output_dir $(DEMO)
+	test -f $(DEMO)/samples.png || $(BIN)/ddpm-hf sample $(DEMO) --num_images 36 --steps 100 --output $(DEMO)/samples.png
+	$(BIN)/python docs/load_stock.py
+	@echo "Samples: $(DEMO)/samples.png. Loss curve: $(DEMO)/loss.png. Model: DiffusionPipeline.from_pretrained('$(DEMO)')."
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -26,6 +31,9 @@ quality: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+figures: $(VENV)/installed
+	$(BIN)/python docs/figures.py --model $(DEMO)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -33,7 +33,11 @@ def stock_run(unet_config, images, batch_size, mixed_precision, updates):
 def our_run(unet_config, images, batch_size, mixed_precision, updates):
     AcceleratorState._reset_state(reset_partial_state=True)
     args = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), batch_size=batch_size, mixed_precision=mixed_precision, log_every=updates
+        output_dir=tempfile.mkdtemp(),
+        batch_size=batch_size,
+        max_train_steps=1,
+        mixed_precision=mixed_precision,
+        log_every=updates,
     )
     unet, scheduler = DDPMUNet2DModel(**unet_config), GaussianDiffusionScheduler()
     trainer = Trainer(args, make_accelerator(args), unet, scheduler, ImagesInMemory({"images": images}), updates)
