@@ -193,7 +193,7 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def _track_image(self, image):
-        pixels, step = np.asarray(image)[None], self.progress.step
+        pixels, step = np.asarray(image.convert("RGB"))[None], self.progress.step
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({"samples": pixels}, step=step, dataformats="NHWC")
