@@ -225,7 +225,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} must be in 1 .. {steps}, the training timesteps."
             )
-        if self.config.prediction_type == "epsilon" and self._alphas_bar[trajectory[0] + 1] == 0:
+        if self.config.prediction_type == "epsilon" and self.alpha_bar(trajectory[0]) == 0:
             raise ValueError(
                 f"Timestep {trajectory[0]} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted "
                 "epsilon there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower timestep."
@@ -248,6 +248,20 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if isinstance(timestep, torch.Tensor):
             return self._previous.to(timestep.device)[timestep]
         return self._previous[timestep].item()
+
+    def alpha_bar(self, timesteps):
+        """alpha_bar in float64 on the host, for timesteps (int or tensor of any shape) from -1, which is clean data."""
+        return self._alphas_bar[torch.as_tensor(timesteps).cpu() + 1]
+
+    def decoder_variance(self, prev_timestep=None):
+        """beta~ of a chain's second transition, which stands for that of the first, 0, where a logarithm is taken.
+
+        The chain is the trajectory (Improved DDPM's code), or the full one where `prev_timestep` is given, as for
+        `p_mean_variance` (Analytic-DPM's code).
+        """
+        if prev_timestep is None:
+            return self._decoder_variance
+        return self._second_posterior_variance(np.arange(self.config.num_train_timesteps))
 
     # The forward process ---------------------------------------------------------------------------------------------
 
@@ -479,8 +493,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self._check_range(t)
         if (s < -1).any() or (s >= t).any():
             raise ValueError(f"prev_timestep={prev_timestep} must be in -1 .. timestep - 1 (timestep={timestep}).")
-        floor = self._second_posterior_variance(np.arange(self.config.num_train_timesteps))
-        return self._transition_values(self._alphas_bar[t + 1], self._alphas_bar[s + 1], eta, small_to_data=floor)
+        floor = self.decoder_variance(prev_timestep)
+        return self._transition_values(self.alpha_bar(t), self.alpha_bar(s), eta, small_to_data=floor)
 
     def _check_range(self, timesteps):
         steps = self.config.num_train_timesteps
@@ -491,8 +505,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def _second_posterior_variance(self, ascending):
         """beta~ of the second transition of a chain, in place of that of the first, which is 0."""
         if len(ascending) < 2:
-            return (1 - self._alphas_bar[1]).item()
-        alpha_bar_s, alpha_bar_t = self._alphas_bar[ascending[0] + 1], self._alphas_bar[ascending[1] + 1]
+            return (1 - self.alpha_bar(0)).item()
+        alpha_bar_s, alpha_bar_t = self.alpha_bar(ascending[:2])
         return ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).item()
 
     def _transition_values(self, alpha_bar_t, alpha_bar_s, eta, small_to_data, large_to_data=None):

@@ -53,7 +53,7 @@ def large(abar_t, abar_s):
 
 def sampled_moments(scheduler, **kwargs):
     """The exact moments of a run: each step applied to the mean, and to deviations of x_t and of the noise."""
-    alphas_bar = scheduler._alphas_bar[1:].numpy()
+    alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
     mean, variance = torch.zeros(1, 1, dtype=torch.float64), 1.0
 
     def step(t, x_t, noise):
@@ -77,7 +77,7 @@ def test_ddpm_moments(spacing, steps, variance_type, variance_of_step, predictio
         timestep_spacing=spacing, variance_type=variance_type, prediction_type=prediction_type, clip_sample=False
     )
     scheduler.set_timesteps(steps)
-    alphas_bar = scheduler._alphas_bar[1:].numpy()
+    alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
     expected = expected_moments(alphas_bar, scheduler.timesteps.tolist(), variance_of_step)
     np.testing.assert_allclose(sampled_moments(scheduler), expected, rtol=1e-8)
 
@@ -92,7 +92,7 @@ def test_ddim_follows_the_probability_flow(spacing, beta_schedule):
             beta_schedule=beta_schedule, timestep_spacing=spacing, clip_sample=False, eta=0.0
         )
         scheduler.set_timesteps(steps)
-        alphas_bar = scheduler._alphas_bar[1:].numpy()
+        alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
         first = alphas_bar[scheduler.timesteps[0]]
         std = np.sqrt(VARIANCE / (first * VARIANCE + 1 - first))
         mean = MEAN - std * np.sqrt(first) * MEAN
@@ -143,7 +143,7 @@ def test_fixed_small_is_exact_for_one_point_and_fixed_large_for_standard_normal_
                 timestep_spacing=spacing, variance_type="fixed_large", clip_sample=False
             )
             normal.set_timesteps(steps)
-            epsilon = (1 - normal._alphas_bar[t + 1]).sqrt() * x_t
+            epsilon = (1 - normal.alpha_bar(t)).sqrt() * x_t
             kernel = normal.p_mean_variance(epsilon, t, x_t)
             slope = (kernel.mean[-1] - kernel.mean[0]) / (x_t[-1] - x_t[0])
             if s >= 0:
@@ -156,7 +156,7 @@ def test_drawn_samples_have_the_known_moments(spacing):
     count, steps = 40_000, 15
     scheduler = GaussianDiffusionScheduler(timestep_spacing=spacing, clip_sample=False)
     scheduler.set_timesteps(steps)
-    alphas_bar = scheduler._alphas_bar[1:].numpy()
+    alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(count, 1, generator=generator, dtype=torch.float64)
     for t in scheduler.timesteps:

@@ -59,9 +59,21 @@ def test_every_spacing_gives_distinct_descending_timesteps(spacing, steps):
         assert timesteps[0] == 999 and timesteps[-1] == 0
 
 
+def test_alpha_bar_and_the_decoder_variance():
+    scheduler = GaussianDiffusionScheduler()
+    assert scheduler.alpha_bar(-1) == 1 and abs(scheduler.alpha_bar(0).item() - (1 - 1e-4)) < 1e-16
+    assert_close(scheduler.alpha_bar(torch.arange(1000)).float(), scheduler.alphas_cumprod)
+    posterior = scheduler.q_posterior(torch.zeros(1, 1).double(), torch.zeros(1, 1).double(), 1, 0).variance.item()
+    assert scheduler.decoder_variance() == pytest.approx(posterior, rel=1e-12)
+    scheduler.set_timesteps(timesteps=[900, 500])
+    posterior = scheduler.q_posterior(torch.zeros(1, 1).double(), torch.zeros(1, 1).double(), 900, 500).variance.item()
+    assert scheduler.decoder_variance() == pytest.approx(posterior, rel=1e-12)
+    assert scheduler.decoder_variance(prev_timestep=-1) == GaussianDiffusionScheduler().decoder_variance()
+
+
 def test_curved_spacings_are_even_in_what_they_say():
     scheduler = GaussianDiffusionScheduler()
-    alpha_bar = scheduler._alphas_bar[1:].numpy()
+    alpha_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
     sigma = np.sqrt((1 - alpha_bar) / alpha_bar)
     curves = {"quadratic": np.sqrt(np.arange(1000)), "logsnr": np.log(sigma), "karras": sigma ** (1 / 7)}
     for spacing, curve in curves.items():

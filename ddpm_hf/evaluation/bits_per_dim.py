@@ -1,0 +1,290 @@
+"""A model's likelihood in bits per dimension: the variational bound over a set of images, term by term."""
+
+import json
+import math
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+
+# Each image has its own generator; drawing the noise of several steps at once spares calls. What the noise is depends on
+# this number, so it is not an option.
+STEPS_PER_DRAW = 8
+# How far from a level of the grid a float image may be, in levels: rounding of float32 on a fine grid.
+GRID_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class BitsPerDim:
+    """The variational bound on -log2 p(x0) per dimension (pixel and channel), a mean over images; lower is better.
+
+    total: prior + sum(terms). standard_error: of `total`, over images and their noise; None for a single image.
+    prior: KL(q(x_T | x0) || N(0, I)). terms: one for each of `timesteps`, descending; the last is that of the decoder.
+    per_image: the total of each image. levels, seed: as they were given.
+    """
+
+    total: float
+    standard_error: float | None
+    prior: float
+    terms: list[float]
+    timesteps: list[int]
+    per_image: list[float]
+    levels: int
+    seed: int
+
+    def to_json(self):
+        values = {"unit": "bits per dimension", "num_images": len(self.per_image), **asdict(self)}
+        return json.dumps(values, indent=2) + "\n"
+
+
+@torch.no_grad()
+def bits_per_dim(
+    unet,
+    scheduler,
+    images,
+    num_inference_steps=None,
+    timesteps=None,
+    class_labels=None,
+    levels=256,
+    batch_size=64,
+    seed=0,
+    accelerator=None,
+    progress_bar=True,
+):
+    """Bits per dimension of `images` under a diffusion model, at any number of steps (Nichol & Dhariwal 2021, eq. 4-7).
+
+    Each image costs one network call for each step of the trajectory. Its noise is a function of the seed, of its place
+    in the data, and of the kind of device; so neither the batches nor the number of processes change the result.
+
+    Args:
+        unet ([`UNet2DModel`]): any, stock or ours, on the device to compute on. Dropout is off meanwhile.
+        scheduler ([`SchedulerMixin`]): a [`GaussianDiffusionScheduler`]; a stock scheduler of a discrete chain stands for
+            the DDPM (eta = 1) of its config. Its own trajectory is left alone.
+        images: (N, C, H, W), levels 0 .. levels - 1 as integers, or floats in [-1, 1] on the grid of these levels; or an
+            iterable of such batches.
+        num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
+        class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
+        levels (`int`): number of values that the data can take, 256 for 8 bits.
+        batch_size (`int`): images at a time, if `images` is a tensor.
+        seed (`int`): of the noise.
+        accelerator ([`accelerate.Accelerator`], *optional*): its processes share the batches; all have the result.
+        progress_bar (`bool`): show one, counted in network calls, with the time that is left.
+
+    Returns:
+        [`BitsPerDim`]
+
+    Raises:
+        ValueError: for images off the grid, a scheduler that has no bound, a network that does not fit, and for a term
+            that is not finite, with its timestep and image.
+    """
+    unet = unet if accelerator is None else accelerator.unwrap_model(unet)
+    scheduler = _scorable(scheduler)
+    scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
+    _check_chain_length(unet, scheduler)
+    pipeline = GaussianDiffusionPipeline(unet, scheduler)
+    batches = images
+    if isinstance(images, torch.Tensor):
+        batches = images.split(batch_size)
+        for first, batch in _numbered(batches):  # now, not after an hour of work
+            _check_batch(unet, batch, levels, first)
+        _check_labels(class_labels, len(images))
+
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    steps = len(scheduler.timesteps)
+    total_calls = len(range(rank, len(batches), processes)) * steps if hasattr(batches, "__len__") else None
+    num_images, rows = 0, []
+    with (
+        _evaluating(unet),
+        tqdm(total=total_calls, desc="bits/dim", unit="call", disable=not progress_bar or rank > 0) as bar,
+    ):
+        for index, (first, batch) in enumerate(_numbered(batches)):
+            num_images = first + len(batch)
+            if index % processes != rank:
+                continue
+            _check_batch(unet, batch, levels, first)
+            x0 = _to_model_range(batch, levels).to(unet.device)
+            labels = _labels_of(class_labels, first, len(batch))
+            terms = _bound_of_batch(pipeline, x0, labels, levels, _generators(seed, first, x0), bar.update)
+            _check_finite(terms, scheduler.timesteps, first)
+            rows.append((first, terms / (x0[0].numel() * math.log(2))))
+    _check_labels(class_labels, num_images)
+    totals, sums = _gathered(rows, num_images, steps, accelerator)
+    return BitsPerDim(
+        total=totals.mean().item(),
+        standard_error=(totals.std() / math.sqrt(num_images)).item() if num_images > 1 else None,
+        prior=sums[0].item() / num_images,
+        terms=(sums[1:] / num_images).tolist(),
+        timesteps=scheduler.timesteps.tolist(),
+        per_image=totals.tolist(),
+        levels=levels,
+        seed=seed,
+    )
+
+
+def _bound_of_batch(pipeline, x0, labels, levels, generators, update_bar):
+    """The prior term and that of every step, in nats: (B, 1 + K), float64, on the host, which waits here alone."""
+    scheduler, device = pipeline.scheduler, x0.device
+    conditions = pipeline._conditions(labels, 1.0, len(x0), device)
+    terms = [prior_term(scheduler, x0)]
+    # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
+    steps = list(zip(scheduler.timesteps.tolist(), scheduler.timesteps.to(device), strict=True))
+    for i, (t, t_on_device) in enumerate(steps):
+        if i % STEPS_PER_DRAW == 0:
+            noise = _draw(generators, min(STEPS_PER_DRAW, len(steps) - i), x0)
+        x_t = scheduler.add_noise(x0, noise[i % STEPS_PER_DRAW], t)
+        output = pipeline._model_output(x_t, t, t_on_device, conditions, guidance_scale=1.0)
+        terms.append(bound_term(scheduler, output, t, x0, x_t, levels=levels))
+        update_bar()
+    return torch.stack(terms, dim=1).cpu().double()
+
+
+def _gathered(rows, num_images, steps, accelerator):
+    """Totals by image (N,) and sums over images (1 + K,) of all processes, from rows (first image, (B, 1 + K))."""
+    totals = torch.zeros(num_images, dtype=torch.float64)
+    sums = torch.zeros(1 + steps, dtype=torch.float64)
+    for first, terms in rows:
+        totals[first : first + len(terms)] = terms.sum(1)
+        sums += terms.sum(0)
+    if accelerator is not None and accelerator.num_processes > 1:
+        # Every image is in one process, zero in the others.
+        both = accelerator.reduce(torch.cat([totals, sums]).to(accelerator.device), "sum").cpu()
+        totals, sums = both.split([num_images, 1 + steps])
+    return totals, sums
+
+
+# Noise ---------------------------------------------------------------------------------------------------------------
+
+
+def _generators(seed, first, x0):
+    """One for each image, by its place in the data; the seeds are mixed, so that seed 1 is not seed 0 moved by one."""
+    places = range(first, first + len(x0))
+    seeds = [int(np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)[0] >> 1) for place in places]
+    return [torch.Generator(x0.device).manual_seed(s) for s in seeds]
+
+
+def _draw(generators, steps, x0):
+    """Standard normal noise (steps, B, C, H, W)."""
+    shape = (steps, *x0.shape[1:])
+    return torch.stack([torch.randn(shape, generator=g, device=x0.device) for g in generators], dim=1)
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+def _numbered(batches):
+    """(place of the batch's first image in the data, batch)"""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += len(batch)
+    if first == 0:
+        raise ValueError("There are no images to evaluate.")
+
+
+def _check_batch(unet, batch, levels, first):
+    channels = unet.config.in_channels
+    if batch.ndim != 4 or batch.shape[1] != channels:
+        raise ValueError(
+            f"Images of shape {tuple(batch.shape)} must be (N, {channels}, height, width) for this network."
+        )
+    values = _to_codes(batch, levels)
+    off_grid = (values - values.round()).abs() > GRID_TOLERANCE
+    outside = (values < -GRID_TOLERANCE) | (values > levels - 1 + GRID_TOLERANCE) | values.isnan()
+    bad = (off_grid | outside).flatten(1)
+    if not bad.any():
+        return
+    image = bad.any(1).nonzero()[0].item()
+    value = batch[image].flatten()[bad[image]][0].item()
+    if batch.is_floating_point():
+        raise ValueError(
+            f"Image {first + image} has the value {value:.6g}: images must be in [-1, 1], on the grid of levels={levels}, "
+            f"2 k / {levels - 1} - 1 for whole k. Pass uint8 images, or the `levels` that the data was quantised to."
+        )
+    raise ValueError(f"Image {first + image} has the level {value}: levels={levels} are 0 .. {levels - 1}.")
+
+
+def _to_codes(images, levels):
+    """Levels 0 .. levels - 1, as floats that are not rounded."""
+    return (images.float() + 1) * ((levels - 1) / 2) if images.is_floating_point() else images.float()
+
+
+def _to_model_range(images, levels):
+    return _to_codes(images, levels).round_().mul_(2 / (levels - 1)).sub_(1)
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+
+def _one_per_image(class_labels):
+    return class_labels is not None and torch.as_tensor(class_labels).ndim > 0
+
+
+def _labels_of(class_labels, first, count):
+    return class_labels[first : first + count] if _one_per_image(class_labels) else class_labels
+
+
+def _check_labels(class_labels, num_images):
+    if _one_per_image(class_labels) and len(class_labels) != num_images:
+        raise ValueError(
+            f"There are {len(class_labels)} class_labels for {num_images} images: give one each, or one for all."
+        )
+
+
+# What can be scored --------------------------------------------------------------------------------------------------
+
+
+def _scorable(scheduler):
+    """A scheduler of ours with the config of `scheduler` and a trajectory of its own."""
+    if isinstance(scheduler, GaussianDiffusionScheduler):
+        return type(scheduler).from_config(scheduler.config)
+    name = type(scheduler).__name__
+    if name not in GaussianDiffusionScheduler._compatibles or not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"A {name} cannot be scored in bits per dimension: it is no discrete Gaussian chain with betas. Pass the "
+            "GaussianDiffusionScheduler (or DDPMScheduler) that the network was trained with."
+        )
+    try:
+        return GaussianDiffusionScheduler.from_config(scheduler.config)
+    except ValueError as error:
+        raise ValueError(
+            f"This {name} cannot be scored in bits per dimension: {error} Pass the GaussianDiffusionScheduler that the "
+            "network was trained with."
+        ) from error
+
+
+def _check_chain_length(unet, scheduler):
+    known, steps = unet.config.get("num_train_timesteps"), scheduler.config.num_train_timesteps
+    if known is not None and known != steps:
+        raise ValueError(
+            f"The network was made for num_train_timesteps={known}, the scheduler has {steps}: pass the scheduler that "
+            "the network was trained with."
+        )
+
+
+def _check_finite(terms, timesteps, first):
+    """terms: (B, 1 + K), the prior's first."""
+    bad = (~terms.isfinite()).nonzero()
+    if len(bad) == 0:
+        return
+    image, column = bad[bad[:, 1].argmin()].tolist()
+    where = "prior term" if column == 0 else f"term of timestep {timesteps[column - 1].item()}"
+    raise ValueError(
+        f"The {where} is {terms[image, column].item()} for image {first + image}, and {len(bad)} terms of its batch are not "
+        "finite. Is the network's output finite there (half precision, weights), and its variance not 0?"
+    )
+
+
+@contextmanager
+def _evaluating(unet):
+    was_training = unet.training
+    unet.eval()
+    try:
+        yield
+    finally:
+        unet.train(was_training)

@@ -1,0 +1,156 @@
+"""The variational bound on the negative log-likelihood, term by term (Ho et al. 2020, eq. 5). Everything is in nats.
+
+    -log p(x0) <= KL(q(x_T | x0) || N(0, I))                                        `prior_term`
+                  + sum over t of E_q KL(q(x_s | x_t, x0) || p(x_s | x_t))          `bound_term`, s > -1
+                  + E_q [-log p(x0 | x_t)]                                          `bound_term`, s = -1
+
+Here t runs over the timesteps of the scheduler's trajectory, all of training's or fewer, s is the one that follows t, -1
+is clean data, and T is the trajectory's first. Every function is differentiable.
+"""
+
+import math
+
+import torch
+
+CLEAN = -1
+
+
+def normal_kl(mean1, log_variance1, mean2, log_variance2):
+    """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) in nats, elementwise, of any broadcasting shapes.
+
+    0.5 (exp(d) - 1 - d + (mean1 - mean2)^2 / exp(log_variance2)), d = log_variance1 - log_variance2.
+    """
+    d = log_variance1 - log_variance2
+    # The two variances are nearly the same in most terms; expm1 then keeps the digits that exp(d) - 1 would lose.
+    return 0.5 * (torch.expm1(d) - d + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
+
+
+def discretized_gaussian_log_likelihood(x, mean, log_std, levels=256):
+    """log of the probability that N(mean, exp(log_std)^2) gives to the bin of x (Ho 2020, eq. 13), nats, elementwise.
+
+    The bins are [x - h, x + h] with h = 1 / (levels - 1); the first begins at -infinity, the last ends at infinity. It
+    is the normal distribution's exact integral: the tanh approximation in Improved DDPM's code is off by 0.9 nats in the
+    tails, and its floor of 1e-12 stops the gradient.
+
+    Args:
+        x (`torch.Tensor`): data in [-1, 1], on the grid of `levels` values.
+        mean, log_std (`torch.Tensor`): of shapes that broadcast with x.
+        levels (`int`): number of values that the data can take, 256 for 8 bits.
+    """
+    half_bin = 1 / (levels - 1)
+    inverse_std = torch.exp(-log_std)
+    offset = x - mean
+    # By symmetry the bin may lie below the mean, where the logarithm of the distribution function has all its digits.
+    centre = -offset.abs()
+    upper = _LogNdtr.apply((centre + half_bin) * inverse_std)
+    lower = _LogNdtr.apply((centre - half_bin) * inverse_std)
+    inner = upper + torch.log(-torch.expm1(lower - upper))
+    first = _LogNdtr.apply((offset + half_bin) * inverse_std)
+    last = _LogNdtr.apply((half_bin - offset) * inverse_std)
+    return torch.where(x < half_bin - 1, first, torch.where(x > 1 - half_bin, last, inner))
+
+
+class _LogNdtr(torch.autograd.Function):
+    """log of the normal distribution function, with the derivative sqrt(2 / pi) / erfcx(-z / sqrt(2)).
+
+    That of `torch.special.log_ndtr` is wrong far in the tail in float32: by half at z = -4000, and soon without bounds.
+    """
+
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return torch.special.log_ndtr(z)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (z,) = ctx.saved_tensors
+        return gradient * math.sqrt(2 / math.pi) / torch.special.erfcx(-z * math.sqrt(0.5))
+
+
+def prior_term(scheduler, original_samples):
+    """KL(q(x_T | x0) || N(0, I)) in nats per image, (B,), T being the first timestep of the scheduler's trajectory.
+
+    Args:
+        scheduler ([`GaussianDiffusionScheduler`]): gives alpha_bar_T.
+        original_samples (`torch.Tensor`): x0 in [-1, 1], (B, C, *).
+    """
+    x0 = _at_least_float32(original_samples)
+    alpha_bar = scheduler.alpha_bar(scheduler.timesteps[0]).item()
+    log_variance = torch.log1p(x0.new_tensor(-alpha_bar))
+    return _sum_per_image(normal_kl(alpha_bar**0.5 * x0, log_variance, x0.new_zeros(()), x0.new_zeros(())))
+
+
+def bound_term(scheduler, model_output, timestep, original_samples, sample, prev_timestep=None, levels=256):
+    """The bound's term of the transition x_t -> x_s in nats per image, (B,).
+
+    KL(q(x_s | x_t, x0) || p(x_s | x_t)), and -log p(x0 | x_t) of the discretised decoder where x_s is clean data, for
+    any `variance_type`. The decoder's variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is
+    beta~ of the second transition: of the trajectory's (Improved DDPM's code), or of the full chain's for a pair given
+    with `prev_timestep` (Analytic-DPM's).
+
+    Args:
+        scheduler ([`GaussianDiffusionScheduler`]): the reverse kernel p and the trajectory.
+        model_output (`torch.Tensor`): the network's for (x_t, t), (B, C, *), or (B, 2C, *) with a variance head.
+        timestep, prev_timestep: t and s, ints, 0-d tensors or one per sample; s is None for the next timestep of the
+            trajectory, -1 for clean data.
+        original_samples (`torch.Tensor`): x0 in [-1, 1] on the grid of `levels` values, (B, C, *).
+        sample (`torch.Tensor`): x_t, (B, C, *).
+        levels (`int`): number of values that the data can take, 256 for 8 bits.
+
+    Raises:
+        ValueError: at eta = 0, where the kernel has no variance and the bound is infinite.
+    """
+    if scheduler.config.eta == 0:
+        raise ValueError(
+            "At eta=0 (DDIM) the reverse process has no variance and the bound is infinite; use a scheduler with eta > 0, "
+            "GaussianDiffusionScheduler.from_config(scheduler.config, eta=1.0) for DDPM."
+        )
+    p = scheduler.p_mean_variance(model_output, timestep, sample, prev_timestep)
+    x0 = original_samples.to(p.mean.dtype)
+    to_data = _goes_to_data(scheduler, timestep, prev_timestep, p.mean)
+    if to_data is True:
+        return _decoder_term(scheduler, p, x0, prev_timestep, levels)
+    q = scheduler.q_posterior(x0, sample, timestep, prev_timestep)
+    if to_data is False:
+        return _transition_term(q, p)
+    # One timestep per sample: both terms of every image. Where q has no variance its KL, unused, is to be finite.
+    q.variance = torch.where(to_data, torch.ones_like(q.variance), q.variance)
+    decoder = _decoder_term(scheduler, p, x0, prev_timestep, levels)
+    p.variance = torch.where(to_data, torch.ones_like(p.variance), p.variance)
+    return torch.where(to_data.flatten(), decoder, _transition_term(q, p))
+
+
+def _transition_term(q, p):
+    return _sum_per_image(normal_kl(q.mean, q.variance.log(), p.mean, p.variance.log()))
+
+
+def _decoder_term(scheduler, p, x0, prev_timestep, levels):
+    variance = _decoder_variance(scheduler, p, prev_timestep)
+    return -_sum_per_image(discretized_gaussian_log_likelihood(x0, p.mean, 0.5 * variance.log(), levels))
+
+
+def _decoder_variance(scheduler, p, prev_timestep):
+    if not scheduler.config.variance_type.startswith("fixed_small"):
+        return p.variance
+    return p.mean.new_tensor(scheduler.config.eta**2 * scheduler.decoder_variance(prev_timestep))
+
+
+def _goes_to_data(scheduler, timestep, prev_timestep, like):
+    """Whether x_s is clean data: True or False if the host knows it for the whole batch, else (B, 1, ..) of the device.
+
+    A tensor on an accelerator is not read by the host, which would have to wait for it.
+    """
+    if prev_timestep is None:
+        prev_timestep = scheduler.previous_timestep(timestep)
+    to_data = torch.as_tensor(prev_timestep) == CLEAN
+    if to_data.ndim == 0 and to_data.device.type == "cpu":
+        return bool(to_data)
+    return to_data.to(like.device).expand(len(like)).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _at_least_float32(tensor):
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _sum_per_image(terms):
+    return terms.flatten(1).sum(1)
