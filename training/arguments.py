@@ -19,6 +19,7 @@ from transformers import HfArgumentParser
 from ddpm_hf.models.presets import UNET_PRESETS
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.objectives import OBJECTIVES
+from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -71,7 +72,12 @@ class TrainingArguments:
     init_from: str | None = option(
         None, "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`."
     )
-    variance_head: Literal["learned_range"] | None = option(None, "Predict the variance of each pixel too.")
+    variance_head: Literal["learned_range"] | None = option(
+        None, "Predict the variance of each pixel too; objective hybrid teaches it."
+    )
+    train_head_only: bool = option(
+        False, "Teach the variance head of `init_from`, new or not, and leave all else of that network as it is."
+    )
 
     # Diffusion process: the options of the scheduler
     num_train_timesteps: int = option(1000, "Steps from data to noise.")
@@ -87,7 +93,22 @@ class TrainingArguments:
     rescale_betas_zero_snr: bool = option(False, "End in pure noise; use with v_prediction.")
 
     # Optimization
-    objective: str = option("simple", f"Loss, one of {', '.join(OBJECTIVES)}.")
+    objective: Literal[OBJECTIVES] = option(
+        "simple",
+        "simple: mean square error, for the best images; hybrid: the same, and the variance head learns from the "
+        "variational bound; vlb: the bound itself, in bits per dimension, for the best likelihood.",
+    )
+    vlb_weight: float = option(
+        0.001, "Weight of the bound (bits per dimension) in objective hybrid; the paper's value."
+    )
+    min_snr_gamma: float | None = option(
+        None, "Weight the mean square error by Min-SNR-gamma, which converges faster; 5 serves well."
+    )
+    timestep_sampling: Literal[TIMESTEP_SAMPLINGS] | None = option(
+        None,
+        "uniform; low_discrepancy, evenly spread over each batch, for a less noisy loss; importance, in proportion to "
+        "the size of the loss. By default importance for objective vlb, else uniform.",
+    )
     batch_size: int = option(64, "Images per process and accumulation step.")
     gradient_accumulation_steps: int = option(
         1, "Batches per update; doubles the batch where memory does not allow it."
@@ -136,9 +157,9 @@ class TrainingArguments:
                 if value is not None and not holds(value):
                     raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
         _check_choice("unet", self.unet, UNET_PRESETS)
-        _check_choice("objective", self.objective, OBJECTIVES)
         self._check_combinations()
         self.variance_type = self.variance_type or self.variance_head or "fixed_small"
+        self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
 
     def _check_combinations(self):
         if (self.max_train_steps is None) == (self.num_epochs is None):
@@ -162,6 +183,9 @@ class TrainingArguments:
                 f"variance_type={self.variance_type!r} does not go with variance_head={self.variance_head!r}: a learned "
                 "range needs both to be 'learned_range'; leave variance_type out and it follows."
             )
+        self._check_objective()
+        if self.train_head_only:
+            self._check_head_only()
         if self.dataset is None and (self.resolution or 0) > 32:
             raise InputError(
                 f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
@@ -170,6 +194,42 @@ class TrainingArguments:
         for tracker in {self.report_to} - {"none", "all"}:
             if importlib.util.find_spec(tracker) is None:
                 raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
+
+    def _check_objective(self):
+        if self.objective == "simple" and self.variance_head is not None:
+            raise InputError(
+                f"objective='simple' would leave variance_head={self.variance_head!r} untrained: choose "
+                "--objective hybrid."
+            )
+        if self.objective == "hybrid" and self.variance_head is None:
+            raise InputError(
+                "objective='hybrid' is for a variance head, which alone learns from its bound: add --variance_head "
+                "learned_range, or choose 'simple' or 'vlb'."
+            )
+        if self.objective != "hybrid" and self.vlb_weight != TrainingArguments.vlb_weight:
+            raise InputError(f"vlb_weight={self.vlb_weight} has no effect with objective={self.objective!r}.")
+        if self.objective == "vlb" and self.min_snr_gamma is not None:
+            raise InputError(
+                f"min_snr_gamma={self.min_snr_gamma} weights the mean square error, which objective='vlb' does not have: "
+                "leave it out, or choose 'hybrid'."
+            )
+        if self.objective != "simple" and self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise InputError(
+                f"objective={self.objective!r} needs x0, which does not follow from epsilon where "
+                "rescale_betas_zero_snr leaves no signal: choose --prediction_type v_prediction."
+            )
+
+    def _check_head_only(self):
+        if self.init_from is None or self.variance_head is None:
+            raise InputError(
+                "train_head_only needs a trained network and a head for it: give --init_from MODEL --variance_head "
+                "learned_range."
+            )
+        if self.adam_weight_decay:
+            raise InputError(
+                f"adam_weight_decay={self.adam_weight_decay} would also shrink the trained weights beside the head, which "
+                "train_head_only is to leave alone: leave it at 0."
+            )
 
 
 _RANGES = (
@@ -187,7 +247,7 @@ _RANGES = (
     (
         "greater than 0",
         lambda value: value > 0,
-        "num_epochs learning_rate adam_epsilon max_grad_norm ema_power ema_inv_gamma",
+        "num_epochs learning_rate adam_epsilon max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
     ),
     ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay"),

@@ -28,6 +28,12 @@ from ddpm_hf.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+# The options of the scheduler that say what the network is trained for.
+PROCESS = (
+    *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end"),
+    *("prediction_type", "rescale_betas_zero_snr"),
+)
+
 
 def main(argv=None):
     args = parse_arguments(argv)
@@ -166,10 +172,29 @@ def _load_unet(args, source):
 
 
 def make_scheduler(args):
-    names = (
-        "num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type rescale_betas_zero_snr"
-    )
-    return GaussianDiffusionScheduler(**{name: getattr(args, name) for name in names.split()})
+    scheduler = GaussianDiffusionScheduler(**{name: getattr(args, name) for name in (*PROCESS, "variance_type")})
+    if args.train_head_only:
+        _check_process(scheduler, args)
+    return scheduler
+
+
+def _check_process(scheduler, args):
+    """A head learns the errors of a prediction, so the process must be the one that the prediction was trained for."""
+    try:
+        trained = GaussianDiffusionScheduler.from_pretrained(args.init_from, subfolder="scheduler")
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot load the scheduler of init_from={args.init_from!r}: {error}") from error
+    names = (*PROCESS, "trained_betas")
+    differences = [
+        f"{n}={trained.config[n]} instead of {scheduler.config[n]}"
+        for n in names
+        if trained.config[n] != scheduler.config[n]
+    ]
+    if differences:
+        raise InputError(
+            f"train_head_only keeps the prediction of init_from={args.init_from!r}, which was trained with "
+            f"{'; '.join(differences)}: give the options of its training."
+        )
 
 
 if __name__ == "__main__":

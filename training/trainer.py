@@ -14,8 +14,10 @@ from tqdm.auto import tqdm
 from ddpm_hf.training import loss_curve
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, save_checkpoint
 from ddpm_hf.training.data import EndlessBatches, batches, to_model_range
-from ddpm_hf.training.objectives import OBJECTIVES, drop_labels
+from ddpm_hf.training.head_only import freeze_all_but_head
+from ddpm_hf.training.objectives import drop_labels, make_objective
 from ddpm_hf.training.samples import sample_grid
+from ddpm_hf.training.timestep_samplers import make_timestep_sampler
 
 
 class Progress:
@@ -51,9 +53,16 @@ class Trainer:
         self.args, self.accelerator, self.scheduler = args, accelerator, scheduler
         self.images, self.total_steps, self.num_classes, self.workers = images, total_steps, num_classes, workers
         self.folder = Path(args.output_dir)
-        self.objective = OBJECTIVES[args.objective]
-        optimizer = make_optimizer(unet.parameters(), args)
-        self.unet, self.optimizer = accelerator.prepare(unet.train(), optimizer)
+        self.objective = make_objective(
+            args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, accelerator.device
+        )
+        self.timestep_sampler = make_timestep_sampler(
+            args.timestep_sampling, scheduler.config.num_train_timesteps, accelerator, args.seed
+        )
+        # A head is to learn the errors of the prediction as it is when sampling: without dropout.
+        unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
+        optimizer = make_optimizer([p for p in unet.parameters() if p.requires_grad], args)
+        self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
         self.parameters = list(self.unet.parameters())
         # Not prepared: accelerate steps a prepared schedule once for each process, which is right for counts of
         # batches, not of updates.
@@ -69,7 +78,7 @@ class Trainer:
             foreach=True,
         )
         self.progress = Progress(accelerator.device)
-        accelerator.register_for_checkpointing(self.lr_scheduler, self.ema, self.progress)
+        accelerator.register_for_checkpointing(self.lr_scheduler, self.ema, self.progress, self.timestep_sampler)
 
     def resume(self):
         """Continues from the newest checkpoint, if there is one."""
@@ -115,13 +124,16 @@ class Trainer:
         labels = batch.get("labels")
         if labels is not None:
             labels = drop_labels(labels, self.args.label_dropout, self.num_classes)
+        timesteps, weights = self.timestep_sampler.sample(len(images))
         with self.accelerator.accumulate(self.unet):
-            loss = self.objective(self.unet, self.scheduler, images, labels)
+            losses = self.objective(self.unet, images, timesteps, labels)
+            loss = (weights * losses).mean()
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
+        self.timestep_sampler.update(timesteps, losses)
         self.progress.loss_sum += loss.detach()
         self.progress.num_losses += 1
         self.interval_images += len(images) * self.accelerator.num_processes

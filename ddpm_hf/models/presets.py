@@ -28,6 +28,20 @@ UNET_PRESETS = {
         "freq_shift": 1,
         "norm_eps": 1e-6,
     },
+    # 52.5M parameters: the CIFAR-10 network of Improved DDPM (Nichol & Dhariwal 2021, and the flags of its release), three
+    # blocks a level, attention at 16x16 and 8x8 with four heads, the time embedding as scale and shift, dropout 0.3 as its
+    # cosine schedule needs.
+    "cifar10_iddpm": {
+        "sample_size": 32,
+        "in_channels": 3,
+        "block_out_channels": (128, 256, 256, 256),
+        "layers_per_block": 3,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 64,
+        "resnet_time_scale_shift": "scale_shift",
+        "dropout": 0.3,
+    },
     # 64x64, after the ImageNet-64 network of Improved DDPM (Nichol & Dhariwal 2021, section 3): widths 128 to 512,
     # three blocks a level, attention at 16x16 and 8x8, the time embedding as scale and shift.
     "images_64": {

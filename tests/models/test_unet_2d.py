@@ -86,7 +86,13 @@ def test_gradient_checkpointing_changes_nothing(tiny_unet, images):
 
 @pytest.mark.parametrize(
     "name, channels, millions",
-    [("fashion_mnist", 1, 0.7), ("cifar10", 3, 35.7), ("images_64", 3, 121.1), ("images_256", 3, 113.7)],
+    [
+        ("fashion_mnist", 1, 0.7),
+        ("cifar10", 3, 35.7),
+        ("cifar10_iddpm", 3, 52.5),
+        ("images_64", 3, 121.1),
+        ("images_256", 3, 113.7),
+    ],
 )
 def test_presets_have_the_sizes_they_say(name, channels, millions):
     with torch.device("meta"):

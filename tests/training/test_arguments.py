@@ -4,6 +4,7 @@ import importlib.util
 import pytest
 import yaml
 
+from ddpm_hf.models.presets import UNET_PRESETS
 from ddpm_hf.training.arguments import TrainingArguments, parse_arguments, preset_names
 from ddpm_hf.training.errors import InputError
 
@@ -57,20 +58,37 @@ def test_length_has_two_spellings_and_the_last_given_holds(tmp_path):
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_parse(name):
     argv = ["--preset", name, "--dataset", "somewhere"]
-    assert parse_arguments(argv).unet == name
+    assert parse_arguments(argv).unet in UNET_PRESETS
 
 
 def test_the_options_of_a_run_are_a_config(tmp_path):
-    args = TrainingArguments(max_train_steps=5, mixed_precision="no", variance_head="learned_range", dataset="a")
+    args = TrainingArguments(
+        max_train_steps=5, mixed_precision="no", objective="vlb", variance_head="learned_range", dataset="a"
+    )
     path = write_yaml(tmp_path, **dataclasses.asdict(args), environment={"torch": "2"})
     assert parse_arguments(["--config", path]) == args
 
 
 def test_variance_type_follows_from_the_head():
     assert TrainingArguments(max_train_steps=1).variance_type == "fixed_small"
-    assert TrainingArguments(max_train_steps=1, variance_head="learned_range").variance_type == "learned_range"
+    args = TrainingArguments(max_train_steps=1, objective="hybrid", variance_head="learned_range")
+    assert args.variance_type == "learned_range"
 
 
+def test_timestep_sampling_follows_from_the_objective():
+    head = {"max_train_steps": 1, "variance_head": "learned_range"}
+    assert TrainingArguments(max_train_steps=1).timestep_sampling == "uniform"
+    assert TrainingArguments(**head, objective="hybrid").timestep_sampling == "uniform"
+    assert TrainingArguments(**head, objective="vlb").timestep_sampling == "importance"
+    assert TrainingArguments(**head, objective="vlb", timestep_sampling="uniform").timestep_sampling == "uniform"
+
+
+def test_the_bound_can_be_trained_with_a_fixed_variance():
+    """L of Ho et al. 2020, table 2."""
+    assert TrainingArguments(max_train_steps=1, objective="vlb").variance_type == "fixed_small"
+
+
+HYBRID = {"objective": "hybrid", "variance_head": "learned_range"}
 BAD_VALUES = [
     ({"batch_size": 0}, "batch_size=0 .* at least 1"),
     ({"batch_size": 1.5}, "batch_size=1.5 must be of type int"),
@@ -92,7 +110,24 @@ BAD_VALUES = [
         "variance_type='fixed_large' does not go with variance_head='learned_range'",
     ),
     ({"unet": "huge"}, "unet='huge' is not one of 'fashion_mnist'"),
-    ({"objective": "l1"}, "objective='l1' is not one of 'simple'"),
+    ({"objective": "l1"}, "objective='l1' is not one of 'simple', 'hybrid', 'vlb'"),
+    ({"variance_head": "learned_range"}, "objective='simple' would leave .* untrained: choose --objective hybrid"),
+    ({"objective": "hybrid"}, "objective='hybrid' is for a variance head, .*: add --variance_head learned_range"),
+    ({"vlb_weight": 0.1}, "vlb_weight=0.1 has no effect with objective='simple'"),
+    ({**HYBRID, "vlb_weight": 0.0}, "vlb_weight=0.0 .* greater than 0"),
+    ({"min_snr_gamma": -1.0}, "min_snr_gamma=-1.0 .* greater than 0"),
+    ({"objective": "vlb", "min_snr_gamma": 5.0}, "min_snr_gamma=5.0 .* which objective='vlb' does not have"),
+    (
+        {**HYBRID, "rescale_betas_zero_snr": True},
+        "objective='hybrid' needs x0, .* choose --prediction_type v_prediction",
+    ),
+    ({"timestep_sampling": "halton"}, "timestep_sampling='halton' is not one of 'uniform', 'low_discrepancy', 'imp"),
+    ({**HYBRID, "train_head_only": True}, "train_head_only needs a trained network .*: give --init_from MODEL"),
+    ({"init_from": "a", "train_head_only": True}, "train_head_only needs .* --variance_head learned_range"),
+    (
+        {**HYBRID, "init_from": "a", "train_head_only": True, "adam_weight_decay": 0.1},
+        "adam_weight_decay=0.1 would also shrink the trained weights beside the head",
+    ),
     (
         {"lr_scheduler": "constant", "lr_warmup_steps": 5},
         "lr_warmup_steps=5 has no effect with lr_scheduler='constant'",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.data import ImagesInMemory
 from ddpm_hf.training.loss_curve import read_rows
+from ddpm_hf.training.train import make_scheduler
 from ddpm_hf.training.trainer import Trainer
 
 STEPS = 9
@@ -44,10 +44,10 @@ def start(tmp_path, pixels, tiny_unet, make_accelerator):
         accelerator = make_accelerator(
             gradient_accumulation_steps=args.gradient_accumulation_steps, mixed_precision=args.mixed_precision
         )
-        unet = tiny_unet(dropout=0.3, num_classes=3)
+        unet = tiny_unet(dropout=0.3, num_classes=3, variance_head=args.variance_head)
         images = PullThePlug(tensors, after)
         torch.manual_seed(0)
-        trainer = Trainer(args, accelerator, unet, GaussianDiffusionScheduler(), images, args.max_train_steps, 3)
+        trainer = Trainer(args, accelerator, unet, make_scheduler(args), images, args.max_train_steps, 3)
         trainer.resume()
         with suppress(KeyboardInterrupt):
             trainer.fit()
@@ -75,6 +75,16 @@ VARIANTS = {
     "float32": {},
     "accumulated": {"gradient_accumulation_steps": 3},
     "bf16": {"mixed_precision": "bf16"},
+    "low_discrepancy": {
+        "timestep_sampling": "low_discrepancy",
+        "objective": "hybrid",
+        "variance_head": "learned_range",
+    },
+    # Two timesteps, so that the sampler knows enough to leave its uniform beginning on the way.
+    "importance": {
+        **{"objective": "vlb", "variance_head": "learned_range"},
+        **{"num_train_timesteps": 2, "beta_schedule": "squaredcos_cap_v2"},
+    },
 }
 
 
@@ -87,6 +97,15 @@ def test_interrupted_is_uninterrupted_bit_by_bit(start, options):
     for after in (1, 7, 4, -1):
         parts = start("parts", after=after, **options)
     assert_equal_runs(whole, parts)
+
+
+def test_the_importance_sampler_learns_on_the_way_and_is_in_the_checkpoint(start):
+    interrupted = start("run", after=7, **VARIANTS["importance"])
+    sampler = start("run", after=0, **VARIANTS["importance"]).timestep_sampler
+    assert sampler.counts.sum() == 6 * 4  # as far as the newest checkpoint
+    assert interrupted.timestep_sampler.counts.sum() == 7 * 4
+    p = start("run", **VARIANTS["importance"]).timestep_sampler.probabilities()
+    assert (p[0] - p[1]).abs() > 0.01
 
 
 def test_a_continued_run_is_not_the_start_of_another(start):

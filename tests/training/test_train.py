@@ -56,7 +56,8 @@ def test_what_a_run_leaves(options):
 
 def test_classes_and_learned_variance(options):
     del options["init_from"]
-    folder = train(TrainingArguments(**options, class_conditional=True, variance_head="learned_range"))
+    options |= {"class_conditional": True, "variance_head": "learned_range", "objective": "hybrid"}
+    folder = train(TrainingArguments(**options))
     pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
     assert pipeline.unet.config.num_class_embeds == 3  # two and the null label
     assert pipeline.unet.config.out_channels == 2

@@ -1,0 +1,123 @@
+"""Which timestep each image of a batch is trained at.
+
+`sample(batch_size)` gives timesteps t, int64, and weights w, float32, both (B,) and on the device, such that the mean of
+w * loss(t) estimates the mean of the loss over all T timesteps without bias. `update(timesteps, losses)` is told how the
+losses came out. What a sampler remembers goes into checkpoints.
+"""
+
+import torch
+
+TIMESTEP_SAMPLINGS = ("uniform", "low_discrepancy", "importance")
+
+
+def make_timestep_sampler(name, num_train_timesteps, accelerator, seed):
+    if name == "uniform":
+        return UniformTimesteps(num_train_timesteps, accelerator.device)
+    if name == "low_discrepancy":
+        return LowDiscrepancyTimesteps(
+            num_train_timesteps, accelerator.device, seed, accelerator.process_index, accelerator.num_processes
+        )
+    return ImportanceTimesteps(num_train_timesteps, accelerator.device, accelerator.gather)
+
+
+class UniformTimesteps:
+    """Independent and uniform, as in DDPM (Ho et al. 2020, algorithm 1)."""
+
+    def __init__(self, num_train_timesteps, device):
+        self.num_train_timesteps, self.device = num_train_timesteps, device
+
+    def sample(self, batch_size):
+        timesteps = torch.randint(self.num_train_timesteps, (batch_size,), device=self.device)
+        return timesteps, torch.ones(batch_size, device=self.device)
+
+    def update(self, timesteps, losses):
+        """Nothing: the losses do not matter here."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing: there is no state."""
+
+
+class LowDiscrepancyTimesteps(UniformTimesteps):
+    """One uniform offset for all: t_i = floor(T ((i / N + u) mod 1)), so that no part of time is missed by a batch.
+
+    From Variational Diffusion Models (Kingma et al. 2021), with N the images of all processes. Each timestep by itself
+    is uniform, and any interval of T / N of them, where that is whole, is hit once. Process p has the i that leave the
+    remainder p, so that its own batch is spread too, in random order.
+    """
+
+    def __init__(self, num_train_timesteps, device, seed, process_index=0, num_processes=1):
+        super().__init__(num_train_timesteps, device)
+        self.process_index, self.num_processes = process_index, num_processes
+        # Of its own, on the host: every process draws the same offsets, and none waits for the device.
+        self.offsets = torch.Generator().manual_seed(seed)
+
+    def sample(self, batch_size):
+        steps, images = self.num_train_timesteps, batch_size * self.num_processes
+        offset = torch.randint(steps * images, (), generator=self.offsets).item()
+        places = torch.randperm(batch_size, device=self.device) * self.num_processes + self.process_index
+        return shifted_grid(places, offset, steps, images), torch.ones(batch_size, device=self.device)
+
+    def state_dict(self):
+        return {"offsets": self.offsets.get_state()}
+
+    def load_state_dict(self, state):
+        self.offsets.set_state(state["offsets"])
+
+
+def shifted_grid(places, offset, steps, images):
+    """floor(T ((i / N + u) mod 1)) for the places i, with u = offset / (T N): in whole numbers nothing is rounded."""
+    return (places * steps + offset) % (steps * images) // images
+
+
+class ImportanceTimesteps(UniformTimesteps):
+    """Drawn with probability p_t ~ sqrt(E[L_t^2]), weighted by 1 / (T p_t) (Nichol & Dhariwal 2021, eq. 18).
+
+    The expectation is over the last `history_size` losses of t in all processes; until each timestep has so many, p is
+    uniform. As in the paper's code, a share of `uniform_share` is always drawn uniformly, which bounds the weights.
+
+    Args:
+        gather: from the tensors of this process to those of all, in the same order in each, as `accelerator.gather`.
+    """
+
+    def __init__(self, num_train_timesteps, device, gather, history_size=10, uniform_share=0.001):
+        super().__init__(num_train_timesteps, device)
+        self.gather, self.history_size, self.uniform_share = gather, history_size, uniform_share
+        self.history = torch.zeros(num_train_timesteps, history_size, device=device)
+        self.counts = torch.zeros(num_train_timesteps, dtype=torch.int64, device=device)
+
+    def probabilities(self):
+        """p_t, (T,)."""
+        root_mean_square = self.history.square().mean(1).sqrt()
+        learned = root_mean_square / root_mean_square.sum()
+        learned = (1 - self.uniform_share) * learned + self.uniform_share / self.num_train_timesteps
+        uniform = torch.full_like(learned, 1 / self.num_train_timesteps)
+        return torch.where((self.counts >= self.history_size).all(), learned, uniform)
+
+    def sample(self, batch_size):
+        p = self.probabilities()
+        timesteps = torch.multinomial(p, batch_size, replacement=True)
+        return timesteps, 1 / (self.num_train_timesteps * p[timesteps])
+
+    def update(self, timesteps, losses):
+        timesteps, losses = self.gather((timesteps, losses.detach()))
+        order = timesteps.argsort(stable=True)
+        timesteps, losses = timesteps[order], losses[order]
+        # The losses of one timestep now stand from `first` to before `end`.
+        first, end = (torch.searchsorted(timesteps, timesteps, right=right) for right in (False, True))
+        position = torch.arange(len(timesteps), device=self.device)
+        slots = (self.counts[timesteps] + position - first) % self.history_size
+        # Where a batch has more losses for a timestep than there are slots, all that share a slot write the last of them:
+        # then it does not matter in which order a GPU writes.
+        newest = position + (end - 1 - position) // self.history_size * self.history_size
+        self.history[timesteps, slots] = losses[newest].to(self.history.dtype)
+        self.counts.index_add_(0, timesteps, torch.ones_like(timesteps))
+
+    def state_dict(self):
+        return {"history": self.history, "counts": self.counts}
+
+    def load_state_dict(self, state):
+        self.history.copy_(state["history"])
+        self.counts.copy_(state["counts"])
