@@ -10,7 +10,7 @@ from side_by_side import report, time_in_turns
 from stock_training import pil_loader
 
 from ddpm_hf.data import FASHION_MNIST
-from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import EndlessBatches, batches, load_images, open_images, to_model_range
 
 BATCH_SIZE = 64
@@ -25,7 +25,7 @@ def endless(loader):
 def main():
     rows = datasets.load_dataset(str(FASHION_MNIST), split="train")
     stock = {mode: endless(pil_loader(rows, 28, BATCH_SIZE, mode)) for mode in ("RGB", "L")}
-    images = load_images(open_images(TrainingArguments(max_train_steps=1), default_resolution=28), memory_limit_gb=4)
+    images = load_images(open_images(DataArguments(), default_resolution=28), memory_limit_gb=4)
     ours = iter(batches(images, EndlessBatches(len(images), BATCH_SIZE, seed=0)))
 
     def take(loader):

@@ -67,6 +67,45 @@ def sample(
     typer.echo(f"{num_images} images in {output}")
 
 
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A pipeline folder, or the id of a repository on the Hub.")],
+    output: Annotated[Path, typer.Option(help="The folder for figures and numbers.")],
+    metrics: Annotated[str, typer.Option(help="What to measure: bpd, bits per dimension (lower is better).")] = "bpd",
+    dataset: Annotated[
+        str | None, typer.Option(help="As in training; the embedded Fashion-MNIST if not given.")
+    ] = None,
+    dataset_config: Annotated[str | None, typer.Option("--dataset_config", help="As in training.")] = None,
+    split: Annotated[str, typer.Option(help="One that the model has not been trained on.")] = "test",
+    image_column: Annotated[str | None, typer.Option("--image_column", help="As in training.")] = None,
+    label_column: Annotated[str | None, typer.Option("--label_column", help="As in training.")] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num_images", min=1, help="As many, drawn at random; all by default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Timesteps to visit; all of training's by default.")] = None,
+    variance_type: Annotated[
+        str | None, typer.Option("--variance_type", help="fixed_small, fixed_large, ..; the model's own by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise, and of the choice of images.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Images at a time.")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the fastest there is by default.")] = None,
+):
+    """Measure how good a model is on images that it has not seen; on all processes of `accelerate launch -m ddpm_hf.cli`."""
+    from ddpm_hf.evaluation.run import evaluate_bits_per_dim
+    from ddpm_hf.training.arguments import DataArguments
+
+    if metrics != "bpd":
+        raise ValueError(f"metrics={metrics!r} is not known; there is 'bpd'.")
+    data = DataArguments(
+        dataset=dataset,
+        dataset_config=dataset_config,
+        split=split,
+        image_column=image_column,
+        label_column=label_column,
+    )
+    evaluate_bits_per_dim(model, output, data, num_images, steps, variance_type, batch_size, seed, device)
+
+
 def _fastest_device():
     import torch
 

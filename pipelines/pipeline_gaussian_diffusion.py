@@ -84,7 +84,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         _check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         batch_size = _batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
         device = self._execution_device
-        conditions = self._conditions(class_labels, guidance_scale, batch_size, device)
+        labels = self.encode_labels(class_labels, guidance_scale, batch_size, device)
         self._set_timesteps(num_inference_steps, timesteps)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
         latents = self._initial_latents(batch_size, latents, generator, device)
@@ -92,7 +92,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
         steps = list(zip(self.scheduler.timesteps, self.scheduler.timesteps.to(device), strict=True))
         for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
-            model_output = self._model_output(latents, t, t_on_device, conditions, guidance_scale)
+            model_output = self.predict(latents, t, t_on_device, labels, guidance_scale)
             latents = self.scheduler.step(model_output, t, latents, **step_kwargs).prev_sample
             if callback_on_step_end is not None:
                 tensors = {"latents": latents, "model_output": model_output}
@@ -103,8 +103,13 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _model_output(self, latents, t, t_on_device, labels, guidance_scale):
-        """The network's output, guided, in float32; the head of a learned variance is left as the class has it."""
+    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0):
+        """The network's output for x_t, guided, in float32; the head of a learned variance is left as the class has it.
+
+        Args:
+            t, t_on_device: the timestep where the scheduler reads it and where the network does: neither waits.
+            labels: what `encode_labels` gave.
+        """
         channels, guided = latents.shape[1], guidance_scale != 1.0
         model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
         if guided:
@@ -118,7 +123,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             output = output[:, :channels]  # other schedulers do not know the variance head
         return output
 
-    def _conditions(self, class_labels, guidance_scale, batch_size, device):
+    def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
         """Labels for the network, (B,) or (2B,) with the null labels behind, or None for an unconditional one."""
         num_classes, null_label = _classes(self.unet.config)
         if num_classes is None:

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -73,3 +74,61 @@ def test_train_hands_everything_to_the_parser_of_training(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(monkeypatch, "train", "--max_train_steps", "5", "--batch_size", "0")
     assert "batch_size=0 is not allowed: it must be at least 1" in capsys.readouterr().err
+
+
+# evaluate ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Twelve grey images of 8x8, four of each of three classes, as the test split."""
+    for i in range(12):
+        path = tmp_path / "data" / "test" / "abc"[i % 3] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((8, 8), 100).save(path)
+    return tmp_path / "data"
+
+
+def test_evaluate(tmp_path, model, image_folder):
+    output = tmp_path / "new" / "scores"
+    options = ["--dataset", image_folder, "--num_images", 9, "--steps", 3, "--batch_size", 4, "--device", "cpu"]
+    result = run("evaluate", model, *options, "--output", output)
+    assert result.exit_code == 0, result.output
+    assert "9 images: 9 network calls in each process, about 0:00:0" in result.output
+    scores = json.loads((output / "bpd.json").read_text())
+    assert scores["num_images"] == 9 and len(scores["terms"]) == 3
+    assert f"{scores['total']:.4f} +- {scores['standard_error']:.4f} bits/dim" in result.output
+    assert Image.open(output / "bpd.png").width > 500
+    large = tmp_path / "large"
+    run("evaluate", model, *options, "--variance_type", "fixed_large", "--output", large)
+    assert json.loads((large / "bpd.json").read_text())["total"] < scores["total"]  # of noise
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--metrics", "beauty"], "metrics='beauty' is not known; there is 'bpd'"),
+        (["--steps", "5000"], "num_inference_steps=5000 must be in 1 .. 1000"),
+        (["--split", "train"], "Cannot read split 'train'"),
+        (["--num_images", "13"], "num_images=13 is more than the 12 of split 'test'"),
+        (["--variance_type", "medium"], "variance_type='medium' is not one of 'fixed_small'"),
+        (["--variance_type", "learned_range"], "The model output has 1 channels .* needs 2"),
+    ],
+)
+def test_mistakes_of_an_evaluation(tmp_path, monkeypatch, model, image_folder, arguments, message):
+    with pytest.raises(SystemExit, match=f"ddpm-hf: error: .*{message}"):
+        main(monkeypatch, "evaluate", model, "--dataset", image_folder, "--output", tmp_path / "scores", *arguments)
+    assert not (tmp_path / "scores").exists()
+
+
+def test_an_evaluation_writes_over_nothing(tmp_path, monkeypatch, model):
+    (tmp_path / "bpd.png").write_text("mine")
+    with pytest.raises(SystemExit, match="bpd.png is already there"):
+        main(monkeypatch, "evaluate", model, "--output", tmp_path)
+    assert (tmp_path / "bpd.png").read_text() == "mine"
+
+
+def test_images_of_another_kind(tmp_path, monkeypatch, model, image_folder):
+    Image.new("RGB", (8, 8), "red").save(image_folder / "test" / "a" / "red.png")
+    with pytest.raises(SystemExit, match=r"images have 3 channel\(s\) and the network takes 1"):
+        main(monkeypatch, "evaluate", model, "--dataset", image_folder, "--output", tmp_path / "scores")

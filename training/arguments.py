@@ -35,10 +35,9 @@ def option(default, help):
 
 
 @dataclass
-class TrainingArguments:
-    """All counts are in optimizer updates, whatever the number of processes and of accumulation steps."""
+class DataArguments:
+    """Which images, and how they become tensors."""
 
-    # Data
     dataset: str | None = option(
         None,
         "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
@@ -49,17 +48,24 @@ class TrainingArguments:
     image_column: str | None = option(None, "Column of images; needed only where there are several.")
     label_column: str | None = option(None, "Column of class labels; needed only where there are several.")
     class_conditional: bool = option(False, "Learn the classes of the label column, so that samples can be asked for.")
-    label_dropout: float = option(
-        0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
-    )
     resolution: int | None = option(
         None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
     )
     center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
+    strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
+
+
+@dataclass
+class TrainingArguments(DataArguments):
+    """All counts are in optimizer updates, whatever the number of processes and of accumulation steps."""
+
+    # What training does with the data
+    label_dropout: float = option(
+        0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
+    )
     random_flip: bool = option(
         False, "Mirror half of the images; right for photographs, wrong for letters and digits."
     )
-    strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
     in_memory_limit_gb: float = option(
         8.0, "Decode the data once and keep it, in each process, if it needs no more than this; 0 decodes on the fly."
     )

@@ -162,14 +162,17 @@ class ImageSource:
 
 
 def open_images(args, default_resolution):
-    """Everything about the data that can be wrong is found here, before the long work of decoding."""
+    """Everything about the data that can be wrong is found here, before the long work of decoding.
+
+    Args:
+        args (`DataArguments`): which data.
+        default_resolution (`int`): for images whose sizes differ, if `args` names no resolution.
+    """
     rows = open_rows(args)
     column = find_image_column(rows.features, args.image_column)
     labels, num_classes = None, None
     if args.class_conditional:
         labels, num_classes = read_labels(rows, find_label_column(rows.features, args.label_column))
-    if args.batch_size > len(rows):
-        raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {len(rows)} images.")
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
     seen = survey(rows, column)
     own_size = seen.size[0] if seen.size and seen.size[0] == seen.size[1] else None

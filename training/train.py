@@ -57,6 +57,8 @@ def train(args):
     check_run_folder(args, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads
         source = open_images(args, default_resolution(args))
+    if args.batch_size > len(source):
+        raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {len(source)} images.")
     repository = sharing.prepare_repository(args) if args.push_to_hub and accelerator.is_main_process else None
     total_steps = args.max_train_steps or count_steps(args, len(source), accelerator.num_processes)
     done = max(list_checkpoints(folder), default=0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_hf.evaluation.quantized_images import check_quantized, levels_to_model_range, numbered
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
@@ -16,8 +17,6 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 # Each image has its own generator; drawing the noise of several steps at once spares calls. What the noise is depends on
 # this number, so it is not an option.
 STEPS_PER_DRAW = 8
-# How far from a level of the grid a float image may be, in levels: rounding of float32 on a fine grid.
-GRID_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ def bits_per_dim(
     batches = images
     if isinstance(images, torch.Tensor):
         batches = images.split(batch_size)
-        for first, batch in _numbered(batches):  # now, not after an hour of work
-            _check_batch(unet, batch, levels, first)
+        for first, batch in numbered(batches):  # now, not after an hour of work
+            check_quantized(batch, unet.config.in_channels, levels, first)
         _check_labels(class_labels, len(images))
 
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
@@ -103,12 +102,12 @@ def bits_per_dim(
         _evaluating(unet),
         tqdm(total=total_calls, desc="bits/dim", unit="call", disable=not progress_bar or rank > 0) as bar,
     ):
-        for index, (first, batch) in enumerate(_numbered(batches)):
+        for index, (first, batch) in enumerate(numbered(batches)):
             num_images = first + len(batch)
             if index % processes != rank:
                 continue
-            _check_batch(unet, batch, levels, first)
-            x0 = _to_model_range(batch, levels).to(unet.device)
+            check_quantized(batch, unet.config.in_channels, levels, first)
+            x0 = levels_to_model_range(batch, levels).to(unet.device)
             labels = _labels_of(class_labels, first, len(batch))
             terms = _bound_of_batch(pipeline, x0, labels, levels, _generators(seed, first, x0), bar.update)
             _check_finite(terms, scheduler.timesteps, first)
@@ -130,7 +129,7 @@ def bits_per_dim(
 def _bound_of_batch(pipeline, x0, labels, levels, generators, update_bar):
     """The prior term and that of every step, in nats: (B, 1 + K), float64, on the host, which waits here alone."""
     scheduler, device = pipeline.scheduler, x0.device
-    conditions = pipeline._conditions(labels, 1.0, len(x0), device)
+    labels = pipeline.encode_labels(labels, batch_size=len(x0), device=device)
     terms = [prior_term(scheduler, x0)]
     # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
     steps = list(zip(scheduler.timesteps.tolist(), scheduler.timesteps.to(device), strict=True))
@@ -138,7 +137,7 @@ def _bound_of_batch(pipeline, x0, labels, levels, generators, update_bar):
         if i % STEPS_PER_DRAW == 0:
             noise = _draw(generators, min(STEPS_PER_DRAW, len(steps) - i), x0)
         x_t = scheduler.add_noise(x0, noise[i % STEPS_PER_DRAW], t)
-        output = pipeline._model_output(x_t, t, t_on_device, conditions, guidance_scale=1.0)
+        output = pipeline.predict(x_t, t, t_on_device, labels)
         terms.append(bound_term(scheduler, output, t, x0, x_t, levels=levels))
         update_bar()
     return torch.stack(terms, dim=1).cpu().double()
@@ -172,50 +171,6 @@ def _draw(generators, steps, x0):
     """Standard normal noise (steps, B, C, H, W)."""
     shape = (steps, *x0.shape[1:])
     return torch.stack([torch.randn(shape, generator=g, device=x0.device) for g in generators], dim=1)
-
-
-# Images --------------------------------------------------------------------------------------------------------------
-
-
-def _numbered(batches):
-    """(place of the batch's first image in the data, batch)"""
-    first = 0
-    for batch in batches:
-        yield first, batch
-        first += len(batch)
-    if first == 0:
-        raise ValueError("There are no images to evaluate.")
-
-
-def _check_batch(unet, batch, levels, first):
-    channels = unet.config.in_channels
-    if batch.ndim != 4 or batch.shape[1] != channels:
-        raise ValueError(
-            f"Images of shape {tuple(batch.shape)} must be (N, {channels}, height, width) for this network."
-        )
-    values = _to_codes(batch, levels)
-    off_grid = (values - values.round()).abs() > GRID_TOLERANCE
-    outside = (values < -GRID_TOLERANCE) | (values > levels - 1 + GRID_TOLERANCE) | values.isnan()
-    bad = (off_grid | outside).flatten(1)
-    if not bad.any():
-        return
-    image = bad.any(1).nonzero()[0].item()
-    value = batch[image].flatten()[bad[image]][0].item()
-    if batch.is_floating_point():
-        raise ValueError(
-            f"Image {first + image} has the value {value:.6g}: images must be in [-1, 1], on the grid of levels={levels}, "
-            f"2 k / {levels - 1} - 1 for whole k. Pass uint8 images, or the `levels` that the data was quantised to."
-        )
-    raise ValueError(f"Image {first + image} has the level {value}: levels={levels} are 0 .. {levels - 1}.")
-
-
-def _to_codes(images, levels):
-    """Levels 0 .. levels - 1, as floats that are not rounded."""
-    return (images.float() + 1) * ((levels - 1) / 2) if images.is_floating_point() else images.float()
-
-
-def _to_model_range(images, levels):
-    return _to_codes(images, levels).round_().mul_(2 / (levels - 1)).sub_(1)
 
 
 # Labels --------------------------------------------------------------------------------------------------------------

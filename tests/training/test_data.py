@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import (
     EndlessBatches,
     ImagesInMemory,
@@ -25,7 +25,7 @@ from ddpm_hf.training.errors import InputError
 
 
 def arguments(dataset, **options):
-    return TrainingArguments(**{"max_train_steps": 1, "batch_size": 4, "dataset": str(dataset)} | options)
+    return DataArguments(dataset=str(dataset), **options)
 
 
 def stored(image, format="PNG"):
@@ -78,7 +78,7 @@ def test_saved_to_disk(tmp_path, pixels, with_splits):
 
 
 def test_embedded_data():
-    args = TrainingArguments(max_train_steps=1, class_conditional=True)
+    args = DataArguments(class_conditional=True)
     source = open_images(args, 64)
     assert (source.channels, source.resolution, len(source), source.num_classes) == (1, 28, 6000, 10)
     data = tensors(source)
@@ -138,11 +138,13 @@ def test_unreadable_sources(tmp_path, image_folder):
         open_images(arguments(tmp_path / "empty"), 28)
 
 
-def test_empty_data_and_batches_larger_than_the_data(tmp_path, image_folder):
+def test_empty_data(tmp_path):
     with pytest.raises(InputError, match="Cannot read split 'train' of dataset=.* no data.* not empty"):
         open_images(arguments(write_parquet(tmp_path, [])), 28)
-    with pytest.raises(InputError, match="batch_size=17 is larger than the data set, which has 16 images"):
-        open_images(arguments(image_folder, batch_size=17), 28)
+    empty = datasets.Dataset.from_dict({"image": []}, features=datasets.Features({"image": datasets.Image()}))
+    empty.save_to_disk(tmp_path / "saved")
+    with pytest.raises(InputError, match="Cannot read split 'train' of dataset=.*saved.* not empty"):
+        open_images(arguments(tmp_path / "saved"), 28)
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def test_damaged_images_on_demand_are_replaced_within_the_batch(damaged_folder, 
 def test_nothing_but_damage(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match="None of the images"):
-        open_images(arguments(tmp_path, batch_size=1), 28)
+        open_images(arguments(tmp_path), 28)
 
 
 # --- colours and sizes
@@ -206,7 +208,7 @@ def test_channels_follow_the_colours(tmp_path, modes, channels):
         else:
             images.append(Image.new("RGB", (8, 8), (200, 100, 50)).convert(mode))
     values = [stored(image, "TIFF" if image.mode == "CMYK" else "PNG") for image in images]
-    source = open_images(arguments(write_parquet(tmp_path, values), batch_size=1), 28)
+    source = open_images(arguments(write_parquet(tmp_path, values)), 28)
     assert source.channels == channels
     data = tensors(source)["images"]
     assert data.shape == (len(images), channels, 8, 8)
@@ -219,7 +221,7 @@ def test_channels_follow_the_colours(tmp_path, modes, channels):
 def test_resolution_is_the_data_s_own_only_if_all_agree(tmp_path):
     def resolution(*sizes, **options):
         path = write_parquet(tmp_path, [stored(Image.new("L", size)) for size in sizes])
-        return open_images(arguments(path, batch_size=1, **options), default_resolution=28).resolution
+        return open_images(arguments(path, **options), default_resolution=28).resolution
 
     assert resolution((12, 12), (12, 12)) == 12
     assert resolution((12, 12), (14, 14)) == 28

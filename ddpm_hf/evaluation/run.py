@@ -1,0 +1,108 @@
+"""`ddpm-hf evaluate`: a pipeline folder and a data set in, numbers and figures out."""
+
+import dataclasses
+import time
+from datetime import timedelta
+from functools import partial
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
+from ddpm_hf.evaluation.plots import draw_bound_terms
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.training.arguments import DataArguments
+from ddpm_hf.training.data import decode_all, decoding_workers, open_images
+from ddpm_hf.training.errors import InputError
+
+
+def evaluate_bits_per_dim(
+    model,
+    output,
+    data=None,
+    num_images=None,
+    steps=None,
+    variance_type=None,
+    batch_size=64,
+    seed=0,
+    device=None,
+):
+    """Writes `bpd.json` and `bpd.png`, the bound on the negative log-likelihood and its terms, into a folder.
+
+    Runs on one process, or on all that `accelerate launch` starts. A class-conditional model is given the labels of the
+    data.
+
+    Args:
+        model: a pipeline folder, or the id of a repository on the Hub.
+        output: the folder; made if it is not there.
+        data (`DataArguments`): which images; by default the test split of the embedded Fashion-MNIST.
+        num_images (`int`, *optional*): as many, drawn at random by `seed`; all by default.
+        steps (`int`, *optional*): timesteps to visit; all of training's by default.
+        variance_type (`str`, *optional*): instead of the model's own.
+        batch_size (`int`): images at a time and process.
+        seed (`int`): of the noise, and of the choice of images.
+        device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
+
+    Returns:
+        [`BitsPerDim`]
+    """
+    output = Path(output)
+    json_file, png_file = output / "bpd.json", output / "bpd.png"
+    for file in (json_file, png_file):
+        if file.exists():
+            raise InputError(f"{file} is already there; choose another --output, or move it away.")
+    accelerator = Accelerator(cpu=device == "cpu")
+    pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device or accelerator.device)
+    if variance_type is not None:
+        scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
+        pipeline.register_modules(scheduler=scheduler)
+    data = data or DataArguments(split="test")
+    with accelerator.main_process_first():  # one process downloads
+        images, labels = load_data(data, pipeline.unet.config, num_images, seed)
+    score = partial(bits_per_dim, pipeline.unet, pipeline.scheduler, batch_size=batch_size, seed=seed)
+    calls = ceil(len(images) / (batch_size * accelerator.num_processes)) * (steps or len(pipeline.scheduler))
+    first_labels = None if labels is None else labels[:batch_size]
+    duration = timedelta(seconds=round(calls * _seconds_per_step(score, images[:batch_size], first_labels)))
+    accelerator.print(f"{len(images)} images: {calls} network calls in each process, about {duration} (h:mm:ss)")
+    result = score(images, num_inference_steps=steps, class_labels=labels, accelerator=accelerator)
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(result.to_json(), encoding="utf-8")
+        draw_bound_terms(result, png_file)
+    error = "" if result.standard_error is None else f" +- {result.standard_error:.4f}"
+    accelerator.print(f"{result.total:.4f}{error} bits/dim; every term in {json_file} and {png_file}")
+    return result
+
+
+def load_data(data, unet_config, num_images=None, seed=0):
+    """uint8 images (N, C, H, W) as the network takes them, and their labels (N,), or None for a model without classes.
+
+    Args:
+        data (`DataArguments`): which images.
+    """
+    size = unet_config.sample_size
+    conditional = unet_config.get("num_class_embeds") is not None
+    source = open_images(dataclasses.replace(data, resolution=size, class_conditional=conditional), size)
+    if source.channels != unet_config.in_channels:
+        raise InputError(
+            f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "
+            "images of the kind that it was trained on."
+        )
+    if num_images is not None:
+        if num_images > len(source):
+            raise InputError(f"num_images={num_images} is more than the {len(source)} of split {data.split!r}.")
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
+        labels = None if source.labels is None else source.labels[chosen]
+        source = dataclasses.replace(source, rows=source.rows.select(chosen), labels=labels)
+    tensors = decode_all(source, decoding_workers(None, source.pixels))
+    return tensors["images"], tensors.get("labels")
+
+
+def _seconds_per_step(score, images, labels):
+    """Of one timestep of one batch: measured, after one that only warms up."""
+    for _ in range(2):
+        start = time.perf_counter()
+        score(images, timesteps=[0], class_labels=labels, progress_bar=False)
+    return time.perf_counter() - start
