@@ -1,7 +1,7 @@
 """Training throughput of our trainer against the loop of diffusers' unconditional example: the same network, batch and
 data, already in memory for both; ours with everything it does between two log lines.
 
-python benchmarks/training_step.py [--unet fashion_mnist] [--batch_size 64] [--updates 10]
+python benchmarks/training_step.py [--unet fashion_mnist] [--batch_size 64] [--updates 10] [--precisions no bf16]
 """
 
 import argparse
@@ -55,12 +55,13 @@ def main():
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=["no", "bf16", "fp16"])
     options = parser.parse_args()
     config = {"out_channels": UNET_PRESETS[options.unet]["in_channels"], **UNET_PRESETS[options.unet]}
     size = config["sample_size"]
     images = torch.randint(256, (NUM_IMAGES, config["in_channels"], size, size), dtype=torch.uint8)
     contenders = {}
-    for precision in ("no", "bf16"):
+    for precision in options.precisions:
         common = (config, images, options.batch_size, precision, options.updates)
         contenders[f"stock loop, {precision}"] = stock_run(*common)
         contenders[f"ddpm_hf, {precision}"] = our_run(*common)
@@ -69,7 +70,7 @@ def main():
         row["images_per_second"] = options.batch_size * options.updates / row["seconds"]
         row["speed_over_stock_float32"] = 1 / row.pop("ratio")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    report(f"training_step_{options.unet}_{device}", measured)
+    report(f"training_step_{options.unet}_{'_'.join(options.precisions)}_{device}", measured)
 
 
 if __name__ == "__main__":
