@@ -51,11 +51,12 @@ class PortableConfigMixin:
     """Packs on the way out and unpacks on the way in; comes before `ConfigMixin` among the bases."""
 
     _own_keys = ()
+    _shadowed_keys = ()  # own keys that other classes use too, for something else: read from the packed ones alone
     _stand_ins = {}  # noqa: RUF012
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        values = dict(config_dict.items())
+        values = {name: value for name, value in config_dict.items() if name not in cls._shadowed_keys}
         return super().extract_init_dict(values | values.pop(PACKED_KEY, {}), **kwargs)
 
     def register_to_config(self, **kwargs):

@@ -12,6 +12,8 @@ import math
 
 import torch
 
+from ddpm_hf.schedulers.covariances import COVARIANCE_TYPES
+
 CLEAN = -1
 
 
@@ -86,7 +88,7 @@ def bound_term(scheduler, model_output, timestep, original_samples, sample, prev
     KL(q(x_s | x_t, x0) || p(x_s | x_t)), and -log p(x0 | x_t) of the discretised decoder where x_s is clean data, for
     any `variance_type`. The decoder's variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is
     beta~ of the second transition: of the trajectory's (Improved DDPM's code), or of the full chain's for a pair given
-    with `prev_timestep` (Analytic-DPM's).
+    with `prev_timestep` (Analytic-DPM's). Covariances of x0, which may be 0, are no less than that.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): the reverse kernel p and the trajectory.
@@ -130,9 +132,10 @@ def _decoder_term(scheduler, p, x0, prev_timestep, levels):
 
 
 def _decoder_variance(scheduler, p, prev_timestep):
-    if not scheduler.config.variance_type.startswith("fixed_small"):
-        return p.variance
-    return p.mean.new_tensor(scheduler.config.eta**2 * scheduler.decoder_variance(prev_timestep))
+    kind, least = scheduler.config.variance_type, scheduler.config.eta**2 * scheduler.decoder_variance(prev_timestep)
+    if kind.startswith("fixed_small"):
+        return p.mean.new_tensor(least)
+    return p.variance.clamp(min=least) if kind in COVARIANCE_TYPES else p.variance
 
 
 def _goes_to_data(scheduler, timestep, prev_timestep, like):

@@ -4,6 +4,7 @@ Letters of the papers, with 0-based time as in diffusers: beta_t, alpha_bar_t = 
 sample after t + 1 noising steps, x_s the next sample of the trajectory (s < t), s = -1 clean data (alpha_bar_{-1} = 1).
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -16,8 +17,23 @@ from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.configuration import PortableConfigMixin
+from ddpm_hf.schedulers.covariances import (
+    COVARIANCE_HEADS,
+    COVARIANCE_TYPES,
+    checked_mean_square_epsilon,
+    covariance_scale,
+    head_covariance,
+    largest_variance,
+    mean_covariance,
+)
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES, make_betas, zero_terminal_snr
-from ddpm_hf.schedulers.trajectories import OWN_SPACINGS, STOCK_SPACINGS, checked_timesteps, spaced_timesteps
+from ddpm_hf.schedulers.trajectories import (
+    OWN_SPACINGS,
+    STOCK_SPACINGS,
+    checked_plans,
+    checked_timesteps,
+    spaced_timesteps,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -76,6 +92,14 @@ class Transition(NamedTuple):
     fixed_large: float
     log_small: float
     log_large: float
+    # with the covariance of x0: `analytic`, and for heads the factors of `head_covariance`
+    analytic: float
+    covariance_scale: float
+    sigma: float
+    # the most that `step` adds where the config clips the last noisy step
+    largest_variance: float
+    # h / (2 h_last) in log-SNR: how far a second-order mean extrapolates x0_hat
+    extrapolation: float
     # 1, or 0 for the step to clean data, which adds no noise whatever the variance (Ho 2020, algorithm 2)
     noisy: float
 
@@ -90,7 +114,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     With lambda^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s), each step draws x_s from a Gaussian with
 
         mean     = sqrt(abar_s) x0_hat + sqrt(1 - abar_s - lambda^2) eps_hat
-        variance = lambda^2 + (covariance of x0 given x_t, as far as `variance_type` accounts for it)
+        variance = lambda^2 + (sqrt(abar_s) - sqrt(abar_t (1 - abar_s - lambda^2) / (1 - abar_t)))^2 Cov[x0 | x_t]
 
     `eta` = 1 is DDPM (Ho et al. 2020), 0 is DDIM (Song et al. 2020, eq. 12 and 16). It takes every key of
     [`DDPMScheduler`] with the same defaults, and converts from and to all Karras-family schedulers with `from_config`.
@@ -107,19 +131,30 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             second half of channels is the log-variance) or `learned_range` (it is v, and the variance is
             exp(frac log beta + (1 - frac) log beta~), frac = (v + 1) / 2: Nichol & Dhariwal 2021, eq. 15).
             These are the variances at eta = 1; at others they are eta^2 of it, so that eta = 0 is DDIM for every
-            model.
+            model. With the covariance of x0, which is there at every eta: `analytic` (one number for each t, from
+            `mean_square_epsilon`; Bao 2022a), and `npr`, `sn` (Bao 2022b) and `ocm` (Ou 2025), where the model's second
+            half of channels tells it for each pixel (`covariances.head_covariance`).
         clip_sample, clip_sample_range: clamp x0_hat to [-range, range].
         prediction_type: what the model predicts: `epsilon`, `sample` (x0) or `v_prediction` (Salimans & Ho 2022).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x0_hat (Saharia 2022).
         timestep_spacing: `leading`, `linspace`, `trailing` (Lin et al. 2023, table 2); `quadratic` (Song 2020,
             appendix D.3, here to T - 1 and without repeats), `logsnr` (even in log-SNR, Lu 2022), `karras` (even in
-            sigma^(1/7), Karras 2022, eq. 5). Timesteps are whole numbers, the nearest to the formula's.
+            sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of the `analytic` variances, Bao 2022a, section 4).
+            Timesteps are whole numbers, the nearest to the formula's.
         steps_offset: added to the timesteps of `leading`.
         rescale_betas_zero_snr: shift the schedule so that abar_T = 0 (Lin et al. 2023, algorithm 1).
         eta: 0 (no noise, DDIM) to 1 (DDPM).
         use_clipped_model_output: after clipping x0_hat, derive eps_hat from it (True), or keep the model's (False).
             With True, eta = 1 is the DDPM step whether or not something was clipped. Improved DDPM's code re-derives,
             that of Analytic-DPM does not, diffusers' DDIM does on request.
+        solver_order: 1, or 2: the mean that `step` draws from uses x0_hat extrapolated in log-SNR from this call and the
+            last, which at eta = 0 is DPM-Solver++ 2M (Lu et al. 2022, algorithm 2) and at eta = 1 its SDE form. The
+            first step, and the one to clean data, are of first order.
+        mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
+        clip_covariance: keep Cov[x0 | x_t] in [0, 1], its bounds for data in [-1, 1] (Bao 2022a, theorem 2).
+        clip_variance_pixels: `step` adds no more noise in the last noisy step than moves a value by so many levels of
+            256 on average; Analytic-DPM's code has 2 for DDPM on linear schedules, 1 for cosine ones and for DDIM.
+        timestep_plans: `{"25": [25 descending timesteps], ..}`: what `set_timesteps(25)` visits, whatever the spacing.
 
     Raises:
         ValueError: for a value outside what its key allows; the message says what is.
@@ -128,8 +163,16 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012
     order = 1
 
-    _own_keys = ("eta", "use_clipped_model_output")
-    _stand_ins = {"timestep_spacing": (OWN_SPACINGS, "leading")}  # noqa: RUF012
+    _own_keys = (
+        *("eta", "use_clipped_model_output", "solver_order", "mean_square_epsilon", "clip_covariance"),
+        *("clip_variance_pixels", "timestep_plans"),
+    )
+    # DPM-Solver has a key of this name with another default, and values that mean nothing here.
+    _shadowed_keys = ("solver_order",)
+    _stand_ins = {  # noqa: RUF012
+        "timestep_spacing": (OWN_SPACINGS, "leading"),
+        "variance_type": (COVARIANCE_TYPES, "fixed_small"),
+    }
 
     @register_to_config
     def __init__(
@@ -151,9 +194,15 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         rescale_betas_zero_snr: bool = False,
         eta: float = 1.0,
         use_clipped_model_output: bool = True,
+        solver_order: int = 1,
+        mean_square_epsilon: list[float] | None = None,
+        clip_covariance: bool = True,
+        clip_variance_pixels: float | None = None,
+        timestep_plans: dict[str, list[int]] | None = None,
     ):
         _check_choice("beta_schedule", beta_schedule, BETA_SCHEDULES)
-        _check_choice("variance_type", variance_type, FIXED_VARIANCE_TYPES + LEARNED_VARIANCE_TYPES)
+        _check_choice("variance_type", variance_type, FIXED_VARIANCE_TYPES + LEARNED_VARIANCE_TYPES + COVARIANCE_TYPES)
+        _check_choice("solver_order", solver_order, (1, 2))
         _check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
         _check_choice("timestep_spacing", timestep_spacing, STOCK_SPACINGS + OWN_SPACINGS)
         _check_eta(eta)
@@ -172,6 +221,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = self._alphas_bar[1:].float()
         self._warn_of_terminal_signal()
+        self._register_calibration(mean_square_epsilon, clip_variance_pixels, timestep_plans)
 
         self.init_noise_sigma = 1.0
         self.num_inference_steps = None
@@ -180,6 +230,30 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
     def __len__(self):
         return self.config.num_train_timesteps
+
+    def _register_calibration(self, mean_square_epsilon, clip_variance_pixels, timestep_plans):
+        """What was measured about the model, checked, and in the config as JSON has it."""
+        needs = [
+            f"{name}={self.config[name]!r}"
+            for name, value in (("variance_type", "analytic"), ("timestep_spacing", "optimal"))
+            if self.config[name] == value
+        ]
+        if mean_square_epsilon is None and needs:
+            raise ValueError(
+                f"{needs[0]} needs mean_square_epsilon, which is measured: `ddpm-hf calibrate MODEL --dataset DATA "
+                "--output_dir NEW` writes a model that has it."
+            )
+        if clip_variance_pixels is not None and not clip_variance_pixels > 0:
+            raise ValueError(
+                f"clip_variance_pixels={clip_variance_pixels} must be greater than 0, or None for no clip."
+            )
+        self._mean_square_epsilon = None
+        if mean_square_epsilon is not None:
+            self._mean_square_epsilon = checked_mean_square_epsilon(mean_square_epsilon, len(self))
+            self.register_to_config(mean_square_epsilon=self._mean_square_epsilon.tolist())
+        if timestep_plans is not None:
+            plans = checked_plans(timestep_plans, self._alphas_bar[1:].numpy(), LARGEST_TERMINAL_ALPHA_BAR)
+            self.register_to_config(timestep_plans=plans)
 
     def _warn_of_terminal_signal(self):
         alpha_bar, steps = self._alphas_bar[-1].item(), self.config.num_train_timesteps
@@ -203,7 +277,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         """Choose the timesteps that sampling visits; with no argument, all of them.
 
         Args:
-            num_inference_steps (`int`, *optional*): K of them, placed by `timestep_spacing`.
+            num_inference_steps (`int`, *optional*): K of them, placed by the plan for K in `timestep_plans`, or by
+                `timestep_spacing`.
             device (`str` or `torch.device`, *optional*): where `self.timesteps` is kept.
             timesteps (`list[int]`, *optional*): the timesteps themselves, descending, instead of K.
         """
@@ -214,12 +289,15 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             trajectory = checked_timesteps(timesteps, steps)
         elif num_inference_steps is None:
             trajectory = np.arange(steps)[::-1].copy()
+        elif str(num_inference_steps) in (self.config.timestep_plans or {}):
+            trajectory = np.array(self.config.timestep_plans[str(num_inference_steps)], dtype=np.int64)
         elif 1 <= num_inference_steps <= steps:
             trajectory = spaced_timesteps(
                 self.config.timestep_spacing,
                 num_inference_steps,
                 self._alphas_bar[1:].numpy(),
                 self.config.steps_offset,
+                None if self._mean_square_epsilon is None else self._mean_square_epsilon.numpy(),
             )
         else:
             raise ValueError(
@@ -240,8 +318,10 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         ascending = np.concatenate([[-1], timesteps[::-1]])
         below = np.searchsorted(ascending, np.arange(self.config.num_train_timesteps)) - 1
         self._previous = torch.from_numpy(ascending[below])
+        self._trajectory = torch.from_numpy(ascending[1:])
         self._decoder_variance = self._second_posterior_variance(ascending[1:])
         self._tables, self._rows = {}, {}
+        self._last_x0 = None
 
     def previous_timestep(self, timestep):
         """The timestep that follows `timestep` (int, or tensor of any shape) in sampling; -1 is clean data."""
@@ -354,7 +434,11 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         c = self._transition(timestep, None, eta, x_t)
         x0 = self._predicted_x0(output, x_t, c)
         prev_sample = self._mean(output, x_t, x0, c, use_clipped_model_output)
-        variance = self._variance(head, c, eta)
+        if self.config.solver_order == 2:
+            prev_sample = self._extrapolated_(prev_sample, x0, c)
+        variance = self._variance(output, head, x_t, c, eta)
+        if self.config.clip_variance_pixels is not None:
+            variance = _smaller(variance, c.largest_variance)
         if not (_is_zero(variance) or _is_zero(c.noisy)):
             if variance_noise is None:
                 variance_noise = randn_tensor(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
@@ -373,7 +457,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         literature's codes differ: `fixed_small` is 0; `fixed_large` and the lower end of `learned_range` are beta~ of
         the trajectory's second transition, as in Improved DDPM's code (diffusers: beta and 1e-20). A pair given with
         `prev_timestep` has no trajectory: `fixed_large` is its beta, and the lower end is beta~ of the full chain's
-        second transition, as in Analytic-DPM's code. Half precision gives float32.
+        second transition, as in Analytic-DPM's code. Where the type has a covariance of x0, that is the decoder's
+        variance. The kernel is that of first order, without history, and its variance is not clipped by
+        `clip_variance_pixels`: both are for sampling. Half precision gives float32.
         """
         output, head, x_t = self._prepared(model_output, sample)
         eta = self._checked_eta(eta)
@@ -382,16 +468,16 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if self._rederives_epsilon(use_clipped_model_output):
             epsilon = _affine(c.rederived_sample, x_t, c.rederived_x0, x0)
         else:
-            epsilon = _affine(c.eps_sample, x_t, c.eps_output, output)
+            epsilon = _epsilon(output, x_t, c)
         mean = self._mean(output, x_t, x0, c, use_clipped_model_output)
-        variance = _expanded(self._variance(head, c, eta), mean)
+        variance = _expanded(self._variance(output, head, x_t, c, eta), mean)
         return ReverseKernelOutput(mean=mean, variance=variance, pred_original_sample=x0, pred_epsilon=epsilon)
 
     def _prepared(self, model_output, sample):
         """The prediction, the variance head (or None) and x_t, in the dtype of the arithmetic."""
         channels, given = sample.shape[1], model_output.shape[1]
         dtype = _math_dtype(sample, model_output)
-        learned = self.config.variance_type in LEARNED_VARIANCE_TYPES
+        learned = self.config.variance_type in LEARNED_VARIANCE_TYPES + COVARIANCE_HEADS
         if given not in (channels, 2 * channels) or (learned and given != 2 * channels):
             raise ValueError(
                 f"The model output has {given} channels for samples of {channels}; variance_type="
@@ -430,15 +516,26 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def _mean(self, output, x_t, x0, c, use_clipped_model_output):
         if self._rederives_epsilon(use_clipped_model_output):
             return _affine(c.posterior_x0, x0, c.posterior_sample, x_t)
-        epsilon = _affine(c.eps_sample, x_t, c.eps_output, output)
-        return _affine(c.direct_x0, x0, c.direct_eps, epsilon)
+        return _affine(c.direct_x0, x0, c.direct_eps, _epsilon(output, x_t, c))
 
-    def _variance(self, head, c, eta):
-        """The elementwise variance of the kernel, a number or a tensor: the place for every `variance_type`.
+    def _extrapolated_(self, mean, x0, c):
+        """`mean` with x0_hat + h / (2 h_last) (x0_hat - the last x0_hat) in place of x0_hat."""
+        last, self._last_x0 = self._last_x0, x0
+        if last is None or _is_zero(c.extrapolation):
+            return mean
+        return mean.add_((x0 - last).mul_(c.posterior_x0 * c.extrapolation))
 
-        Covariances of x0 given x_t (Bao 2022a, theorem 1) belong here too: posterior_variance + posterior_x0^2 * Cov.
-        """
+    def _variance(self, output, head, x_t, c, eta):
+        """The elementwise variance of the kernel, a number or a tensor: the place for every `variance_type`."""
         kind = self.config.variance_type
+        if kind == "analytic":
+            return c.analytic
+        if kind in COVARIANCE_HEADS:
+            epsilon = _epsilon(output, x_t, c) if kind == "sn" else None
+            covariance = head_covariance(kind, head, epsilon, c.covariance_scale, c.sigma)
+            if self.config.clip_covariance:
+                covariance = covariance.clamp_(0, 1)
+            return covariance.mul_(c.posterior_x0**2).add_(c.posterior_variance)
         if eta == 0:
             return 0.0
         if kind in ("fixed_small", "fixed_small_log"):
@@ -481,11 +578,27 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         """The transitions of all T timesteps to their previous ones, (T, numbers), made once per trajectory and eta."""
         table = self._tables.get((eta, device))
         if table is None:
-            alphas_bar, previous = self._alphas_bar, self._previous
-            decoder = self._decoder_variance
-            table = self._transition_values(alphas_bar[1:], alphas_bar[previous + 1], eta, decoder, decoder)
-            table = self._tables[eta, device] = table.to(device, _table_dtype(device))
+            t, s, decoder = torch.arange(len(self)), self._previous, self._decoder_variance
+            values = self._transition_values(t, s, eta, decoder, decoder)
+            values |= {"largest_variance": self._largest_variances(s), "extrapolation": self._extrapolations(t, s)}
+            table = self._tables[eta, device] = _stacked(values).to(device, _table_dtype(device))
         return table
+
+    def _largest_variances(self, s):
+        """What `clip_variance_pixels` allows in the last noisy step, which arrives at the trajectory's last timestep."""
+        limits = torch.full(s.shape, math.inf, dtype=torch.float64)
+        if self.config.clip_variance_pixels is None:
+            return limits
+        return limits.masked_fill(s == self._trajectory[0], largest_variance(self.config.clip_variance_pixels))
+
+    def _extrapolations(self, t, s):
+        """h / (2 h_last) for the steps u -> t -> s, h and h_last their lengths in log(signal / noise); 0 for first order."""
+        above = torch.searchsorted(self._trajectory, t, right=True)
+        u = self._trajectory[above.clamp(max=len(self._trajectory) - 1)]
+        # Like alpha_bar itself by t + 1, from clean data on, where it is infinite.
+        log_snr = 0.5 * (self._alphas_bar.log() - torch.log1p(-self._alphas_bar))
+        h, h_last = log_snr[s + 1] - log_snr[t + 1], log_snr[t + 1] - log_snr[u + 1]
+        return (h / (2 * h_last)).masked_fill((s < 0) | (above == len(self._trajectory)), 0)
 
     def _pair_values(self, timestep, prev_timestep, eta):
         """The transitions of given pairs; the tables stay on the host, as do pairs given as numbers."""
@@ -493,8 +606,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self._check_range(t)
         if (s < -1).any() or (s >= t).any():
             raise ValueError(f"prev_timestep={prev_timestep} must be in -1 .. timestep - 1 (timestep={timestep}).")
-        floor = self.decoder_variance(prev_timestep)
-        return self._transition_values(self.alpha_bar(t), self.alpha_bar(s), eta, small_to_data=floor)
+        return _stacked(self._transition_values(t, s, eta, small_to_data=self.decoder_variance(prev_timestep)))
 
     def _check_range(self, timesteps):
         steps = self.config.num_train_timesteps
@@ -509,15 +621,15 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         alpha_bar_s, alpha_bar_t = self.alpha_bar(ascending[:2])
         return ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)).item()
 
-    def _transition_values(self, alpha_bar_t, alpha_bar_s, eta, small_to_data, large_to_data=None):
-        """The columns of `Transition`, in float64, stacked in the last dimension.
+    def _transition_values(self, t, s, eta, small_to_data, large_to_data=None):
+        """The columns of `Transition`, in float64, of the shape of t and s; those of a trajectory are left open.
 
         `small_to_data` stands for beta~ (which is 0 there) as lower end of the learned range where x_s is clean data,
         and `large_to_data`, if given, for beta.
         """
+        alpha_bar_t, alpha_bar_s, to_data = self.alpha_bar(t), self.alpha_bar(s), s < 0
         signal, sigma = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
         zero, one = torch.zeros_like(signal), torch.ones_like(signal)
-        to_data = alpha_bar_s == 1
         beta = 1 - alpha_bar_t / alpha_bar_s
         beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
         direction = ((1 - alpha_bar_s) * (1 - eta**2 * beta / (1 - alpha_bar_t)).clamp(min=0)).sqrt()
@@ -529,6 +641,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         small = beta_tilde.masked_fill(to_data, small_to_data)
         large = beta if large_to_data is None else beta.masked_fill(to_data, large_to_data)
         x0_sample, x0_output, eps_sample, eps_output = prediction[self.config.prediction_type]
+        posterior_x0 = alpha_bar_s.sqrt() - signal * direction / sigma
         transition = Transition(
             x0_sample=x0_sample,
             x0_output=x0_output,
@@ -538,16 +651,27 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             rederived_x0=-signal / sigma,
             direct_x0=alpha_bar_s.sqrt(),
             direct_eps=direction,
-            posterior_x0=alpha_bar_s.sqrt() - signal * direction / sigma,
+            posterior_x0=posterior_x0,
             posterior_sample=direction / sigma,
             posterior_variance=eta**2 * beta_tilde,
             fixed_small=eta**2 * beta_tilde,
             fixed_large=eta**2 * large,
             log_small=small.log(),
             log_large=beta.log(),
+            analytic=eta**2 * beta_tilde + posterior_x0**2 * self._mean_covariance(t, alpha_bar_t),
+            covariance_scale=covariance_scale(alpha_bar_t),
+            sigma=sigma,
+            largest_variance=torch.full_like(one, math.inf),
+            extrapolation=zero,
             noisy=(~to_data).to(one.dtype),
         )
-        return torch.stack(transition, dim=-1)
+        return transition._asdict()
+
+    def _mean_covariance(self, t, alpha_bar_t):
+        if self._mean_square_epsilon is None:
+            return 0.0
+        covariance = mean_covariance(self._mean_square_epsilon[t], alpha_bar_t)
+        return covariance.clamp(0, 1) if self.config.clip_covariance else covariance
 
 
 # Small pieces --------------------------------------------------------------------------------------------------------
@@ -604,6 +728,23 @@ def _expanded(values, like):
     if isinstance(values, float):
         values = torch.full((), values, dtype=like.dtype, device=like.device)
     return values.expand_as(like)
+
+
+def _epsilon(output, x_t, c):
+    """eps_hat as the network means it, whatever it predicts."""
+    return _affine(c.eps_sample, x_t, c.eps_output, output)
+
+
+def _smaller(variance, limit):
+    if isinstance(variance, float) and isinstance(limit, float):
+        return min(variance, limit)
+    if isinstance(limit, float):
+        return variance.clamp_(max=limit)
+    return torch.minimum(torch.as_tensor(variance, dtype=limit.dtype, device=limit.device), limit)
+
+
+def _stacked(values):
+    return torch.stack([values[name] for name in Transition._fields], dim=-1)
 
 
 def _affine(a, x, b, y):

@@ -5,11 +5,17 @@ from itertools import pairwise
 import numpy as np
 
 STOCK_SPACINGS = ("leading", "linspace", "trailing")
-OWN_SPACINGS = ("quadratic", "logsnr", "karras")
+OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
 
 
-def spaced_timesteps(spacing, count, alphas_bar, offset):
-    """`count` of the timesteps 0 .. T-1, descending, int64; the first three as in Lin et al. (2023), table 2."""
+def spaced_timesteps(spacing, count, alphas_bar, offset=0, mean_square_epsilon=None):
+    """`count` of the timesteps 0 .. T-1, descending, int64; the first three as in Lin et al. (2023), table 2.
+
+    Args:
+        alphas_bar (`np.ndarray`): (T,).
+        offset (`int`): for `leading`.
+        mean_square_epsilon (`np.ndarray`): Gamma_t, (T,), for `optimal`.
+    """
     steps = len(alphas_bar)
     if spacing == "leading":
         ascending = np.arange(count) * (steps // count) + offset
@@ -22,6 +28,8 @@ def spaced_timesteps(spacing, count, alphas_bar, offset):
         ascending = np.round(steps - np.arange(count) * (steps / count)).astype(np.int64)[::-1] - 1
     elif spacing == "linspace":
         ascending = np.linspace(0, steps - 1, count).round().astype(np.int64)
+    elif spacing == "optimal":
+        ascending = _optimal(count, alphas_bar, mean_square_epsilon)
     else:
         ascending = _distinct(_curved_positions(spacing, count, alphas_bar), steps)
     return ascending[::-1].astype(np.int64)
@@ -50,6 +58,57 @@ def _distinct(positions, steps):
     index = np.arange(count)
     apart = np.maximum.accumulate(timesteps - index) + index
     return np.minimum(apart, steps - count + index)
+
+
+def _optimal(count, alphas_bar, mean_square_epsilon):
+    """Ascending from 0 to T - 1, such that the analytic variances give the least bound (Bao et al. 2022a, section 4).
+
+    Of two adjacent timesteps s < t the bound has log(1 - beta_{t|s} Gamma_t / (1 - abar_t)), beta_{t|s} = 1 - abar_t /
+    abar_s, and terms that add up to the same for all trajectories.
+    """
+    steps = len(alphas_bar)
+    if count == 1:
+        return np.array([steps - 1])
+    gamma = np.minimum(mean_square_epsilon, 1)  # above it there is no covariance, and the logarithm may not exist
+    with np.errstate(divide="ignore", invalid="ignore"):  # pairs that are not s < t
+        share = (1 - alphas_bar[None] / alphas_bar[:, None]) * (gamma / (1 - alphas_bar))[None]
+        return cheapest_path(np.log1p(-share), count - 1)
+
+
+def cheapest_path(cost, transitions):
+    """The nodes 0 = n_0 < n_1 < .. < n_m = N - 1 with the least sum of cost[n_i, n_{i+1}] (Watson et al. 2021).
+
+    Exact, by dynamic programming: O(m N^2). Of equal paths it takes the lower nodes.
+
+    Args:
+        cost (`np.ndarray`): (N, N), read where the row is less than the column.
+        transitions (`int`): m, 1 .. N - 1.
+    """
+    nodes = len(cost)
+    arriving = np.where(np.tri(nodes, k=-1, dtype=bool), cost.T, np.inf)
+    best, choices = np.where(np.arange(nodes) == 0, 0.0, np.inf), []
+    for _ in range(transitions):
+        total = arriving + best
+        choices.append(total.argmin(axis=1))
+        best = np.take_along_axis(total, choices[-1][:, None], axis=1)[:, 0]
+    path = [nodes - 1]
+    for choice in reversed(choices):
+        path.append(choice[path[-1]])
+    return np.array(path[::-1])
+
+
+def checked_plans(plans, alphas_bar, largest_terminal_alpha_bar):
+    """`timestep_plans` with each checked: as many timesteps as its key says, from noise downwards."""
+    for count, plan in plans.items():
+        timesteps = checked_timesteps(plan, len(alphas_bar))
+        if str(len(timesteps)) != str(count):
+            raise ValueError(f"timestep_plans[{count!r}] has {len(timesteps)} timesteps; its key says {count}.")
+        if alphas_bar[timesteps[0]] > largest_terminal_alpha_bar:
+            raise ValueError(
+                f"timestep_plans[{count!r}] begins at timestep {timesteps[0]}, where x_t still shows the data (alpha_bar = "
+                f"{alphas_bar[timesteps[0]]:.3g}); a plan must begin near {len(alphas_bar) - 1}, where sampling does."
+            )
+    return {str(count): [int(t) for t in plan] for count, plan in plans.items()}
 
 
 def checked_timesteps(timesteps, steps):
