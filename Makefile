@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := outputs/demo
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo test quality format figures clean
 
@@ -16,6 +17,7 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 # Trains, or continues what was interrupted; then draws from the result, with ours and as someone without it would.
 demo: $(VENV)/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $(CORES) \
 		training/train.py --preset fashion_mnist --output_dir $(DEMO)
 	test -f $(DEMO)/samples.png || $(BIN)/ddpm-hf sample $(DEMO) --num_images 36 --steps 100 --output $(DEMO)/samples.png
 	$(BIN)/python docs/load_stock.py
