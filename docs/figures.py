@@ -13,9 +13,9 @@ IMAGES = Path(__file__).parent / "images"
 
 
 def noise_to_images(model, rows=4, columns=11, steps=100, seed=1):
-    """A strip for each image: x_t on the way from noise (left) to the image (right), steps evenly spread."""
+    """A strip for each image: x_t on the way from noise (left) to the image (right), more of it near the end."""
     pipeline = GaussianDiffusionPipeline.from_pretrained(model)
-    kept = {round(i * (steps - 1) / (columns - 2)) for i in range(columns - 1)}
+    kept = {round((steps - 1) * (i / (columns - 2)) ** 0.4) for i in range(columns - 1)}
     start = torch.randn(
         rows, pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2,
         generator=torch.Generator().manual_seed(seed),
