@@ -5,6 +5,7 @@ underscore they carry along in silence. So what only we understand is packed und
 may read it: in the JSON file, and in the items of `.config` (`DDIMScheduler.from_config(ours.config)` reads these).
 """
 
+import inspect
 import json
 
 from diffusers.configuration_utils import FrozenDict
@@ -60,6 +61,14 @@ class PortableConfigMixin:
         return super().extract_init_dict(values | values.pop(PACKED_KEY, {}), **kwargs)
 
     def register_to_config(self, **kwargs):
+        if "_use_default_values" in kwargs:
+            # diffusers counts what was given by position among the defaults, which `from_config` does not pass on.
+            parameters = inspect.signature(type(self)).parameters
+            kwargs["_use_default_values"] = [
+                name
+                for name in kwargs["_use_default_values"]
+                if name not in parameters or kwargs[name] is parameters[name].default
+            ]
         super().register_to_config(**kwargs)
         self._internal_dict = PortableConfig(dict(self._internal_dict), self._own_keys, self._stand_ins)
 

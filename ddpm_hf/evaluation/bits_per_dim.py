@@ -2,21 +2,17 @@
 
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_hf.evaluation.image_labels import check_labels, labels_of
+from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.quantized_images import check_quantized, levels_to_model_range, numbered
+from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-
-# Each image has its own generator; drawing the noise of several steps at once spares calls. What the noise is depends on
-# this number, so it is not an option.
-STEPS_PER_DRAW = 8
 
 
 @dataclass(frozen=True)
@@ -83,23 +79,23 @@ def bits_per_dim(
             that is not finite, with its timestep and image.
     """
     unet = unet if accelerator is None else accelerator.unwrap_model(unet)
-    scheduler = _scorable(scheduler)
+    scheduler = discrete_chain(scheduler, "be scored in bits per dimension")
     scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
-    _check_chain_length(unet, scheduler)
+    check_chain_length(unet, scheduler)
     pipeline = GaussianDiffusionPipeline(unet, scheduler)
     batches = images
     if isinstance(images, torch.Tensor):
         batches = images.split(batch_size)
         for first, batch in numbered(batches):  # now, not after an hour of work
             check_quantized(batch, unet.config.in_channels, levels, first)
-        _check_labels(class_labels, len(images))
+        check_labels(class_labels, len(images))
 
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     steps = len(scheduler.timesteps)
     total_calls = len(range(rank, len(batches), processes)) * steps if hasattr(batches, "__len__") else None
     num_images, rows = 0, []
     with (
-        _evaluating(unet),
+        evaluating(unet),
         tqdm(total=total_calls, desc="bits/dim", unit="call", disable=not progress_bar or rank > 0) as bar,
     ):
         for index, (first, batch) in enumerate(numbered(batches)):
@@ -108,11 +104,11 @@ def bits_per_dim(
                 continue
             check_quantized(batch, unet.config.in_channels, levels, first)
             x0 = levels_to_model_range(batch, levels).to(unet.device)
-            labels = _labels_of(class_labels, first, len(batch))
-            terms = _bound_of_batch(pipeline, x0, labels, levels, _generators(seed, first, x0), bar.update)
+            labels = labels_of(class_labels, first, len(batch))
+            terms = _bound_of_batch(pipeline, x0, labels, levels, image_generators(seed, first, x0), bar.update)
             _check_finite(terms, scheduler.timesteps, first)
             rows.append((first, terms / (x0[0].numel() * math.log(2))))
-    _check_labels(class_labels, num_images)
+    check_labels(class_labels, num_images)
     totals, sums = _gathered(rows, num_images, steps, accelerator)
     return BitsPerDim(
         total=totals.mean().item(),
@@ -133,10 +129,8 @@ def _bound_of_batch(pipeline, x0, labels, levels, generators, update_bar):
     terms = [prior_term(scheduler, x0)]
     # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
     steps = list(zip(scheduler.timesteps.tolist(), scheduler.timesteps.to(device), strict=True))
-    for i, (t, t_on_device) in enumerate(steps):
-        if i % STEPS_PER_DRAW == 0:
-            noise = _draw(generators, min(STEPS_PER_DRAW, len(steps) - i), x0)
-        x_t = scheduler.add_noise(x0, noise[i % STEPS_PER_DRAW], t)
+    for (t, t_on_device), noise in zip(steps, noise_of_steps(generators, len(steps), x0), strict=True):
+        x_t = scheduler.add_noise(x0, noise, t)
         output = pipeline.predict(x_t, t, t_on_device, labels)
         terms.append(bound_term(scheduler, output, t, x0, x_t, levels=levels))
         update_bar()
@@ -157,71 +151,6 @@ def _gathered(rows, num_images, steps, accelerator):
     return totals, sums
 
 
-# Noise ---------------------------------------------------------------------------------------------------------------
-
-
-def _generators(seed, first, x0):
-    """One for each image, by its place in the data; the seeds are mixed, so that seed 1 is not seed 0 moved by one."""
-    places = range(first, first + len(x0))
-    seeds = [int(np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)[0] >> 1) for place in places]
-    return [torch.Generator(x0.device).manual_seed(s) for s in seeds]
-
-
-def _draw(generators, steps, x0):
-    """Standard normal noise (steps, B, C, H, W)."""
-    shape = (steps, *x0.shape[1:])
-    return torch.stack([torch.randn(shape, generator=g, device=x0.device) for g in generators], dim=1)
-
-
-# Labels --------------------------------------------------------------------------------------------------------------
-
-
-def _one_per_image(class_labels):
-    return class_labels is not None and torch.as_tensor(class_labels).ndim > 0
-
-
-def _labels_of(class_labels, first, count):
-    return class_labels[first : first + count] if _one_per_image(class_labels) else class_labels
-
-
-def _check_labels(class_labels, num_images):
-    if _one_per_image(class_labels) and len(class_labels) != num_images:
-        raise ValueError(
-            f"There are {len(class_labels)} class_labels for {num_images} images: give one each, or one for all."
-        )
-
-
-# What can be scored --------------------------------------------------------------------------------------------------
-
-
-def _scorable(scheduler):
-    """A scheduler of ours with the config of `scheduler` and a trajectory of its own."""
-    if isinstance(scheduler, GaussianDiffusionScheduler):
-        return type(scheduler).from_config(scheduler.config)
-    name = type(scheduler).__name__
-    if name not in GaussianDiffusionScheduler._compatibles or not hasattr(scheduler, "alphas_cumprod"):
-        raise ValueError(
-            f"A {name} cannot be scored in bits per dimension: it is no discrete Gaussian chain with betas. Pass the "
-            "GaussianDiffusionScheduler (or DDPMScheduler) that the network was trained with."
-        )
-    try:
-        return GaussianDiffusionScheduler.from_config(scheduler.config)
-    except ValueError as error:
-        raise ValueError(
-            f"This {name} cannot be scored in bits per dimension: {error} Pass the GaussianDiffusionScheduler that the "
-            "network was trained with."
-        ) from error
-
-
-def _check_chain_length(unet, scheduler):
-    known, steps = unet.config.get("num_train_timesteps"), scheduler.config.num_train_timesteps
-    if known is not None and known != steps:
-        raise ValueError(
-            f"The network was made for num_train_timesteps={known}, the scheduler has {steps}: pass the scheduler that "
-            "the network was trained with."
-        )
-
-
 def _check_finite(terms, timesteps, first):
     """terms: (B, 1 + K), the prior's first."""
     bad = (~terms.isfinite()).nonzero()
@@ -233,13 +162,3 @@ def _check_finite(terms, timesteps, first):
         f"The {where} is {terms[image, column].item()} for image {first + image}, and {len(bad)} terms of its batch are not "
         "finite. Is the network's output finite there (half precision, weights), and its variance not 0?"
     )
-
-
-@contextmanager
-def _evaluating(unet):
-    was_training = unet.training
-    unet.eval()
-    try:
-        yield
-    finally:
-        unet.train(was_training)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.bits_per_dim import _draw, _generators
+from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
 
 
@@ -44,11 +44,10 @@ def test_it_is_the_sum_of_the_terms(stock_unet, images, options):
     scheduler = GaussianDiffusionScheduler()
     scheduler.set_timesteps(**options)
     x0 = images / 127.5 - 1
-    generators = _generators(0, 0, x0)
-    noise = torch.cat([_draw(generators, 8, x0) for _ in range(3)])
+    noise = noise_of_steps(image_generators(0, 0, x0), len(scheduler.timesteps), x0)
     stock_unet.eval()
     terms = [prior_term(scheduler, x0)]
-    for t, eps in zip(scheduler.timesteps.tolist(), noise, strict=False):
+    for t, eps in zip(scheduler.timesteps.tolist(), noise, strict=True):
         x_t = scheduler.add_noise(x0, eps, t)
         with torch.no_grad():
             terms.append(bound_term(scheduler, stock_unet(x_t, t).sample, t, x0, x_t))

@@ -335,3 +335,9 @@ def test_wrong_number_of_channels(batch):
     # A head may be ignored: the fixed variances of a model with a learned one.
     ignored = GaussianDiffusionScheduler(eta=0.0).step(output, 5, x_t).prev_sample
     assert_close(ignored, GaussianDiffusionScheduler(eta=0.0).step(output[:, :3], 5, x_t).prev_sample)
+
+
+def test_arguments_given_by_position_are_kept_by_copies():
+    copy = GaussianDiffusionScheduler.from_config(GaussianDiffusionScheduler(400, 2e-4).config)
+    assert (len(copy), copy.config.beta_start) == (400, 2e-4)
+    assert DDPMScheduler.from_config(GaussianDiffusionScheduler(400).config).config.num_train_timesteps == 400

@@ -1,0 +1,117 @@
+"""Distances between two sets of samples: of points themselves, and of images through their features."""
+
+import math
+
+import torch
+
+
+def sliced_wasserstein(points_a, points_b, num_projections=500, generator=None):
+    """The sliced Wasserstein-2 distance of two point clouds (Bonneel et al. 2015, definition 9), in the points' unit.
+
+        SW(a, b)^2 = mean over directions u of W_2(u . a, u . b)^2,   W_2^2 = int_0^1 (F_a^-1(q) - F_b^-1(q))^2 dq
+
+    The distance on a line is exact; the directions are drawn uniformly from the sphere. Two clouds that differ by a
+    shift v are |v| / sqrt(d) apart.
+
+    Args:
+        points_a, points_b (`torch.Tensor`): (N, d) and (M, d); N and M may differ.
+        num_projections (`int`): directions; the error of SW^2 falls as one over the root of it.
+        generator (`torch.Generator`, *optional*): of the directions; the same one compares several clouds alike.
+
+    Returns:
+        `float`
+    """
+    if points_a.ndim != 2 or points_b.ndim != 2 or points_a.shape[1] != points_b.shape[1]:
+        raise ValueError(
+            f"Points of shapes {tuple(points_a.shape)} and {tuple(points_b.shape)} must be (N, d) and (M, d)."
+        )
+    points_a, points_b = points_a.double(), points_b.double()
+    directions = torch.randn(points_a.shape[1], num_projections, generator=generator, dtype=torch.float64)
+    directions = (directions / directions.norm(dim=0)).to(points_a.device)
+    a, b = (points_a @ directions).sort(dim=0).values, (points_b @ directions).sort(dim=0).values
+    index_a, index_b, weight = _common_quantiles(len(a), len(b), points_a.device)
+    squares = weight @ (a[index_a] - b[index_b]).square()
+    return squares.mean().sqrt().item()
+
+
+def _common_quantiles(n, m, device):
+    """Which order statistics of n and of m values face each other, and for what share of [0, 1].
+
+    The quantile functions are steps, of width 1/n and 1/m; counted in 1/(n m), the ends of the steps are whole.
+    """
+    ends_a, ends_b = torch.arange(1, n + 1, device=device) * m, torch.arange(1, m + 1, device=device) * n
+    ends = torch.cat([ends_a, ends_b]).unique()
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    return starts // m, starts // n, (ends - starts).double() / (n * m)
+
+
+class FeatureStatistics:
+    """Mean and covariance (divisor N - 1) of features that come in batches, in float64.
+
+    Batches are merged by the update of Chan et al. (1979), which loses no digits to a mean far from 0.
+
+    Attributes:
+        count: N. mean: (D,). covariance: (D, D).
+    """
+
+    def __init__(self, features=None):
+        self.count = 0
+        if features is not None:
+            self.update(features)
+
+    def update(self, features):
+        """Take in a batch (B, D)."""
+        features = features.double()
+        if not features.isfinite().all():
+            raise ValueError("Some features are not finite: look at the images, and at the feature network.")
+        mean = features.mean(0)
+        centred = features - mean
+        scatter = centred.T @ centred
+        if self.count == 0:
+            self.count, self.mean, self._scatter = len(features), mean, scatter
+            return
+        total = self.count + len(features)
+        shift = mean - self.mean
+        self._scatter += scatter + torch.outer(shift, shift) * (self.count * len(features) / total)
+        self.mean = self.mean + shift * (len(features) / total)
+        self.count = total
+
+    @property
+    def covariance(self):
+        if self.count < 2:
+            raise ValueError(f"A covariance needs at least 2 samples; there are {self.count}.")
+        return self._scatter / (self.count - 1)
+
+
+def frechet_distance(a, b):
+    """The Frechet distance of the normal distributions of two sets of features (Dowson & Landau 1982; Heusel 2017).
+
+        d^2 = |mean_a - mean_b|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2))
+
+    As in the literature on images, d^2 is what is called the distance. It is biased upwards for few samples: compare
+    only values of the same numbers of samples and the same features.
+
+    Args:
+        a, b ([`FeatureStatistics`] or `torch.Tensor`): statistics, or features (N, D).
+
+    Returns:
+        `float`, at least 0 but for rounding
+    """
+    a, b = (x if isinstance(x, FeatureStatistics) else FeatureStatistics(x) for x in (a, b))
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"Features of {len(a.mean)} and {len(b.mean)} dimensions: both must be of the same network.")
+    # A^(1/2) B A^(1/2) is symmetric, so its root's trace is the sum of the roots of real eigenvalues; with fewer
+    # samples than dimensions some are 0, and rounding makes them slightly negative.
+    values, vectors = torch.linalg.eigh(a.covariance)
+    root = vectors * values.clamp(min=0).sqrt()
+    overlap = torch.linalg.eigvalsh(root.T @ b.covariance @ root).clamp(min=0).sqrt().sum()
+    squared_shift = (a.mean - b.mean).square().sum()
+    return (squared_shift + a.covariance.trace() + b.covariance.trace() - 2 * overlap).item()
+
+
+def mean_and_spread(values):
+    """The mean, and the standard deviation between the values (divisor N - 1), None for a single one."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,0 +1,51 @@
+"""What a model must be to be measured on a discrete Gaussian chain, and the state it is measured in."""
+
+from contextlib import contextmanager
+
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+
+
+def discrete_chain(scheduler, purpose, **changes):
+    """A scheduler of ours with the config of `scheduler`, stock or ours, and a trajectory of its own.
+
+    Args:
+        purpose (`str`): for the message: what cannot be done without one, "be scored in bits per dimension".
+        changes: of the config.
+
+    Raises:
+        ValueError: if `scheduler` is no discrete chain, or has a config that ours does not take.
+    """
+    if isinstance(scheduler, GaussianDiffusionScheduler):
+        return type(scheduler).from_config(scheduler.config, **changes)
+    name = type(scheduler).__name__
+    if name not in GaussianDiffusionScheduler._compatibles or not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"A {name} cannot {purpose}: it is no discrete Gaussian chain with betas. Pass the "
+            "GaussianDiffusionScheduler (or DDPMScheduler) that the network was trained with."
+        )
+    try:
+        return GaussianDiffusionScheduler.from_config(scheduler.config, **changes)
+    except ValueError as error:
+        raise ValueError(
+            f"This {name} cannot {purpose}: {error} Pass the GaussianDiffusionScheduler that the network was trained with."
+        ) from error
+
+
+def check_chain_length(unet, scheduler):
+    known, steps = unet.config.get("num_train_timesteps"), scheduler.config.num_train_timesteps
+    if known is not None and known != steps:
+        raise ValueError(
+            f"The network was made for num_train_timesteps={known}, the scheduler has {steps}: pass the scheduler that "
+            "the network was trained with."
+        )
+
+
+@contextmanager
+def evaluating(unet):
+    """Dropout is off meanwhile."""
+    was_training = unet.training
+    unet.eval()
+    try:
+        yield
+    finally:
+        unet.train(was_training)

@@ -1,0 +1,107 @@
+"""Samplers to set side by side: our recipes and diffusers' own, by name, over one loop."""
+
+import inspect
+
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+from ddpm_hf.recipes import RECIPES, with_recipe
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LEARNED_VARIANCE_TYPES, GaussianDiffusionScheduler
+from ddpm_hf.training.errors import InputError
+
+# As a user has them: made by `from_config` from the scheduler of the model, whose timestep_spacing they so inherit.
+STOCK_SAMPLERS = {
+    "diffusers-ddpm": (DDPMScheduler, {}),
+    "diffusers-ddim": (DDIMScheduler, {}),
+    "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "dpmpp-2m-sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp-2m-karras": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+SAMPLERS = (*RECIPES, *STOCK_SAMPLERS)
+PLANNED = "planned"
+
+
+def make_sampler(name, scheduler):
+    """A scheduler that samples as `name` says, on the diffusion process of `scheduler`.
+
+    Args:
+        name (`str`): one of `SAMPLERS`; `NAME@SPACING` for another `timestep_spacing` than its own, and for a recipe
+            `NAME@planned` for the `timestep_plans` of the scheduler's config.
+        scheduler ([`SchedulerMixin`]): the model's, stock or ours.
+
+    Raises:
+        InputError: for a name that there is not, and for a recipe that needs what this scheduler has not.
+    """
+    base, _, spacing = name.partition("@")
+    if base in RECIPES:
+        return with_recipe(scheduler, base, **_trajectory(spacing, scheduler))
+    if base not in STOCK_SAMPLERS:
+        raise InputError(f"The sampler {name!r} is not known; there are {', '.join(SAMPLERS)}.")
+    stock, values = STOCK_SAMPLERS[base]
+    if spacing:
+        values = values | {"timestep_spacing": spacing}
+    # Of a scheduler in memory, stock classes take over only what was set by hand; of one that was saved, all. Users load
+    # their models, so that the `leading` of a DDPM comes along.
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    return stock.from_config(config, **values)
+
+
+def _trajectory(spacing, scheduler):
+    if spacing == PLANNED:
+        plans = scheduler.config.get("timestep_plans")
+        if not plans:
+            raise InputError(
+                "The model has no timestep_plans: `ddpm-hf calibrate MODEL --dataset DATA --plan 10,25` makes them."
+            )
+        return {"timestep_plans": plans}
+    return {"timestep_spacing": spacing} if spacing else {}
+
+
+def check_sampler(name, scheduler, steps):
+    """Raises InputError unless the sampler makes exactly `steps` network calls for `steps` steps.
+
+    Args:
+        name (`str`): as in `make_sampler`.
+        scheduler: the model's.
+        steps (`int`): K.
+    """
+    sampler = make_sampler(name, scheduler)
+    if name.endswith("@" + PLANNED) and str(steps) not in sampler.config.timestep_plans:
+        planned = ", ".join(sampler.config.timestep_plans)
+        raise InputError(f"Sampler {name!r} has plans for {planned} steps and none for {steps}.")
+    try:
+        sampler.set_timesteps(steps)
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # stock schedulers do not check their arguments
+        raise InputError(f"Sampler {name!r} cannot take {steps} steps: {error}") from error
+    if len(sampler.timesteps) != steps:
+        raise InputError(f"Sampler {name!r} makes {len(sampler.timesteps)} network calls when asked for {steps}.")
+
+
+def draw(sampler, predict, x_T, steps, generator=None):
+    """Samples from x_T in `steps` network calls.
+
+    Args:
+        sampler ([`SchedulerMixin`]): what `make_sampler` gave; its trajectory is set here.
+        predict: the network, a function of (x_t, t) that gives (B, C, *), or (B, 2C, *) with a variance head.
+        x_T (`torch.Tensor`): standard normal noise, (B, C, *).
+        steps (`int`): K.
+        generator (`torch.Generator` or a list of B, *optional*): of the noise of the steps.
+
+    Returns:
+        `torch.Tensor`: x_0 as the last step leaves it, not clamped.
+    """
+    sampler.set_timesteps(steps)
+    channels, x_t = x_T.shape[1], x_T * sampler.init_noise_sigma
+    drawing = "generator" in inspect.signature(sampler.step).parameters  # UniPC draws nothing and takes none
+    randomness = {"generator": generator} if drawing else {}
+    for t in sampler.timesteps:
+        output = predict(x_t, t)
+        if not _reads_head(sampler):
+            output = output[:, :channels]
+        x_t = sampler.step(output, t, x_t, **randomness).prev_sample
+    return x_t
+
+
+def _reads_head(sampler):
+    learned = isinstance(sampler, DDPMScheduler) and sampler.config.variance_type in LEARNED_VARIANCE_TYPES
+    return learned or isinstance(sampler, GaussianDiffusionScheduler)

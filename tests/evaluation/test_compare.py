@@ -1,0 +1,122 @@
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+from PIL import Image
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.evaluation import bits_per_dim
+from ddpm_hf.evaluation.compare import Task, _sample, _task, compare
+from ddpm_hf.evaluation.features import load_features
+from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.evaluation.samplers import make_sampler
+from ddpm_hf.training.arguments import DataArguments
+from ddpm_hf.training.errors import InputError
+
+
+@pytest.fixture
+def data(dark_and_bright):
+    return DataArguments(dataset=dark_and_bright, split="test")
+
+
+@pytest.fixture
+def model(tmp_path, stock_unet):
+    """A folder of stock classes."""
+    DDPMPipeline(stock_unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network, data, capsys):
+    output, samplers = tmp_path / "new" / "compared", ["ddpm", "ddim", "unipc", "dpmpp-2m-karras"]
+    options = {"samplers": samplers, "steps": [2, 4], "num_images": 20, "seeds": [0, 5], "batch_size": 8}
+    measurements = compare(model, output, feature_network, data, **options)
+    assert [(m.sampler, m.steps) for m in measurements] == [(name, k) for name in samplers for k in (2, 4)]
+    for m in measurements:
+        assert len(m.timesteps) == m.steps and m.seconds > 0
+        assert len(set(m.distances)) == 2 and all(math.isfinite(d) and d > 0 for d in m.distances)
+        assert (m.bits_per_dim is None) == (m.sampler != "ddpm")
+    # 4 samplers, 2 seeds, 3 batches, 6 steps, and the bound: 6 steps of 3 batches
+    assert "162 network calls of 8 images, about 0:" in capsys.readouterr().out
+
+    pipeline = GaussianDiffusionPipeline.from_pretrained(model)
+    images = load_data(data, pipeline.unet.config)[0]
+    images = images[torch.randperm(40, generator=torch.Generator().manual_seed(0))[:20]]
+    expected = bits_per_dim(pipeline.unet, make_sampler("ddpm", pipeline.scheduler), images, 4, batch_size=8)
+    assert measurements[1].bits_per_dim == pytest.approx(expected.total, rel=1e-6)
+
+    written = json.loads((output / "compare.json").read_text())
+    assert [row["mean"] for row in written["measurements"]] == [m.mean for m in measurements]
+    assert written["measurements"][0]["spread"] == measurements[0].spread > 0
+    table = (output / "compare.md").read_text()
+    best = min((m for m in measurements if m.steps == 4), key=lambda m: m.mean)
+    assert f"**{best.mean:.3g} ± {best.spread:.2g}**" in table and "| sampler | 2 | 4 |" in table
+    assert "## Bits per dimension" in table and f"| ddpm | {measurements[0].bits_per_dim:.3f} |" in table
+    assert Image.open(output / "compare.png").width > 1000
+    for name in samplers:
+        assert Image.open(output / f"samples_{name}.png").size == (10 * 64, 2 * 64)
+
+
+def test_again_it_is_the_same_and_nothing_is_overwritten(tmp_path, model, feature_network, data):
+    options = {"samplers": ["dpmpp-2m-sde"], "steps": [3], "num_images": 10, "seeds": [1]}
+    first = compare(model, tmp_path / "a", feature_network, data, **options, batch_size=10)
+    again = compare(model, tmp_path / "b", feature_network, data, **options, batch_size=3)
+    assert again[0].distances == pytest.approx(first[0].distances, rel=1e-3)  # images are rounded to 8 bits
+    assert first[0].spread is None
+    assert f"| **{first[0].mean:.3g}** |" in (tmp_path / "a" / "compare.md").read_text()
+    with pytest.raises(InputError, match="a is not empty"):
+        compare(model, tmp_path / "a", feature_network, data, **options)
+
+
+def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
+    """Whatever the sampler and the batch: the first image of a set of 5 is that of a set of 1, seed by seed."""
+    unet = tiny_unet(num_classes=3).eval()
+    labels, bar = torch.tensor([2, 0, 1, 2, 1]), SimpleNamespace(update=lambda: None)
+    task = Task(
+        GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), labels, None, None, None, 5, 2, seeds=[0]
+    )
+    for name in ("ddpm", "diffusers-ddpm", "dpmpp-2m"):
+        sampler = make_sampler(name, task.pipeline.scheduler)
+        images = _sample(task, sampler, 3, 0, bar, [])
+        one_by_one = _sample(task._replace(batch_size=1), sampler, 3, 0, bar, [])
+        assert (images.int() - one_by_one.int()).abs().max() <= 1  # rounding to 8 bits
+        assert (images.int() - _sample(task, sampler, 3, 1, bar, []).int()).abs().max() > 30
+        others = _sample(task._replace(labels=labels.flip(0)), sampler, 3, 0, bar, [])
+        assert torch.equal(others[2], images[2]) and not torch.equal(others[0], images[0])
+
+
+def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
+    task = _task(pipeline, load_features(feature_network), data, num_images=50, seeds=[0], batch_size=10)
+    brightness = task.held_out.float().mean((1, 2, 3))
+    assert len(task.held_out) == 40 and len(task.labels) == 50
+    assert torch.equal(task.labels[:40] == 1, brightness > 110) and torch.equal(task.labels[40:], task.labels[:10])
+    pipeline.save_pretrained(tmp_path / "model")
+    options = {"samplers": ["ddpm", "diffusers-ddim"], "steps": [2], "num_images": 12, "seeds": [0]}
+    measurements = compare(tmp_path / "model", tmp_path / "out", feature_network, data, **options)
+    assert measurements[0].bits_per_dim > 0 and measurements[1].bits_per_dim is None
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"samplers": ["ddpm", "best"]}, "sampler 'best' is not known"),
+        ({"samplers": []}, r"samplers=\[\] must name at least one"),
+        ({"samplers": ["ddim", "ddim"]}, "each once"),
+        ({"samplers": ["ddim", "analytic-ddpm"]}, "'analytic-ddpm': .*ddpm-hf calibrate"),
+        ({"samplers": ["ddim", "npr-ddim"]}, "this one has no variance head"),
+        ({"steps": [2, 1001]}, "cannot take 1001 steps"),
+        ({"steps": [0]}, "must be at least 1"),
+        ({"num_images": 1}, "num_images=1 at least 2"),
+        ({"features": "nowhere"}, "holds no config.json"),
+        ({"data": DataArguments(dataset=str(Path(__file__).parent))}, "Cannot read split"),
+    ],
+)
+def test_what_is_refused_before_the_work(tmp_path, model, feature_network, data, change, message):
+    arguments = {"features": feature_network, "data": data, "samplers": ["ddim"], "steps": [2], "num_images": 4}
+    with pytest.raises(InputError, match=message):
+        compare(model, tmp_path / "out", **(arguments | change))
+    assert not (tmp_path / "out").exists()

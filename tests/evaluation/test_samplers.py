@@ -1,0 +1,116 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
+from torch.testing import assert_close
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.data.point_clouds import exact_noise_moments
+from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, draw, make_sampler
+from ddpm_hf.training.errors import InputError
+
+MODEL = GaussianDiffusionScheduler(mean_square_epsilon=[0.5] * 1000, timestep_plans={"4": [999, 500, 200, 10]})
+
+
+def one_point(x_t, t):
+    """The exact noise for data that are always (0.3, -0.2), and a head without meaning."""
+    point = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
+    noise = exact_noise_moments(point, x_t, MODEL.alpha_bar(t).item())[0].to(x_t.dtype)
+    return torch.cat([noise, torch.zeros_like(noise)], dim=1)
+
+
+@pytest.mark.parametrize("steps", [4, 7, 30])
+@pytest.mark.parametrize("name", [*SAMPLERS, "analytic-ddpm@optimal", "ddim@karras", "unipc@trailing"])
+def test_every_sampler_finds_the_only_point_in_just_as_many_calls(name, steps):
+    """Every one of them is exact where x0_hat is always the same, but for the noise that a variance leaves at the end."""
+    check_sampler(name, MODEL, steps)
+    calls = []
+
+    def predict(x_t, t):
+        calls.append(int(t))
+        return one_point(x_t, t)
+
+    sampler = make_sampler(name, MODEL)
+    x_T = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    ends = draw(sampler, predict, x_T, steps, torch.Generator().manual_seed(1))
+    assert calls == sampler.timesteps.tolist() and len(calls) == steps
+    assert_close(ends.float(), torch.tensor([0.3, -0.2]).expand(50, 2), rtol=0, atol=2e-3)
+
+
+def test_the_same_noise_gives_the_same_samples():
+    x_T = torch.randn(5, 2)
+    for name in SAMPLERS:
+        twice = [
+            draw(
+                make_sampler(name, MODEL), lambda x, t: one_point(0.5 * x, t), x_T, 4, torch.Generator().manual_seed(0)
+            )
+            for _ in range(2)
+        ]
+        assert torch.equal(*twice)
+
+
+def test_stock_samplers_are_what_from_config_makes_of_the_models():
+    sampler = make_sampler("dpmpp-2m-karras", DDPMScheduler(beta_schedule="squaredcos_cap_v2"))
+    assert isinstance(sampler, DPMSolverMultistepScheduler) and sampler.config.use_karras_sigmas
+    assert sampler.config.beta_schedule == "squaredcos_cap_v2" and not sampler.config.thresholding
+    assert sampler.config.timestep_spacing == "leading"  # inherited: its own default is linspace
+    assert make_sampler("dpmpp-2m@linspace", DDPMScheduler()).config.timestep_spacing == "linspace"
+
+
+def test_it_is_the_loop_of_the_stock_pipeline(stock_unet):
+    images = DDPMPipeline(stock_unet, DDPMScheduler())(
+        batch_size=2, generator=torch.Generator().manual_seed(3), num_inference_steps=6, output_type="np"
+    ).images
+    generator = torch.Generator().manual_seed(3)
+    x_T = torch.randn(2, 1, 8, 8, generator=generator)
+    with torch.no_grad():
+        ends = draw(make_sampler("diffusers-ddpm", MODEL), lambda x, t: stock_unet(x, t).sample, x_T, 6, generator)
+    assert_close((ends / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), torch.from_numpy(images), rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_the_loop_of_our_pipeline(tiny_unet):
+    unet, scheduler = tiny_unet(variance_head="learned_range"), make_sampler("iddpm", MODEL)
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    expected = GaussianDiffusionPipeline(unet, scheduler)(
+        batch_size=2, generator=generators[0], num_inference_steps=6, output_type="latent"
+    ).images
+    x_T = torch.randn(2, 1, 8, 8, generator=generators[1])
+    with torch.no_grad():
+        ends = draw(scheduler, lambda x, t: unet(x, t).sample, x_T, 6, generators[1])
+    assert_close(ends, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["diffusers-ddpm", "diffusers-ddim", "ddim", "unipc"])
+def test_a_variance_head_goes_to_those_who_read_it(name):
+    """DDIMScheduler keeps `learned_range` in its config, and fails on two times the channels."""
+    model = DDPMScheduler(variance_type="learned_range")
+    ends = draw(make_sampler(name, model), one_point, torch.randn(3, 2), 5, torch.Generator().manual_seed(0))
+    assert ends.shape == (3, 2) and ends.isfinite().all()
+
+
+def test_plans():
+    sampler = make_sampler("ddim-2m@planned", MODEL)
+    sampler.set_timesteps(4)
+    assert sampler.timesteps.tolist() == MODEL.config.timestep_plans["4"]
+    make_sampler("ddim-2m", MODEL)
+    with pytest.raises(InputError, match="'ddim@planned' has plans for 4 steps and none for 5"):
+        check_sampler("ddim@planned", MODEL, 5)
+    with pytest.raises(InputError, match="no timestep_plans: `ddpm-hf calibrate MODEL .* --plan"):
+        make_sampler("ddim@planned", DDIMScheduler())
+
+
+@pytest.mark.parametrize(
+    "name, steps, message",
+    [
+        ("best", 5, "sampler 'best' is not known; there are ddpm, .*unipc"),
+        ("best@karras", 5, "'best@karras' is not known"),
+        ("ddim@often", 5, "timestep_spacing='often'"),
+        ("unipc@often", 5, "'unipc@often' cannot take 5 steps"),
+        ("ddim", 1001, "'ddim' cannot take 1001 steps: .* must be in 1 .. 1000"),
+        ("ddim", 0, "'ddim' cannot take 0 steps"),
+        ("diffusers-ddpm", 1001, "'diffusers-ddpm' cannot take 1001 steps"),
+        ("diffusers-ddim", 0, "'diffusers-ddim' cannot take 0 steps"),
+    ],
+)
+def test_what_no_sampler_does(name, steps, message):
+    with pytest.raises(InputError, match=message):
+        check_sampler(name, MODEL, steps)
