@@ -132,3 +132,47 @@ def test_images_of_another_kind(tmp_path, monkeypatch, model, image_folder):
     Image.new("RGB", (8, 8), "red").save(image_folder / "test" / "a" / "red.png")
     with pytest.raises(SystemExit, match=r"images have 3 channel\(s\) and the network takes 1"):
         main(monkeypatch, "evaluate", model, "--dataset", image_folder, "--output", tmp_path / "scores")
+
+
+# calibrate, compare, recipes -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_model(tmp_path, tiny_unet):
+    """Of a chain of 12 steps, so that a few images are enough to calibrate it."""
+    scheduler = GaussianDiffusionScheduler(12, 0.02, 0.9)
+    GaussianDiffusionPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "short")
+    return str(tmp_path / "short")
+
+
+def test_calibrate_and_sample_by_recipe(tmp_path, short_model, image_folder):
+    options = ["--dataset", image_folder, "--split", "test", "--num_images", 12, "--device", "cpu"]
+    result = run("calibrate", short_model, *options, "--plan", "2,3", "--output_dir", tmp_path / "calibrated")
+    assert result.exit_code == 0, result.output
+    scheduler = GaussianDiffusionPipeline.from_pretrained(tmp_path / "calibrated").scheduler
+    assert len(scheduler.config.mean_square_epsilon) == 12
+    assert set(scheduler.config.timestep_plans) == {"2", "3"}
+    options = ["--num_images", 2, "--steps", 3, "--device", "cpu", "--output", tmp_path / "grid.png"]
+    result = run("sample", tmp_path / "calibrated", "--recipe", "analytic-ddim", *options)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sample", "--recipe", "best", "--output", "grid.png"], "The recipe 'best' is not known; there are ddpm, "),
+        (["sample", "--recipe", "analytic-ddpm", "--output", "grid.png"], "needs mean_square_epsilon.*ddpm-hf calibr"),
+        (["sample", "--recipe", "npr-ddpm", "--output", "grid.png"], "--variance_head npr --train_head_only"),
+        (["calibrate", "--plan", "ten", "--output_dir", "new"], "--plan ten must be whole numbers"),
+        (["calibrate", "--plan", "5", "--plan_cost", "beauty", "--output_dir", "new"], "plan_cost='beauty'"),
+        (["compare", "--steps", "5;10", "--features", "f", "--output", "new"], "--steps 5;10 must be whole numbers"),
+        (["compare", "--samplers", "euler", "--features", "f", "--output", "new"], "sampler 'euler' is not known"),
+    ],
+)
+def test_mistakes_in_the_choice_of_samplers(tmp_path, monkeypatch, model, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit, match=f"ddpm-hf: error: .*{message}"):
+        main(monkeypatch, arguments[0], model, *arguments[1:])
+    assert set(tmp_path.rglob("*")) == before

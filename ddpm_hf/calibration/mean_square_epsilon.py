@@ -1,0 +1,262 @@
+"""Gamma_t = E |eps_hat(x_t, t)|^2 / d at every training timestep, the one statistic that Analytic-DPM needs.
+
+Bao et al. (2022a), theorem 1: with it, Cov[x0 | x_t] = (1 - abar_t) / abar_t * (1 - Gamma_t). What counts is so the error of
+1 - Gamma_t, which is small where there is much noise, and there a plain mean of |eps_hat|^2 / d knows nothing of it: its
+values scatter as those of |eps|^2 / d, by sqrt(2 / d) each. But E |eps|^2 / d = 1 is known. So Gamma_t is estimated by
+regression on z = |eps|^2 / d - 1, as its intercept (a control variate: Lavenberg & Welch 1981), and what is left to
+scatter is what eps_hat does not share with eps. Nothing is smoothed over t: every value has draws of its own, and an error
+that says what they are worth.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from ddpm_hf.calibration.progress_file import open_progress, save_progress
+from ddpm_hf.evaluation.image_labels import check_labels, labels_of
+from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
+from ddpm_hf.evaluation.quantized_images import numbered
+from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.training.data import to_model_range
+
+# With fewer, the expected square error of the intercept is infinite.
+FEWEST_DRAWS = 4
+# As many calls for each image as sampling it in 100 steps takes.
+TIMESTEPS_PER_IMAGE = 100
+# The network's own prediction: nothing of it clipped, whatever sampling does.
+RAW_PREDICTION = {
+    "variance_type": "fixed_small",
+    "clip_sample": False,
+    "thresholding": False,
+    "use_clipped_model_output": False,
+    "timestep_spacing": "leading",
+    "timestep_plans": None,
+}
+
+
+@dataclass(frozen=True)
+class MeanSquareEpsilon:
+    """Gamma_t = E |eps_hat(x_t, t)|^2 / d, for t = 0 .. T-1.
+
+    values, standard_errors: of each timestep; draws: pairs of image and noise that each rests on. Errors of different
+    timesteps are nearly independent. num_images, timesteps_per_image, seed: what they were made from.
+    """
+
+    values: list[float]
+    standard_errors: list[float]
+    draws: list[int]
+    num_images: int
+    timesteps_per_image: int
+    seed: int
+
+    def to_json(self):
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@torch.no_grad()
+def estimate_mean_square_epsilon(
+    unet,
+    scheduler,
+    batches,
+    timesteps_per_image=None,
+    class_labels=None,
+    encode=None,
+    batch_size=64,
+    seed=0,
+    state_file=None,
+    accelerator=None,
+    progress_bar=True,
+):
+    """Gamma_t = E |eps_hat(x_t, t)|^2 / d for every training timestep, with standard errors (Bao et al. 2022a).
+
+    Each image is used at m timesteps, evenly spread over 0 .. T-1 from a start that is evenly spread over the images; so
+    N images give N m / T draws for each timestep, within one or two, and every timestep sees images from all parts of the
+    data. It costs N m calls of the network on one image. The noise of an image is a function of the seed and of its place
+    in the data; so neither the batches nor the number of processes change the result by more than rounding.
+
+    Args:
+        unet ([`UNet2DModel`]): any, stock or ours, in any precision, on the device to compute on. Dropout is off
+            meanwhile.
+        scheduler ([`SchedulerMixin`]): that of the training, or any of the Karras family made from its config; x0 and v
+            predictions are converted.
+        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches.
+        timesteps_per_image (`int`, *optional*): m; 100 by default, or T if that is less.
+        class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
+        encode (*optional*): for a latent model: a function of a batch of images in [-1, 1] that gives its latents, scaled
+            as the network takes them.
+        batch_size (`int`): images at a time, if `batches` is a tensor.
+        seed (`int`): of the noise and of the timesteps.
+        state_file (*optional*): an npz file that is written after every batch, and from which the same call goes on. With
+            several processes each has its own beside it.
+        accelerator ([`accelerate.Accelerator`], *optional*): its processes share the batches; all have the result.
+        progress_bar (`bool`): show one, counted in network calls.
+
+    Returns:
+        [`MeanSquareEpsilon`]
+
+    Raises:
+        ValueError: for images that do not fit the network or the range, too few of them, a scheduler that is no discrete
+            chain, a prediction that is not finite, and a `state_file` of another estimate.
+    """
+    unet = unet if accelerator is None else accelerator.unwrap_model(unet)
+    chain = discrete_chain(scheduler, "be calibrated", **RAW_PREDICTION)
+    check_chain_length(unet, chain)
+    pipeline = GaussianDiffusionPipeline(unet, chain)
+    per_image = min(TIMESTEPS_PER_IMAGE, len(chain)) if timesteps_per_image is None else timesteps_per_image
+    if not 1 <= per_image <= len(chain):
+        raise ValueError(f"timesteps_per_image={per_image} must be in 1 .. {len(chain)}, the training timesteps.")
+    if isinstance(batches, torch.Tensor):
+        _check_number(len(batches), per_image, len(chain), seed)
+        check_labels(class_labels, len(batches))
+        batches = batches.split(batch_size)
+
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    progress = open_progress(
+        state_file,
+        rank,
+        processes,
+        {"seed": seed, "timesteps_per_image": per_image},
+        pipeline,
+        torch.zeros(6, len(chain), dtype=torch.float64),
+    )
+    own_batches = len(range(rank, len(batches), processes)) if hasattr(batches, "__len__") else None
+    num_images = own = 0
+    with (
+        evaluating(unet),
+        tqdm(
+            total=None if own_batches is None else own_batches * per_image,
+            desc="calibration",
+            unit="call",
+            disable=not progress_bar or rank > 0,
+        ) as bar,
+    ):
+        for index, (first, batch) in enumerate(numbered(batches)):
+            num_images = first + len(batch)
+            if index % processes != rank:
+                continue
+            own += 1
+            labels = labels_of(class_labels, first, len(batch))
+            if progress.has(own, batch, labels):
+                bar.update(per_image)
+                continue
+            x0 = _network_images(batch, unet, encode, first)
+            timesteps = image_timesteps(first, len(batch), per_image, len(chain), seed)
+            draws = _draws_of_batch(pipeline, x0, timesteps, labels, image_generators(seed, first, x0), bar.update)
+            _check_finite(draws[0], timesteps, first)
+            _add_draws_(progress.sums, timesteps, *draws)
+            save_progress(progress, batch, labels)
+    check_labels(class_labels, num_images)
+    _check_number(num_images, per_image, len(chain), seed)
+    sums = progress.sums
+    if processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
+    values, errors = _intercepts(*sums)
+    return MeanSquareEpsilon(
+        values=values.tolist(),
+        standard_errors=errors.tolist(),
+        draws=sums[0].long().tolist(),
+        num_images=num_images,
+        timesteps_per_image=per_image,
+        seed=seed,
+    )
+
+
+def image_timesteps(first, count, per_image, steps, seed):
+    """The timesteps of the images `first` .. `first + count - 1`: floor(T (j + u_i) / m) for j < m, (count, m), int64.
+
+    u_i = (u + i (sqrt(5) - 1) / 2) mod 1, a sequence that is evenly spread whatever its length. It is counted in 2^-32, so
+    that nothing is rounded.
+    """
+    golden, unit = 2654435769, 2**32
+    start = torch.randint(unit, (), generator=torch.Generator().manual_seed(seed))
+    offsets = (start + torch.arange(first, first + count) * golden) % unit
+    return (torch.arange(per_image) * unit + offsets[:, None]) * steps // (per_image * unit)
+
+
+def _draws_of_batch(pipeline, x0, timesteps, labels, generators, update_bar):
+    """|eps_hat|^2 / d and |eps|^2 / d - 1, both (B, m), float64, on the host, which waits here alone."""
+    scheduler, device = pipeline.scheduler, x0.device
+    labels = pipeline.encode_labels(labels, batch_size=len(x0), device=device)
+    predicted, known = [], []
+    noises = noise_of_steps(generators, timesteps.shape[1], x0)
+    for t, t_on_device, noise in zip(timesteps.T, timesteps.T.to(device), noises, strict=True):
+        x_t = scheduler.add_noise(x0, noise, t_on_device)
+        output = pipeline.predict(x_t, t_on_device, t_on_device, labels)
+        predicted.append(_mean_square(scheduler.p_mean_variance(output, t, x_t, prev_timestep=-1).pred_epsilon))
+        known.append(_mean_square(noise) - 1)
+        update_bar()
+    return torch.stack(predicted, dim=1).cpu().double(), torch.stack(known, dim=1).cpu().double()
+
+
+def _mean_square(x):
+    return x.square().flatten(1).mean(1)
+
+
+def _add_draws_(sums, timesteps, y, z):
+    """Adds 1, y, z, y^2, y z and z^2 of each draw to those of its timestep; sums: (6, T)."""
+    terms = torch.stack([torch.ones_like(y), y, z, y * y, y * z, z * z])
+    sums.index_add_(1, timesteps.flatten(), terms.flatten(1))
+
+
+def _intercepts(n, y, z, yy, yz, zz):
+    """Where the least-squares line of y over z meets z = 0, and its standard error, from the sums of each timestep."""
+    y, z = y / n, z / n
+    s_yy, s_yz, s_zz = yy - n * y * y, yz - n * y * z, zz - n * z * z
+    slope = s_yz / s_zz
+    residual = (s_yy - slope * s_yz).clamp(min=0) / (n - 2)
+    return y - slope * z, (residual * (1 / n + z * z / s_zz)).sqrt()
+
+
+# What can be estimated -----------------------------------------------------------------------------------------------
+
+
+def _network_images(batch, unet, encode, first):
+    """What the network sees of a batch, float32, on its device."""
+    if batch.is_floating_point():
+        low, high = batch.aminmax()
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(
+                f"The images from number {first} on reach from {low.item():.4g} to {high.item():.4g}: give uint8, or floats "
+                "in [-1, 1]; what is encoded already goes through `encode=lambda latents: latents`."
+                if encode is None
+                else f"Images for `encode` must be in [-1, 1]; those from number {first} on reach from {low.item():.4g} to "
+                f"{high.item():.4g}."
+            )
+        images = batch.to(unet.device, torch.float32)
+    else:
+        images = to_model_range(batch.to(unet.device))
+    if encode is not None:
+        images = encode(images).float()
+    size = unet.config.sample_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    wanted = (unet.config.in_channels, height or images.shape[-2], width or images.shape[-1])
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        raise ValueError(
+            f"Images of shape {tuple(images.shape)} do not fit this network, which takes (N, {', '.join(map(str, wanted))})"
+            + ("; a latent model needs `encode`." if encode is None else " from `encode`.")
+        )
+    return images
+
+
+def _check_number(num_images, per_image, steps, seed):
+    draws = torch.bincount(image_timesteps(0, num_images, per_image, steps, seed).flatten(), minlength=steps)
+    if draws.min() < FEWEST_DRAWS:
+        needed = -(-(FEWEST_DRAWS + 2) * steps // per_image)
+        raise ValueError(
+            f"{num_images} images at {per_image} timesteps each leave timestep {draws.argmin().item()} with "
+            f"{draws.min().item()} draws, and every one needs {FEWEST_DRAWS}: give about {needed} images or more (1,000 "
+            f"serve well), or a larger timesteps_per_image."
+        )
+
+
+def _check_finite(squares, timesteps, first):
+    bad = (~squares.isfinite()).nonzero()
+    if len(bad):
+        image, column = bad[0].tolist()
+        raise ValueError(
+            f"The network's prediction is not finite for image {first + image} at timestep {timesteps[image, column]}. Is it "
+            "finite there in float32?"
+        )

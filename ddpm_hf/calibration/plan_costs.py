@@ -1,0 +1,232 @@
+"""What each transition between candidate timesteps costs, measured: for the likelihood, and for the samples.
+
+Both give an array for `plan_timesteps`: node 0 is clean data, node i is `candidates[i - 1]`. The network is called once for
+each candidate t and image; its output serves all s < t.
+"""
+
+from itertools import pairwise
+from math import ceil
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
+from ddpm_hf.evaluation.image_labels import check_labels, labels_of
+from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
+from ddpm_hf.evaluation.quantized_images import check_quantized, levels_to_model_range
+from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.schedulers.trajectories import checked_timesteps, spaced_timesteps
+
+# The samples that local errors are about are made by the mean alone.
+DETERMINISTIC = {"eta": 0.0, "variance_type": "fixed_small", "clip_variance_pixels": None}
+
+
+def candidate_timesteps(scheduler, count=TIMESTEPS_PER_IMAGE):
+    """`count` timesteps to plan with, ascending from 0 to T - 1: dense at both the scale of t and that of the noise.
+
+    Their square roots are evenly spaced: every timestep near the data, where one of them changes the noise level by a
+    factor, and no wide gap near the noise, where few samplers are without a timestep.
+    """
+    alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
+    return spaced_timesteps("quadratic", min(count, len(scheduler)), alphas_bar)[::-1].tolist()
+
+
+@torch.no_grad()
+def bound_costs(
+    unet, scheduler, images, candidates, class_labels=None, levels=256, batch_size=64, seed=0, progress_bar=True
+):
+    """The expected term of the variational bound of every transition, in nats per dimension (Watson et al. 2021).
+
+    Along a plan they add up to its bound less the prior term, as `bits_per_dim(timesteps=plan)` has it: the step to
+    clean data depends on the transition before it too, from which the decoder's least variance comes.
+
+    Args:
+        unet, scheduler: the model; its `variance_type` and `eta` are those of the bound.
+        images (`torch.Tensor`): (N, C, H, W), as for `bits_per_dim`.
+        candidates (`list[int]`): ascending timesteps; the last is where sampling begins.
+        class_labels, levels, batch_size, seed: as for `bits_per_dim`.
+        progress_bar (`bool`): show one, counted in network calls.
+
+    Returns:
+        `np.ndarray`: (M + 1, M + 1, M + 1) for M candidates, [s, t, r] as for `plan_timesteps`, infinite where it is not
+        read.
+
+    Raises:
+        ValueError: as `bits_per_dim`.
+    """
+    chain, candidates = _chain(unet, scheduler, candidates, "be planned for by its bound")
+    check_quantized(images, unet.config.in_channels, levels)
+    check_labels(class_labels, len(images))
+    pipeline = GaussianDiffusionPipeline(unet, chain)
+    nodes = len(candidates) + 1
+    # Of t -> s, and of t -> data where the path came to t from r (r = t: where it begins there).
+    transitions = torch.zeros(nodes, nodes, dtype=torch.float64)
+    decoders = torch.zeros(nodes, nodes, dtype=torch.float64)
+    calls = ceil(len(images) / batch_size) * len(candidates)
+    with evaluating(unet), tqdm(total=calls, desc="bound", unit="call", disable=not progress_bar) as bar:
+        for first in range(0, len(images), batch_size):
+            x0 = levels_to_model_range(images[first : first + batch_size], levels).to(unet.device)
+            labels = pipeline.encode_labels(labels_of(class_labels, first, len(x0)), 1.0, len(x0), x0.device)
+            noises = noise_of_steps(image_generators(seed, first, x0), len(candidates), x0)
+            for node, (t, noise) in enumerate(zip(candidates, noises, strict=True), start=1):
+                x_t = chain.add_noise(x0, noise, t)
+                output = pipeline.predict(x_t, t, torch.tensor(t, device=x0.device), labels)
+                state = (output, t, x0, x_t)
+                transitions[1:node, node] += _summed(_term(chain, state, levels, s) for s in candidates[: node - 1])
+                decoders[node, node:] += _summed(_decoder(chain, state, levels, r) for r in candidates[node - 1 :])
+                bar.update()
+    return _with_memory(transitions, decoders) / images[0].numel() / len(images)
+
+
+def _term(chain, state, levels, s):
+    output, t, x0, x_t = state
+    return bound_term(chain, output, t, x0, x_t, prev_timestep=s, levels=levels)
+
+
+def _decoder(chain, state, levels, r):
+    """The step t -> data of the trajectories that come to t from r, or begin at t = r."""
+    output, t, x0, x_t = state
+    chain.set_timesteps(timesteps=sorted({r, t}, reverse=True))
+    return bound_term(chain, output, t, x0, x_t, levels=levels)
+
+
+def _summed(terms):
+    """Sums over the images, one for each of the terms (B,); the host waits once."""
+    terms = [term.sum() for term in terms]
+    return torch.stack(terms).cpu().double() if terms else 0.0
+
+
+def _with_memory(transitions, decoders):
+    nodes = len(transitions)
+    cost = np.repeat(transitions.numpy()[:, :, None], nodes, axis=2)
+    cost[0] = decoders.numpy()
+    s, t, r = np.ogrid[:nodes, :nodes, :nodes]
+    return np.where((s < t) & (t <= r), cost, np.inf)
+
+
+@torch.no_grad()
+def local_errors(
+    unet,
+    scheduler,
+    candidates,
+    solver_order=2,
+    num_paths=48,
+    class_labels=None,
+    batch_size=48,
+    seed=0,
+    progress_bar=True,
+):
+    """How far one step of the deterministic kernel (eta = 0) ends from where the model's own fine path goes.
+
+    The paths begin in noise and follow the probability flow in fine steps of second order, through all candidates and a
+    timestep between each two. From each candidate t of a path one step is taken to each s < t, and its error is the root
+    of the mean square, over paths and dimensions, of its difference from the path at s. In `solver_order=2` the step
+    after r -> t extrapolates x0_hat from t and r, so that the cost depends on three timesteps; the steps that begin a
+    path and end it are of first order, as in the scheduler.
+
+    Args:
+        unet, scheduler: the model; what it clips is clipped.
+        candidates (`list[int]`): ascending timesteps; the last is where sampling begins.
+        solver_order (`int`): 1 (DDIM) or 2 (DPM-Solver++ 2M).
+        num_paths (`int`): the number of paths.
+        class_labels: for a class-conditional model: one for all, or one for each path.
+        batch_size (`int`): paths at a time; they are kept on the host, at all candidates.
+        seed (`int`): of the noise that the paths begin in.
+        progress_bar (`bool`): show one, counted in network calls.
+
+    Returns:
+        `np.ndarray`: in first order (M + 1, M + 1), in second (M + 1, M + 1, M + 1), for M candidates, as for
+        `plan_timesteps`, infinite where it is not read.
+    """
+    chain, candidates = _chain(unet, scheduler, candidates, "be planned for", solver_order=2, **DETERMINISTIC)
+    if solver_order not in (1, 2):
+        raise ValueError(f"solver_order={solver_order!r} is not one of 1, 2.")
+    check_labels(class_labels, num_paths)
+    pipeline = GaussianDiffusionPipeline(unet, chain)
+    fine = sorted({*candidates, *((a + b) // 2 for a, b in pairwise(candidates))}, reverse=True)
+    chain.set_timesteps(timesteps=fine)
+    squares = 0.0
+    calls = ceil(num_paths / batch_size) * len(fine)
+    with evaluating(unet), tqdm(total=calls, desc="paths", unit="call", disable=not progress_bar) as bar:
+        for first in range(0, num_paths, batch_size):
+            x_T = _starts(unet, seed, first, min(batch_size, num_paths - first))
+            labels = pipeline.encode_labels(labels_of(class_labels, first, len(x_T)), 1.0, len(x_T), x_T.device)
+            path = _fine_path(pipeline, x_T, labels, set(candidates), bar.update)
+            squares = squares + _square_errors(chain, candidates, path, solver_order)
+    return np.sqrt(squares / (num_paths * x_T[0].numel()))
+
+
+def _starts(unet, seed, first, count):
+    size = unet.config.sample_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    like = torch.empty(count, unet.config.in_channels, height, width, device=unet.device)
+    return next(noise_of_steps(image_generators(seed, first, like), 1, like))
+
+
+def _fine_path(pipeline, x_t, labels, kept, update_bar):
+    """{t: (x_t, output, x0_hat)} at the kept timesteps, and x_0 at -1, on the host."""
+    chain, path = pipeline.scheduler, {}
+    channels = x_t.shape[1]
+    for t in chain.timesteps.tolist():
+        output = pipeline.predict(x_t, t, torch.tensor(t, device=x_t.device), labels)[:, :channels]
+        result = chain.step(output, t, x_t)
+        if t in kept:
+            path[t] = (x_t.cpu(), output.cpu(), result.pred_original_sample.cpu())
+        x_t = result.prev_sample
+        update_bar()
+    return path | {CLEAN: (x_t.cpu(), None, None)}
+
+
+def _square_errors(chain, candidates, path, solver_order):
+    """Sums over paths and dimensions of the square errors, of the shape that `local_errors` returns."""
+    nodes = [CLEAN, *candidates]
+    shape = (len(nodes),) * (solver_order + 1)
+    squares = np.full(shape, np.inf)
+    for node in range(1, len(nodes)):
+        t = nodes[node]
+        x_t, output, x0 = path[t]
+        first_order = torch.stack(
+            [
+                (path[s][0] - chain.p_mean_variance(output, t, x_t, prev_timestep=s, eta=0.0).mean).flatten()
+                for s in nodes[:node]
+            ]
+        ).double()
+        if solver_order == 1:
+            squares[:node, node] = first_order.square().sum(1).numpy()
+            continue
+        moved = torch.stack([(x0 - path[r][2]).flatten() for r in nodes[node:]]).double()  # 0 for r = t
+        factor = _extrapolation_weights(chain, nodes[:node], t, nodes[node:])
+        # |e - k d|^2 of all pairs of e (by s) and d (by r), with no vector of it formed
+        cross = first_order @ moved.T
+        square = first_order.square().sum(1)[:, None] - 2 * factor * cross + factor**2 * moved.square().sum(1)
+        squares[:node, node, node:] = square.clamp(min=0).numpy()
+    return squares
+
+
+def _extrapolation_weights(chain, s, t, r):
+    """What x0_hat(t) - x0_hat(r) is multiplied by in the mean of the step t -> s after r -> t, (S, R).
+
+    posterior_x0 * h / (2 h_last), with h and h_last their lengths in log(signal / noise) (Lu et al. 2022, algorithm 2); 0
+    for the steps that the scheduler takes in first order.
+    """
+    alpha_bar_s, alpha_bar_t, alpha_bar_r = (chain.alpha_bar(x) for x in (s, t, r))
+    h = _log_snr(alpha_bar_s) - _log_snr(alpha_bar_t)
+    h_last = _log_snr(alpha_bar_t) - _log_snr(alpha_bar_r)
+    posterior_x0 = alpha_bar_s.sqrt() - (alpha_bar_t * (1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
+    first_order = (torch.as_tensor(s) == CLEAN)[:, None] | (torch.as_tensor(r) == t)
+    return (posterior_x0 * h)[:, None].div(2 * h_last).masked_fill(first_order, 0)
+
+
+def _log_snr(alpha_bar):
+    return 0.5 * (alpha_bar.log() - torch.log1p(-alpha_bar))
+
+
+def _chain(unet, scheduler, candidates, purpose, **changes):
+    """The chain to measure on, and the candidates, checked."""
+    chain = discrete_chain(scheduler, purpose, **changes)
+    check_chain_length(unet, chain)
+    candidates = checked_timesteps(list(candidates)[::-1], len(chain))[::-1].tolist()
+    return chain, candidates

@@ -1,0 +1,96 @@
+"""The file of a long estimate that may be cut off: sums so far, and what they are sums of."""
+
+import json
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@dataclass
+class Progress:
+    """Sums over the first batches of a process; `checksums` has one number for each of them."""
+
+    path: Path | None
+    settings: dict
+    sums: torch.Tensor
+    checksums: list[int] = field(default_factory=list)
+
+    def has(self, number, batch, labels):
+        """Whether the sums have batch `number` (from 1); ValueError if they have another one in its place."""
+        if number > len(self.checksums):
+            return False
+        if self.checksums[number - 1] != _checksum(batch, labels):
+            raise ValueError(
+                f"{self.path} was begun with other images, labels or batches than these (batch {number} differs). Give the "
+                "same, or remove the file to begin anew."
+            )
+        return True
+
+
+def open_progress(path, rank, processes, settings, pipeline, zeros):
+    """The [`Progress`] in the file of this process, or a new one.
+
+    Args:
+        path: the file, made by `save_progress`; None for no file.
+        settings (`dict`): what the call was asked for, beside the network and the schedule of `pipeline`.
+        zeros (`torch.Tensor`): the sums to begin with.
+
+    Raises:
+        ValueError: if the file is of other settings.
+    """
+    if path is None:
+        return Progress(None, {}, zeros)
+    path = Path(path)
+    if processes > 1:
+        path = path.with_name(f"{path.stem}.{rank}-of-{processes}{path.suffix}")
+    scheduler = pipeline.scheduler
+    settings = settings | {
+        "processes": processes,
+        "prediction_type": scheduler.config.prediction_type,
+        "noise schedule": zlib.crc32(scheduler.alpha_bar(range(len(scheduler))).numpy().tobytes()),
+        "network": _network_checksum(pipeline.unet),
+    }
+    if not path.exists():
+        return Progress(path, settings, zeros)
+    with np.load(path) as arrays:
+        stored = json.loads(str(arrays["settings"]))
+        differing = [name for name in settings if stored.get(name) != settings[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{path} was begun with another {name} ({stored.get(name)} instead of {settings[name]}). Give the same to "
+                "continue it, or remove the file to begin anew."
+            )
+        return Progress(path, settings, torch.from_numpy(arrays["sums"]), arrays["checksums"].tolist())
+
+
+def save_progress(progress, batch, labels):
+    """Writes the sums, which now have `batch` too; the file is there as a whole or as it was."""
+    if progress.path is None:
+        return
+    progress.checksums.append(_checksum(batch, labels))
+    aside = progress.path.with_name(progress.path.name + ".tmp")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with open(aside, "wb") as file:
+        np.savez(
+            file,
+            settings=json.dumps(progress.settings),
+            sums=progress.sums.numpy(),
+            checksums=np.array(progress.checksums, dtype=np.int64),
+        )
+    os.replace(aside, progress.path)
+
+
+def _checksum(batch, labels):
+    labels = b"" if labels is None else torch.as_tensor(labels).cpu().numpy().tobytes()
+    return zlib.crc32(labels, zlib.crc32(batch.cpu().contiguous().numpy().tobytes()))
+
+
+def _network_checksum(unet):
+    """Of the first weights alone: training moves them all, and a large network is not read for this."""
+    first = next(iter(unet.parameters()), torch.zeros(0))
+    return zlib.crc32(first.detach().float().cpu().numpy().tobytes())

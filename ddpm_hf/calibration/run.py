@@ -1,0 +1,230 @@
+"""`ddpm-hf calibrate`: a pipeline folder and a data set in, a new pipeline folder that samples better out."""
+
+import json
+import time
+from datetime import timedelta
+from math import ceil
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE, estimate_mean_square_epsilon
+from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
+from ddpm_hf.calibration.plans import path_cost, plan_timesteps
+from ddpm_hf.calibration.plots import draw_mean_square_epsilon
+from ddpm_hf.evaluation.image_labels import labels_of
+from ddpm_hf.evaluation.measured_model import evaluating
+from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.recipes import with_recipe
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.training.arguments import DataArguments
+from ddpm_hf.training.data import to_model_range
+from ddpm_hf.training.errors import InputError
+
+PLAN_COSTS = ("bound", "local_error")
+STATE_FILE = "calibration_state.npz"
+# How many images, and paths, plans are made from.
+PLAN_IMAGES, PLAN_PATHS = 64, 48
+
+
+def calibrate(
+    model,
+    output_dir,
+    data=None,
+    num_images=1000,
+    plans=None,
+    plan_cost="bound",
+    batch_size=64,
+    seed=0,
+    device=None,
+):
+    """Measures Gamma_t, and timestep plans if asked for, and writes a new pipeline folder that has them.
+
+    The weights stay what they are. The new folder's scheduler draws with the `analytic` variance (`with_recipe`:
+    analytic-ddpm, or analytic-ddim for a model at eta = 0), unless the model has a variance head, which it then keeps
+    using; with plans by local error it takes the deterministic steps that these were made for (ddim-2m). Beside the model
+    there are `calibration.json` and `calibration.png`. Called again after it was cut off, it goes on where it was.
+
+    Runs on one process, or on all that `accelerate launch` starts (plans are made on one). A class-conditional model is
+    given the labels of the data.
+
+    Args:
+        model: a pipeline folder, or the id of a repository on the Hub.
+        output_dir: the new folder; empty if it is there.
+        data (`DataArguments`): which images; by default the training split of the embedded Fashion-MNIST. Those that the
+            model was trained on serve well.
+        num_images (`int`): as many, drawn at random by `seed`.
+        plans (`list[int]`, *optional*): numbers of steps K to plan timesteps for.
+        plan_cost (`str`): what plans are made to keep low: "bound", the variational bound, for likelihood; "local_error",
+            the error of deterministic second-order steps, for samples.
+        batch_size (`int`): images at a time and process.
+        seed (`int`): of the noise, of the timesteps, and of the choice of images.
+        device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
+
+    Returns:
+        [`GaussianDiffusionPipeline`]: what was written.
+
+    Raises:
+        InputError: for an output_dir that holds something else, a plan that cannot be made, and data that do not fit.
+    """
+    output_dir = Path(output_dir)
+    _check_output(output_dir)
+    plans = sorted(set(plans or []))
+    accelerator = Accelerator(cpu=device == "cpu")
+    pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device or accelerator.device)
+    _check_plans(plans, plan_cost, pipeline)
+    with accelerator.main_process_first():  # one process downloads
+        images, labels = load_data(data or DataArguments(), pipeline.unet.config, num_images, seed)
+    duration = _duration(pipeline, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
+    accelerator.print(f"{len(images)} images: about {duration} (h:mm:ss)")
+
+    started = time.monotonic()
+    gamma = estimate_mean_square_epsilon(
+        pipeline.unet,
+        pipeline.scheduler,
+        images,
+        class_labels=labels,
+        batch_size=batch_size,
+        seed=seed,
+        state_file=output_dir / STATE_FILE,
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        calibrated = _calibrated_scheduler(pipeline, gamma.values, plan_cost if plans else "bound")
+        made = _made_plans(pipeline.unet, calibrated, images, labels, plans, plan_cost, batch_size, seed)
+        if plans:
+            calibrated = calibrated.from_config(
+                calibrated.config, timestep_plans={k: p["timesteps"] for k, p in made.items()}
+            )
+        pipeline.register_modules(scheduler=calibrated)
+        pipeline.save_pretrained(output_dir)
+        report = {"seconds": time.monotonic() - started, "mean_square_epsilon": json.loads(gamma.to_json())}
+        if plans:
+            report |= {"plan_cost": plan_cost, "plans": made}
+        (output_dir / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        draw_mean_square_epsilon(gamma, output_dir / "calibration.png")
+        for state in _states(output_dir):
+            state.unlink()
+        _print_summary(gamma, calibrated, made, output_dir)
+    accelerator.wait_for_everyone()
+    return pipeline
+
+
+def _calibrated_scheduler(pipeline, gamma, plan_cost):
+    """The scheduler of the new folder, without plans; those of the old one were made for another kernel."""
+    scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": gamma}
+    if plan_cost == "local_error":
+        return with_recipe(scheduler, "ddim-2m", **measured)
+    if _has_head(pipeline.unet):
+        return GaussianDiffusionScheduler.from_config(scheduler.config, timestep_plans=None, **measured)
+    eta = scheduler.config.get("eta", 1.0)
+    return with_recipe(scheduler, "analytic-ddim" if eta == 0 else "analytic-ddpm", **measured)
+
+
+def _has_head(unet):
+    return unet.config.out_channels == 2 * unet.config.in_channels
+
+
+def _made_plans(unet, scheduler, images, labels, plans, plan_cost, batch_size, seed):
+    """{"10": {"timesteps": descending, "cost": along them}} for each K of `plans`."""
+    if not plans:
+        return {}
+    candidates = candidate_timesteps(scheduler, max(TIMESTEPS_PER_IMAGE, plans[-1]))
+    if plan_cost == "bound":
+        labels = labels_of(labels, 0, PLAN_IMAGES)
+        cost = bound_costs(unet, scheduler, images[:PLAN_IMAGES], candidates, labels, batch_size=batch_size, seed=seed)
+    else:
+        labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
+        cost = local_errors(
+            unet,
+            scheduler,
+            candidates,
+            scheduler.config.solver_order,
+            PLAN_PATHS,
+            labels,
+            batch_size=min(batch_size, PLAN_PATHS),
+            seed=seed,
+        )
+    made = {}
+    for count in plans:
+        nodes = plan_timesteps(cost, count)
+        timesteps = [candidates[node - 1] for node in nodes[::-1]]
+        made[str(count)] = {"timesteps": timesteps, "cost": path_cost(cost, nodes)}
+    return made
+
+
+def _print_summary(gamma, scheduler, made, output_dir):
+    values, errors = torch.tensor(gamma.values), torch.tensor(gamma.standard_errors)
+    middle = len(values) // 2
+    print(
+        f"Gamma from {gamma.num_images} images, {min(gamma.draws)} to {max(gamma.draws)} draws for each timestep: "
+        + ", ".join(f"{values[t]:.4f} +- {errors[t]:.4f} at t={t}" for t in (0, middle, len(values) - 1))
+    )
+    for count, plan in made.items():
+        print(f"Plan of {count} steps (cost {plan['cost']:.4g}): {' '.join(map(str, plan['timesteps']))}")
+    config = scheduler.config
+    print(
+        f"{output_dir}: the same weights, sampled with variance_type={config.variance_type!r}, eta={config.eta:g}, "
+        f"solver_order={config.solver_order}; what was measured is in calibration.json and calibration.png"
+    )
+
+
+# Before the work -----------------------------------------------------------------------------------------------------
+
+
+def _states(output_dir):
+    stem, suffix = STATE_FILE.split(".")
+    return [path for path in output_dir.glob(f"{stem}*") if path.name.endswith((f".{suffix}", f".{suffix}.tmp"))]
+
+
+def _check_output(output_dir):
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"output_dir {output_dir} is a file; choose a folder that is not there yet.")
+    others = set(output_dir.glob("*")) - set(_states(output_dir))
+    if others:
+        names = ", ".join(sorted(path.name for path in others)[:3])
+        raise InputError(f"output_dir {output_dir} is not empty ({names}); choose a folder that is not there yet.")
+
+
+def _check_plans(plans, plan_cost, pipeline):
+    if plan_cost not in PLAN_COSTS:
+        raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
+    if not plans:
+        return
+    steps = pipeline.scheduler.config.num_train_timesteps
+    if plans[0] < 1 or plans[-1] > steps:
+        wrong = plans[0] if plans[0] < 1 else plans[-1]
+        raise InputError(f"A plan of {wrong} steps cannot be made: it must have 1 .. {steps}, the training timesteps.")
+    if plan_cost == "bound" and pipeline.scheduler.config.get("eta", 1.0) == 0:
+        raise InputError(
+            "This model samples at eta=0 (DDIM), where the bound is infinite: plan by plan_cost='local_error', or begin with "
+            "a DDPM scheduler."
+        )
+
+
+def _duration(pipeline, images, labels, plans, plan_cost, batch_size, processes):
+    """What all calls of the network will take, from one that is timed; plans take up to twice as long as their calls."""
+    steps = pipeline.scheduler.config.num_train_timesteps
+    batch, labels = images[:batch_size], labels_of(labels, 0, batch_size)
+    seconds = _seconds_per_call(pipeline, batch, labels)
+    calls = ceil(len(images) / (batch_size * processes)) * min(TIMESTEPS_PER_IMAGE, steps)
+    if plans:
+        candidates = min(max(TIMESTEPS_PER_IMAGE, plans[-1]), steps)
+        work = PLAN_IMAGES if plan_cost == "bound" else 2 * PLAN_PATHS
+        calls += 2 * work * candidates / len(batch)
+    return timedelta(seconds=round(calls * seconds))
+
+
+@torch.no_grad()
+def _seconds_per_call(pipeline, images, labels):
+    """Of one call on a batch: measured, after one that only warms up."""
+    x = to_model_range(images.to(pipeline.device))
+    labels = pipeline.encode_labels(labels, 1.0, len(x), x.device)
+    t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    with evaluating(pipeline.unet):
+        for _ in range(2):
+            start = time.perf_counter()
+            pipeline.predict(x, t, t, labels).sum().item()  # which waits for the device
+    return time.perf_counter() - start
