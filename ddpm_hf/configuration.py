@@ -19,7 +19,7 @@ class PortableConfig(FrozenDict):
     Args:
         values: every key of the config with its value.
         own_keys: the keys that stock classes do not have.
-        stand_ins: for keys that stock classes have, `{key: (values that only we understand, value for the others)}`.
+        stand_ins: for keys that stock classes have: `{key: {value that only we understand: value for the others}}`.
     """
 
     def __init__(self, values, own_keys=(), stand_ins=None):
@@ -35,11 +35,11 @@ class PortableConfig(FrozenDict):
     def items(self):
         portable, packed = {}, {}
         for key, value in super().items():
-            ours, stand_in = self._stand_ins.get(key, ((), None))
+            stand_ins = self._stand_ins.get(key, {})
             if key in self._own_keys:
                 packed[key] = value
-            elif isinstance(value, str) and value in ours:
-                packed[key], portable[key] = value, stand_in
+            elif isinstance(value, str) and value in stand_ins:
+                packed[key], portable[key] = value, stand_ins[value]
             else:
                 portable[key] = value
         return (portable | {PACKED_KEY: packed} if packed else portable).items()

@@ -17,6 +17,8 @@ import yaml
 from transformers import HfArgumentParser
 
 from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.models.unet_2d import VARIANCE_HEADS
+from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.objectives import OBJECTIVES
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
@@ -78,8 +80,10 @@ class TrainingArguments(DataArguments):
     init_from: str | None = option(
         None, "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`."
     )
-    variance_head: Literal["learned_range"] | None = option(
-        None, "Predict the variance of each pixel too; objective hybrid teaches it."
+    variance_head: Literal[VARIANCE_HEADS] | None = option(
+        None,
+        "Predict the variance of each pixel too: learned_range, taught by the bound; npr, sn, ocm: the covariance of x0, "
+        "for sampling in few steps at any eta; these need a trained network, and npr is the one to begin with.",
     )
     train_head_only: bool = option(
         False, "Teach the variance head of `init_from`, new or not, and leave all else of that network as it is."
@@ -93,16 +97,17 @@ class TrainingArguments(DataArguments):
     beta_start: float = option(1e-4, "First beta of the schedules that have one.")
     beta_end: float = option(0.02, "Last beta of the schedules that have one.")
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = option("epsilon", "What the network predicts.")
-    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] | None = option(
-        None, "Variance when sampling; by default fixed_small, or learned_range with that head."
+    variance_type: Literal[("fixed_small", "fixed_large", *VARIANCE_HEADS)] | None = option(
+        None, "Variance when sampling; by default fixed_small, or that of the head."
     )
     rescale_betas_zero_snr: bool = option(False, "End in pure noise; use with v_prediction.")
 
     # Optimization
-    objective: Literal[OBJECTIVES] = option(
-        "simple",
+    objective: Literal[OBJECTIVES] | None = option(
+        None,
         "simple: mean square error, for the best images; hybrid: the same, and the variance head learns from the "
-        "variational bound; vlb: the bound itself, in bits per dimension, for the best likelihood.",
+        "variational bound; vlb: the bound itself, in bits per dimension, for the best likelihood; npr, sn, ocm: those "
+        "heads alone. By default that of the head: simple without one, hybrid for learned_range.",
     )
     vlb_weight: float = option(
         0.001, "Weight of the bound (bits per dimension) in objective hybrid; the paper's value."
@@ -163,6 +168,7 @@ class TrainingArguments(DataArguments):
                 if value is not None and not holds(value):
                     raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
         _check_choice("unet", self.unet, UNET_PRESETS)
+        self.objective = self.objective or _objective_of_head(self.variance_head)
         self._check_combinations()
         self.variance_type = self.variance_type or self.variance_head or "fixed_small"
         self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
@@ -181,13 +187,12 @@ class TrainingArguments(DataArguments):
                 f"lr_warmup_steps={self.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
                 "'constant_with_warmup', or 0 steps."
             )
-        if self.variance_type not in (None, self.variance_head) and "learned_range" in (
-            self.variance_type,
-            self.variance_head,
+        if self.variance_type not in (None, self.variance_head) and (
+            self.variance_head is not None or self.variance_type in VARIANCE_HEADS
         ):
             raise InputError(
-                f"variance_type={self.variance_type!r} does not go with variance_head={self.variance_head!r}: a learned "
-                "range needs both to be 'learned_range'; leave variance_type out and it follows."
+                f"variance_type={self.variance_type!r} does not go with variance_head={self.variance_head!r}: what a "
+                "head predicts is used as what it is; leave variance_type out and it follows the head."
             )
         self._check_objective()
         if self.train_head_only:
@@ -202,24 +207,35 @@ class TrainingArguments(DataArguments):
                 raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
 
     def _check_objective(self):
-        if self.objective == "simple" and self.variance_head is not None:
-            raise InputError(
-                f"objective='simple' would leave variance_head={self.variance_head!r} untrained: choose "
-                "--objective hybrid."
-            )
         if self.objective == "hybrid" and self.variance_head is None:
             raise InputError(
                 "objective='hybrid' is for a variance head, which alone learns from its bound: add --variance_head "
                 "learned_range, or choose 'simple' or 'vlb'."
             )
+        if self.objective in COVARIANCE_HEADS and self.objective != self.variance_head:
+            raise InputError(
+                f"objective={self.objective!r} teaches the head of that name, not variance_head="
+                f"{self.variance_head!r}: give --variance_head {self.objective}."
+            )
+        taught = ("hybrid", "vlb") if self.variance_head == "learned_range" else (self.variance_head,)
+        if self.variance_head is not None and self.objective not in taught:
+            raise InputError(
+                f"objective={self.objective!r} would leave variance_head={self.variance_head!r} untrained: choose "
+                f"--objective {taught[0]}, or leave it out."
+            )
+        if self.objective in COVARIANCE_HEADS and not self.train_head_only:
+            raise InputError(
+                f"variance_head={self.variance_head!r} learns the errors of a prediction that stays as it is: add "
+                "--train_head_only and --init_from MODEL, or train a network without a head first."
+            )
         if self.objective != "hybrid" and self.vlb_weight != TrainingArguments.vlb_weight:
             raise InputError(f"vlb_weight={self.vlb_weight} has no effect with objective={self.objective!r}.")
-        if self.objective == "vlb" and self.min_snr_gamma is not None:
+        if self.objective not in ("simple", "hybrid") and self.min_snr_gamma is not None:
             raise InputError(
-                f"min_snr_gamma={self.min_snr_gamma} weights the mean square error, which objective='vlb' does not have: "
-                "leave it out, or choose 'hybrid'."
+                f"min_snr_gamma={self.min_snr_gamma} weights the mean square error of the prediction, which objective="
+                f"{self.objective!r} does not have: leave it out."
             )
-        if self.objective != "simple" and self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+        if self.objective in ("hybrid", "vlb") and self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise InputError(
                 f"objective={self.objective!r} needs x0, which does not follow from epsilon where "
                 "rescale_betas_zero_snr leaves no signal: choose --prediction_type v_prediction."
@@ -228,14 +244,18 @@ class TrainingArguments(DataArguments):
     def _check_head_only(self):
         if self.init_from is None or self.variance_head is None:
             raise InputError(
-                "train_head_only needs a trained network and a head for it: give --init_from MODEL --variance_head "
-                "learned_range."
+                "train_head_only needs a trained network and a head for it: give --init_from MODEL and --variance_head, "
+                f"one of {', '.join(VARIANCE_HEADS)}."
             )
         if self.adam_weight_decay:
             raise InputError(
                 f"adam_weight_decay={self.adam_weight_decay} would also shrink the trained weights beside the head, which "
                 "train_head_only is to leave alone: leave it at 0."
             )
+
+
+def _objective_of_head(variance_head):
+    return {None: "simple", "learned_range": "hybrid"}.get(variance_head, variance_head)
 
 
 _RANGES = (

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from ddpm_hf.evaluation.variational_bound import bound_term
+from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 
-OBJECTIVES = ("simple", "hybrid", "vlb")
+# The last three each teach the variance head of their name, on a trained network.
+OBJECTIVES = ("simple", "hybrid", "vlb", *COVARIANCE_HEADS)
 
 
 class NoisyBatch(NamedTuple):
@@ -28,7 +30,8 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
     r"""The loss `objective(unet, images, timesteps, class_labels=None, noise=None)`, differentiable, of shape (B,).
 
     `simple`: L_simple; `vlb`: the variational bound L_vlb; `hybrid`: L_simple + vlb_weight * L_vlb with the mean held
-    fixed in L_vlb, which so teaches the variance alone (Nichol & Dhariwal 2021, eq. 16).
+    fixed in L_vlb, which so teaches the variance alone (Nichol & Dhariwal 2021, eq. 16). `npr`, `sn` and `ocm` regress
+    the head of their name alone, and leave the prediction as it is: `npr_losses`, `sn_losses`, `ocm_losses`.
 
     Args:
         scheduler (`GaussianDiffusionScheduler`): gives x_t, the target, and the kernels of the bound.
@@ -47,19 +50,30 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
     # Clipped values of x0_hat would have no gradient.
     unclipped = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
 
-    def formula(output, batch):
-        if name == "simple":
-            return simple_losses(scheduler, output, batch, snr_weights)
-        if name == "vlb":
-            return vlb_losses(unclipped, output, batch)
-        vlb = vlb_losses(unclipped, with_fixed_mean(output), batch)
-        return simple_losses(scheduler, output, batch, snr_weights) + vlb_weight * vlb
+    def formula(predict, batch):
+        if name == "ocm":
+            return ocm_losses(unclipped, predict, batch, rademacher_like(batch.noisy))
+        output = predict(batch.noisy)
+        match name:
+            case "simple":
+                return simple_losses(scheduler, output, batch, snr_weights)
+            case "vlb":
+                return vlb_losses(unclipped, output, batch)
+            case "hybrid":
+                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch)
+                return simple_losses(scheduler, output, batch, snr_weights) + vlb_weight * vlb
+            case "npr":
+                return npr_losses(unclipped, output, batch)
+            case "sn":
+                return sn_losses(unclipped, output, batch)
 
     def objective(unet, images, timesteps, class_labels=None, noise=None):
+        def predict(noisy):
+            return unet(noisy, timesteps, class_labels, return_dict=False)[0].to(images.dtype)
+
         noise = torch.randn_like(images) if noise is None else noise
         batch = NoisyBatch(images, noise, scheduler.add_noise(images, noise, timesteps), timesteps)
-        output = unet(batch.noisy, timesteps, class_labels, return_dict=False)[0]
-        return formula(output.to(images.dtype), batch)
+        return formula(predict, batch)
 
     return objective
 
@@ -88,6 +102,60 @@ def vlb_losses(scheduler, output, batch):
     nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy)
     dimensions = batch.images[0].numel()
     return nats * (scheduler.config.num_train_timesteps / (dimensions * math.log(2)))
+
+
+def npr_losses(scheduler, output, batch):
+    r""":math:`\|(\epsilon - \hat\epsilon)^2 - h\|^2 / d` of each image, whose least h is E[(eps - eps_hat)^2 | x_t].
+
+    "Noise prediction residual" (Bao et al. 2022b, section 3): right whatever the error of eps_hat, which is held fixed.
+    """
+    residual = batch.noise - predicted_epsilon(scheduler, output.detach(), batch.timesteps, batch.noisy)
+    return _head_losses(output, residual.square())
+
+
+def sn_losses(scheduler, output, batch):
+    r""":math:`\|\epsilon^2 - \hat\epsilon^2 - h\|^2 / d` of each image, whose least h is E[eps^2 | x_t] - eps_hat^2.
+
+    "Squared noise" (Bao et al. 2022b, section 3), where the network predicts E[eps^2 | x_t] itself: see
+    `ddpm_hf.schedulers.covariances.head_covariance`. Right where eps_hat is.
+    """
+    epsilon = predicted_epsilon(scheduler, output.detach(), batch.timesteps, batch.noisy)
+    return _head_losses(output, batch.noise.square() - epsilon.square())
+
+
+def ocm_losses(scheduler, predict, batch, probe):
+    r""":math:`\|1 - \sqrt{1 - \bar\alpha_t} \, v \odot J^T v - h\|^2 / d` of each image, J = d eps_hat / d x_t.
+
+    The least h has the diagonal of J in place of the product, as E[v_i v_j] = delta_ij for the probe v: "optimal
+    covariance matching" (Ou et al. 2025, section 3). Right where eps_hat is.
+
+    Args:
+        predict (`Callable`): the network at the timesteps of the batch, from x_t to its output.
+        probe (`torch.Tensor`): v, of the shape of x_t, entries 1 and -1 at random.
+    """
+    # J^T v from one backward pass has the same diagonal in expectation as J v from forward-mode differentiation, and in
+    # sum the same variance. It takes 2 times a network call, where that takes 4 (torch 2.13: each convolution is
+    # also made with a derivative of zero of its weights), has no fused attention, and no group norm under autocast.
+    noisy = batch.noisy.detach().requires_grad_()
+    output = predict(noisy)
+    epsilon = predicted_epsilon(scheduler, output, batch.timesteps, noisy)
+    (product,) = torch.autograd.grad(epsilon, noisy, probe, retain_graph=True)
+    sigma = (1 - scheduler.alpha_bar(batch.timesteps)).sqrt().to(noisy)
+    return _head_losses(output, 1 - sigma.view(-1, 1, 1, 1) * probe * product)
+
+
+def predicted_epsilon(scheduler, output, timesteps, noisy):
+    """eps_hat as the network means it, whatever it predicts; `scheduler` must not clip."""
+    return scheduler.p_mean_variance(output, timesteps, noisy, use_clipped_model_output=False).pred_epsilon
+
+
+def rademacher_like(tensor):
+    """1 or -1, each with probability 1/2."""
+    return torch.empty_like(tensor).bernoulli_(0.5).mul_(2).sub_(1)
+
+
+def _head_losses(output, target):
+    return _mean_per_image(F.mse_loss(output.chunk(2, dim=1)[1], target, reduction="none"))
 
 
 def with_fixed_mean(output):

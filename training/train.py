@@ -175,21 +175,21 @@ def _load_unet(args, source):
 
 def make_scheduler(args):
     scheduler = GaussianDiffusionScheduler(**{name: getattr(args, name) for name in (*PROCESS, "variance_type")})
-    if args.train_head_only:
-        _check_process(scheduler, args)
-    return scheduler
+    return _scheduler_of_prediction(scheduler, args) if args.train_head_only else scheduler
 
 
-def _check_process(scheduler, args):
-    """A head learns the errors of a prediction, so the process must be the one that the prediction was trained for."""
+def _scheduler_of_prediction(scheduler, args):
+    """That of `init_from`: a head learns the errors of a prediction, in the process that it was trained for.
+
+    What else is known of the model stays too: how to clip, statistics of its noise, plans.
+    """
     try:
         trained = GaussianDiffusionScheduler.from_pretrained(args.init_from, subfolder="scheduler")
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot load the scheduler of init_from={args.init_from!r}: {error}") from error
-    names = (*PROCESS, "trained_betas")
     differences = [
         f"{n}={trained.config[n]} instead of {scheduler.config[n]}"
-        for n in names
+        for n in PROCESS
         if trained.config[n] != scheduler.config[n]
     ]
     if differences:
@@ -197,6 +197,7 @@ def _check_process(scheduler, args):
             f"train_head_only keeps the prediction of init_from={args.init_from!r}, which was trained with "
             f"{'; '.join(differences)}: give the options of its training."
         )
+    return trained.from_config(trained.config, variance_type=args.variance_type)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks fo
 
 from ddpm_hf.configuration import PortableConfigMixin
 
-VARIANCE_HEADS = ("learned_range",)
+VARIANCE_HEADS = ("learned_range", "npr", "sn", "ocm")
 
 
 class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
@@ -16,8 +16,11 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     Args:
         num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label
             ("no class", Ho & Salimans 2022), which stands wherever `class_labels` is None.
-        variance_head (`str`, *optional*): `"learned_range"` adds as many output channels again for v of Improved DDPM
-            (Nichol & Dhariwal 2021, eq. 15); a scheduler with `variance_type="learned_range"` reads them.
+        variance_head (`str`, *optional*): adds as many output channels again, for one of
+            `"learned_range"`: v of Improved DDPM (Nichol & Dhariwal 2021, eq. 15);
+            `"npr"`, `"sn"` (Bao et al. 2022b), `"ocm"` (Ou et al. 2025): Cov[eps | x_t], of which
+            `ddpm_hf.schedulers.covariances.head_covariance` says how each is taught.
+            A scheduler with the `variance_type` of the same name reads them.
         kwargs: those of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
 
     Shapes: sample (B, C, H, W), timestep () or (B,), class_labels (B,); the output has C channels, or 2C with a head.
@@ -51,7 +54,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     def from_unet(cls, unet, variance_head=None):
         """A copy of a trained `UNet2DModel` with a head beside its own output, whose weights are not changed.
 
-        The head starts at zero: for `learned_range` the variance midway (in the logarithm) between beta~ and beta.
+        The head is as many more channels of the output convolution, and starts at zero: for `learned_range` the
+        variance midway (in the logarithm) between beta~ and beta, for the others no covariance, which is `fixed_small`.
 
         Args:
             unet (`UNet2DModel`): predicts C channels for C channels.

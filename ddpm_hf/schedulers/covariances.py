@@ -17,22 +17,21 @@ COVARIANCE_TYPES = ("analytic", *COVARIANCE_HEADS)
 NOISE_OF_GAMMA, ERROR_OF_GAMMA = 0.01, 0.1
 
 
-def head_covariance(kind, head, epsilon, scale, sigma):
-    """Cov[x0 | x_t] from the second half of the network's channels; not yet clipped.
+def head_covariance(head, scale):
+    """Cov[x0 | x_t] from the second half of the network's channels; not yet clipped: (1 - abar_t) / abar_t * h.
 
-    `npr`: the head is h = E[(eps - eps_hat)^2 | x_t], and Cov = scale h (Bao et al. 2022b, right for any eps_hat);
-    `sn`: h = E[eps^2 | x_t], Cov = scale (h - eps_hat^2) (Bao et al. 2022b, the optimal covariance);
-    `ocm`: h is the diagonal of d eps_hat / d x_t, Cov = scale (1 - sigma h) (Ou et al. 2025).
+    h estimates Cov[eps | x_t], and how it was taught is all that tells the heads apart:
+    `npr`: E[(eps - eps_hat)^2 | x_t] (Bao et al. 2022b, right for any eps_hat);
+    `sn`: E[eps^2 | x_t] - eps_hat^2 (Bao et al. 2022b, the optimal covariance);
+    `ocm`: 1 - sqrt(1 - abar_t) times the diagonal of d eps_hat / d x_t (Ou et al. 2025).
+    The papers' networks predict E[eps^2 | x_t] and the diagonal themselves, but a convolution on the features of a trained
+    network does not tell these well: it would have to learn the square of eps_hat, and a range of 1 to 100 over time.
 
     Args:
-        head, epsilon (`torch.Tensor`): h and eps_hat, (B, C, *).
-        scale, sigma: (1 - abar_t) / abar_t and sqrt(1 - abar_t), numbers or tensors that broadcast.
+        head (`torch.Tensor`): h, (B, C, *).
+        scale: (1 - abar_t) / abar_t, a number or a tensor that broadcasts.
     """
-    if kind == "npr":
-        return head * scale
-    if kind == "sn":
-        return (head - epsilon**2).mul_(scale)
-    return (1 - head * sigma).mul_(scale)
+    return head * scale
 
 
 def mean_covariance(mean_square_epsilon, alphas_bar):

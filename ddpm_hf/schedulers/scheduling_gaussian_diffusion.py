@@ -92,10 +92,9 @@ class Transition(NamedTuple):
     fixed_large: float
     log_small: float
     log_large: float
-    # with the covariance of x0: `analytic`, and for heads the factors of `head_covariance`
+    # with the covariance of x0: `analytic`, and for heads the factor of `head_covariance`
     analytic: float
     covariance_scale: float
-    sigma: float
     # the most that `step` adds where the config clips the last noisy step
     largest_variance: float
     # h / (2 h_last) in log-SNR: how far a second-order mean extrapolates x0_hat
@@ -169,9 +168,11 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     )
     # DPM-Solver has a key of this name with another default, and values that mean nothing here.
     _shadowed_keys = ("solver_order",)
+    # For a network with a head stock classes must take a type that reads one; a covariance near 0 is to `learned_range` a
+    # variance midway between the fixed ones.
     _stand_ins = {  # noqa: RUF012
-        "timestep_spacing": (OWN_SPACINGS, "leading"),
-        "variance_type": (COVARIANCE_TYPES, "fixed_small"),
+        "timestep_spacing": dict.fromkeys(OWN_SPACINGS, "leading"),
+        "variance_type": {"analytic": "fixed_small", **dict.fromkeys(COVARIANCE_HEADS, "learned_range")},
     }
 
     @register_to_config
@@ -436,7 +437,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         prev_sample = self._mean(output, x_t, x0, c, use_clipped_model_output)
         if self.config.solver_order == 2:
             prev_sample = self._extrapolated_(prev_sample, x0, c)
-        variance = self._variance(output, head, x_t, c, eta)
+        variance = self._variance(head, c, eta)
         if self.config.clip_variance_pixels is not None:
             variance = _smaller(variance, c.largest_variance)
         if not (_is_zero(variance) or _is_zero(c.noisy)):
@@ -470,7 +471,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         else:
             epsilon = _epsilon(output, x_t, c)
         mean = self._mean(output, x_t, x0, c, use_clipped_model_output)
-        variance = _expanded(self._variance(output, head, x_t, c, eta), mean)
+        variance = _expanded(self._variance(head, c, eta), mean)
         return ReverseKernelOutput(mean=mean, variance=variance, pred_original_sample=x0, pred_epsilon=epsilon)
 
     def _prepared(self, model_output, sample):
@@ -525,14 +526,13 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             return mean
         return mean.add_((x0 - last).mul_(c.posterior_x0 * c.extrapolation))
 
-    def _variance(self, output, head, x_t, c, eta):
+    def _variance(self, head, c, eta):
         """The elementwise variance of the kernel, a number or a tensor: the place for every `variance_type`."""
         kind = self.config.variance_type
         if kind == "analytic":
             return c.analytic
         if kind in COVARIANCE_HEADS:
-            epsilon = _epsilon(output, x_t, c) if kind == "sn" else None
-            covariance = head_covariance(kind, head, epsilon, c.covariance_scale, c.sigma)
+            covariance = head_covariance(head, c.covariance_scale)
             if self.config.clip_covariance:
                 covariance = covariance.clamp_(0, 1)
             return covariance.mul_(c.posterior_x0**2).add_(c.posterior_variance)
@@ -660,7 +660,6 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             log_large=beta.log(),
             analytic=eta**2 * beta_tilde + posterior_x0**2 * self._mean_covariance(t, alpha_bar_t),
             covariance_scale=covariance_scale(alpha_bar_t),
-            sigma=sigma,
             largest_variance=torch.full_like(one, math.inf),
             extrapolation=zero,
             noisy=(~to_data).to(one.dtype),

@@ -5,8 +5,10 @@ import torch
 from diffusers import UNet2DModel
 from torch.testing import assert_close
 
-from ddpm_hf import DDPMUNet2DModel
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
 from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.models.unet_2d import VARIANCE_HEADS
+from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 
 
 @pytest.fixture
@@ -30,11 +32,14 @@ def test_missing_labels_are_the_null_label(tiny_unet, images):
     assert (unet(images, 5, torch.tensor([0, 1, 2])).sample - null).abs().max() > 1e-3
 
 
-def test_variance_head_doubles_the_channels(tiny_unet, images):
-    assert tiny_unet(variance_head="learned_range")(images, 5).sample.shape == (3, 2, 8, 8)
+@pytest.mark.parametrize("head", VARIANCE_HEADS)
+def test_variance_head_doubles_the_channels(tiny_unet, images, head):
+    assert tiny_unet(variance_head=head)(images, 5).sample.shape == (3, 2, 8, 8)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_classes": 4}, {"variance_head": "learned_range", "num_classes": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_classes": 4}, *({"variance_head": head, "num_classes": 2} for head in VARIANCE_HEADS)]
+)
 def test_saved_loads_as_stock_and_comes_back(tmp_path, diffusers_log, tiny_unet, images, options):
     unet = tiny_unet(**options)
     unet.save_pretrained(tmp_path / "ours")
@@ -54,17 +59,30 @@ def test_saved_loads_as_stock_and_comes_back(tmp_path, diffusers_log, tiny_unet,
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_head_on_a_trained_network_leaves_its_output(stock_unet, images, dtype):
+@pytest.mark.parametrize("head", VARIANCE_HEADS)
+def test_a_head_on_a_trained_network_leaves_its_output(stock_unet, images, dtype, head):
     stock_unet, images = stock_unet.to(dtype), images.to(dtype)
     before = {name: weight.clone() for name, weight in stock_unet.state_dict().items()}
-    unet = DDPMUNet2DModel.from_unet(stock_unet, variance_head="learned_range")
+    unet = DDPMUNet2DModel.from_unet(stock_unet, variance_head=head)
     output = unet(images, 500).sample
-    assert output.dtype == dtype and unet.config.variance_head == "learned_range"
+    assert output.dtype == dtype and unet.config.variance_head == head
     assert_close(output[:, :1], stock_unet(images, 500).sample, rtol=0, atol=0)
     assert (output[:, 1:] == 0).all()
     with torch.no_grad():
         unet.conv_in.weight.zero_()  # a copy: the network it came from is not touched
     assert all(torch.equal(weight, before[name]) for name, weight in stock_unet.state_dict().items())
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("head", COVARIANCE_HEADS)
+def test_an_untrained_head_samples_as_fixed_small(stock_unet, images, head, eta):
+    unet = DDPMUNet2DModel.from_unet(stock_unet, variance_head=head)
+    variances = []
+    for variance_type in (head, "fixed_small"):
+        scheduler = GaussianDiffusionScheduler(variance_type=variance_type, eta=eta)
+        scheduler.set_timesteps(10)
+        variances.append(scheduler.p_mean_variance(unet(images, 500).sample, 500, images).variance)
+    assert torch.equal(*variances)
 
 
 def test_no_second_head(tiny_unet):
@@ -104,7 +122,7 @@ def test_presets_have_the_sizes_they_say(name, channels, millions):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"variance_head": "other"}, r"variance_head='other' is not one of \('learned_range',\)"),
+        ({"variance_head": "other"}, r"variance_head='other' is not one of \('learned_range', 'npr', 'sn', 'ocm'\)"),
         ({"num_classes": 0}, "num_classes=0 must be at least 1"),
         ({"num_classes": 3, "num_class_embeds": 3}, r"num_class_embeds=3 contradicts.*must be 4 \(num_classes \+ 1"),
         ({"variance_head": "learned_range", "out_channels": 1}, "out_channels=1 contradicts.*must be 2"),

@@ -16,6 +16,8 @@ from ddpm_hf.schedulers.trajectories import cheapest_path, spaced_timesteps
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 CLOSE = {"rtol": 1e-6, "atol": 1e-10}
 HEADS = {"npr": ("eps_epsc", "epsc"), "sn": ("eps_eps2", "eps2")}
+# Their SN head is E[eps^2 | x_t], from which they subtract eps_hat^2 afterwards; in ours that is done.
+SUBTRACTED = {"npr": 0, "sn": 1}
 # Their code keeps the network's eps when x0 is clipped in DDIM steps; the DDPM step has no eps to keep.
 KINDS = {"ddpm": (1.0, True), "ddim_eta0": (0.0, False), "ddim_eta0.5": (0.5, False), "ddim_eta1": (1.0, False)}
 
@@ -47,7 +49,7 @@ def test_variances_between_any_two_timesteps(reference, pairs, schedule, kind, c
     variance = analytic.p_mean_variance(eps, t, x_t, s, eta=eta).variance[:, 0, 0, 0]
     assert_close(variance, array(f"{schedule}/{kind}/optimal/ms_eps/clipcov_{clip}/var"), **CLOSE)
     for variance_type, (name, head) in HEADS.items():
-        output = torch.cat([eps, array(f"{schedule}/in/{head}")], dim=1)
+        output = torch.cat([eps, array(f"{schedule}/in/{head}") - SUBTRACTED[variance_type] * eps**2], dim=1)
         scheduler = GaussianDiffusionScheduler(variance_type=variance_type, **options)
         expected = array(f"{schedule}/{kind}/optimal/{name}/clipcov_{clip}/var")
         assert_close(scheduler.p_mean_variance(output, t, x_t, s, eta=eta).variance, expected, **CLOSE)
@@ -91,7 +93,8 @@ def test_whole_runs(reference, schedule, steps, name):
     for j, t in enumerate(timesteps.tolist()):
         output = arrays[f"{key}/eps"][j]
         if RUNS[name]["variance_type"] != "analytic":
-            output = torch.cat([output, arrays[f"{key}/head2"][j]], dim=1)
+            head = arrays[f"{key}/head2"][j] - SUBTRACTED[RUNS[name]["variance_type"]] * output**2
+            output = torch.cat([output, head], dim=1)
         kernel = scheduler.p_mean_variance(output, t, sample)
         assert_close(kernel.mean, arrays[f"{key}/mean"][j], **CLOSE)
         variance = arrays[f"{key}/var_unclipped"][j]
@@ -141,13 +144,12 @@ MEAN, VARIANCE = 0.2, 0.09
 
 
 def gaussian_model(scheduler, x_t, t):
-    """eps_hat and the ideal heads for N(MEAN, VARIANCE) data, at timestep t."""
+    """eps_hat and the ideal head for N(MEAN, VARIANCE) data, at timestep t."""
     alpha_bar = scheduler.alpha_bar(t)
     spread = alpha_bar * VARIANCE + 1 - alpha_bar
     eps = (1 - alpha_bar).sqrt() * (x_t - alpha_bar.sqrt() * MEAN) / spread
     variance_of_eps = torch.full_like(eps, (alpha_bar * VARIANCE / spread).item())
-    jacobian = torch.full_like(eps, ((1 - alpha_bar).sqrt() / spread).item())
-    return eps, {"npr": variance_of_eps, "sn": eps**2 + variance_of_eps, "ocm": jacobian}
+    return eps, variance_of_eps
 
 
 def exact_gamma(scheduler):
@@ -169,12 +171,12 @@ def test_the_exact_posterior_variance_of_gaussian_data(variance_type, prediction
     scheduler.set_timesteps(timesteps=[999, 640, 300, 77, 12, 0])
     x_t = torch.linspace(-2, 2, 5, dtype=torch.float64).reshape(1, 1, 1, 5)
     for t in scheduler.timesteps.tolist():
-        eps, heads = gaussian_model(scheduler, x_t, t)
+        eps, head = gaussian_model(scheduler, x_t, t)
         a, b = scheduler.alpha_bar(t).sqrt(), (1 - scheduler.alpha_bar(t)).sqrt()
         x0 = (x_t - b * eps) / a
         output = {"epsilon": eps, "sample": x0, "v_prediction": a * eps - b * x0}[prediction_type]
         if variance_type != "analytic":
-            output = torch.cat([output, heads[variance_type]], dim=1)
+            output = torch.cat([output, head], dim=1)
         kernel = scheduler.p_mean_variance(output, t, x_t)
         at_t, at_s = scheduler.alpha_bar(t), scheduler.alpha_bar(scheduler.previous_timestep(t))
         var_t, var_s = (ab * VARIANCE + 1 - ab for ab in (at_t, at_s))

@@ -69,10 +69,20 @@ def test_the_options_of_a_run_are_a_config(tmp_path):
     assert parse_arguments(["--config", path]) == args
 
 
-def test_variance_type_follows_from_the_head():
-    assert TrainingArguments(max_train_steps=1).variance_type == "fixed_small"
-    args = TrainingArguments(max_train_steps=1, objective="hybrid", variance_head="learned_range")
-    assert args.variance_type == "learned_range"
+@pytest.mark.parametrize(
+    ("options", "objective", "variance_type"),
+    [
+        ({}, "simple", "fixed_small"),
+        ({"variance_head": "learned_range"}, "hybrid", "learned_range"),
+        ({"variance_head": "npr", "train_head_only": True, "init_from": "a"}, "npr", "npr"),
+        ({"variance_head": "sn", "train_head_only": True, "init_from": "a"}, "sn", "sn"),
+        ({"variance_head": "ocm", "train_head_only": True, "init_from": "a"}, "ocm", "ocm"),
+    ],
+)
+def test_objective_and_variance_type_follow_from_the_head(options, objective, variance_type):
+    args = TrainingArguments(max_train_steps=1, **options)
+    assert (args.objective, args.variance_type) == (objective, variance_type)
+    assert TrainingArguments(max_train_steps=1, **options, objective=objective) == args
 
 
 def test_timestep_sampling_follows_from_the_objective():
@@ -89,6 +99,7 @@ def test_the_bound_can_be_trained_with_a_fixed_variance():
 
 
 HYBRID = {"objective": "hybrid", "variance_head": "learned_range"}
+NPR = {"variance_head": "npr", "init_from": "a", "train_head_only": True}
 BAD_VALUES = [
     ({"batch_size": 0}, "batch_size=0 .* at least 1"),
     ({"batch_size": 1.5}, "batch_size=1.5 must be of type int"),
@@ -103,27 +114,46 @@ BAD_VALUES = [
     ({"beta_schedule": "linaer"}, "beta_schedule='linaer' is not one of 'linear'"),
     ({"prediction_type": "eps"}, "prediction_type='eps' is not one of 'epsilon', 'sample', 'v_prediction'"),
     ({"mixed_precision": "bf17"}, "mixed_precision='bf17' is not one of 'no', 'bf16', 'fp16'"),
-    ({"variance_head": "range"}, "variance_head='range' is not one of 'learned_range'"),
+    ({"variance_head": "range"}, "variance_head='range' is not one of 'learned_range', 'npr', 'sn', 'ocm'"),
     ({"variance_type": "learned_range"}, "variance_type='learned_range' does not go with variance_head=None"),
     (
         {"variance_type": "fixed_large", "variance_head": "learned_range"},
         "variance_type='fixed_large' does not go with variance_head='learned_range'",
     ),
+    ({"variance_type": "npr"}, "variance_type='npr' does not go with variance_head=None"),
+    ({**NPR, "variance_type": "sn"}, "variance_type='sn' does not go with variance_head='npr'"),
     ({"unet": "huge"}, "unet='huge' is not one of 'fashion_mnist'"),
     ({"objective": "l1"}, "objective='l1' is not one of 'simple', 'hybrid', 'vlb'"),
-    ({"variance_head": "learned_range"}, "objective='simple' would leave .* untrained: choose --objective hybrid"),
+    (
+        {**HYBRID, "objective": "simple"},
+        "objective='simple' would leave variance_head='learned_range' untrained: choose --objective hybrid",
+    ),
+    ({**NPR, "objective": "simple"}, "objective='simple' would leave variance_head='npr' .*: choose --objective npr"),
+    ({**NPR, "objective": "hybrid"}, "objective='hybrid' would leave variance_head='npr' .*: choose --objective npr"),
+    ({**NPR, "objective": "vlb"}, "objective='vlb' would leave variance_head='npr' .*: choose --objective npr"),
+    ({**NPR, "objective": "sn"}, "objective='sn' teaches the head of that name.*: give --variance_head sn"),
+    ({"objective": "ocm"}, "objective='ocm' teaches .*, not variance_head=None: give --variance_head ocm"),
+    (
+        {"variance_head": "sn"},
+        "variance_head='sn' learns the errors of a prediction that stays .*: add --train_head_only",
+    ),
+    ({**NPR, "init_from": None}, "train_head_only needs a trained network .*: give --init_from MODEL"),
     ({"objective": "hybrid"}, "objective='hybrid' is for a variance head, .*: add --variance_head learned_range"),
     ({"vlb_weight": 0.1}, "vlb_weight=0.1 has no effect with objective='simple'"),
     ({**HYBRID, "vlb_weight": 0.0}, "vlb_weight=0.0 .* greater than 0"),
     ({"min_snr_gamma": -1.0}, "min_snr_gamma=-1.0 .* greater than 0"),
     ({"objective": "vlb", "min_snr_gamma": 5.0}, "min_snr_gamma=5.0 .* which objective='vlb' does not have"),
+    ({**NPR, "min_snr_gamma": 5.0}, "min_snr_gamma=5.0 .* which objective='npr' does not have"),
     (
         {**HYBRID, "rescale_betas_zero_snr": True},
         "objective='hybrid' needs x0, .* choose --prediction_type v_prediction",
     ),
     ({"timestep_sampling": "halton"}, "timestep_sampling='halton' is not one of 'uniform', 'low_discrepancy', 'imp"),
     ({**HYBRID, "train_head_only": True}, "train_head_only needs a trained network .*: give --init_from MODEL"),
-    ({"init_from": "a", "train_head_only": True}, "train_head_only needs .* --variance_head learned_range"),
+    (
+        {"init_from": "a", "train_head_only": True},
+        "train_head_only needs .* --variance_head, one of learned_range, npr, sn, ocm",
+    ),
     (
         {**HYBRID, "init_from": "a", "train_head_only": True, "adam_weight_decay": 0.1},
         "adam_weight_decay=0.1 would also shrink the trained weights beside the head",

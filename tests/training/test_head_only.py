@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import TrainingArguments
@@ -19,18 +20,50 @@ def options(tmp_path, image_folder, tiny_pipeline):
     }
 
 
-@pytest.mark.parametrize("objective", ["hybrid", "vlb"])
-def test_the_prediction_is_bit_for_bit_what_it_was(options, tiny_pipeline, objective):
-    folder = train(TrainingArguments(**options, objective=objective))
+HEADS_AND_OBJECTIVES = [("learned_range", "hybrid"), ("learned_range", "vlb"), *((h, h) for h in ("npr", "sn", "ocm"))]
+
+
+@pytest.mark.parametrize(("head", "objective"), HEADS_AND_OBJECTIVES)
+def test_the_prediction_is_bit_for_bit_what_it_was(options, tiny_pipeline, head, objective):
+    folder = train(TrainingArguments(**options | {"variance_head": head}, objective=objective))
     before = GaussianDiffusionPipeline.from_pretrained(tiny_pipeline).unet.eval()
     after = GaussianDiffusionPipeline.from_pretrained(folder).unet.eval()
     trained, averaged = after.state_dict(), before.state_dict()
     for name, weight in averaged.items():
         assert torch.equal(trained[name][: len(weight)], weight), name
     assert trained["conv_out.weight"][1:].abs().min() > 0  # the head began at zero
+    assert (trained["conv_out.bias"][1:] != 0).all()
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(after(x, 5).sample[:, :1], before(x, 5).sample)
     assert after(x, 5).sample[:, 1:].abs().max() > 0
+    stock = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
+    assert type(stock) is UNet2DModel and stock.config.out_channels == 2
+    assert torch.equal(stock(x, 5).sample, after(x, 5).sample)
+
+
+@pytest.mark.parametrize(
+    ("head", "prediction_type"), [("npr", "epsilon"), ("sn", "sample"), ("ocm", "v_prediction"), ("ocm", "epsilon")]
+)
+def test_the_result_samples_with_its_head(options, tiny_pipeline, head, prediction_type):
+    trained = GaussianDiffusionScheduler(prediction_type=prediction_type)
+    trained.save_pretrained(f"{tiny_pipeline}/scheduler")
+    options |= {"variance_head": head, "prediction_type": prediction_type}
+    pipeline = GaussianDiffusionPipeline.from_pretrained(train(TrainingArguments(**options)))
+    assert pipeline.scheduler.config.variance_type == head
+    assert pipeline.unet.config.out_channels == 2
+    for eta in (0.0, 1.0):
+        assert pipeline(batch_size=2, num_inference_steps=3, eta=eta).images[0].size == (8, 8)
+
+
+def test_what_is_known_of_the_process_stays_with_the_model(options, tiny_pipeline):
+    measured = [1 - (t + 1) / 2000 for t in range(1000)]
+    known = {"clip_sample_range": 1.5, "clip_variance_pixels": 2.0, "timestep_plans": {"2": [999, 10]}}
+    trained = GaussianDiffusionScheduler(variance_type="analytic", mean_square_epsilon=measured, **known)
+    trained.save_pretrained(f"{tiny_pipeline}/scheduler")
+    config = GaussianDiffusionPipeline.from_pretrained(train(TrainingArguments(**options))).scheduler.config
+    assert config.variance_type == "learned_range"
+    for name, value in (known | {"mean_square_epsilon": measured}).items():
+        assert config[name] == value, name
 
 
 def test_the_trained_weights_beside_the_average_too(tiny_unet):
@@ -58,12 +91,29 @@ def test_a_head_that_is_there_already_is_taught_on(options, tmp_path):
     assert not torch.equal(weights[0][1:], weights[1][1:])
 
 
-def test_resumed_is_uninterrupted(options, tmp_path):
-    train(TrainingArguments(**options | {"max_train_steps": 3}, objective="hybrid"))
-    resumed = train(TrainingArguments(**options, objective="hybrid"))
-    straight = train(TrainingArguments(**options | {"output_dir": str(tmp_path / "straight")}, objective="hybrid"))
+@pytest.mark.parametrize("head", ["learned_range", "npr", "sn", "ocm"])
+def test_resumed_is_uninterrupted(options, tmp_path, head):
+    options |= {"variance_head": head}
+    train(TrainingArguments(**options | {"max_train_steps": 3}))
+    resumed = train(TrainingArguments(**options))
+    straight = train(TrainingArguments(**options | {"output_dir": str(tmp_path / "straight")}))
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_another_head_is_not_taught_on(options, tmp_path):
+    first = train(TrainingArguments(**options | {"variance_head": "npr"}))
+    other = options | {"variance_head": "sn", "init_from": str(first), "output_dir": str(tmp_path / "2")}
+    with pytest.raises(InputError, match="has variance_head=npr, but the data and options ask for sn"):
+        train(TrainingArguments(**other))
+    assert not (tmp_path / "2").exists()
+
+
+def test_ocm_is_taught_in_mixed_precision(options):
+    """Its derivative goes through autocast."""
+    folder = train(TrainingArguments(**options | {"variance_head": "ocm", "mixed_precision": "bf16"}))
+    head = GaussianDiffusionPipeline.from_pretrained(folder).unet.conv_out.weight[1:]
+    assert head.isfinite().all() and head.abs().min() > 0
 
 
 def test_the_process_must_be_the_model_s(options, tiny_pipeline):

@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.training.objectives import drop_labels, make_objective, min_snr_weights, prediction_target
+from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
+from ddpm_hf.training.objectives import (
+    NoisyBatch,
+    drop_labels,
+    make_objective,
+    min_snr_weights,
+    npr_losses,
+    ocm_losses,
+    prediction_target,
+    rademacher_like,
+    simple_losses,
+    sn_losses,
+)
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
@@ -187,6 +199,151 @@ def test_every_timestep_has_finite_gradients_in_float32(batch, tiny_unet, name, 
     assert losses.isfinite().all()
     losses.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in unet.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Variance heads
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(("name", "function"), [("npr", "dt_dsdm_err/eps_epsc"), ("sn", "dt_dsdm/eps_eps2")])
+def test_head_losses_and_gradients_are_those_of_the_reference(reference, schedule, name, function):
+    """Extended-Analytic-DPM's losses, in float64; sums over the 48 values of an image, where ours are means."""
+    arrays = reference("eadpm_losses")
+    keys = ("x0", "noise", "x_n", "head1", "head2")
+    images, noise, noisy, prediction, head = (arrays[f"{schedule}/{key}"] for key in keys)
+    if name == "sn":  # their head has the square of the prediction still in it
+        head = head - prediction**2
+    output = torch.cat([prediction, head], dim=1).requires_grad_()
+    batch = NoisyBatch(images, noise, noisy, arrays[f"{schedule}/timestep"])
+    betas = reference("schedules")[f"{schedule}/betas"].numpy()
+    scheduler = GaussianDiffusionScheduler(trained_betas=betas, clip_sample=False)
+    head_losses = npr_losses(scheduler, output, batch) if name == "npr" else sn_losses(scheduler, output, batch)
+    torch.testing.assert_close(48 * head_losses, arrays[f"{schedule}/{function}/ddm"], rtol=1e-9, atol=1e-10)
+    (48 * (simple_losses(scheduler, output, batch) + head_losses)).sum().backward()
+    for gradient, key in zip(output.grad.chunk(2, dim=1), ("grad_head1", "grad_head2"), strict=True):
+        torch.testing.assert_close(gradient, arrays[f"{schedule}/{function}/{key}"], rtol=1e-9, atol=1e-10)
+
+
+class ExactNetwork(torch.nn.Module):
+    """Of x_0 ~ N(mean, covariance), images of 3 pixels: the exact prediction, and as head Cov[eps | x_t], scaled.
+
+    E[x_0 | x_t] = mean + A (x_t - a mean) with A = a covariance (a^2 covariance + b^2)^-1, a^2 = abar and b^2 = 1 - abar.
+    """
+
+    def __init__(self, mean, covariance, scheduler, timestep):
+        super().__init__()
+        self.mean, self.prediction_type, self.scale = mean, scheduler.config.prediction_type, 1.0
+        abar, identity = scheduler.alpha_bar(timestep), torch.eye(3, dtype=torch.float64)
+        self.a, self.b = abar.sqrt(), (1 - abar).sqrt()
+        self.gain = self.a * covariance @ torch.linalg.inv(abar * covariance + (1 - abar) * identity)
+        # abar / (1 - abar) Cov[x_0 | x_t]
+        self.head = (abar / (1 - abar) * (covariance - self.a * self.gain @ covariance)).diagonal()
+
+    def forward(self, noisy, timesteps, class_labels, return_dict):
+        x_t = noisy.flatten(1)
+        x0 = self.mean + (x_t - self.a * self.mean) @ self.gain.T
+        epsilon = (x_t - self.a * x0) / self.b
+        predictions = {"epsilon": epsilon, "sample": x0, "v_prediction": self.a * epsilon - self.b * x0}
+        head = (self.scale * self.head).expand_as(x_t)
+        return (torch.stack([predictions[self.prediction_type], head], dim=1)[..., None],)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("timestep", [0, 100, 500, 999])
+@pytest.mark.parametrize("head", COVARIANCE_HEADS)
+def test_the_loss_of_every_head_is_least_at_the_covariance_of_the_noise(head, timestep, prediction_type):
+    """Gaussian data, closed form: the parabola of the loss against a factor on the head has its minimum at 1."""
+    torch.manual_seed(0)
+    mean, root = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    images = (mean + torch.randn(20_000, 3, dtype=torch.float64) @ root.T)[:, None, :, None]
+    noise = torch.randn_like(images)
+    scheduler = GaussianDiffusionScheduler(prediction_type=prediction_type)
+    unet = ExactNetwork(mean, root @ root.T, scheduler, timestep)
+    objective = make_objective(head, scheduler)
+
+    def losses(scale):
+        unet.scale = scale
+        torch.manual_seed(1)  # the same probes
+        return objective(unet, images, torch.full((len(images),), timestep), noise=noise)
+
+    below, at, above = losses(0.9), losses(1.0), losses(1.1)
+    curvature = (above - 2 * at + below).mean() / 0.1**2
+    slopes = (above - below) / (2 * 0.1)
+    distance, error = slopes.mean() / curvature, slopes.std() / len(slopes) ** 0.5 / curvature
+    assert abs(distance) <= 5 * error + 1e-5
+    if timestep < 999:  # where h is 4e-5, no number of images shows it beside the variance of the square of noise
+        assert error < 0.05
+
+
+@pytest.fixture
+def attending_unet(tiny_unet):
+    """With attention on the way down and up too, in float64."""
+    return tiny_unet(
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        variance_head="ocm",
+    ).double()
+
+
+def hadamard(order):
+    """Rows v of 1 and -1, (order, order), over which the mean of v_i v_j is exactly delta_ij."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < order:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("timestep", [0, 400, 999])
+def test_ocm_targets_have_the_diagonal_of_the_jacobian_as_mean(attending_unet, prediction_type, timestep):
+    scheduler = GaussianDiffusionScheduler(prediction_type=prediction_type, clip_sample=False)
+    x_t = torch.randn(1, 1, 8, 8, dtype=torch.float64)
+
+    def epsilon(x):
+        output = attending_unet(x, timestep).sample
+        return scheduler.p_mean_variance(output, timestep, x, use_clipped_model_output=False).pred_epsilon
+
+    jacobian = torch.autograd.functional.jacobian(epsilon, x_t).view(64, 64)
+    probes = hadamard(64).view(64, 1, 8, 8)
+    head = torch.zeros(64, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def predict(x):
+        return torch.cat([attending_unet(x, timestep).sample[:, :1], head], dim=1)
+
+    batch = NoisyBatch(None, None, x_t.repeat(64, 1, 1, 1), torch.full((64,), timestep))
+    ocm_losses(scheduler, predict, batch, probes).sum().backward()
+    targets = -32 * head.grad  # the gradient of (target - h)^2 / 64 at h = 0 is -target / 32
+    expected = 1 - (1 - scheduler.alpha_bar(timestep)).sqrt() * jacobian.diagonal()
+    torch.testing.assert_close(targets.mean(0).flatten(), expected, rtol=1e-9, atol=1e-12)
+    assert targets.std(0).max() > 1e-3  # it is a mean only
+
+
+def test_probes_are_signs_without_correlation():
+    torch.manual_seed(0)
+    probes = rademacher_like(torch.empty(10_000, 1, 2, 2)).flatten(1)
+    assert (probes.abs() == 1).all()
+    assert (probes.T @ probes / len(probes) - torch.eye(4)).abs().max() < 5 / 100
+    assert probes.mean(0).abs().max() < 5 / 100
+
+
+@pytest.mark.parametrize("name", COVARIANCE_HEADS)
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+def test_head_objectives_teach_the_head_alone_and_are_finite_at_every_timestep(
+    batch, tiny_unet, name, prediction_type
+):
+    scheduler = GaussianDiffusionScheduler(
+        prediction_type=prediction_type, variance_type=name, rescale_betas_zero_snr=True
+    )
+    unet = tiny_unet(variance_head=name)
+    losses = make_objective(name, scheduler)(unet, batch[0], batch[2], noise=batch[1])
+    assert losses.shape == (4,) and losses.isfinite().all()
+    losses.sum().backward()
+    gradient = unet.conv_out.weight.grad
+    assert gradient.isfinite().all()
+    assert (gradient[:1] == 0).all()
+    assert gradient[1:].abs().sum() > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
