@@ -1,4 +1,8 @@
+import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +55,50 @@ def tiny_unet():
         return DDPMUNet2DModel(**(TINY | kwargs))
 
     return make
+
+
+@pytest.fixture
+def on_two_processes():
+    """A function that runs Python on two processes: `on_two_processes("-m", "a.module", "--option")`."""
+
+    def run(*arguments):
+        # `accelerate launch --cpu --num_processes 2` starts one process, unless an MPI is installed.
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def measured_on_two_processes(tmp_path, on_two_processes):
+    """A function that measures a pipeline on two processes: what each of them says in JSON.
+
+    `measured_on_two_processes(pipeline, images, code)`: the code makes `result` of `unet`, `scheduler`, `images`, and
+    `accelerator`.
+    """
+
+    def measure(pipeline, images, code):
+        pipeline.save_pretrained(tmp_path / "model")
+        torch.save(images, tmp_path / "images.pt")
+        (tmp_path / "measure.py").write_text(f"""
+import torch
+from accelerate import Accelerator
+from ddpm_hf import GaussianDiffusionPipeline
+torch.set_num_threads(1)
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+pipeline = GaussianDiffusionPipeline.from_pretrained("{tmp_path / "model"}")
+unet, scheduler = accelerator.prepare(pipeline.unet), pipeline.scheduler
+images = torch.load("{tmp_path / "images.pt"}")
+{code}
+open(f"{tmp_path}/{{accelerator.process_index}}.json", "w").write(result.to_json())
+""")
+        on_two_processes(str(tmp_path / "measure.py"))
+        return [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
+
+    return measure
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Gamma on Gaussian data with the exact predictor, where it is known; and whatever the way it is computed in."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -259,39 +256,21 @@ def test_a_state_of_another_estimate_is_refused(stock_unet, images, tmp_path, ch
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_result_of_one(tmp_path, tiny_unet, images):
-    scheduler = GaussianDiffusionScheduler(**SCHEDULE)
-    GaussianDiffusionPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "model")
-    torch.save(images, tmp_path / "images.pt")
-    script = tmp_path / "calibrate.py"
-    script.write_text(f"""
-import torch
-from accelerate import Accelerator
-from ddpm_hf import GaussianDiffusionPipeline
+def test_two_processes_have_the_result_of_one(tmp_path, tiny_unet, images, measured_on_two_processes):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler(**SCHEDULE))
+    code = f"""
 from ddpm_hf.calibration import estimate_mean_square_epsilon
-torch.set_num_threads(1)
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2
-pipeline = GaussianDiffusionPipeline.from_pretrained("{tmp_path / "model"}")
-images = torch.load("{tmp_path / "images.pt"}")
-unet = accelerator.prepare(pipeline.unet)
 for _ in range(2):  # the second time from the state files
     result = estimate_mean_square_epsilon(
-        unet, pipeline.scheduler, images, batch_size=4, accelerator=accelerator, state_file="{tmp_path / "state.npz"}"
+        unet, scheduler, images, batch_size=4, accelerator=accelerator, state_file="{tmp_path / "state.npz"}"
     )
-    open(f"{tmp_path}/{{accelerator.process_index}}.json", "w").write(result.to_json())
-""")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["state.0-of-2.npz", "state.1-of-2.npz"]
-    alone = estimate(GaussianDiffusionPipeline.from_pretrained(tmp_path / "model").unet, images)
-    for process in (0, 1):
-        shared = json.loads((tmp_path / f"{process}.json").read_text())
+"""
+    alone = estimate(pipeline.unet, images)
+    for shared in measured_on_two_processes(pipeline, images, code):
         assert shared["draws"] == alone.draws and shared["num_images"] == 16
         assert shared["values"] == pytest.approx(alone.values, rel=1e-5)
         assert shared["standard_errors"] == pytest.approx(alone.standard_errors, rel=1e-3)
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["state.0-of-2.npz", "state.1-of-2.npz"]
 
 
 # What cannot be estimated --------------------------------------------------------------------------------------------

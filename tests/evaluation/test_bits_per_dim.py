@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -152,32 +149,14 @@ def test_json(stock_unet, images):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_result_of_one(tmp_path, tiny_unet, images):
-    GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler()).save_pretrained(tmp_path / "model")
-    torch.save(images, tmp_path / "images.pt")
-    script = tmp_path / "score.py"
-    script.write_text(f"""
-import torch
-from accelerate import Accelerator
-from ddpm_hf import GaussianDiffusionPipeline
+def test_two_processes_have_the_result_of_one(tiny_unet, images, measured_on_two_processes):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler())
+    code = """
 from ddpm_hf.evaluation import bits_per_dim
-torch.set_num_threads(1)
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2
-pipeline = GaussianDiffusionPipeline.from_pretrained("{tmp_path / "model"}")
-images = torch.load("{tmp_path / "images.pt"}")
-unet = accelerator.prepare(pipeline.unet)
-result = bits_per_dim(unet, pipeline.scheduler, images, 5, batch_size=3, accelerator=accelerator)
-open(f"{tmp_path}/{{accelerator.process_index}}.json", "w").write(result.to_json())
-""")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    unet = GaussianDiffusionPipeline.from_pretrained(tmp_path / "model").unet
-    alone = score(unet, images)
-    for process in (0, 1):
-        shared = json.loads((tmp_path / f"{process}.json").read_text())
+result = bits_per_dim(unet, scheduler, images, 5, batch_size=3, accelerator=accelerator)
+"""
+    alone = score(pipeline.unet, images)
+    for shared in measured_on_two_processes(pipeline, images, code):
         assert shared["per_image"] == pytest.approx(alone.per_image, rel=1e-5)
         assert shared["terms"] == pytest.approx(alone.terms, rel=1e-5)
 

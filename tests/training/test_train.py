@@ -1,8 +1,6 @@
 """The whole way: options in, a pipeline folder out."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -159,15 +157,10 @@ def test_curves_and_samples_reach_tensorboard(options):
 
 
 @pytest.mark.slow
-def test_two_processes_train_resume_and_agree_on_the_learning_rate(options, tmp_path):
+def test_two_processes_train_resume_and_agree_on_the_learning_rate(options, tmp_path, on_two_processes):
     def launch(**changes):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | changes))
-        # `accelerate launch --cpu --num_processes 2` starts one process, unless an MPI is installed.
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command += ["-m", "ddpm_hf.training.train", "--config", str(tmp_path / "config.yaml")]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        on_two_processes("-m", "ddpm_hf.training.train", "--config", str(tmp_path / "config.yaml"))
 
     changes = {"learning_rate": 1.0e-3, "lr_warmup_steps": 4, "log_every": 1}
     launch(**changes)
