@@ -69,10 +69,23 @@ def _optimal(count, alphas_bar, mean_square_epsilon):
     steps = len(alphas_bar)
     if count == 1:
         return np.array([steps - 1])
-    gamma = np.minimum(mean_square_epsilon, 1)  # above it there is no covariance, and the logarithm may not exist
+    gamma = _without_leaps(mean_square_epsilon, alphas_bar)
     with np.errstate(divide="ignore", invalid="ignore"):  # pairs that are not s < t
         share = (1 - alphas_bar[None] / alphas_bar[:, None]) * (gamma / (1 - alphas_bar))[None]
         return cheapest_path(np.log1p(-share), count - 1)
+
+
+def _without_leaps(mean_square_epsilon, alphas_bar):
+    """Gamma_t, lowered where it would have Cov[x0 | x_t] fall to less than half of what it was at a lower t.
+
+    More noise never tells more about x0: the covariance of the true posterior rises with t (Guo et al. 2005, theorem 1).
+    Where there is much noise a small error of Gamma_t, or a value over 1, would say that x_t tells all of x0, and the plan
+    would leap from there to the data. Smaller falls are the noise of any estimate, and change little.
+    """
+    scale = np.minimum((1 - alphas_bar) / np.maximum(alphas_bar, 1e-12), 1e12)
+    covariance = np.clip(scale * (1 - mean_square_epsilon), 0, 1)
+    before = np.maximum.accumulate(covariance)
+    return np.where(covariance < 0.5 * before, 1 - before / scale, mean_square_epsilon)
 
 
 def cheapest_path(cost, transitions):
