@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from exact_predictor import ExactPredictor
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
@@ -16,25 +17,6 @@ SCHEDULE = {"num_train_timesteps": STEPS, "beta_schedule": "squaredcos_cap_v2"}
 # Two kinds of pixels: a background that hardly varies, and one that does.
 MEAN = torch.tensor([-0.3, 0.1]).repeat_interleave(32).reshape(1, 8, 8)
 VARIANCE = torch.tensor([1e-4, 0.03]).repeat_interleave(32).reshape(1, 8, 8)
-
-
-class ExactPredictor(torch.nn.Module):
-    """What an ideal network learns from data N(MEAN, VARIANCE), one timestep for each image."""
-
-    def __init__(self, unet, scheduler):
-        super().__init__()
-        self.config, self.dtype, self.device = unet.config, unet.dtype, unet.device
-        self.scheduler = scheduler
-
-    def forward(self, sample, timestep, class_labels=None, return_dict=False):
-        assert timestep.shape == (len(sample),)
-        alpha_bar = self.scheduler.alpha_bar(timestep).reshape(-1, 1, 1, 1)
-        marginal = alpha_bar * VARIANCE + 1 - alpha_bar
-        epsilon = (1 - alpha_bar).sqrt() * (sample - alpha_bar.sqrt() * MEAN) / marginal
-        x0 = (sample - (1 - alpha_bar).sqrt() * epsilon) / alpha_bar.sqrt()
-        outputs = {"epsilon": epsilon, "sample": x0}
-        outputs["v_prediction"] = alpha_bar.sqrt() * epsilon - (1 - alpha_bar).sqrt() * x0
-        return (outputs[self.scheduler.config.prediction_type].float(),)
 
 
 def exact_gamma(scheduler):
@@ -67,7 +49,7 @@ def images():
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
 def test_gamma_of_gaussian_data_is_the_known_one(tiny_unet, beta_schedule):
     scheduler = GaussianDiffusionScheduler(num_train_timesteps=STEPS, beta_schedule=beta_schedule, beta_end=0.8)
-    unet = ExactPredictor(tiny_unet(), scheduler)
+    unet = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE)
     result = estimate(unet, gaussian_images(400), scheduler, timesteps_per_image=4, batch_size=400)
     values, errors = as_tensors(result)
     assert sum(result.draws) == 400 * 4 and max(result.draws) - min(result.draws) <= 4
@@ -80,7 +62,7 @@ def test_gamma_of_gaussian_data_is_the_known_one(tiny_unet, beta_schedule):
 
 def test_the_standard_error_is_the_spread_of_repeated_estimates(tiny_unet):
     scheduler = GaussianDiffusionScheduler(**SCHEDULE)
-    unet, truth = ExactPredictor(tiny_unet(), scheduler), exact_gamma(scheduler)
+    unet, truth = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE), exact_gamma(scheduler)
     values, errors = zip(
         *(
             as_tensors(estimate(unet, gaussian_images(20, seed), seed=seed, timesteps_per_image=5, batch_size=20))
@@ -101,8 +83,8 @@ def test_x0_and_v_predictions_give_the_same(tiny_unet, prediction_type):
     other = GaussianDiffusionScheduler(**SCHEDULE, prediction_type=prediction_type)
     epsilon = GaussianDiffusionScheduler(**SCHEDULE)
     images = gaussian_images(10)
-    result = estimate(ExactPredictor(tiny_unet(), other), images, other)
-    expected = estimate(ExactPredictor(tiny_unet(), epsilon), images, epsilon)
+    result = estimate(ExactPredictor(tiny_unet(), other, MEAN, VARIANCE), images, other)
+    expected = estimate(ExactPredictor(tiny_unet(), epsilon, MEAN, VARIANCE), images, epsilon)
     assert_close(as_tensors(result), as_tensors(expected), rtol=1e-4, atol=1e-6)
 
 

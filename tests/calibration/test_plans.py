@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from exact_predictor import ExactPredictor
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.calibration import bound_costs, local_errors, plan_timesteps
@@ -149,24 +150,11 @@ def test_a_plan_has_a_lower_bound_than_even_timesteps(stock_unet, images):
 # Local errors --------------------------------------------------------------------------------------------------------
 
 
-class ExactPredictor(torch.nn.Module):
-    """E[eps | x_t] for data N(0.2, 0.25)."""
-
-    def __init__(self, unet, scheduler):
-        super().__init__()
-        self.config, self.dtype, self.device = unet.config, unet.dtype, unet.device
-        self.scheduler = scheduler
-
-    def forward(self, sample, timestep, class_labels=None, return_dict=False):
-        alpha_bar = self.scheduler.alpha_bar(timestep).item()
-        return ((1 - alpha_bar) ** 0.5 * (sample - alpha_bar**0.5 * 0.2) / (alpha_bar * 0.25 + 1 - alpha_bar),)
-
-
 @pytest.mark.parametrize("solver_order", [1, 2])
 def test_local_errors_are_those_of_the_schedulers_steps(tiny_unet, solver_order):
     """On the exact flow of Gaussian data, from which the steps of a scheduler are taken one by one."""
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=solver_order)
-    unet = ExactPredictor(tiny_unet(), scheduler)
+    unet = ExactPredictor(tiny_unet(), scheduler, mean=0.2, variance=0.25)
     candidates = [*range(0, 40, 4), *range(40, 1000, 40), 999]
     errors = local_errors(unet, scheduler, candidates, solver_order, num_paths=5, batch_size=2, progress_bar=False)
     assert errors.shape == (len(candidates) + 1,) * (solver_order + 1)
@@ -197,7 +185,7 @@ def starts(place):
 
 def test_planned_timesteps_end_nearer_to_the_flow(tiny_unet):
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2)
-    unet = ExactPredictor(tiny_unet(), scheduler)
+    unet = ExactPredictor(tiny_unet(), scheduler, mean=0.2, variance=0.25)
     candidates = candidate_timesteps(scheduler, 40)
     cost = local_errors(unet, scheduler, candidates, num_paths=4, progress_bar=False)
     plan = [candidates[node - 1] for node in plan_timesteps(cost, 6)][::-1]
