@@ -17,6 +17,7 @@ from ddpm_hf.data.point_clouds import exact_noise_moments, swiss_roll
 from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, write_report
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, draw, make_sampler
+from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 
 # Every sampler at its own timesteps, and the best of them at others: the trajectory is a choice of its own.
 COMPARED = (
@@ -49,9 +50,7 @@ def exact_network(points, scheduler, variance_type):
     def predict(x_t, t):
         mean, variance = exact_noise_moments(points, x_t, scheduler.alpha_bar(t).item())
         heads = {
-            "npr": lambda: variance,
-            "sn": lambda: variance,
-            "ocm": lambda: variance,
+            **dict.fromkeys(COVARIANCE_HEADS, lambda: variance),
             "learned_range": lambda: full_chain_range(variance, scheduler.alpha_bar(t), scheduler.alpha_bar(t - 1)),
         }
         parts = [mean, heads[variance_type]()] if variance_type in heads else [mean]
