@@ -51,31 +51,42 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         return UNet2DModel._get_init_keys(UNet2DModel if own else input_class) | own
 
     @classmethod
-    def from_unet(cls, unet, variance_head=None):
-        """A copy of a trained `UNet2DModel` with a head beside its own output, whose weights are not changed.
+    def from_unet(cls, unet, variance_head=None, num_classes=None):
+        """A copy of a trained `UNet2DModel` with a head beside its own output, or with classes; its weights stay.
 
         The head is as many more channels of the output convolution, and starts at zero: for `learned_range` the
         variance midway (in the logarithm) between beta~ and beta, for the others no covariance, which is `fixed_small`.
+        The classes are an embedding added to that of time, and start at zero too: until they are trained, the prediction
+        for each is that of the network without classes.
 
         Args:
             unet (`UNet2DModel`): predicts C channels for C channels.
-            variance_head (`str`, *optional*): as in the constructor; None gives a copy.
+            variance_head (`str`, *optional*): as in the constructor; None adds none.
+            num_classes (`int`, *optional*): as in the constructor; None adds none.
 
         Raises:
-            ValueError: if the network already has other than C output channels.
+            ValueError: if the network has other than C output channels, or has classes and is to get some.
         """
         channels = unet.config.in_channels
+        if num_classes is not None and unet.class_embedding is not None:
+            raise ValueError(
+                f"The network has classes already ({unet.config.num_class_embeds} labels); num_classes={num_classes} is "
+                "for one without."
+            )
         if unet.config.out_channels != channels:
             raise ValueError(
                 f"The network has {unet.config.out_channels} output channels for {channels} input channels; a variance "
                 f"head is put on a network with {channels} of both. Has it a head already?"
             )
         config = {k: v for k, v in unet.config.items() if k != "out_channels"}
-        model = cls.from_config(config, variance_head=variance_head)
+        classes = {} if num_classes is None else {"num_classes": num_classes, "num_class_embeds": None}
+        model = cls.from_config(config, variance_head=variance_head, **classes)
         weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
         if variance_head is not None:
             for name in ("conv_out.weight", "conv_out.bias"):
                 weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
+        if num_classes is not None:
+            weights["class_embedding.weight"] = torch.zeros_like(model.class_embedding.weight)
         model.load_state_dict(weights, assign=True)
         return model.train(unet.training)
 
