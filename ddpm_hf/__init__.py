@@ -14,6 +14,7 @@ if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
 _PUBLIC = {
     "GaussianDiffusionScheduler": "ddpm_hf.schedulers.scheduling_gaussian_diffusion",
     "DDPMUNet2DModel": "ddpm_hf.models.unet_2d",
+    "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
 }
 __all__ = [*_PUBLIC, "__version__"]

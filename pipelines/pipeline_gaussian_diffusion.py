@@ -2,16 +2,41 @@
 
 import inspect
 import json
+from typing import NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.configuration import PACKED_KEY
+from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_free_guidance, classifier_gradient
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class Guidance(NamedTuple):
+    """How class labels steer a run, or a step of it: what `__call__` was given, checked and on the device."""
+
+    # for the network: (B,), or (2B,) with the null labels behind where `scale` is not 1, or None without classes
+    labels: torch.Tensor | None = None
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+    # for the classifier: (B,)
+    classifier_labels: torch.Tensor | None = None
+    classifier_scale: float = 0.0
+    classifier_form: str = "score"
 
 
 class GaussianDiffusionPipeline(DiffusionPipeline):
@@ -23,19 +48,34 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         unet ([`UNet2DModel`]): any, stock or ours; predicts C channels, or 2C with a variance head.
         scheduler ([`SchedulerMixin`]): a [`DDPMScheduler`] or [`DDIMScheduler`] becomes a
             [`GaussianDiffusionScheduler`] that does the same (eta 1 and 0); any other stays what it is.
+        classifier ([`NoisyImageClassifier`], *optional*): tells the class of x_t, for `classifier_guidance_scale`; of the
+            network's image size, channels and classes. Stock pipelines say that they ignore it.
     """
 
-    model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ("latents", "model_output")
+    model_cpu_offload_seq = "classifier->unet"
+    _optional_components = ["classifier"]  # noqa: RUF012
+    _callback_tensor_inputs = ("latents", "model_output", "pred_original_sample")
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, classifier: ModelMixin | None = None):
         super().__init__()
         if isinstance(scheduler, DDPMScheduler):
             scheduler = GaussianDiffusionScheduler.from_config(scheduler.config)
         elif isinstance(scheduler, DDIMScheduler):
             scheduler = GaussianDiffusionScheduler.from_config(scheduler.config, eta=0.0)
-        self.register_modules(unet=unet, scheduler=scheduler)
+        if classifier is not None:
+            _check_classifier(classifier.config, unet.config)
+        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+
+    @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        """A pipeline of this class that shares the components of another.
+
+        Of any class that the constructor takes: diffusers' own shares networks of just the annotated class.
+        """
+        wanted = inspect.signature(cls.__init__).parameters
+        shared = {name: component for name, component in pipeline.components.items() if name in wanted}
+        return super().from_pipe(pipeline, **shared | kwargs)
 
     def to_json_string(self):
         """The model index, by the names of stock classes, which load what ours have saved."""
@@ -45,7 +85,20 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             index["unet"] = ["diffusers", "UNet2DModel"]
         if isinstance(self.scheduler, GaussianDiffusionScheduler):
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
+        if self.classifier is None:
+            del index["classifier"]  # which stock classes would say that they ignore
+        elif isinstance(self.classifier, NoisyImageClassifier):
+            # Without a module, because diffusers refuses to load a repository that names one it does not know.
+            index["classifier"] = [None, NoisyImageClassifier.__name__]
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """Reads the index as `to_json_string` writes it."""
+        if config_dict.get("classifier") == [None, NoisyImageClassifier.__name__]:
+            known = [NoisyImageClassifier.__module__, NoisyImageClassifier.__name__]
+            config_dict = config_dict | {"classifier": known}
+        return super().extract_init_dict(config_dict, **kwargs)
 
     @torch.no_grad()
     def __call__(
@@ -62,48 +115,100 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        classifier_guidance_scale: float = 0.0,
+        classifier_guidance_form: str = "score",
     ):
         """Draw images.
 
         Args:
             batch_size: how many; a list of labels, of generators, or `latents` say it as well.
-            class_labels: one for all or one per image; None is "no class" where the model has a null label.
+            class_labels: one for all or one per image; None is "no class" where the model has a null label. Of a model
+                without classes they are for the classifier.
             guidance_scale: classifier-free guidance (Ho & Salimans 2022): eps_null + scale * (eps_class - eps_null);
                 1 is the conditional model alone, and one network call a step in either case.
+            guidance_interval: (low, high): where low < sigma_t <= high there is guidance, of either kind, sigma_t =
+                sqrt((1 - abar_t) / abar_t) being the noise level (Kynkaanniemi et al. 2024); elsewhere there is one batch,
+                for the class alone.
+            guidance_rescale: phi of Lin et al. 2023, eq. 16, in [0, 1]: how far the guided output is given the standard
+                deviation of the one for the class; see `guidance.rescaled_guidance`.
+            classifier_guidance_scale: classifier guidance (Dhariwal & Nichol 2021): the gradient of log p(y | x_t), by
+                the pipeline's classifier, times this; 0 is off. It adds to `guidance_scale`.
+            classifier_guidance_form: what it shifts: `score` (their algorithm 2, for any eta), or `mean` (their
+                algorithm 1: the reverse mean by variance times gradient, so that eta must not be 0).
             generator: the only source of randomness; a list of one per image makes each image its own seed's.
             num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
             eta: 0 (DDIM) to 1 (DDPM), instead of the scheduler's.
             latents: x_T to begin with, (B, C, H, W), instead of noise.
             output_type: `pil`, `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1], or `latent`: x_0 as it is.
             callback_on_step_end: called as f(pipeline, step, timestep, tensors) after every step, with the tensors
-                named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`); may return new `latents`.
+                named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`, `pred_original_sample`, which is
+                None where the scheduler gives none); may return new `latents`.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
         """
-        _check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        batch_size = _batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
+        check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        batch_size = agreed_batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
         device = self._execution_device
-        labels = self.encode_labels(class_labels, guidance_scale, batch_size, device)
+        guidance = self._guidance(
+            class_labels,
+            batch_size,
+            device,
+            guidance_scale,
+            guidance_interval,
+            guidance_rescale,
+            classifier_guidance_scale,
+            classifier_guidance_form,
+        )
         self._set_timesteps(num_inference_steps, timesteps)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
         latents = self._initial_latents(batch_size, latents, generator, device)
-
-        # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
-        steps = list(zip(self.scheduler.timesteps, self.scheduler.timesteps.to(device), strict=True))
-        for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
-            model_output = self.predict(latents, t, t_on_device, labels, guidance_scale)
-            latents = self.scheduler.step(model_output, t, latents, **step_kwargs).prev_sample
-            if callback_on_step_end is not None:
-                tensors = {"latents": latents, "model_output": model_output}
-                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                latents = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", latents)
-
+        latents = self._denoise(
+            latents,
+            self.scheduler.timesteps,
+            guidance,
+            step_kwargs,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
         images = self.image_processor.postprocess(latents, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0):
+    # A run and its steps ---------------------------------------------------------------------------------------------
+
+    def _denoise(
+        self,
+        latents,
+        timesteps,
+        guidance,
+        step_kwargs,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs=("latents",),
+    ):
+        """The latents after all of `timesteps`, which are on the host."""
+        # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
+        steps = list(zip(timesteps, timesteps.to(latents.device), strict=True))
+        for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
+            step, model_output = self._denoise_step(latents, t, t_on_device, guidance, step_kwargs)
+            latents = step.prev_sample
+            if callback_on_step_end is not None:
+                x0 = getattr(step, "pred_original_sample", None)
+                tensors = {"latents": latents, "model_output": model_output, "pred_original_sample": x0}
+                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                latents = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", latents)
+        return latents
+
+    def _denoise_step(self, latents, t, t_on_device, guidance, step_kwargs):
+        """One step from x_t: the scheduler's output, and the network's."""
+        guidance = self._guidance_at(guidance, t)
+        model_output = self.predict(latents, t, t_on_device, guidance.labels, guidance.scale, guidance.rescale)
+        classifier_kwargs = self._classifier_kwargs(latents, t_on_device, guidance)
+        return self.scheduler.step(model_output, t, latents, **step_kwargs, **classifier_kwargs), model_output
+
+    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0):
         """The network's output for x_t, guided, in float32; the head of a learned variance is left as the class has it.
 
         Args:
@@ -116,9 +221,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             model_input = torch.cat([model_input, model_input])
         output = self.unet(model_input, t_on_device, labels, return_dict=False)[0].to(latents.dtype)
         if guided:
-            output, null = output.chunk(2)
-            mean = null[:, :channels].lerp(output[:, :channels], guidance_scale)
-            output = torch.cat([mean, output[:, channels:]], dim=1)
+            output = classifier_free_guidance(output, channels, guidance_scale, guidance_rescale)
         if not isinstance(self.scheduler, GaussianDiffusionScheduler):
             output = output[:, :channels]  # other schedulers do not know the variance head
         return output
@@ -130,7 +233,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             if class_labels is not None or guidance_scale != 1.0:
                 raise ValueError(
                     f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model; "
-                    "this one has no classes. Leave both out."
+                    "this one has no classes. Leave both out, or steer it by a classifier: classifier_guidance_scale=1."
                 )
             return None
         if class_labels is None:
@@ -139,12 +242,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             raise ValueError(
                 f"This model needs class_labels in 0 .. {num_classes - 1}; it has no label for 'no class'."
             )
-        labels = torch.as_tensor(class_labels).cpu()
-        largest = num_classes - 1 if null_label is None else null_label
-        if labels.is_floating_point() or labels.min() < 0 or labels.max() > largest:
-            extra = "" if null_label is None else f", or {null_label} for no class"
-            raise ValueError(f"class_labels={class_labels} must be whole numbers in 0 .. {num_classes - 1}{extra}.")
-        labels = labels.expand(batch_size).to(device)
+        labels = _checked_labels(class_labels, num_classes, null_label).expand(batch_size).to(device)
         if guidance_scale == 1.0:
             return labels
         if null_label is None:
@@ -153,6 +251,75 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
                 "this one was not: use guidance_scale=1."
             )
         return torch.cat([labels, torch.full_like(labels, null_label)])
+
+    # Guidance --------------------------------------------------------------------------------------------------------
+
+    def _guidance(
+        self,
+        class_labels,
+        batch_size,
+        device,
+        guidance_scale=1.0,
+        guidance_interval=None,
+        guidance_rescale=0.0,
+        classifier_guidance_scale=0.0,
+        classifier_guidance_form="score",
+    ):
+        """The [`Guidance`] of a run, from the arguments of `__call__` of the same names."""
+        _check_guidance(guidance_interval, guidance_rescale, classifier_guidance_form)
+        for_unet, for_classifier = class_labels, None
+        if classifier_guidance_scale != 0:
+            for_classifier = self._classifier_labels(class_labels, classifier_guidance_scale, batch_size, device)
+            if _classes(self.unet.config)[0] is None:
+                for_unet = None
+        return Guidance(
+            labels=self.encode_labels(for_unet, guidance_scale, batch_size, device),
+            scale=guidance_scale,
+            interval=guidance_interval,
+            rescale=guidance_rescale,
+            classifier_labels=for_classifier,
+            classifier_scale=classifier_guidance_scale,
+            classifier_form=classifier_guidance_form,
+        )
+
+    def _classifier_labels(self, class_labels, scale, batch_size, device):
+        if self.classifier is None:
+            raise ValueError(
+                f"classifier_guidance_scale={scale} needs a pipeline with a classifier, which this one has not: train one "
+                "with `ddpm-hf train_classifier`, or use guidance_scale with a class-conditional model."
+            )
+        if class_labels is None:
+            raise ValueError(f"classifier_guidance_scale={scale} needs class_labels: the class to steer to.")
+        if not isinstance(self.scheduler, GaussianDiffusionScheduler):
+            raise ValueError(
+                f"classifier_guidance_scale={scale} needs a GaussianDiffusionScheduler; {type(self.scheduler).__name__} "
+                "does not take the gradient of a classifier."
+            )
+        return _checked_labels(class_labels, self.classifier.config.num_classes).expand(batch_size).to(device)
+
+    def _guidance_at(self, guidance, t):
+        """The guidance of timestep t: outside of the interval none, and the labels without the null labels."""
+        if guidance.interval is None:
+            return guidance
+        low, high = guidance.interval
+        alpha_bar = self.scheduler.alphas_cumprod[int(t)]
+        if low < ((1 - alpha_bar) / alpha_bar).sqrt() <= high:
+            return guidance
+        labels = guidance.labels
+        if guidance.scale != 1.0:
+            labels = labels.chunk(2)[0]
+        return guidance._replace(labels=labels, scale=1.0, classifier_scale=0.0)
+
+    def _classifier_kwargs(self, latents, t_on_device, guidance):
+        """What classifier guidance tells the scheduler's `step`."""
+        if guidance.classifier_scale == 0:
+            return {}
+        gradient = classifier_gradient(
+            self.classifier, latents, t_on_device, guidance.classifier_labels, guidance.classifier_scale
+        )
+        return {"classifier_gradient": gradient, "guidance_form": guidance.classifier_form}
+
+    # The scheduler and its beginning ---------------------------------------------------------------------------------
 
     def _set_timesteps(self, num_inference_steps, timesteps):
         given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps}
@@ -177,9 +344,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             return latents.to(device, torch.float32)
         if config.sample_size is None:
             raise ValueError("The model's config has no sample_size: pass `latents` of the size wanted.")
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        shape = (batch_size, config.in_channels, height, width)
+        shape = (batch_size, config.in_channels, *_height_and_width(config.sample_size))
         return randn_tensor(shape, generator, device, torch.float32) * self.scheduler.init_noise_sigma
 
 
@@ -191,7 +356,48 @@ def _classes(config):
     return config.get("num_class_embeds"), None
 
 
-def _batch_size(batch_size, **per_image):
+def _height_and_width(sample_size):
+    return (sample_size, sample_size) if isinstance(sample_size, int) else sample_size and tuple(sample_size)
+
+
+def _checked_labels(class_labels, num_classes, null_label=None):
+    labels = torch.as_tensor(class_labels).cpu()
+    largest = num_classes - 1 if null_label is None else null_label
+    if labels.ndim > 1 or labels.is_floating_point() or labels.min() < 0 or labels.max() > largest:
+        extra = "" if null_label is None else f", or {null_label} for no class"
+        raise ValueError(f"class_labels={class_labels} must be whole numbers in 0 .. {num_classes - 1}{extra}.")
+    return labels
+
+
+def _check_guidance(interval, rescale, classifier_form):
+    if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
+        raise ValueError(
+            f"guidance_interval={interval} must be (low, high), 0 <= low < high: noise levels sqrt((1 - abar) / abar)."
+        )
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale={rescale} must be in [0, 1]; 0 is off.")
+    if classifier_form not in GUIDANCE_FORMS:
+        raise ValueError(
+            f"classifier_guidance_form={classifier_form!r} is not one of {', '.join(map(repr, GUIDANCE_FORMS))}."
+        )
+
+
+def _check_classifier(classifier, unet):
+    """That it was made for the same images and classes; both are configs."""
+    values = {
+        "sample_size": (_height_and_width(classifier.sample_size), _height_and_width(unet.sample_size)),
+        "in_channels": (classifier.in_channels, unet.in_channels),
+        "num_classes": (classifier.num_classes, _classes(unet)[0]),
+    }
+    for name, (given, wanted) in values.items():
+        if wanted is not None and given != wanted:
+            raise ValueError(
+                f"The classifier has {name}={given}, the model {wanted}: train a classifier for this model with "
+                "`ddpm-hf train_classifier`."
+            )
+
+
+def agreed_batch_size(batch_size, **per_image):
     """The one batch size that all arguments agree on."""
     sizes = {}
     for name, value in per_image.items():
@@ -205,7 +411,7 @@ def _batch_size(batch_size, **per_image):
     return next(iter(sizes.values()))
 
 
-def _check_output(output_type, tensor_names, allowed_names):
+def check_output(output_type, tensor_names, allowed_names):
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type={output_type!r} is not one of {', '.join(map(repr, OUTPUT_TYPES))}.")
     if not set(tensor_names) <= set(allowed_names):

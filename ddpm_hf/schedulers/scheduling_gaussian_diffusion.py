@@ -26,6 +26,7 @@ from ddpm_hf.schedulers.covariances import (
     largest_variance,
     mean_covariance,
 )
+from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES, make_betas, zero_terminal_snr
 from ddpm_hf.schedulers.trajectories import (
     OWN_SPACINGS,
@@ -86,6 +87,8 @@ class Transition(NamedTuple):
     direct_eps: float
     posterior_x0: float
     posterior_sample: float
+    # x0_hat + guidance * gradient, where the gradient is that of log p(y | x_t) (Dhariwal & Nichol 2021, algorithm 2)
+    guidance: float
     # variances: of the forward posterior, of the two fixed choices at this eta, and the ends of the learned range
     posterior_variance: float
     fixed_small: float
@@ -104,7 +107,7 @@ class Transition(NamedTuple):
 
 
 # What `_affine` multiplies by; what it adds with a weight stays a float.
-FACTORS = ("x0_sample", "eps_sample", "rederived_sample", "direct_x0", "posterior_x0")
+FACTORS = ("x0_sample", "eps_sample", "rederived_sample", "direct_x0", "posterior_x0", "guidance")
 
 
 class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
@@ -415,6 +418,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         generator=None,
         variance_noise=None,
         return_dict=True,
+        classifier_gradient=None,
+        guidance_form="score",
     ):
         """Draw x_s given x_t, s being the next timestep of the trajectory.
 
@@ -425,6 +430,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             eta, use_clipped_model_output: instead of the config's.
             generator (`torch.Generator` or a list of B, *optional*): the only source of randomness.
             variance_noise (`torch.Tensor`, *optional*): the standard normal noise itself.
+            classifier_gradient (`torch.Tensor`, *optional*): scale times the gradient of log p(y | x_t), of x_t's shape.
+            guidance_form (`str`): what the gradient shifts: `score` as `condition_score` has it (any eta), or `mean` as
+                `condition_mean` has it.
 
         Returns:
             [`GaussianDiffusionSchedulerOutput`], or with `return_dict=False` the tuple (x_s, x0_hat), in the dtype of
@@ -435,9 +443,16 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         c = self._transition(timestep, None, eta, x_t)
         x0 = self._predicted_x0(output, x_t, c)
         prev_sample = self._mean(output, x_t, x0, c, use_clipped_model_output)
+        variance = self._variance(head, c, eta)
+        if classifier_gradient is not None:
+            self._check_guidance(classifier_gradient, guidance_form, x_t, eta)
+            gradient = _cast(classifier_gradient, x_t.dtype)
+            if guidance_form == "mean":
+                prev_sample = _guided_mean(prev_sample, variance, gradient)
+            else:
+                prev_sample, x0 = _guided_score(prev_sample, x0, gradient, c)
         if self.config.solver_order == 2:
             prev_sample = self._extrapolated_(prev_sample, x0, c)
-        variance = self._variance(head, c, eta)
         if self.config.clip_variance_pixels is not None:
             variance = _smaller(variance, c.largest_variance)
         if not (_is_zero(variance) or _is_zero(c.noisy)):
@@ -473,6 +488,49 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         mean = self._mean(output, x_t, x0, c, use_clipped_model_output)
         variance = _expanded(self._variance(head, c, eta), mean)
         return ReverseKernelOutput(mean=mean, variance=variance, pred_original_sample=x0, pred_epsilon=epsilon)
+
+    def condition_mean(self, kernel, gradient):
+        """The kernel with its mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
+
+        That of x_s given x_t and y to first order in x_s - mean: for many steps and a variance that is not 0, so not for
+        eta = 0. The shift is by the variance of the kernel, before any `clip_variance_pixels`.
+
+        Args:
+            kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave.
+            gradient (`torch.Tensor`): scale times the gradient of log p(y | x_t), of x_t's shape.
+        """
+        gradient = _cast(gradient, kernel.mean.dtype)
+        return ReverseKernelOutput(**{**kernel, "mean": _guided_mean(kernel.mean, kernel.variance, gradient)})
+
+    def condition_score(self, kernel, gradient, timestep, sample, prev_timestep=None, eta=None):
+        """The kernel at eps_hat - sqrt(1 - abar_t) * gradient (Dhariwal & Nichol 2021, algorithm 2), for any eta.
+
+        x0_hat, which follows from it, is eps_hat's after clipping, shifted by (1 - abar_t) / sqrt(abar_t) * gradient, and
+        not clipped again, as in their code; the mean follows from both, and the variance stays. Where there is no signal
+        (abar_t = 0) there is no class in x_t, and no shift.
+
+        Args:
+            kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave for the same `timestep`, `sample` (x_t),
+                `prev_timestep` and `eta`.
+            gradient (`torch.Tensor`): scale times the gradient of log p(y | x_t), of x_t's shape.
+        """
+        gradient = _cast(gradient, kernel.mean.dtype)
+        c = self._transition(timestep, prev_timestep, self._checked_eta(eta), _cast(sample, kernel.mean.dtype))
+        mean, x0 = _guided_score(kernel.mean, kernel.pred_original_sample, gradient, c)
+        epsilon = kernel.pred_epsilon + c.rederived_x0 * (gradient * c.guidance)
+        return ReverseKernelOutput(mean=mean, variance=kernel.variance, pred_original_sample=x0, pred_epsilon=epsilon)
+
+    def _check_guidance(self, gradient, form, x_t, eta):
+        _check_choice("guidance_form", form, GUIDANCE_FORMS)
+        if gradient.shape != x_t.shape:
+            raise ValueError(
+                f"classifier_gradient of shape {tuple(gradient.shape)} must be of the sample's, {tuple(x_t.shape)}."
+            )
+        if form == "mean" and eta == 0 and self.config.variance_type not in COVARIANCE_TYPES:
+            raise ValueError(
+                f"guidance_form='mean' shifts by the variance, which variance_type='{self.config.variance_type}' has not "
+                "at eta=0: use guidance_form='score', or eta > 0."
+            )
 
     def _prepared(self, model_output, sample):
         """The prediction, the variance head (or None) and x_t, in the dtype of the arithmetic."""
@@ -653,6 +711,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             direct_eps=direction,
             posterior_x0=posterior_x0,
             posterior_sample=direction / sigma,
+            # Without signal x_t says nothing of the class: the gradient is 0, and infinity times it must be.
+            guidance=((1 - alpha_bar_t) / signal).masked_fill(alpha_bar_t == 0, 0),
             posterior_variance=eta**2 * beta_tilde,
             fixed_small=eta**2 * beta_tilde,
             fixed_large=eta**2 * large,
@@ -732,6 +792,20 @@ def _expanded(values, like):
 def _epsilon(output, x_t, c):
     """eps_hat as the network means it, whatever it predicts."""
     return _affine(c.eps_sample, x_t, c.eps_output, output)
+
+
+def _guided_mean(mean, variance, gradient):
+    return mean + gradient * variance
+
+
+def _guided_score(mean, x0, gradient, c):
+    """The mean and x0_hat at eps_hat - sqrt(1 - abar_t) * gradient.
+
+    By their shifts, so that both are right for an eps_hat that was not re-derived from x0_hat too: the mean's is
+    direct_x0 times that of x0_hat plus direct_eps times that of eps_hat, which is posterior_x0 times that of x0_hat.
+    """
+    shift = gradient * c.guidance
+    return mean + shift * c.posterior_x0, x0 + shift
 
 
 def _smaller(variance, limit):

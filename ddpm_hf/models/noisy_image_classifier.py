@@ -1,0 +1,166 @@
+"""The classifier of noisy images: the encoder half of a U-Net, and a pooling by attention."""
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import HunyuanDiTAttentionPool, TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
+from torch import nn
+
+DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
+TIME_SCALE_SHIFTS = ("default", "scale_shift")
+
+
+class NoisyImageClassifier(ModelMixin, ConfigMixin):
+    r"""Predicts the class of x_0 from x_t and t: :math:`p_\phi(y | x_t, t) = softmax(logits)`.
+
+    As in Dhariwal & Nichol 2021 (section 4, appendices H and I): the down and middle blocks of [`UNet2DModel`], whose
+    output is pooled by one query of attention at the mean of all places. The gradient of log p_phi with respect to x_t
+    steers the sampling of a diffusion model.
+
+    Args:
+        sample_size (`int` or `tuple[int, int]`): height and width of the images; the pooling has an embedding for each
+            place, so a classifier is for one size.
+        in_channels (`int`): channels of the images.
+        num_classes (`int`): labels are 0 .. num_classes - 1.
+        block_out_channels (`tuple[int, ...]`): channels of each level; every level but the last halves the image. All are
+            multiples of `norm_num_groups`, and those with attention (the last always) of `attention_head_dim`.
+        down_block_types (`tuple[str, ...]`): `"DownBlock2D"`, or `"AttnDownBlock2D"` with attention, for each level.
+        layers_per_block (`int`): residual blocks of each level.
+        attention_head_dim (`int`): channels of each head.
+        norm_num_groups (`int`), norm_eps (`float`): of the group normalizations.
+        dropout (`float`): within the residual blocks.
+        resnet_time_scale_shift (`str`): how the blocks take t: `"scale_shift"`, as in the paper, or `"default"`, added.
+        flip_sin_to_cos (`bool`), freq_shift (`int`): of the embedding of t.
+
+    Raises:
+        ValueError: for levels that do not agree, or images, timesteps of other shapes than the network is for.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 28,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        block_out_channels: tuple[int, ...] = (32, 64, 96),
+        down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        layers_per_block: int = 1,
+        attention_head_dim: int = 32,
+        norm_num_groups: int = 8,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        resnet_time_scale_shift: str = "scale_shift",
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+    ):
+        super().__init__()
+        _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim)
+        if resnet_time_scale_shift not in TIME_SCALE_SHIFTS:
+            raise ValueError(
+                f"resnet_time_scale_shift={resnet_time_scale_shift!r} is not one of "
+                f"{', '.join(map(repr, TIME_SCALE_SHIFTS))}."
+            )
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes={num_classes} must be at least 2: with fewer there is nothing to tell apart."
+            )
+        first, last = block_out_channels[0], block_out_channels[-1]
+        time_embed_dim = 4 * first
+        shared = {
+            "temb_channels": time_embed_dim,
+            "resnet_eps": norm_eps,
+            "resnet_act_fn": "silu",
+            "resnet_groups": norm_num_groups,
+            "attention_head_dim": attention_head_dim,
+            "resnet_time_scale_shift": resnet_time_scale_shift,
+            "dropout": dropout,
+        }
+        self.time_proj = Timesteps(first, flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(first, time_embed_dim)
+        self.conv_in = nn.Conv2d(in_channels, first, kernel_size=3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            get_down_block(
+                block_type,
+                num_layers=layers_per_block,
+                in_channels=block_out_channels[max(level - 1, 0)],
+                out_channels=block_out_channels[level],
+                add_downsample=level < len(block_out_channels) - 1,
+                downsample_padding=1,
+                **shared,
+            )
+            for level, block_type in enumerate(down_block_types)
+        )
+        self.mid_block = UNetMidBlock2D(in_channels=last, **shared)
+        self.conv_norm_out = nn.GroupNorm(norm_num_groups, last, eps=norm_eps)
+        self.conv_act = nn.SiLU()
+        height, width = (_downsampled(side, len(block_out_channels) - 1) for side in _height_and_width(sample_size))
+        self.pool = HunyuanDiTAttentionPool(height * width, last, last // attention_head_dim, num_classes)
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int) -> torch.Tensor:
+        """The logits of the classes.
+
+        Args:
+            sample (`torch.Tensor`): x_t, (B, C, H, W).
+            timestep (`torch.Tensor` or `int`): t, 0-based, () or (B,).
+
+        Returns:
+            `torch.Tensor`: (B, num_classes).
+        """
+        timesteps = torch.as_tensor(timestep, device=sample.device)
+        self._check_shapes(sample, timesteps)
+        # The embedding is made in float32, whatever the precision of the weights.
+        embedding = self.time_embedding(self.time_proj(timesteps.expand(len(sample))).to(sample.dtype))
+        hidden = self.conv_in(sample)
+        for block in self.down_blocks:
+            hidden, _ = block(hidden, embedding)
+        hidden = self.mid_block(hidden, embedding)
+        hidden = self.conv_act(self.conv_norm_out(hidden))
+        return self.pool(hidden.flatten(2).transpose(1, 2))  # places as a sequence: (B, H' W', C')
+
+    def _check_shapes(self, sample, timesteps):
+        expected = (self.config.in_channels, *_height_and_width(self.config.sample_size))
+        if sample.ndim != 4 or tuple(sample.shape[1:]) != expected:
+            raise ValueError(
+                f"Images of shape {tuple(sample.shape)} are not for this classifier, which takes (batch, "
+                f"{', '.join(map(str, expected))}): resize them, or train a classifier for images like these."
+            )
+        if timesteps.shape not in ((), sample.shape[:1]):
+            raise ValueError(
+                f"timestep of shape {tuple(timesteps.shape)} must be one for all images, (), or one for each of "
+                f"{len(sample)}."
+            )
+
+
+def _height_and_width(sample_size):
+    return (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+
+
+def _downsampled(side, times):
+    """A convolution of stride 2 with one place of padding gives ceil(side / 2)."""
+    return -(-side // 2**times)
+
+
+def _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim):
+    if not block_out_channels or len(block_out_channels) != len(down_block_types):
+        raise ValueError(
+            f"block_out_channels={block_out_channels} and down_block_types={down_block_types} must have one entry for each "
+            "level, and there must be one level at least."
+        )
+    unknown = set(down_block_types) - set(DOWN_BLOCK_TYPES)
+    if unknown:
+        raise ValueError(f"down_block_types={down_block_types} may have {' and '.join(DOWN_BLOCK_TYPES)} only.")
+    for channels in block_out_channels:
+        if channels % norm_num_groups:
+            raise ValueError(
+                f"block_out_channels={block_out_channels} must be multiples of norm_num_groups={norm_num_groups}."
+            )
+    types = (*down_block_types[:-1], "AttnDownBlock2D")  # the middle block and the pooling have attention too
+    for channels, block_type in zip(block_out_channels, types, strict=True):
+        if block_type == "AttnDownBlock2D" and channels % attention_head_dim:
+            raise ValueError(
+                f"block_out_channels={block_out_channels} must be multiples of attention_head_dim={attention_head_dim} "
+                "where there is attention, as in the last level."
+            )
