@@ -11,7 +11,7 @@ import typing
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import yaml
 from transformers import HfArgumentParser
@@ -29,6 +29,7 @@ PRESETS = Path(__file__).parent / "presets"
 MAY_CHANGE = {
     *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
     *("checkpoints_limit", "report_to", "dataloader_workers", "push_to_hub", "hub_model_id", "hub_private"),
+    *("eval_split", "num_eval_images"),
 }
 
 
@@ -58,13 +59,15 @@ class DataArguments:
 
 
 @dataclass
-class TrainingArguments(DataArguments):
-    """All counts are in optimizer updates, whatever the number of processes and of accumulation steps."""
+class RunArguments(DataArguments):
+    """What every kind of training has; each adds options, and its own defaults of `output_dir` and `timestep_sampling`.
+
+    All counts are in optimizer updates, whatever the number of processes and of accumulation steps.
+    """
+
+    presets: ClassVar[dict[str, Path]] = {}
 
     # What training does with the data
-    label_dropout: float = option(
-        0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
-    )
     random_flip: bool = option(
         False, "Mirror half of the images; right for photographs, wrong for letters and digits."
     )
@@ -75,10 +78,82 @@ class TrainingArguments(DataArguments):
         None, "Processes that decode images; by default one for each core where it pays, else none."
     )
 
+    # Optimization
+    batch_size: int = option(64, "Images per process and accumulation step.")
+    gradient_accumulation_steps: int = option(
+        1, "Batches per update; doubles the batch where memory does not allow it."
+    )
+    max_train_steps: int | None = option(None, "Updates to train for.")
+    num_epochs: float | None = option(None, "Passes over the data to train for, instead of max_train_steps.")
+    learning_rate: float = option(2e-4, "Peak learning rate; small networks take 1e-3.")
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = option(
+        "constant_with_warmup", "The constant ones can be continued with more steps; the others end at zero."
+    )
+    lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from zero.")
+    adam_beta1: float = option(0.9, "Decay of the mean of the gradient.")
+    adam_beta2: float = option(0.999, "Decay of its square; 0.99 for short runs.")
+    adam_weight_decay: float = option(0.0, "Decoupled weight decay; DDPM has none.")
+    adam_epsilon: float = option(1e-8, "Term in the denominator of Adam.")
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
+    ema_decay: float = option(0.9999, "Largest decay of the averaged weights, which are what is saved and sampled.")
+    ema_power: float = option(0.75, "The decay rises as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
+    ema_inv_gamma: float = option(1.0, "See ema_power.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option(
+        "no", "bf16 wherever the hardware computes in it; on a CPU without such instructions it is far slower than no."
+    )
+    seed: int = option(0, "Of the weights, the order of the data, the noise and the samples.")
+
+    # Run folder and logs
+    log_every: int = option(50, "Updates between lines of loss.csv.")
+    checkpoint_every: int = option(1000, "Updates between checkpoints; 0 for one at the end only.")
+    checkpoints_limit: int = option(2, "Checkpoints to keep.")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for name in option_names(type(self)):
+            _check_type(name, getattr(self, name), hints[name])
+        for allowed, holds, names in _RANGES:
+            for name in names.split():
+                value = getattr(self, name, None)  # not every kind of training has every option
+                if value is not None and not holds(value):
+                    raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
+        self._check_schedule_and_tracker()
+
+    def _check_schedule_and_tracker(self):
+        if (self.max_train_steps is None) == (self.num_epochs is None):
+            given = "neither" if self.num_epochs is None else "both"
+            preset = f", or a --preset, one of {', '.join(self.presets)}" if self.presets else ""
+            raise InputError(
+                f"How long should it train? Give --max_train_steps or --num_epochs ({given} was given){preset}."
+            )
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise InputError(
+                f"lr_warmup_steps={self.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
+                "'constant_with_warmup', or 0 steps."
+            )
+        for tracker in {self.report_to} - {"none", "all"}:
+            if importlib.util.find_spec(tracker) is None:
+                raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
+
+
+@dataclass
+class TrainingArguments(RunArguments):
+    """The training of a diffusion model."""
+
+    presets: ClassVar[dict[str, Path]] = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+    # What training does with the data
+    label_dropout: float = option(
+        0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
+    )
+
     # Network
     unet: str = option("fashion_mnist", f"Network, one of {', '.join(UNET_PRESETS)}; channels follow the data.")
     init_from: str | None = option(
-        None, "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`."
+        None,
+        "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`; one without classes gets "
+        "them with class_conditional.",
     )
     variance_head: Literal[VARIANCE_HEADS] | None = option(
         None,
@@ -120,39 +195,12 @@ class TrainingArguments(DataArguments):
         "uniform; low_discrepancy, evenly spread over each batch, for a less noisy loss; importance, in proportion to "
         "the size of the loss. By default importance for objective vlb, else uniform.",
     )
-    batch_size: int = option(64, "Images per process and accumulation step.")
-    gradient_accumulation_steps: int = option(
-        1, "Batches per update; doubles the batch where memory does not allow it."
-    )
-    max_train_steps: int | None = option(None, "Updates to train for.")
-    num_epochs: float | None = option(None, "Passes over the data to train for, instead of max_train_steps.")
-    learning_rate: float = option(2e-4, "Peak learning rate; small networks take 1e-3.")
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = option(
-        "constant_with_warmup", "The constant ones can be continued with more steps; the others end at zero."
-    )
-    lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from zero.")
-    adam_beta1: float = option(0.9, "Decay of the mean of the gradient.")
-    adam_beta2: float = option(0.999, "Decay of its square; 0.99 for short runs.")
-    adam_weight_decay: float = option(0.0, "Decoupled weight decay; DDPM has none.")
-    adam_epsilon: float = option(1e-8, "Term in the denominator of Adam.")
-    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
-    ema_decay: float = option(0.9999, "Largest decay of the averaged weights, which are what is saved and sampled.")
-    ema_power: float = option(0.75, "The decay rises as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
-    ema_inv_gamma: float = option(1.0, "See ema_power.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option(
-        "no", "bf16 wherever the hardware computes in it; on a CPU without such instructions it is far slower than no."
-    )
-    seed: int = option(0, "Of the weights, the order of the data, the noise and the samples.")
 
     # Run folder, logs and samples
     output_dir: str = option("outputs/ddpm", "Pipeline folder to write; the same command again resumes the run in it.")
-    log_every: int = option(50, "Updates between lines of loss.csv.")
     sample_every: int = option(1000, "Updates between grids of samples; 0 for one at the end only.")
     num_samples: int = option(64, "Images in a grid.")
     sample_steps: int = option(50, "Network calls per grid.")
-    checkpoint_every: int = option(1000, "Updates between checkpoints; 0 for one at the end only.")
-    checkpoints_limit: int = option(2, "Checkpoints to keep.")
-    report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
 
     # Sharing
     push_to_hub: bool = option(False, "Upload the result with a model card when done.")
@@ -160,13 +208,7 @@ class TrainingArguments(DataArguments):
     hub_private: bool = option(False, "Create that repository as private.")
 
     def __post_init__(self):
-        for name, hint in typing.get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
-        for allowed, holds, names in _RANGES:
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not holds(value):
-                    raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
+        super().__post_init__()
         _check_choice("unet", self.unet, UNET_PRESETS)
         self.objective = self.objective or _objective_of_head(self.variance_head)
         self._check_combinations()
@@ -174,19 +216,8 @@ class TrainingArguments(DataArguments):
         self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
 
     def _check_combinations(self):
-        if (self.max_train_steps is None) == (self.num_epochs is None):
-            given = "neither" if self.num_epochs is None else "both"
-            raise InputError(
-                f"How long should it train? Give --max_train_steps or --num_epochs ({given} was given), or a --preset, "
-                f"one of {', '.join(preset_names())}."
-            )
         if self.beta_start >= self.beta_end:
             raise InputError(f"beta_start={self.beta_start} must be smaller than beta_end={self.beta_end}.")
-        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
-            raise InputError(
-                f"lr_warmup_steps={self.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
-                "'constant_with_warmup', or 0 steps."
-            )
         if self.variance_type not in (None, self.variance_head) and (
             self.variance_head is not None or self.variance_type in VARIANCE_HEADS
         ):
@@ -202,9 +233,6 @@ class TrainingArguments(DataArguments):
                 f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
                 "your data with --dataset."
             )
-        for tracker in {self.report_to} - {"none", "all"}:
-            if importlib.util.find_spec(tracker) is None:
-                raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
 
     def _check_objective(self):
         if self.objective == "hybrid" and self.variance_head is None:
@@ -263,7 +291,7 @@ _RANGES = (
         "at least 1",
         lambda value: value >= 1,
         "resolution num_train_timesteps batch_size gradient_accumulation_steps max_train_steps log_every num_samples "
-        "sample_steps checkpoints_limit",
+        "sample_steps checkpoints_limit num_eval_images width layers_per_block",
     ),
     (
         "at least 0",
@@ -276,7 +304,7 @@ _RANGES = (
         "num_epochs learning_rate adam_epsilon max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
     ),
     ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
-    ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay"),
+    ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
     ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),
 )
 
@@ -305,37 +333,40 @@ def _check_choice(name, value, choices):
 
 
 def preset_names():
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return list(TrainingArguments.presets)
 
 
-def option_names():
-    return [f.name for f in dataclasses.fields(TrainingArguments)]
+def option_names(kind):
+    """The options of a kind of training; what has no choice there is a field, but no option."""
+    return [f.name for f in dataclasses.fields(kind) if f.init]
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv=None, kind=TrainingArguments, prog="train"):
     """Options from flags, `--config` and `--preset`; a mistake ends the program with one line that names it."""
-    usage = "train [--preset NAME] [--config FILE.yaml] [--OPTION VALUE ...]"
-    parser = HfArgumentParser(TrainingArguments, prog="train", usage=usage, description=__doc__, allow_abbrev=False)
+    preset_usage = "[--preset NAME] " if kind.presets else ""
+    usage = f"{prog} {preset_usage}[--config FILE.yaml] [--OPTION VALUE ...]"
+    parser = HfArgumentParser(kind, prog=prog, usage=usage, description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file of options.")
-    parser.add_argument("--preset", help=f"Options of a known run, one of {', '.join(preset_names())}.")
+    if kind.presets:
+        parser.add_argument("--preset", help=f"Options of a known run, one of {', '.join(kind.presets)}.")
     try:
-        flags = _given(parser, argv)
+        flags = _given(parser, kind, argv)
         layers = [flags]
         if config := flags.pop("config", None):
-            layers.insert(0, _given(parser, _flags_of(_read_yaml(Path(config)), config)))
+            layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(Path(config)), kind, config)))
         if preset := flags.pop("preset", None):
-            _check_choice("preset", preset, preset_names())
-            path = PRESETS / f"{preset}.yaml"
-            layers.insert(0, _given(parser, _flags_of(_read_yaml(path), path)))
-        return TrainingArguments(**_merge(layers))
+            _check_choice("preset", preset, kind.presets)
+            path = kind.presets[preset]
+            layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(path), kind, path)))
+        return kind(**_merge(layers))
     except InputError as error:
         parser.error(str(error))
 
 
-def _given(parser, argv):
+def _given(parser, kind, argv):
     """The options that `argv` gives, without those that have their defaults."""
     absent = object()
-    names = [*option_names(), "config", "preset"]
+    names = [*option_names(kind), "config", "preset"]
     parsed = parser.parse_args(argv, Namespace(**dict.fromkeys(names, absent)))
     return {name: value for name, value in vars(parsed).items() if value is not absent}
 
@@ -362,12 +393,12 @@ def _read_yaml(path):
     return values
 
 
-def _flags_of(values, path):
+def _flags_of(values, kind, path):
     """YAML options as the flags they stand for. `environment` is what a run adds to its own `training_args.yaml`."""
     values = {name: value for name, value in values.items() if name != "environment"}
     for name, value in values.items():
-        if name not in option_names():
-            nearest = difflib.get_close_matches(name, option_names(), n=1)
+        if name not in option_names(kind):
+            nearest = difflib.get_close_matches(name, option_names(kind), n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the options."
             raise InputError(f"Unknown option {name!r} in {path}: {hint}")
         if not isinstance(value, str):

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from itertools import count
@@ -141,7 +141,7 @@ def _open_image(value):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A data set opened and looked at, and what its images are to become."""
+    """A data set opened and looked at, and what its images are to become; `size` and `pixels` are as in `Survey`."""
 
     rows: datasets.Dataset
     column: str
@@ -152,6 +152,7 @@ class ImageSource:
     center_crop: bool
     strict: bool
     pixels: float
+    size: tuple[int, int] | None
 
     def __len__(self):
         return len(self.rows)
@@ -186,7 +187,15 @@ def open_images(args, default_resolution):
         center_crop=args.center_crop,
         strict=args.strict_data,
         pixels=seen.pixels,
+        size=seen.size,
     )
+
+
+def draw_images(source, num_images, seed):
+    """`num_images` of a source, drawn at random without repetition, in their order."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
+    labels = None if source.labels is None else source.labels[chosen]
+    return replace(source, rows=source.rows.select(chosen), labels=labels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

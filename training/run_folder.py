@@ -1,6 +1,5 @@
 """The output folder of a run: `training_args.yaml` says whose it is, so that no run writes over another."""
 
-import dataclasses
 import os
 import platform
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 import yaml
 
 import ddpm_hf
-from ddpm_hf.training.arguments import MAY_CHANGE, TrainingArguments
+from ddpm_hf.training.arguments import MAY_CHANGE, option_names
 from ddpm_hf.training.errors import InputError
 
 ARGUMENTS_FILE = "training_args.yaml"
@@ -48,11 +47,11 @@ def _differences(stored, args, num_processes):
     # A constant learning rate does not depend on where the run ends; the others were laid out for their length.
     free = MAY_CHANGE | length if args.lr_scheduler.startswith("constant") else MAY_CHANGE
     differences = []
-    for field in dataclasses.fields(TrainingArguments):
-        before, now = stored.get(field.name, field.default), getattr(args, field.name)
-        if field.name not in free and before != now:
-            reason = f" (the {args.lr_scheduler} schedule was laid out for it)" if field.name in length else ""
-            differences.append(f"{field.name}={before} instead of {now}{reason}")
+    for name in option_names(type(args)):
+        before, now = stored.get(name, getattr(type(args), name)), getattr(args, name)
+        if name not in free and before != now:
+            reason = f" (the {args.lr_scheduler} schedule was laid out for it)" if name in length else ""
+            differences.append(f"{name}={before} instead of {now}{reason}")
     before = stored.get("environment", {}).get("num_processes", num_processes)
     if before != num_processes:
         # Each process has its own random state, and that of a process that was not there cannot be restored.
@@ -64,9 +63,8 @@ def write_arguments(args, num_processes=1):
     """Claims the folder: all options, and what the run was made with."""
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(
-        dataclasses.asdict(args) | {"environment": describe_environment(num_processes)}, sort_keys=False
-    )
+    options = {name: getattr(args, name) for name in option_names(type(args))}
+    text = yaml.safe_dump(options | {"environment": describe_environment(num_processes)}, sort_keys=False)
     aside = folder / f"{ARGUMENTS_FILE}.tmp"
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, folder / ARGUMENTS_FILE)

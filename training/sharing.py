@@ -1,4 +1,4 @@
-"""A finished run as a repository on the Hub: checked before the training, uploaded in one commit after it."""
+"""A finished model as a repository on the Hub: checked before the work, uploaded in one commit after it."""
 
 from pathlib import Path
 
@@ -31,19 +31,16 @@ image = pipeline().images[0]
 """
 
 
-def prepare_repository(args):
-    """Creates the repository, or finds it, so that a missing token shows before the training and not after it."""
+def prepare_repository(repository, private=False):
+    """Creates the repository, or finds it, so that a missing token shows before the work and not after it; its full id."""
     try:
-        repository = HfApi().create_repo(
-            args.hub_model_id or Path(args.output_dir).resolve().name, private=args.hub_private, exist_ok=True
-        )
+        return HfApi().create_repo(repository, private=private, exist_ok=True).repo_id
     # Whatever the client raises (no token, no network, no permission), to the user it is one thing.
     except Exception as error:
         raise InputError(
             f"push_to_hub is on, but the Hub does not take the model ({_first_line(error)}). Log in with `hf auth login`, "
-            "check hub_model_id and the network, or leave out --push_to_hub."
+            f"check the name of the repository ({repository}) and the network, or leave out --push_to_hub."
         ) from error
-    return repository.repo_id
 
 
 def _first_line(error):
@@ -51,16 +48,9 @@ def _first_line(error):
 
 
 def write_model_card(folder, repository):
-    """README.md: what the model is, how it was trained, how to load it."""
+    """README.md of a run: what the model is, how it was trained, how to load it."""
     options = (folder / ARGUMENTS_FILE).read_text(encoding="utf-8")
     dataset = yaml.safe_load(options)["dataset"]
-    data = ModelCardData(
-        library_name="diffusers",
-        pipeline_tag="unconditional-image-generation",
-        tags=["ddpm", "ddpm_hf", "diffusion"],
-        # A folder of this machine is no data set of the Hub.
-        datasets=None if dataset is None or Path(dataset).exists() else dataset,
-    )
     grids = sorted((folder / "samples").glob("*.png"))
     text = TEXT.format(
         name=repository.split("/")[-1],
@@ -69,22 +59,34 @@ def write_model_card(folder, repository):
         repository=repository,
         options=options,
     )
+    save_card(folder, text, dataset)
+
+
+def save_card(folder, text, dataset=None, base_model=None):
+    """README.md: the text under the metadata that the Hub reads; folders of this machine are nothing of the Hub's."""
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["ddpm", "ddpm_hf", "diffusion"],
+        datasets=_on_the_hub(dataset),
+        base_model=_on_the_hub(base_model),
+    )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(folder / "README.md")
 
 
-def upload(folder, repository):
-    """One commit with the pipeline, its card, samples and curve; the address of the repository."""
-    write_model_card(folder, repository)
+def _on_the_hub(name):
+    return None if name is None or Path(name).exists() else str(name)
+
+
+def upload(folder, repository, message="Add the trained model"):
+    """One commit with the pipeline, its card and pictures; the address of the repository."""
     try:
         commit = HfApi().upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            ignore_patterns=list(LEFT_OUT),
-            commit_message="Add the trained model",
+            repo_id=repository, folder_path=folder, ignore_patterns=list(LEFT_OUT), commit_message=message
         )
     except Exception as error:
         raise InputError(
-            f"The model is in {folder}, but could not be uploaded to {repository} ({_first_line(error)}). The same command "
-            "again tries only that."
+            f"The model is in {folder}, but could not be uploaded to {repository} ({_first_line(error)}). "
+            f"`hf upload {repository} {folder}` tries again."
         ) from error
     return commit.repo_url

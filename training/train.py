@@ -6,27 +6,21 @@
 The result is a pipeline folder with the averaged weights. The same command again continues an interrupted run.
 """
 
-import logging
-import math
 import sys
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.models.presets import UNET_PRESETS
 from ddpm_hf.training import sharing
 from ddpm_hf.training.arguments import parse_arguments
-from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.data import ImagesOnDemand, decoding_workers, load_images, open_images
+from ddpm_hf.training.data import open_images
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.loss_curve import draw_loss_curve
-from ddpm_hf.training.run_folder import check_run_folder, write_arguments
+from ddpm_hf.training.run_folder import check_run_folder
+from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
 from ddpm_hf.training.trainer import Trainer
-
-logger = logging.getLogger(__name__)
 
 # The options of the scheduler that say what the network is trained for.
 PROCESS = (
@@ -57,67 +51,28 @@ def train(args):
     check_run_folder(args, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads
         source = open_images(args, default_resolution(args))
-    if args.batch_size > len(source):
-        raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {len(source)} images.")
-    repository = sharing.prepare_repository(args) if args.push_to_hub and accelerator.is_main_process else None
-    total_steps = args.max_train_steps or count_steps(args, len(source), accelerator.num_processes)
-    done = max(list_checkpoints(folder), default=0)
-    if done > total_steps:
-        raise InputError(f"output_dir={args.output_dir!r} is at step {done}, past the {total_steps} asked for.")
-    if done == total_steps:  # the last checkpoint is written after all else
-        accelerator.print(f"The run in {folder} is finished at step {done}; give more steps to continue it.")
-    else:
+    total_steps = steps_to_do(args, accelerator, len(source))
+    repository = None
+    if args.push_to_hub and accelerator.is_main_process:
+        repository = sharing.prepare_repository(args.hub_model_id or folder.resolve().name, args.hub_private)
+    if total_steps is not None:
         run(args, accelerator, source, total_steps)
     if repository is not None:
+        sharing.write_model_card(folder, repository)
         accelerator.print(f"Uploaded to {sharing.upload(folder, repository)}")
     return folder
-
-
-def make_accelerator(args):
-    if args.mixed_precision == "bf16" and _computes_bf16_in_software():
-        logger.warning(
-            "This CPU has no bf16 instructions: mixed_precision='bf16' will be many times slower than 'no'."
-        )
-    return Accelerator(
-        mixed_precision=args.mixed_precision,
-        # The walk through the data has no ends at which an accumulation would have to be cut short.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
-        ),
-        log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir) / "logs")),
-    )
-
-
-def _computes_bf16_in_software():
-    return not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def default_resolution(args):
     return UNET_PRESETS[args.unet]["sample_size"]
 
 
-def count_steps(args, num_images, num_processes):
-    """Updates in `num_epochs` passes over the data."""
-    images_per_update = args.batch_size * args.gradient_accumulation_steps * num_processes
-    return math.ceil(args.num_epochs * num_images / images_per_update)
-
-
 def run(args, accelerator, source, total_steps):
     set_seed(args.seed)  # the same weights in every process
     unet, scheduler = make_unet(args, source), make_scheduler(args)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_arguments(args, accelerator.num_processes)
-    images = load_images(source, args.in_memory_limit_gb, args.dataloader_workers)
-    workers = decoding_workers(args.dataloader_workers, source.pixels) if isinstance(images, ImagesOnDemand) else 0
-    if args.report_to != "none":
-        accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()})
+    images, workers = begin_run(args, accelerator, source)
     trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers)
-    accelerator.print(
-        f"{unet.num_parameters() / 1e6:.1f}M parameters, {len(images)} images of {source.channels}x"
-        f"{source.resolution}x{source.resolution}, {total_steps} updates on {accelerator.device}"
-    )
+    accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
     set_seed(args.seed, device_specific=True)  # other noise in each process
     trainer.resume()
     trainer.fit()
@@ -132,7 +87,7 @@ def finish(trainer):
         log = trainer.folder / "loss.csv"
         if log.exists():
             draw_loss_curve(log, trainer.folder / "loss.png")
-        with trainer.averaged_unet() as unet:
+        with trainer.averaged_model() as unet:
             GaussianDiffusionPipeline(unet=unet, scheduler=trainer.scheduler).save_pretrained(trainer.folder)
         sharing.write_model_card(trainer.folder, repository=trainer.folder.name)
     trainer.accelerator.wait_for_everyone()
@@ -157,8 +112,13 @@ def _load_unet(args, source):
         unet = DDPMUNet2DModel.from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
+    added = {}
     if args.variance_head is not None and unet.config.variance_head is None:
-        unet = DDPMUNet2DModel.from_unet(unet, variance_head=args.variance_head)
+        added["variance_head"] = args.variance_head
+    if source.num_classes is not None and unet.class_embedding is None and not args.train_head_only:
+        added["num_classes"] = source.num_classes
+    if added:
+        unet = DDPMUNet2DModel.from_unet(unet, **added)
     wanted = {
         "in_channels": source.channels,
         "num_classes": source.num_classes,

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from ddpm_hf.calibration.card import write_card
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE, estimate_mean_square_epsilon
+from ddpm_hf.calibration.models import load_model, save_model
 from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
 from ddpm_hf.calibration.plans import path_cost, plan_timesteps
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
@@ -22,6 +24,7 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import to_model_range
 from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.sharing import prepare_repository, upload
 
 PLAN_COSTS = ("bound", "local_error")
 STATE_FILE = "calibration_state.npz"
@@ -31,7 +34,7 @@ PLAN_IMAGES, PLAN_PATHS = 64, 48
 
 def calibrate(
     model,
-    output_dir,
+    output_dir=None,
     data=None,
     num_images=1000,
     plans=None,
@@ -39,6 +42,7 @@ def calibrate(
     batch_size=64,
     seed=0,
     device=None,
+    push_to_hub=None,
 ):
     """Measures Gamma_t, and timestep plans if asked for, and writes a new pipeline folder that has them.
 
@@ -48,11 +52,13 @@ def calibrate(
     there are `calibration.json` and `calibration.png`. Called again after it was cut off, it goes on where it was.
 
     Runs on one process, or on all that `accelerate launch` starts (plans are made on one). A class-conditional model is
-    given the labels of the data.
+    given the labels of the data. A model of latents (`LDMPipeline`) is given what its autoencoder makes of the images, and
+    stays the stock pipeline that it is; its scheduler carries what was measured.
 
     Args:
         model: a pipeline folder, or the id of a repository on the Hub.
-        output_dir: the new folder; empty if it is there.
+        output_dir (*optional*): the new folder; empty if it is there. With `push_to_hub` alone it is outputs/ and the name of
+            the repository.
         data (`DataArguments`): which images; by default the training split of the embedded Fashion-MNIST. Those that the
             model was trained on serve well.
         num_images (`int`): as many, drawn at random by `seed`.
@@ -62,22 +68,30 @@ def calibrate(
         batch_size (`int`): images at a time and process.
         seed (`int`): of the noise, of the timesteps, and of the choice of images.
         device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
+        push_to_hub (`str`, *optional*): the id of a repository, made if it is not there, that gets the folder too.
 
     Returns:
-        [`GaussianDiffusionPipeline`]: what was written.
+        [`GaussianDiffusionPipeline`]: what was written; for a model of latents its own pipeline.
 
     Raises:
-        InputError: for an output_dir that holds something else, a plan that cannot be made, and data that do not fit.
+        InputError: for an output_dir that holds something else, a plan that cannot be made, data that do not fit, and a Hub
+            that does not take the model.
     """
-    output_dir = Path(output_dir)
+    if output_dir is None and push_to_hub is None:
+        raise InputError("Where should it go? Give --output_dir FOLDER, or --push_to_hub REPOSITORY, or both.")
+    output_dir = Path("outputs", push_to_hub.split("/")[-1]) if output_dir is None else Path(output_dir)
     _check_output(output_dir)
     plans = sorted(set(plans or []))
     accelerator = Accelerator(cpu=device == "cpu")
-    pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device or accelerator.device)
-    _check_plans(plans, plan_cost, pipeline)
+    loaded = load_model(model, device or accelerator.device)
+    pipeline = loaded.pipeline
+    _check_plans(plans, plan_cost, loaded)
+    data = data or DataArguments()
     with accelerator.main_process_first():  # one process downloads
-        images, labels = load_data(data or DataArguments(), pipeline.unet.config, num_images, seed)
-    duration = _duration(pipeline, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
+        images, labels = load_data(data, loaded.image_config, num_images, seed)
+    if push_to_hub is not None and accelerator.is_main_process:
+        prepare_repository(push_to_hub)
+    duration = _duration(loaded, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
     accelerator.print(f"{len(images)} images: about {duration} (h:mm:ss)")
 
     started = time.monotonic()
@@ -86,6 +100,7 @@ def calibrate(
         pipeline.scheduler,
         images,
         class_labels=labels,
+        encode=loaded.encode,
         batch_size=batch_size,
         seed=seed,
         state_file=output_dir / STATE_FILE,
@@ -98,8 +113,7 @@ def calibrate(
             calibrated = calibrated.from_config(
                 calibrated.config, timestep_plans={k: p["timesteps"] for k, p in made.items()}
             )
-        pipeline.register_modules(scheduler=calibrated)
-        pipeline.save_pretrained(output_dir)
+        save_model(loaded, calibrated, output_dir)
         report = {"seconds": time.monotonic() - started, "mean_square_epsilon": json.loads(gamma.to_json())}
         if plans:
             report |= {"plan_cost": plan_cost, "plans": made}
@@ -108,6 +122,9 @@ def calibrate(
         for state in _states(output_dir):
             state.unlink()
         _print_summary(gamma, calibrated, made, output_dir)
+        write_card(output_dir, push_to_hub or output_dir.name, model, data, report, loaded.encode is not None)
+        if push_to_hub is not None:
+            print(f"Uploaded to {upload(output_dir, push_to_hub, 'Add the calibrated model')}")
     accelerator.wait_for_everyone()
     return pipeline
 
@@ -188,27 +205,30 @@ def _check_output(output_dir):
         raise InputError(f"output_dir {output_dir} is not empty ({names}); choose a folder that is not there yet.")
 
 
-def _check_plans(plans, plan_cost, pipeline):
+def _check_plans(plans, plan_cost, loaded):
     if plan_cost not in PLAN_COSTS:
         raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
     if not plans:
         return
-    steps = pipeline.scheduler.config.num_train_timesteps
+    config = loaded.pipeline.scheduler.config
+    steps = config.num_train_timesteps
     if plans[0] < 1 or plans[-1] > steps:
         wrong = plans[0] if plans[0] < 1 else plans[-1]
         raise InputError(f"A plan of {wrong} steps cannot be made: it must have 1 .. {steps}, the training timesteps.")
-    if plan_cost == "bound" and pipeline.scheduler.config.get("eta", 1.0) == 0:
+    if plan_cost == "bound" and loaded.encode is not None:
+        raise InputError("The bound is one of pixels, and this model makes latents: plan by plan_cost='local_error'.")
+    if plan_cost == "bound" and config.get("eta", 1.0) == 0:
         raise InputError(
             "This model samples at eta=0 (DDIM), where the bound is infinite: plan by plan_cost='local_error', or begin with "
             "a DDPM scheduler."
         )
 
 
-def _duration(pipeline, images, labels, plans, plan_cost, batch_size, processes):
+def _duration(loaded, images, labels, plans, plan_cost, batch_size, processes):
     """What all calls of the network will take, from one that is timed; plans take up to twice as long as their calls."""
-    steps = pipeline.scheduler.config.num_train_timesteps
+    steps = loaded.pipeline.scheduler.config.num_train_timesteps
     batch, labels = images[:batch_size], labels_of(labels, 0, batch_size)
-    seconds = _seconds_per_call(pipeline, batch, labels)
+    seconds = _seconds_per_call(loaded, batch, labels)
     calls = ceil(len(images) / (batch_size * processes)) * min(TIMESTEPS_PER_IMAGE, steps)
     if plans:
         candidates = min(max(TIMESTEPS_PER_IMAGE, plans[-1]), steps)
@@ -218,13 +238,16 @@ def _duration(pipeline, images, labels, plans, plan_cost, batch_size, processes)
 
 
 @torch.no_grad()
-def _seconds_per_call(pipeline, images, labels):
+def _seconds_per_call(loaded, images, labels):
     """Of one call on a batch: measured, after one that only warms up."""
-    x = to_model_range(images.to(pipeline.device))
-    labels = pipeline.encode_labels(labels, 1.0, len(x), x.device)
+    unet = loaded.pipeline.unet
+    x = to_model_range(images.to(unet.device))
+    x = x if loaded.encode is None else loaded.encode(x)
+    network = GaussianDiffusionPipeline(unet, loaded.pipeline.scheduler)
+    labels = network.encode_labels(labels, 1.0, len(x), x.device)
     t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    with evaluating(pipeline.unet):
+    with evaluating(unet):
         for _ in range(2):
             start = time.perf_counter()
-            pipeline.predict(x, t, t, labels).sum().item()  # which waits for the device
+            network.predict(x, t, t, labels).sum().item()  # which waits for the device
     return time.perf_counter() - start

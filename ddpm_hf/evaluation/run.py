@@ -7,14 +7,13 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
 
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import decode_all, decoding_workers, open_images
+from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, open_images
 from ddpm_hf.training.errors import InputError
 
 
@@ -93,9 +92,7 @@ def load_data(data, unet_config, num_images=None, seed=0):
     if num_images is not None:
         if num_images > len(source):
             raise InputError(f"num_images={num_images} is more than the {len(source)} of split {data.split!r}.")
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
-        labels = None if source.labels is None else source.labels[chosen]
-        source = dataclasses.replace(source, rows=source.rows.select(chosen), labels=labels)
+        source = draw_images(source, num_images, seed)
     tensors = decode_all(source, decoding_workers(None, source.pixels))
     return tensors["images"], tensors.get("labels")
 

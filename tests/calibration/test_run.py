@@ -1,14 +1,29 @@
 """A model folder and data in, a new model folder out."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    LDMPipeline,
+    UNet2DModel,
+    VQModel,
+)
+from diffusers.configuration_utils import FrozenDict
+from hub_server import TOKEN, running_hub
+from huggingface_hub import ModelCard
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.calibration import estimate_mean_square_epsilon
 from ddpm_hf.calibration.run import STATE_FILE, calibrate
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.training.arguments import DataArguments
@@ -97,8 +112,6 @@ def test_what_was_cut_off_goes_on(stock_model, data, tmp_path, monkeypatch):
     """With the state of a run that did not come to its end, the estimate is not made again."""
     output = tmp_path / "new"
     expected = run(stock_model, output, data).scheduler.config.mean_square_epsilon
-    from ddpm_hf.calibration import estimate_mean_square_epsilon
-
     half = tmp_path / "half"
     pipeline = GaussianDiffusionPipeline.from_pretrained(stock_model)
     images, _ = load_data(data, pipeline.unet.config, 12, 0)
@@ -108,6 +121,91 @@ def test_what_was_cut_off_goes_on(stock_model, data, tmp_path, monkeypatch):
     (half / f"{STATE_FILE}.tmp").write_bytes(b"half a file")
     assert run(stock_model, half, data).scheduler.config.mean_square_epsilon == expected
     assert not list(half.glob(STATE_FILE + "*"))
+
+
+@pytest.fixture
+def latent_model(tmp_path):
+    """Images of 8x8 in one channel, latents of 4x4 in two."""
+    blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    torch.manual_seed(0)
+    vqvae = VQModel(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=2,
+        num_vq_embeddings=16,
+        **blocks,
+    )
+    unet = UNet2DModel(
+        sample_size=4,
+        in_channels=2,
+        out_channels=2,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        **blocks,
+    )
+    scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
+    LDMPipeline(vqvae=vqvae, unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "latents")
+    return tmp_path / "latents"
+
+
+def test_a_model_of_latents(latent_model, data, tmp_path):
+    made = run(latent_model, tmp_path / "new", data, plans=[3], plan_cost="local_error")
+    images, _ = load_data(data, FrozenDict(sample_size=8, in_channels=1), 12, 0)
+    encoded = made.vqvae.encode(images / 127.5 - 1).latents * made.vqvae.config.scaling_factor
+    expected = estimate_mean_square_epsilon(
+        made.unet, made.scheduler, encoded.detach(), encode=lambda x: x, batch_size=8, progress_bar=False
+    )
+
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "new")
+    assert type(pipeline) is LDMPipeline and type(pipeline.scheduler) is DDIMScheduler
+    pipeline.scheduler = GaussianDiffusionScheduler.from_config(pipeline.scheduler.config)
+    assert list(pipeline.scheduler.config.timestep_plans) == ["3"]
+    np.testing.assert_allclose(pipeline.scheduler.config.mean_square_epsilon, expected.values, rtol=1e-5)
+    assert pipeline(num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 1)
+    with pytest.raises(InputError, match="The bound is one of pixels, and this model makes latents"):
+        run(latent_model, tmp_path / "again", data, plans=[3])
+
+
+def test_a_text_to_image_model_is_refused(tmp_path, data):
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], '
+        '"unet": ["diffusers", "UNet2DConditionModel"]}'
+    )
+    with pytest.raises(
+        InputError, match="has the network UNet2DConditionModel; what can be calibrated is a UNet2DModel"
+    ):
+        run(tmp_path, tmp_path / "new", data)
+
+
+def test_the_card(stock_model, data, tmp_path):
+    run(stock_model, tmp_path / "new", data, plans=[5, 2])
+    card = ModelCard.load(tmp_path / "new" / "README.md")
+    assert card.data.library_name == "diffusers" and card.data.base_model is None  # a folder of this machine
+    assert "12 images of images.parquet" in card.text and "planned timesteps for 2, 5 steps" in card.text
+
+
+def test_the_new_folder_is_pushed_in_one_commit(stock_model, data, tmp_path):
+    flags = ["--num_images", "12", "--batch_size", "8", "--device", "cpu", "--dataset", data.dataset]
+    flags += ["--label_column", "label", "--push_to_hub", "someone/calibrated"]
+    with running_hub() as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "ddpm_hf.cli", "calibrate", str(stock_model), *flags]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        (commit,) = hub.repositories["someone/calibrated"]
+    files = {str(path.relative_to(tmp_path / "outputs" / "calibrated")) for path in _files(tmp_path / "outputs")}
+    assert commit["files"].keys() == files >= {"README.md", "calibration.json", "scheduler/scheduler_config.json"}
+
+
+def _files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_somewhere_it_must_go(stock_model, data):
+    with pytest.raises(InputError, match="Give --output_dir FOLDER, or --push_to_hub REPOSITORY"):
+        run(stock_model, None, data)
 
 
 @pytest.mark.parametrize(

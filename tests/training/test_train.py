@@ -52,6 +52,13 @@ def test_what_a_run_leaves(options):
     assert 'from_pretrained("run")' in (folder / "README.md").read_text()
 
 
+def test_a_model_without_classes_learns_them(options, tiny_pipeline):
+    folder = train(TrainingArguments(**options, class_conditional=True))
+    unet = GaussianDiffusionPipeline.from_pretrained(folder).unet
+    assert unet.config.num_class_embeds == 3
+    assert (unet.class_embedding.weight != 0).any()
+
+
 def test_classes_and_learned_variance(options):
     del options["init_from"]
     options |= {"class_conditional": True, "variance_head": "learned_range", "objective": "hybrid"}
@@ -128,7 +135,10 @@ def test_a_folder_of_other_files_is_refused_and_untouched(options, tmp_path):
     [
         ({"dataset": "/no/such/data"}, "dataset='/no/such/data'"),
         ({"init_from": "/no/such/model"}, "init_from='/no/such/model'"),
-        ({"class_conditional": True}, "has num_classes=None, but the data and options ask for 2"),
+        (
+            {"class_conditional": True, "variance_head": "npr", "train_head_only": True},
+            "has num_classes=None, but the data and options ask for 2",
+        ),
         ({"init_from": None, "resolution": 9}, "unet='fashion_mnist' does not suit the data: Images of 9x9"),
         ({"batch_size": 17}, "batch_size=17 is larger"),
     ],

@@ -1,0 +1,77 @@
+"""How often a classifier of noisy images is right, by the amount of noise: what says how far it can steer."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ddpm_hf.evaluation.measured_model import evaluating
+from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.training.data import to_model_range
+
+
+@dataclass(frozen=True)
+class QuarterAccuracy:
+    """The share of x_t that is classified rightly, for t uniform in first .. last, with its standard error."""
+
+    first: int
+    last: int
+    accuracy: float
+    standard_error: float
+
+
+@torch.no_grad()
+def accuracy_by_quarter(classifier, scheduler, images, labels, batch_size=64, seed=0):
+    """The accuracy in each quarter of the T timesteps: every image counts once in each, at a timestep and noise of its own.
+
+    Args:
+        classifier (`NoisyImageClassifier`), scheduler (`GaussianDiffusionScheduler`): p(y | x_t, t), and what gives x_t.
+        images (`torch.Tensor`): uint8, (N, C, H, W).
+        labels (`torch.Tensor`): int64, (N,).
+        batch_size (`int`): images at a time; the noise does not depend on it.
+        seed (`int`): of the timesteps and the noise.
+
+    Returns:
+        `list[QuarterAccuracy]`: in the order of t; fewer than four where T is less than four.
+    """
+    num_timesteps = scheduler.config.num_train_timesteps
+    quarters = np.array_split(np.arange(num_timesteps), min(4, num_timesteps))
+    # Drawn for all images at once, and so, like the noise, free of the size of the batches.
+    random = np.random.default_rng(seed)
+    timesteps = torch.from_numpy(np.stack([random.choice(quarter, len(images)) for quarter in quarters]))
+    right = torch.empty(len(quarters), len(images), dtype=torch.bool)
+    with evaluating(classifier):
+        for first in tqdm(range(0, len(images), batch_size), desc="accuracy", unit="batch"):
+            rows = slice(first, first + batch_size)
+            x0 = to_model_range(images[rows].to(classifier.device))
+            generators = image_generators(seed, first, x0)
+            for q, noise in enumerate(noise_of_steps(generators, len(quarters), x0)):
+                t = timesteps[q, rows].to(x0.device)
+                logits = classifier(scheduler.add_noise(x0, noise, t), t)
+                right[q, rows] = logits.argmax(1).cpu() == labels[rows]
+    accuracies = right.double().mean(1)
+    errors = (accuracies * (1 - accuracies) / len(images)).sqrt()
+    return [
+        QuarterAccuracy(int(quarter[0]), int(quarter[-1]), accuracy, error)
+        for quarter, accuracy, error in zip(quarters, accuracies.tolist(), errors.tolist(), strict=True)
+    ]
+
+
+def accuracy_report(quarters, labels, split):
+    """For JSON; the share of the commonest class is what one reaches who does not look."""
+    return {
+        "split": split,
+        "num_images": len(labels),
+        "commonest_class": labels.bincount().max().item() / len(labels),
+        "quarters": [asdict(quarter) for quarter in quarters],
+    }
+
+
+def accuracy_table(report):
+    lines = [f"{'timesteps':>14}  accuracy on {report['num_images']} noisy images of split {report['split']!r}"]
+    lines += [
+        f"{q['first']:>6} .. {q['last']:>4}  {q['accuracy']:.3f} +- {q['standard_error']:.3f}"
+        for q in report["quarters"]
+    ]
+    return "\n".join([*lines, f"{'no look':>14}  {report['commonest_class']:.3f}"])

@@ -1,0 +1,84 @@
+"""What every training does before its first update: the accelerator, the length of the run, the images."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+
+from ddpm_hf.training.checkpoints import list_checkpoints
+from ddpm_hf.training.data import ImagesOnDemand, decoding_workers, load_images
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.run_folder import write_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def make_accelerator(args):
+    if args.mixed_precision == "bf16" and _computes_bf16_in_software():
+        logger.warning(
+            "This CPU has no bf16 instructions: mixed_precision='bf16' will be many times slower than 'no'."
+        )
+    return Accelerator(
+        mixed_precision=args.mixed_precision,
+        # The walk through the data has no ends at which an accumulation would have to be cut short.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        log_with=None if args.report_to == "none" else args.report_to,
+        project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir) / "logs")),
+    )
+
+
+def _computes_bf16_in_software():
+    return not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def steps_to_do(args, accelerator, num_images):
+    """Updates of the whole run; None, and a note, if all of them are done.
+
+    Raises:
+        InputError: if there are fewer images than in a batch, or more updates done than asked for.
+    """
+    if args.batch_size > num_images:
+        raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {num_images} images.")
+    total = args.max_train_steps or count_steps(args, num_images, accelerator.num_processes)
+    done = max(list_checkpoints(args.output_dir), default=0)
+    if done > total:
+        raise InputError(f"output_dir={args.output_dir!r} is at step {done}, past the {total} asked for.")
+    if done < total:
+        return total
+    # The last checkpoint is written after all else.
+    accelerator.print(f"The run in {args.output_dir} is finished at step {done}; give more steps to continue it.")
+    return None
+
+
+def count_steps(args, num_images, num_processes):
+    """Updates in `num_epochs` passes over the data."""
+    images_per_update = args.batch_size * args.gradient_accumulation_steps * num_processes
+    return math.ceil(args.num_epochs * num_images / images_per_update)
+
+
+def begin_run(args, accelerator, source):
+    """Claims the output folder, starts the trackers, and decodes what memory holds.
+
+    Returns:
+        The images, as a data set, and the number of processes that prepare its batches.
+    """
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_arguments(args, accelerator.num_processes)
+    images = load_images(source, args.in_memory_limit_gb, args.dataloader_workers)
+    workers = decoding_workers(args.dataloader_workers, source.pixels) if isinstance(images, ImagesOnDemand) else 0
+    if args.report_to != "none":
+        accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()})
+    return images, workers
+
+
+def describe_run(model, source, images, total_steps, device):
+    return (
+        f"{model.num_parameters() / 1e6:.1f}M parameters, {len(images)} images of {source.channels}x"
+        f"{source.resolution}x{source.resolution}, {total_steps} updates on {device}"
+    )

@@ -1,0 +1,205 @@
+"""Trains a classifier of the noisy images of a diffusion model, which steers that model to classes it may not know.
+
+    accelerate launch training/train_classifier.py --model MODEL --output_dir OUT --max_train_steps 2000
+    accelerate launch -m ddpm_hf.training.train_classifier --model MODEL --dataset my_labelled_images --num_epochs 20
+
+The result is a pipeline folder: the model as it was, and the classifier with the averaged weights (Dhariwal & Nichol 2021,
+section 4). The same command again continues an interrupted run.
+"""
+
+import json
+import math
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import set_seed
+from diffusers import DiffusionPipeline
+
+from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
+from ddpm_hf.evaluation.measured_model import discrete_chain
+from ddpm_hf.training.arguments import DataArguments, parse_arguments
+from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
+from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
+from ddpm_hf.training.classifier_objective import make_classifier_objective
+from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, open_images
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.loss_curve import draw_loss_curve
+from ddpm_hf.training.run_folder import check_run_folder
+from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
+from ddpm_hf.training.training_loop import TrainingLoop
+
+ACCURACY_FILE = "accuracy.json"
+# Levels halve the image until its side is at most the first, and attend where it is at most the second: the resolutions
+# of the paper, from 16x16 on.
+LAST_SIDE, ATTENTION_SIDE = 8, 16
+
+
+def main(argv=None):
+    args = parse_arguments(argv, ClassifierArguments, prog="train_classifier")
+    try:
+        train_classifier(args)
+    except InputError as error:
+        sys.exit(f"train_classifier: error: {error}")
+
+
+def train_classifier(args):
+    """Trains, or continues, the run that `args` (`ClassifierArguments`) describes.
+
+    Returns:
+        `Path`: the output folder, which `GaussianDiffusionPipeline.from_pretrained` loads; the classifier alone is in its
+        folder `classifier`.
+
+    Raises:
+        InputError: if the run cannot be made as described; before anything is written or takes long.
+    """
+    accelerator = make_accelerator(args)
+    check_run_folder(args, accelerator.num_processes)
+    with accelerator.main_process_first():  # one process downloads
+        pipeline = load_pipeline(args.model)
+        scheduler = noising_scheduler(pipeline, args.model)
+        source = open_labelled_images(args, args.split, pipeline.unet.config)
+        held_out = open_labelled_images(args, args.eval_split, pipeline.unet.config)
+    check_classes(source, held_out, args)
+    total_steps = steps_to_do(args, accelerator, len(source))
+    if total_steps is not None:
+        run(args, accelerator, pipeline, scheduler, source, held_out, total_steps)
+    return Path(args.output_dir)
+
+
+def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
+    set_seed(args.seed)  # the same weights in every process
+    classifier = make_classifier(args, source)
+    pipeline = with_classifier(pipeline, classifier, args.model)
+    note_resizing(accelerator, source)
+    images, workers = begin_run(args, accelerator, source)
+    loop = TrainingLoop(
+        args,
+        accelerator,
+        classifier.train(),
+        make_classifier_objective(scheduler),
+        scheduler.config.num_train_timesteps,
+        images,
+        total_steps,
+        workers,
+    )
+    accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
+    set_seed(args.seed, device_specific=True)  # other noise in each process
+    loop.resume()
+    loop.fit()
+    finish(loop, pipeline, scheduler, held_out)
+    accelerator.end_training()
+
+
+def finish(loop, pipeline, scheduler, held_out):
+    """Accuracy, curve and pipeline, and last the checkpoint that says that the run is finished.
+
+    `pipeline` has the very classifier that `loop` trains.
+    """
+    if loop.accelerator.is_main_process:
+        draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
+        with loop.averaged_model() as classifier:
+            report = measure(loop.args, classifier, scheduler, held_out)
+            pipeline.save_pretrained(loop.folder)
+        (loop.folder / ACCURACY_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(accuracy_table(report))
+    loop.accelerator.wait_for_everyone()
+    loop.checkpoint()
+
+
+def measure(args, classifier, scheduler, held_out):
+    drawn = draw_images(held_out, args.num_eval_images, args.seed)
+    tensors = decode_all(drawn, decoding_workers(args.dataloader_workers, drawn.pixels))
+    images, labels = tensors["images"], tensors["labels"]
+    quarters = accuracy_by_quarter(classifier, scheduler, images, labels, args.batch_size, args.seed)
+    return accuracy_report(quarters, labels, args.eval_split)
+
+
+def make_classifier(args, source):
+    """The network for the size, channels and classes of the data."""
+    sides = [source.resolution]
+    while sides[-1] > LAST_SIDE:
+        sides.append(math.ceil(sides[-1] / 2))
+    return NoisyImageClassifier(
+        sample_size=source.resolution,
+        in_channels=source.channels,
+        num_classes=source.num_classes,
+        block_out_channels=tuple(args.width * min(level, 4) for level in range(1, len(sides) + 1)),
+        down_block_types=tuple("AttnDownBlock2D" if side <= ATTENTION_SIDE else "DownBlock2D" for side in sides),
+        layers_per_block=args.layers_per_block,
+        attention_head_dim=math.gcd(args.width, 64),
+        norm_num_groups=NORM_NUM_GROUPS,
+        dropout=args.dropout,
+    )
+
+
+def with_classifier(pipeline, classifier, model):
+    try:
+        return GaussianDiffusionPipeline(pipeline.unet, pipeline.scheduler, classifier)
+    except ValueError as error:
+        raise InputError(f"The labels of the data are not those of model={model!r}: {error}") from error
+
+
+# Before the work -----------------------------------------------------------------------------------------------------
+
+
+def load_pipeline(model):
+    try:
+        parts = {name for name in DiffusionPipeline.load_config(model) if not name.startswith("_")}
+        others = parts - {"unet", "scheduler", "classifier"}
+        if others:
+            raise InputError(f"it has a {' and a '.join(sorted(others))} too, so its network does not see images.")
+        return GaussianDiffusionPipeline.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Cannot take model={model!r}: {error} Give a pipeline folder or a Hub id of a DDPM of images, as "
+            "training/train.py writes."
+        ) from error
+
+
+def noising_scheduler(pipeline, model):
+    try:
+        return discrete_chain(pipeline.scheduler, "make the noisy images that a classifier learns from")
+    except ValueError as error:
+        raise InputError(f"model={model!r} is not one to train a classifier for: {error}") from error
+
+
+def open_labelled_images(args, split, unet_config):
+    size = unet_config.sample_size
+    if not isinstance(size, int):
+        raise InputError(f"model={args.model!r} makes images of {size}; a classifier is trained for square ones.")
+    options = {field.name: getattr(args, field.name) for field in fields(DataArguments)}
+    source = open_images(DataArguments(**options | {"split": split, "resolution": size}), size)
+    if source.channels != unet_config.in_channels:
+        raise InputError(
+            f"The images of split {split!r} have {source.channels} channel(s), and those of model={args.model!r} "
+            f"{unet_config.in_channels}: give images of the kind that the model was trained on."
+        )
+    return source
+
+
+def check_classes(source, held_out, args):
+    present = np.unique(source.labels)
+    if len(present) == 1:
+        raise InputError(
+            f"All {len(source)} images of split {args.split!r} have the label {present[0]}: a classifier needs two classes "
+            "at least. Give other data, or another --label_column."
+        )
+    if held_out.num_classes > source.num_classes:
+        raise InputError(
+            f"Split {args.eval_split!r} has {held_out.num_classes} classes, and split {args.split!r}, which is learned, "
+            f"{source.num_classes}: give another --eval_split."
+        )
+
+
+def note_resizing(accelerator, source):
+    side = source.resolution
+    if source.size == (side, side):
+        return
+    given = "images of several sizes" if source.size is None else "images of {}x{}".format(*source.size)
+    accelerator.print(f"The {given} are resized to {side}x{side}, the size of the model's.")
+
+
+if __name__ == "__main__":
+    main()
