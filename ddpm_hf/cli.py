@@ -27,6 +27,13 @@ Model = Annotated[str, typer.Argument(help="A pipeline folder, or the id of a re
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the fastest there is by default.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Images at a time.")]
 
+PngOutput = Annotated[Path, typer.Option(help="The PNG file to write.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Timesteps of the whole way; all of training's by default.")]
+Eta = Annotated[float | None, typer.Option(help="0 is DDIM, 1 is DDPM; the model's own by default.")]
+ClassLabel = Annotated[int | None, typer.Option("--class", help="A label of a class-conditional model.")]
+GuidanceScale = Annotated[float, typer.Option("--guidance_scale", help="1 is no guidance.")]
+Seed = Annotated[int, typer.Option(help="Of all the noise.")]
+
 
 # The options of training are a dataclass, and its parser knows them: everything after `train` goes there.
 @app.command(
@@ -40,32 +47,70 @@ def train(context: typer.Context):
     train_main(context.args)
 
 
+# As with `train`, its own parser knows the options.
+@app.command(
+    "train_classifier",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    help="Train a classifier that steers a model to classes; `ddpm-hf train_classifier --help` lists the options.",
+)
+def train_classifier(context: typer.Context):
+    from ddpm_hf.training.train_classifier import main as train_classifier_main
+
+    train_classifier_main(context.args)
+
+
 @app.command()
 def sample(
     model: Model,
     output: Annotated[Path, typer.Option(help="The PNG file to write: a grid of the images.")] = Path("samples.png"),
     num_images: Annotated[int, typer.Option("--num_images", min=1)] = 16,
-    steps: Annotated[int | None, typer.Option(min=1, help="Timesteps to visit; all of training's by default.")] = None,
+    steps: Steps = None,
     recipe: Annotated[
         str | None, typer.Option(help="A sampler by name, as ddim-2m or analytic-ddpm; the model's own by default.")
     ] = None,
-    eta: Annotated[float | None, typer.Option(help="0 is DDIM, 1 is DDPM; the model's own by default.")] = None,
-    class_label: Annotated[int | None, typer.Option("--class", help="A label of a class-conditional model.")] = None,
-    guidance_scale: Annotated[float, typer.Option("--guidance_scale", help="1 is no guidance.")] = 1.0,
+    eta: Eta = None,
+    class_label: ClassLabel = None,
+    guidance_scale: GuidanceScale = 1.0,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option("--guidance_interval", help="LOW,HIGH: noise levels that are guided, as 0.3,3; all by default."),
+    ] = None,
+    guidance_rescale: Annotated[
+        float, typer.Option("--guidance_rescale", help="0 (off) to 1: less saturation; 0.7 is usual.")
+    ] = 0.0,
+    classifier: Annotated[
+        Path | None, typer.Option(help="Folder of a classifier (`train_classifier`); the model's own by default.")
+    ] = None,
+    classifier_guidance_scale: Annotated[
+        float, typer.Option("--classifier_guidance_scale", help="Steer to --class by the classifier; 0 is off.")
+    ] = 0.0,
+    classifier_guidance_form: Annotated[
+        str, typer.Option("--classifier_guidance_form", help="score (any eta), or mean (eta > 0).")
+    ] = "score",
+    trajectory: Annotated[
+        Path | None, typer.Option(help="A GIF, or a PNG strip, of the first batch on its way from the noise.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Image i is that of seed + i, whatever the batch size.")] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
 ):
     """Draw images from a model and write them as one PNG grid."""
     from ddpm_hf.pipelines.image_grids import image_grid, sample_images
-    from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+    from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
     from ddpm_hf.recipes import check_head, with_recipe
 
-    if output.exists():
-        raise ValueError(f"{output} is already there; choose another --output, or move it away.")
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"--output {output} must end in .png.")
-    pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device or _fastest_device())
+    _check_new(output, ".png")
+    interval = None if guidance_interval is None else tuple(_fractions("guidance_interval", guidance_interval))
+    recorder = None
+    if trajectory is not None:
+        _check_new(trajectory, ".gif", ".png")
+        if num_images > batch_size:
+            raise ValueError(
+                f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
+            )
+        recorder = TrajectoryRecorder(num_frames=12)
+    pipeline = _pipeline(model, device, classifier)
     if recipe is not None:
         pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe))
         check_head(pipeline.unet, pipeline.scheduler)
@@ -78,10 +123,126 @@ def sample(
         eta=eta,
         class_labels=class_label,
         guidance_scale=guidance_scale,
+        guidance_interval=interval,
+        guidance_rescale=guidance_rescale,
+        classifier_guidance_scale=classifier_guidance_scale,
+        classifier_guidance_form=classifier_guidance_form,
+        callback_on_step_end=recorder,
+        callback_on_step_end_tensor_inputs=TrajectoryRecorder.tensor_inputs,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
+    if recorder is not None:
+        recorder.save(trajectory)
     image_grid(images).save(output)
     typer.echo(f"{num_images} images in {output}")
+
+
+@app.command()
+def interpolate(
+    model: Model,
+    image_a: Annotated[Path, typer.Argument(help="A picture file.")],
+    image_b: Annotated[Path, typer.Argument(help="A picture file.")],
+    output: PngOutput = Path("interpolation.png"),
+    depth: Annotated[int, typer.Option(help="The timestep, below T, at which the two are mixed.")] = 500,
+    num: Annotated[int, typer.Option(min=2, help="Images on the way, both ends included.")] = 9,
+    weights: Annotated[
+        str | None, typer.Option(help="Those of the second image, with commas between, instead of --num even ones.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="linear or spherical.")] = "linear",
+    steps: Steps = None,
+    eta: Eta = None,
+    class_label: ClassLabel = None,
+    guidance_scale: GuidanceScale = 1.0,
+    seed: Seed = 0,
+    device: Device = None,
+):
+    """Draw the images between two images and write them as a strip."""
+    import torch
+
+    from ddpm_hf.pipelines.image_grids import image_rows
+    from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.interpolation import interpolate
+
+    _check_new(output, ".png")
+    pipeline = _pipeline(model, device)
+    channels = pipeline.unet.config.in_channels
+    images = interpolate(
+        pipeline,
+        read_image(image_a, channels),
+        read_image(image_b, channels),
+        torch.linspace(0, 1, num) if weights is None else _fractions("weights", weights),
+        depth,
+        mode,
+        generator=torch.Generator().manual_seed(seed),
+        num_inference_steps=steps,
+        eta=eta,
+        class_labels=class_label,
+        guidance_scale=guidance_scale,
+    ).images
+    output.parent.mkdir(parents=True, exist_ok=True)
+    image_rows([images]).save(output)
+    typer.echo(f"{len(images)} images in {output}")
+
+
+@app.command()
+def edit(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="A picture file.")],
+    output: PngOutput = Path("edited.png"),
+    strength: Annotated[
+        float | None, typer.Option(help="Paint all of it anew (SDEdit): in (0, 1], little to everything.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Paint anew what is white in this black and white picture (RePaint).")
+    ] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Find its noise (DDIM inversion) and what comes back from that.")
+    ] = False,
+    num_images: Annotated[int, typer.Option("--num_images", min=1, help="Different ones.")] = 1,
+    jump_length: Annotated[int, typer.Option("--jump_length", min=1, help="With --mask: steps of a jump.")] = 10,
+    jump_n_sample: Annotated[
+        int, typer.Option("--jump_n_sample", min=1, help="With --mask: how often a stretch is walked; 1 is fastest.")
+    ] = 10,
+    steps: Steps = None,
+    eta: Eta = None,
+    class_label: ClassLabel = None,
+    guidance_scale: GuidanceScale = 1.0,
+    seed: Annotated[int, typer.Option(help="Image i is that of seed + i.")] = 0,
+    device: Device = None,
+):
+    """Edit an image without training: paint it anew in part or as a whole, or find the noise that it comes from."""
+    import torch
+
+    from ddpm_hf.pipelines.image_grids import image_rows
+    from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.pipeline_img2img import GaussianDiffusionImg2ImgPipeline
+    from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
+    from ddpm_hf.pipelines.pipeline_inversion import GaussianDiffusionInversionPipeline
+
+    if [strength is not None, mask is not None, invert].count(True) != 1:
+        raise ValueError("Give one of --strength, --mask and --invert.")
+    _check_new(output, ".png")
+    pipeline = _pipeline(model, device)
+    given = read_image(image, pipeline.unet.config.in_channels)
+    options = {"num_inference_steps": steps, "class_labels": class_label, "guidance_scale": guidance_scale}
+    if invert:
+        latents = GaussianDiffusionInversionPipeline.from_pipe(pipeline)(given, **options).latents
+        rows = [
+            pipeline.image_processor.postprocess(latents / 3),
+            pipeline(latents=latents, eta=0.0, **options).images,
+        ]
+        row = [one for images in rows for one in images]
+    else:
+        options |= {"eta": eta, "generator": [torch.Generator().manual_seed(seed + i) for i in range(num_images)]}
+        if strength is not None:
+            row = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)(given, strength, **options).images
+        else:
+            options |= {"jump_length": jump_length, "jump_n_sample": jump_n_sample}
+            known = read_image(mask, 1)
+            row = GaussianDiffusionInpaintPipeline.from_pipe(pipeline)(given, known, **options).images
+    output.parent.mkdir(parents=True, exist_ok=True)
+    image_rows([row]).save(output)
+    typer.echo(f"{output}: {'x_T and the image from it' if invert else f'{num_images} images'}")
 
 
 @app.command()
@@ -117,7 +278,7 @@ def evaluate(
 @app.command()
 def calibrate(
     model: Model,
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="The new pipeline folder.")],
+    output_dir: Annotated[Path | None, typer.Option("--output_dir", help="The new pipeline folder.")] = None,
     dataset: Dataset = None,
     dataset_config: DatasetConfig = None,
     split: Annotated[str, typer.Option(help="That of the training.")] = "train",
@@ -128,6 +289,9 @@ def calibrate(
     plan_cost: Annotated[
         str, typer.Option("--plan_cost", help="What a plan saves: bound (likelihood) or local_error (samples).")
     ] = "bound",
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push_to_hub", help="A repository that gets the new folder too.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise, and of the choice of images.")] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
@@ -137,7 +301,7 @@ def calibrate(
 
     data = _data(dataset, dataset_config, split, image_column, label_column)
     plans = None if plan is None else _numbers("plan", plan)
-    calibrate(model, output_dir, data, num_images, plans, plan_cost, batch_size, seed, device)
+    calibrate(model, output_dir, data, num_images, plans, plan_cost, batch_size, seed, device, push_to_hub)
 
 
 @app.command()
@@ -190,6 +354,28 @@ def _numbers(name, text):
     if not all(part.strip().isdigit() for part in text.split(",")):
         raise ValueError(f"--{name} {text} must be whole numbers with commas between, as 10,25,50.")
     return [int(part) for part in text.split(",")]
+
+
+def _pipeline(model, device, classifier=None):
+    from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+    from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+
+    parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
+    return GaussianDiffusionPipeline.from_pretrained(model, **parts).to(device or _fastest_device())
+
+
+def _check_new(path, *suffixes):
+    if path.exists():
+        raise ValueError(f"{path} is already there; choose another name, or move it away.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(suffixes)}.")
+
+
+def _fractions(name, text):
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--{name} {text} must be numbers with commas between, as 0,0.5,1.") from None
 
 
 def _fastest_device():

@@ -27,10 +27,14 @@ def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
 def image_grid(images):
     """One image of all, in rows, about as wide as high."""
     columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    factor = max(1, LEGIBLE_SIDE // max(images[0].size))
-    size = (images[0].width * factor, images[0].height * factor)
-    enlarged = [image.resize(size, Image.Resampling.NEAREST) for image in images]
-    blanks = [Image.new(images[0].mode, size)] * (rows * columns - len(images))
-    grid = make_image_grid(enlarged + blanks, rows, columns)
-    return grid.convert(images[0].mode)
+    blanks = [Image.new(images[0].mode, images[0].size)] * (-len(images) % columns)
+    images = [*images, *blanks]
+    return image_rows([images[first : first + columns] for first in range(0, len(images), columns)])
+
+
+def image_rows(rows):
+    """One image of rows of images, all of one size."""
+    factor = max(1, LEGIBLE_SIDE // max(rows[0][0].size))
+    size = (rows[0][0].width * factor, rows[0][0].height * factor)
+    enlarged = [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row]
+    return make_image_grid(enlarged, len(rows), len(rows[0])).convert(rows[0][0].mode)

@@ -1,0 +1,156 @@
+"""What editing begins with: images and masks as the tensors that a network sees, and a scheduler that can edit."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging
+from PIL import Image
+
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+
+logger = logging.get_logger(__name__)
+
+# Conversion alone. Tensors of `vae_latent_channels` channels it would take for latents: there are none here.
+CONVERTER = VaeImageProcessor(vae_scale_factor=1, vae_latent_channels=0, do_resize=False, do_normalize=False)
+
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def read_image(path, channels):
+    """The image of a file in the PIL mode that `prepare_images` takes for a network of so many channels."""
+    with Image.open(path) as image:
+        return image.convert(PIL_MODES[channels])
+
+
+def prepare_images(pipeline, image):
+    """Images as x_0: (N, C, H, W) in [-1, 1], of the network's size and on its device, in float32 or better.
+
+    Args:
+        pipeline: whose network it is.
+        image: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N, C, H, W), or a list of
+            them; arrays and tensors are floats in [0, 1]. Those of another size are resized, and a note is logged.
+
+    Raises:
+        ValueError: for other kinds, channels or values.
+    """
+    images = _tensors("image", image, pipeline.unet.config.in_channels)
+    for one in images:
+        _check_range(one)
+    size = _sample_size(pipeline, images)
+    for given in sorted(set(_sizes(images)) - {size}):
+        logger.warning(f"An image is resized from {_named(given)} to {_named(size)} (height x width).")
+    x_0 = torch.cat([F.interpolate(one, size, mode="bilinear", antialias=True) for one in images])
+    dtype = torch.promote_types(torch.float32, pipeline.unet.dtype)
+    return VaeImageProcessor.normalize(x_0.to(pipeline._execution_device, dtype))
+
+
+def prepare_mask(pipeline, mask_image, image):
+    """The mask as booleans (N, 1, H, W), of the network's size and on its device.
+
+    Args:
+        mask_image: one mask, or a list of one for each image, of one channel (PIL: mode `L` or `1`), each of the size
+            that its image is given in, of 0 and 1 (PIL: black and white).
+        image: the images, as `prepare_images` takes them.
+
+    Raises:
+        ValueError: for another size, or other values.
+    """
+    masks = [mask.float() for mask in _tensors("mask_image", mask_image, channels=1)]
+    images = _tensors("image", image, pipeline.unet.config.in_channels)
+    mask_sizes, image_sizes = _sizes(masks), _sizes(images)
+    count = max(len(mask_sizes), len(image_sizes))
+    pairs = [sizes * count if len(sizes) == 1 else sizes for sizes in (mask_sizes, image_sizes)]
+    if pairs[0] != pairs[1]:
+        raise ValueError(
+            f"mask_image must be one, or one for each image, of the image's own size (height x width): "
+            f"{', '.join(map(_named, image_sizes))}; got {', '.join(map(_named, mask_sizes))}."
+        )
+    for mask in masks:
+        others = mask[(mask != 0) & (mask != 1)]
+        if len(others):
+            raise ValueError(
+                f"mask_image has the value {others[0].item():.4g}; it must be 0 (keep) or 1 (paint anew) everywhere, a PIL "
+                "image black or white. A soft mask becomes one by mask > 0.5."
+            )
+    size = _sample_size(pipeline, images)
+    return torch.cat([F.interpolate(mask, size) for mask in masks]).bool().to(pipeline._execution_device)
+
+
+def for_each(tensor, batch_size):
+    """One tensor for all (1, ..) or one for each (batch_size, ..), as (batch_size, ..)."""
+    return tensor.expand(batch_size, *tensor.shape[1:])
+
+
+def check_scheduler(scheduler, first_order=False):
+    """Raises ValueError unless the scheduler walks any part of the chain, and if so asked without looking back."""
+    if not isinstance(scheduler, GaussianDiffusionScheduler):
+        raise ValueError(
+            f"A {type(scheduler).__name__} cannot edit: pass a GaussianDiffusionScheduler, as "
+            "GaussianDiffusionScheduler.from_config(pipeline.scheduler.config)."
+        )
+    if first_order and scheduler.config.solver_order != 1:
+        raise ValueError(
+            f"solver_order={scheduler.config.solver_order} uses the step before, which is another one on a way that is not "
+            "straight down: use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, solver_order=1)."
+        )
+
+
+def _tensors(name, image, channels):
+    """A list of (N, C, H, W) tensors in [0, 1], one for each thing that was given."""
+    images = image if isinstance(image, (list, tuple)) else [image]
+    if not images:
+        raise ValueError(f"{name} is an empty list; pass at least one.")
+    return [_tensor(name, one, channels) for one in images]
+
+
+def _tensor(name, image, channels):
+    if isinstance(image, Image.Image):
+        if channels == 1 and image.mode == "1":
+            image = image.convert("L")
+        mode = PIL_MODES.get(channels)
+        if image.mode != mode:
+            raise ValueError(
+                f"{name} is of the PIL mode {image.mode!r} and must be {mode!r}: image.convert({mode!r})."
+            )
+        return CONVERTER.preprocess(image)
+    dimensions = {np.ndarray: (2, 3, 4), torch.Tensor: (3, 4)}.get(type(image))
+    if dimensions is None:
+        raise ValueError(f"{name} is a {type(image).__name__}; pass PIL images, numpy arrays or torch tensors.")
+    if image.ndim not in dimensions:
+        raise ValueError(
+            f"{name} has the shape {tuple(image.shape)}; arrays are (height, width), (height, width, channels) or (number, "
+            "height, width, channels), tensors (channels, height, width) or (number, channels, height, width)."
+        )
+    tensor = CONVERTER.preprocess(image)
+    if tensor.shape[1] != channels:
+        raise ValueError(
+            f"{name} of the shape {tuple(image.shape)} has {tensor.shape[1]} channels and must have {channels}."
+        )
+    return tensor
+
+
+def _check_range(image):
+    low, high = image.min().item(), image.max().item()
+    if not (image.is_floating_point() and low >= 0 and high <= 1):
+        raise ValueError(
+            f"image has {image.dtype} values from {low:.4g} to {high:.4g}; arrays and tensors must be floats in [0, 1]: "
+            "divide levels by 255, and bring [-1, 1] there by image / 2 + 0.5."
+        )
+
+
+def _sizes(tensors):
+    """(height, width) of each image of a list of batches."""
+    return [tuple(tensor.shape[-2:]) for tensor in tensors for _ in tensor]
+
+
+def _sample_size(pipeline, images):
+    """(height, width) of the network's samples; where it takes any, those of the first image."""
+    size = pipeline.unet.config.sample_size
+    if size is None:
+        return _sizes(images)[0]
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _named(size):
+    return f"{size[0]}x{size[1]}"

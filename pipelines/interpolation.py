@@ -1,0 +1,86 @@
+"""Between two images: what a model makes of the mixtures of both, once noise covers them."""
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from ddpm_hf.pipelines.image_inputs import check_scheduler, prepare_images
+
+MODES = ("linear", "spherical")
+
+
+@torch.no_grad()
+def interpolate(
+    pipeline,
+    image_a,
+    image_b,
+    weights=(0.0, 0.25, 0.5, 0.75, 1.0),
+    depth=500,
+    mode="linear",
+    generator=None,
+    num_inference_steps=None,
+    **kwargs,
+):
+    """Images on the way from one image to another (Ho et al. 2020, section 4.4 and figure 8).
+
+    Both are noised up to the timestep `depth` with the same noise, mixed there, and each mixture is denoised with the same
+    noise in every step; the weights 0 and 1 give what the model makes of the two images themselves.
+
+    Args:
+        pipeline ([`GaussianDiffusionPipeline`]): of the model.
+        image_a, image_b: one image each, PIL, numpy or torch (`image_inputs.prepare_images`).
+        weights (`Iterable[float]`): of the second image, each in [0, 1]; as many images are made, in one batch.
+        depth (`int`): the timestep, 0 .. T-1: the deeper, the freer the model, and the less the images resemble both.
+        mode (`str`): `linear`, (1 - w) x_a + w x_b: with one noise for both, it keeps its strength in every mixture; or
+            `spherical` (Shoemake 1985): along the great circle, which keeps the length of the whole x_t.
+        generator (`torch.Generator`, *optional*): of all the noise.
+        num_inference_steps (`int`, *optional*): of the whole chain; those below `depth` are walked, after it itself.
+        kwargs: as [`GaussianDiffusionPipeline`] takes them, `latents` and `timesteps` excepted.
+
+    Returns:
+        What the pipeline returns, an image for each weight.
+
+    Raises:
+        ValueError: for weights, a depth, a mode or images outside of what is said above.
+    """
+    steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
+    if not weights or any(not 0 <= weight <= 1 for weight in weights):
+        raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
+    if depth != int(depth) or not 0 <= depth < steps:
+        raise ValueError(f"depth={depth} must be a timestep, a whole number in 0 .. {steps - 1}.")
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}.")
+    check_scheduler(pipeline.scheduler)
+    x_a, x_b = _one_image("image_a", pipeline, image_a), _one_image("image_b", pipeline, image_b)
+    if generator is None:
+        generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, ()).item())
+    noise = randn_tensor(x_a.shape, generator, x_a.device, x_a.dtype)
+    x_a, x_b = (pipeline.scheduler.add_noise(x, noise, depth) for x in (x_a, x_b))
+    mix = torch.lerp if mode == "linear" else slerp
+    pipeline.scheduler.set_timesteps(num_inference_steps)
+    return pipeline(
+        latents=torch.cat([mix(x_a, x_b, weight) for weight in weights]),
+        timesteps=[depth, *(t for t in pipeline.scheduler.timesteps.tolist() if t < depth)],
+        generator=[_copy(generator) for _ in weights],
+        **kwargs,
+    )
+
+
+def slerp(a, b, weight):
+    """sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, angle the one between a and b (Shoemake 1985)."""
+    cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
+    angle = cosine.acos()
+    if angle.sin() < 1e-4:  # no arc between them: the formula is 0/0
+        return torch.lerp(a, b, weight)
+    # The factors first: at the ends they are exactly 0 and 1.
+    return ((1 - weight) * angle).sin() / angle.sin() * a + (weight * angle).sin() / angle.sin() * b
+
+
+def _one_image(name, pipeline, image):
+    x_0 = prepare_images(pipeline, image)
+    if len(x_0) != 1:
+        raise ValueError(f"{name} is {len(x_0)} images; it must be one.")
+    return x_0
+
+
+def _copy(generator):
+    return torch.Generator(generator.device).set_state(generator.get_state())

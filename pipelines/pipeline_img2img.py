@@ -1,0 +1,59 @@
+"""Image to image without retraining: the way from noise to data is joined half way."""
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
+
+
+class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
+    """SDEdit (Meng et al. 2022, algorithm 2): noise an image up to a timestep t and denoise it from there.
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise. What the noise covers is painted anew, what stands out of it stays.
+    `GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)` shares the components of another pipeline.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image,
+        strength: float = 0.8,
+        batch_size: int = 1,
+        class_labels=None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        timesteps: list[int] | None = None,
+        **kwargs,
+    ):
+        """Paint images anew after an image.
+
+        Args:
+            image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
+            strength: in (0, 1], the share of the steps that is walked, the last ones, and at least one; 1 leaves next to
+                nothing of the image, as diffusers counts it.
+            batch_size: how many; a list of labels, of generators or of images says it as well.
+            num_inference_steps, timesteps: of the whole way, of which the share is walked.
+            class_labels, generator, kwargs: as [`GaussianDiffusionPipeline`] takes them, `latents` excepted.
+
+        Returns:
+            What [`GaussianDiffusionPipeline`] returns.
+        """
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength={strength} must be in (0, 1]: the share of the steps that is walked.")
+        check_scheduler(self.scheduler)
+        x_0 = prepare_images(self, image)
+        batch_size = agreed_batch_size(
+            batch_size, image=x_0 if len(x_0) > 1 else None, class_labels=class_labels, generator=generator
+        )
+        x_0 = for_each(x_0, batch_size)
+        self._set_timesteps(num_inference_steps, timesteps)
+        walked = self.scheduler.timesteps[-max(1, int(strength * len(self.scheduler.timesteps))) :].tolist()
+        noise = randn_tensor(x_0.shape, generator, x_0.device, x_0.dtype)
+        return super().__call__(
+            class_labels=class_labels,
+            generator=generator,
+            timesteps=walked,
+            latents=self.scheduler.add_noise(x_0, noise, walked[0]),
+            **kwargs,
+        )

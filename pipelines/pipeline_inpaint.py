@@ -1,0 +1,118 @@
+"""Inpainting without retraining: the known pixels are put back at every noise level."""
+
+import torch
+from diffusers import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size, check_output
+
+
+class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
+    """RePaint (Lugmayr et al. 2022, algorithm 1): after each step the known pixels are those of the image, noised alike.
+
+    So that what is painted fits what is known, x_t goes up again by some steps of the trajectory, with fresh noise, and
+    down once more (section 4.2). `GaussianDiffusionInpaintPipeline.from_pipe(pipeline)` shares the components of another
+    pipeline.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image,
+        mask_image,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
+        batch_size: int = 1,
+        class_labels=None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None,
+        timesteps: list[int] | None = None,
+        eta: float | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
+        **guidance,
+    ):
+        """Paint a part of images anew; the rest comes out as it was given.
+
+        Args:
+            image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
+            mask_image: 1 (white) where to paint, 0 (black) what is known; of the image's size, one for all or one for each.
+            jump_length: how many steps of the trajectory each jump goes up; at most as many as there are.
+            jump_n_sample: how often each stretch of so many steps is walked; 1 is no jump. The network calls are about
+                `jump_n_sample` times the steps.
+            batch_size: how many; a list of labels, of generators, of images or masks, or `latents` say it as well.
+            class_labels .. callback_on_step_end_tensor_inputs, guidance: as [`GaussianDiffusionPipeline`] takes them. The
+                callback sees `latents` with the known pixels in.
+
+        Returns:
+            [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
+        """
+        check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
+            if value != int(value) or value < 1:
+                raise ValueError(f"{name}={value} must be a whole number of at least 1.")
+        check_scheduler(self.scheduler, first_order=jump_n_sample > 1)
+        x_0, painted = prepare_images(self, image), prepare_mask(self, mask_image, image)
+        several = {name: x for name, x in (("image", x_0), ("mask_image", painted)) if len(x) > 1}
+        batch_size = agreed_batch_size(
+            batch_size, class_labels=class_labels, latents=latents, generator=generator, **several
+        )
+        x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
+        checked_guidance = self._guidance(class_labels, batch_size, x_0.device, **guidance)
+        self._set_timesteps(num_inference_steps, timesteps)
+        visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
+
+        def put_back(pipeline, step, timestep, tensors):
+            """The known pixels of x_s; the caller's callback; and the noise of a jump, where one follows."""
+            s = self.scheduler.previous_timestep(int(timestep))
+            known = x_0 if s < 0 else self.scheduler.add_noise(x_0, _noise(x_0, generator), s)
+            x_s = torch.where(painted, tensors["latents"], known)
+            if callback_on_step_end is not None:
+                wanted = {name: (tensors | {"latents": x_s})[name] for name in callback_on_step_end_tensor_inputs}
+                x_s = (callback_on_step_end(self, step, timestep, wanted) or {}).get("latents", x_s)
+            if step + 1 < len(visited) and visited[step + 1] > s:
+                x_s = self._noised_again(x_s, s, visited[step + 1], generator)
+            return {"latents": x_s}
+
+        samples = self._denoise(
+            self._initial_latents(batch_size, latents, generator, x_0.device),
+            torch.tensor(visited),
+            checked_guidance,
+            self._step_kwargs(eta=eta, generator=generator),
+            put_back,
+            ("latents", *callback_on_step_end_tensor_inputs),
+        )
+        images = self.image_processor.postprocess(samples, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _noised_again(self, x_s, s, t, generator):
+        """x_t ~ q(x_t | x_s) = N(sqrt(abar_t / abar_s) x_s, (1 - abar_t / abar_s) I), t above s (Ho 2020, eq. 2)."""
+        share = (self.scheduler.alpha_bar(t) / self.scheduler.alpha_bar(s)).item()
+        return share**0.5 * x_s + (1 - share) ** 0.5 * _noise(x_s, generator)
+
+
+def resampled(timesteps, jump_length, jump_n_sample):
+    """The timesteps at which the network is called, in order, jumps up included (Lugmayr et al. 2022, section 4.2).
+
+    From the lowest but one upwards, each stretch of `jump_length` timesteps is walked `jump_n_sample` times; what remains
+    above the highest whole stretch, and the step to clean data, are walked once.
+
+    Args:
+        timesteps (`list[int]`): descending.
+    """
+    *noisy, last = timesteps
+    length = min(jump_length, max(1, len(noisy)))
+    once = len(noisy) % length
+    visited = noisy[:once]
+    for first in range(once, len(noisy), length):
+        visited += noisy[first : first + length] * jump_n_sample
+    return [*visited, last]
+
+
+def _noise(like, generator):
+    return randn_tensor(like.shape, generator, like.device, like.dtype)

@@ -1,0 +1,110 @@
+"""From an image to the noise that a deterministic sampler turns into it."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils import BaseOutput
+
+from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
+from ddpm_hf.schedulers.covariances import COVARIANCE_TYPES
+
+
+@dataclass
+class InversionPipelineOutput(BaseOutput):
+    """`latents`: (B, C, H, W), x_t at the highest timestep of the trajectory."""
+
+    latents: torch.Tensor
+
+
+class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
+    """DDIM inversion (Song et al. 2020, section 4.3; Dhariwal & Nichol 2021, appendix F), solved to any exactness.
+
+    The step down is x_s = F_t(x_t) with eta = 0. Its inverse at x_s is the fixed point of
+
+        x_t  <-  x_t + sqrt(abar_t / abar_s) (x_s - F_t(x_t)),        from x_t = sqrt(abar_t / abar_s) x_s on,
+
+    the first round of which is the usual inversion, eps_hat taken as though it did not change along the step. F is the
+    scheduler's own step, clipping included, so that denoising the latents with `eta=0` on the same trajectory gives the
+    image back:
+
+        inverse = GaussianDiffusionInversionPipeline.from_pipe(pipeline)
+        latents = inverse(image, num_inference_steps=100).latents
+        image = pipeline(latents=latents, num_inference_steps=100, eta=0.0).images[0]
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image,
+        batch_size: int = 1,
+        class_labels=None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int | None = None,
+        timesteps: list[int] | None = None,
+        num_fixed_point_iterations: int = 5,
+        return_dict: bool = True,
+        callback_on_step_end=None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+    ):
+        """Find x_T of images.
+
+        Args:
+            image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
+            batch_size: how many; a list of labels or of images says it as well.
+            num_fixed_point_iterations: rounds for each step, each one network call; 1 is the usual inversion.
+            class_labels, guidance_scale, num_inference_steps, timesteps, guidance_interval, guidance_rescale: as
+                [`GaussianDiffusionPipeline`] takes them.
+            callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x_t}) after every step up, t being the
+                timestep arrived at; may return new `latents`.
+
+        Returns:
+            [`InversionPipelineOutput`], or with `return_dict=False` a tuple of the latents.
+        """
+        _check_invertible(self.scheduler)
+        if num_fixed_point_iterations != int(num_fixed_point_iterations) or num_fixed_point_iterations < 1:
+            raise ValueError(
+                f"num_fixed_point_iterations={num_fixed_point_iterations} must be a whole number of at least 1."
+            )
+        latents = prepare_images(self, image)
+        batch_size = agreed_batch_size(
+            batch_size, image=latents if len(latents) > 1 else None, class_labels=class_labels
+        )
+        latents = for_each(latents, batch_size)
+        guidance = self._guidance(
+            class_labels, batch_size, latents.device, guidance_scale, guidance_interval, guidance_rescale
+        )
+        self._set_timesteps(num_inference_steps, timesteps)
+        highest = self.scheduler.timesteps[0].item()
+        if self.scheduler.alpha_bar(highest) == 0:
+            raise ValueError(
+                f"Timestep {highest} has no signal (rescale_betas_zero_snr), so nothing of an image arrives there: begin at "
+                "a lower one, as with timestep_spacing='leading' or `timesteps`."
+            )
+        ascending = self.scheduler.timesteps.flip(0)
+        steps = list(zip(ascending, ascending.to(latents.device), strict=True))
+        for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
+            latents = self._step_up(latents, t, t_on_device, guidance, num_fixed_point_iterations)
+            if callback_on_step_end is not None:
+                latents = (callback_on_step_end(self, i, t, {"latents": latents}) or {}).get("latents", latents)
+        self.maybe_free_model_hooks()
+        return InversionPipelineOutput(latents=latents) if return_dict else (latents,)
+
+    def _step_up(self, x_s, t, t_on_device, guidance, iterations):
+        s = self.scheduler.previous_timestep(int(t))
+        shrinking = (self.scheduler.alpha_bar(t) / self.scheduler.alpha_bar(s)).sqrt().item()
+        now, x_t = self._guidance_at(guidance, t), shrinking * x_s
+        for _ in range(iterations):
+            output = self.predict(x_t, t, t_on_device, now.labels, now.scale, now.rescale)
+            x_t = x_t + shrinking * (x_s - self.scheduler.p_mean_variance(output, t, x_t, eta=0.0).mean)
+        return x_t
+
+
+def _check_invertible(scheduler):
+    check_scheduler(scheduler, first_order=True)
+    if scheduler.config.variance_type in COVARIANCE_TYPES:
+        raise ValueError(
+            f"variance_type={scheduler.config.variance_type!r} draws noise at eta=0 too, so no x_T alone leads to an image: "
+            "use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, variance_type='fixed_small')."
+        )
