@@ -326,6 +326,9 @@ def compare(
     steps: Annotated[str, typer.Option(help="Numbers of network calls, with commas between.")] = "5,10,25,50",
     num_images: Annotated[int, typer.Option("--num_images", min=2, help="Samples for each distance.")] = 1000,
     seeds: Annotated[str, typer.Option(help="Of the noise; a distance for each.")] = "0,1,2",
+    bound_images: Annotated[
+        int | None, typer.Option("--bound_images", help="For bits/dim; as many as samples by default, 0 for none.")
+    ] = None,
     batch_size: BatchSize = 100,
     device: Device = None,
 ):
@@ -335,7 +338,8 @@ def compare(
     data = _data(dataset, dataset_config, split, image_column, label_column)
     names = DEFAULT_SAMPLERS if samplers is None else samplers.split(",")
     counts, seeds = _numbers("steps", steps), _numbers("seeds", seeds)
-    compare(model, output, features, data, names, counts, num_images, seeds, batch_size, device or _fastest_device())
+    device = device or _fastest_device()
+    compare(model, output, features, data, names, counts, num_images, seeds, batch_size, device, bound_images)
 
 
 def _data(dataset, dataset_config, split, image_column, label_column):

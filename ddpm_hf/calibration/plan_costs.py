@@ -20,6 +20,12 @@ from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.trajectories import checked_timesteps, spaced_timesteps
 
+CLEAN_NODE = 0
+
+# From a higher noise level sqrt(1 - abar_t) no plan by local errors leaves for the data. The mean square error alone would
+# have short plans leave early, since what is lost, the fine detail, is a small part of it; it is not in people's eyes.
+LARGEST_LAST_SIGMA = 0.1
+
 # The samples that local errors are about are made by the mean alone.
 DETERMINISTIC = {"eta": 0.0, "variance_type": "fixed_small", "clip_variance_pixels": None}
 
@@ -125,7 +131,8 @@ def local_errors(
     timestep between each two. From each candidate t of a path one step is taken to each s < t, and its error is the root
     of the mean square, over paths and dimensions, of its difference from the path at s. In `solver_order=2` the step
     after r -> t extrapolates x0_hat from t and r, so that the cost depends on three timesteps; the steps that begin a
-    path and end it are of first order, as in the scheduler.
+    path and end it are of first order, as in the scheduler. The step to clean data is taken from noise levels of at most
+    `LARGEST_LAST_SIGMA`, and by a path of a single step from where it begins.
 
     Args:
         unet, scheduler: the model; what it clips is clipped.
@@ -156,7 +163,15 @@ def local_errors(
             labels = pipeline.encode_labels(labels_of(class_labels, first, len(x_T)), 1.0, len(x_T), x_T.device)
             path = _fine_path(pipeline, x_T, labels, set(candidates), bar.update)
             squares = squares + _square_errors(chain, candidates, path, solver_order)
+    squares[CLEAN_NODE, _too_noisy_to_leave(chain, candidates)] = np.inf
     return np.sqrt(squares / (num_paths * x_T[0].numel()))
+
+
+def _too_noisy_to_leave(chain, candidates):
+    """The nodes from which no plan goes to clean data; if that were all but the last, none are."""
+    noise = 1 - chain.alpha_bar(candidates[:-1])
+    nodes = (noise > LARGEST_LAST_SIGMA**2).nonzero().flatten() + 1
+    return [] if len(nodes) == len(noise) else nodes.tolist()
 
 
 def _starts(unet, seed, first, count):

@@ -57,6 +57,7 @@ def compare(
     seeds=(0, 1, 2),
     batch_size=100,
     device="cpu",
+    bound_images=None,
 ):
     """Samples a model by many samplers and measures each: Frechet distance to the data, seconds, and bits per dimension.
 
@@ -77,6 +78,8 @@ def compare(
         seeds (`list[int]`): of the noise; a distance for each.
         batch_size (`int`): images at a time.
         device (`str`): where the networks run.
+        bound_images (`int`, *optional*): bits per dimension are of so many images of the data, at most `num_images`, which is
+            the default and takes as many network calls as one seed; 0 leaves them out.
 
     Returns:
         `list[Measurement]`
@@ -87,14 +90,15 @@ def compare(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is not empty; choose another --output, or move it away.")
-    _check_requests(samplers, steps, seeds, num_images, batch_size)
+    bound_images = num_images if bound_images is None else bound_images
+    _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images)
     batch_size = min(batch_size, num_images)
     pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device)
     pipeline.unet.eval()
     _check_samplers(pipeline, samplers, steps)
     data = data or DataArguments(split="test")
-    task = _task(pipeline, load_features(features, device), data, num_images, seeds, batch_size)
-    scored = [name for name in samplers if _has_bound(make_sampler(name, pipeline.scheduler))]
+    task = _task(pipeline, load_features(features, device), data, num_images, seeds, batch_size, bound_images)
+    scored = [name for name in samplers if bound_images and _has_bound(make_sampler(name, pipeline.scheduler))]
     batches = math.ceil(num_images / batch_size) * len(seeds)
     calls = sum(steps) * (len(samplers) * batches + len(scored) * math.ceil(len(task.held_out) / batch_size))
     duration = timedelta(seconds=round(calls * _seconds_per_call(task)))
@@ -117,7 +121,7 @@ def compare(
         "features": str(features),
         "data": f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}, {task.target.count} images",
         "samples": f"{num_images} for each of the seeds {', '.join(map(str, seeds))}",
-        "bits per dimension": f"of {len(task.held_out)} images of the data",
+        "bits per dimension": f"of {len(task.held_out)} images of the data" if scored else "not measured",
         "batch size and device": f"{batch_size}, {device}, {torch.get_num_threads()} threads",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
     }
@@ -125,14 +129,14 @@ def compare(
     return measurements
 
 
-def _task(pipeline, see, data, num_images, seeds, batch_size):
+def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images):
     images, labels = load_data(data, pipeline.unet.config)
     # Data sets are often sorted by class: the first images are to be like all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return Task(
         pipeline=pipeline,
         labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
-        held_out=images[order[:num_images]],
+        held_out=images[order[:bound_images]],
         see=see,
         target=_statistics(images, see, batch_size),
         num_images=num_images,
@@ -144,13 +148,14 @@ def _task(pipeline, see, data, num_images, seeds, batch_size):
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def _check_requests(samplers, steps, seeds, num_images, batch_size):
+def _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images):
     for name, values in (("samplers", samplers), ("steps", steps), ("seeds", seeds)):
         if len(values) == 0 or len(set(values)) < len(values):
             raise InputError(f"{name}={list(values)} must name at least one, and each once.")
-    if min(steps) < 1 or num_images < 2 or batch_size < 1:
+    if min(steps) < 1 or num_images < 2 or batch_size < 1 or not 0 <= bound_images <= num_images:
         raise InputError(
-            f"steps={list(steps)} and batch_size={batch_size} must be at least 1, num_images={num_images} at least 2."
+            f"steps={list(steps)} and batch_size={batch_size} must be at least 1, num_images={num_images} at least 2, "
+            f"bound_images={bound_images} in 0 .. num_images."
         )
 
 

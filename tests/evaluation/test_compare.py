@@ -30,6 +30,12 @@ def model(tmp_path, stock_unet):
     return str(tmp_path / "model")
 
 
+def test_bits_per_dim_can_be_left_out(tmp_path, model, feature_network, data, capsys):
+    (measured,) = compare(model, tmp_path / "new", feature_network, data, ["ddpm"], [2], 4, [0], 4, bound_images=0)
+    assert measured.bits_per_dim is None and "2 network calls of 4 images" in capsys.readouterr().out
+    assert "bits per dimension: not measured" in (tmp_path / "new" / "compare.md").read_text()
+
+
 def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network, data, capsys):
     output, samplers = tmp_path / "new" / "compared", ["ddpm", "ddim", "unipc", "dpmpp-2m-karras"]
     options = {"samplers": samplers, "steps": [2, 4], "num_images": 20, "seeds": [0, 5], "batch_size": 8}
@@ -90,7 +96,7 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
 
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
-    task = _task(pipeline, load_features(feature_network), data, num_images=50, seeds=[0], batch_size=10)
+    task = _task(pipeline, load_features(feature_network), data, num_images=50, seeds=[0], batch_size=10, bound_images=50)
     brightness = task.held_out.float().mean((1, 2, 3))
     assert len(task.held_out) == 40 and len(task.labels) == 50
     assert torch.equal(task.labels[:40] == 1, brightness > 110) and torch.equal(task.labels[40:], task.labels[:10])
