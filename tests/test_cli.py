@@ -1,11 +1,12 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier, cli
 
 
 @pytest.fixture
@@ -176,3 +177,83 @@ def test_mistakes_in_the_choice_of_samplers(tmp_path, monkeypatch, model, argume
     with pytest.raises(SystemExit, match=f"ddpm-hf: error: .*{message}"):
         main(monkeypatch, arguments[0], model, *arguments[1:])
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A grey image of 8x8 in a file, as another one and as a mask."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.repeat(np.array([[0, 255]], dtype=np.uint8), 4, axis=1).repeat(8, axis=0)).save(
+        tmp_path / "mask.png"
+    )
+    return tmp_path
+
+
+def test_interpolate(picture, model):
+    result = run(
+        *("interpolate", model, picture / "a.png", picture / "b.png", "--depth", 300, "--num", 3, "--steps", 4),
+        *("--output", picture / "strip.png", "--class", 1, "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    assert Image.open(picture / "strip.png").size == (3 * 64, 64)
+
+
+@pytest.mark.parametrize(
+    "how, images",
+    [
+        (["--strength", 0.5, "--num_images", 3], 3),
+        (["--mask", "mask.png", "--jump_length", 2, "--jump_n_sample", 2], 1),
+        (["--invert"], 2),
+    ],
+)
+def test_edit(picture, model, monkeypatch, how, images):
+    monkeypatch.chdir(picture)
+    result = run("edit", model, "a.png", *how, "--steps", 3, "--output", "new.png", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert Image.open("new.png").size == (images * 64, 64)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["edit", "a.png"], "Give one of --strength, --mask and --invert"),
+        (["edit", "a.png", "--strength", "2"], r"strength=2.0 must be in \(0, 1\]"),
+        (["interpolate", "a.png", "b.png", "--weights", "0,a"], "--weights 0,a must be numbers"),
+        (["interpolate", "a.png", "b.png", "--depth", "1000"], "depth=1000 must be a timestep"),
+        (["sample", "--trajectory", "way.jpg"], "way.jpg must end in .gif or .png"),
+        (["sample", "--trajectory", "way.gif", "--batch_size", "8"], "all images in one batch"),
+        (["sample", "--guidance_interval", "3,1", "--guidance_scale", "2"], r"guidance_interval=\(3.0, 1.0\)"),
+        (["sample", "--class", "1", "--classifier_guidance_scale", "2"], "needs a pipeline with a classifier"),
+    ],
+)
+def test_mistakes_in_steering(picture, monkeypatch, model, arguments, message):
+    monkeypatch.chdir(picture)
+    before = set(picture.iterdir())
+    with pytest.raises(SystemExit, match=message):
+        main(monkeypatch, arguments[0], model, *arguments[1:])
+    assert set(picture.iterdir()) == before
+
+
+def test_sample_with_a_classifier_and_the_way_to_the_image(tmp_path, model):
+    classifier = NoisyImageClassifier(
+        sample_size=8, in_channels=1, num_classes=3, block_out_channels=(8,), down_block_types=("DownBlock2D",),
+        norm_num_groups=4, attention_head_dim=8,
+    )  # fmt: skip
+    classifier.save_pretrained(tmp_path / "classifier")
+    options = ["--classifier", tmp_path / "classifier", "--classifier_guidance_scale", 5, "--guidance_scale", 2]
+    options += ["--guidance_interval", "0.1,5", "--guidance_rescale", 0.5, "--class", 2, "--num_images", 2]
+    for suffix in ("gif", "png"):
+        way = tmp_path / f"way.{suffix}"
+        output = tmp_path / f"{suffix}.png"
+        result = run(
+            "sample", model, *options, "--steps", 4, "--trajectory", way, "--output", output, "--device", "cpu"
+        )
+        assert result.exit_code == 0, result.output
+        assert Image.open(way).format == suffix.upper()
+
+
+def test_train_classifier_hands_everything_to_its_parser():
+    result = run("train_classifier", "--help")
+    assert result.exit_code == 0 and "--eval_split" in result.output

@@ -6,12 +6,18 @@ values scatter as those of |eps|^2 / d, by sqrt(2 / d) each. But E |eps|^2 / d =
 regression on z = |eps|^2 / d - 1, as its intercept (a control variate: Lavenberg & Welch 1981), and what is left to
 scatter is what eps_hat does not share with eps. Nothing is smoothed over t: every value has draws of its own, and an error
 that says what they are worth.
+
+The same calls tell R_t = E |eps - eps_hat(x_t, t)|^2 / d, which is 1 - Gamma_t where eps_hat is the conditional mean of the
+noise, and only nearly so for a network that was trained. Then it is R_t that the optimal variance has in place of 1 - Gamma_t
+(Bao et al. 2022b, the covariance for an imperfect mean, as one number for each t): the variance has to make up for the errors of the mean too. R_t is also
+the exacter of the two, as it scatters in proportion to itself.
 """
 
 import json
 from dataclasses import asdict, dataclass
 
 import torch
+from diffusers.utils import logging
 from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.progress_file import open_progress, save_progress
@@ -21,6 +27,8 @@ from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.training.data import to_model_range
+
+logger = logging.get_logger(__name__)
 
 # With fewer, the expected square error of the intercept is infinite.
 FEWEST_DRAWS = 4
@@ -39,18 +47,24 @@ RAW_PREDICTION = {
 
 @dataclass(frozen=True)
 class MeanSquareEpsilon:
-    """Gamma_t = E |eps_hat(x_t, t)|^2 / d, for t = 0 .. T-1.
+    """Gamma_t = E |eps_hat(x_t, t)|^2 / d and R_t = E |eps - eps_hat(x_t, t)|^2 / d, for t = 0 .. T-1.
 
-    values, standard_errors: of each timestep; draws: pairs of image and noise that each rests on. Errors of different
-    timesteps are nearly independent. num_images, timesteps_per_image, seed: what they were made from.
+    values, standard_errors: Gamma_t; residuals, residual_errors: R_t; draws: pairs of image and noise that each rests on.
+    Errors of different timesteps are nearly independent. num_images, timesteps_per_image, seed: what they were made from.
     """
 
     values: list[float]
     standard_errors: list[float]
+    residuals: list[float]
+    residual_errors: list[float]
     draws: list[int]
     num_images: int
     timesteps_per_image: int
     seed: int
+
+    def for_optimal_variance(self):
+        """1 - R_t, at least 0: the `mean_square_epsilon` of a scheduler whose variances are optimal for this network."""
+        return [max(0.0, 1 - residual) for residual in self.residuals]
 
     def to_json(self):
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -120,7 +134,7 @@ def estimate_mean_square_epsilon(
         processes,
         {"seed": seed, "timesteps_per_image": per_image},
         pipeline,
-        torch.zeros(6, len(chain), dtype=torch.float64),
+        torch.zeros(8, len(chain), dtype=torch.float64),
     )
     own_batches = len(range(rank, len(batches), processes)) if hasattr(batches, "__len__") else None
     num_images = own = 0
@@ -146,6 +160,8 @@ def estimate_mean_square_epsilon(
             timesteps = image_timesteps(first, len(batch), per_image, len(chain), seed)
             draws = _draws_of_batch(pipeline, x0, timesteps, labels, image_generators(seed, first, x0), bar.update)
             _check_finite(draws[0], timesteps, first)
+            if own == 1 and rank == 0:
+                _warn_if_worse_than_none(draws[2], timesteps, len(chain))
             _add_draws_(progress.sums, timesteps, *draws)
             save_progress(progress, batch, labels)
     check_labels(class_labels, num_images)
@@ -153,10 +169,13 @@ def estimate_mean_square_epsilon(
     sums = progress.sums
     if processes > 1:
         sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
-    values, errors = _intercepts(*sums)
+    values, errors = _intercepts(*sums[:6])
+    residuals, residual_errors = _means(sums[0], *sums[6:])
     return MeanSquareEpsilon(
         values=values.tolist(),
         standard_errors=errors.tolist(),
+        residuals=residuals.tolist(),
+        residual_errors=residual_errors.tolist(),
         draws=sums[0].long().tolist(),
         num_images=num_images,
         timesteps_per_image=per_image,
@@ -177,27 +196,29 @@ def image_timesteps(first, count, per_image, steps, seed):
 
 
 def _draws_of_batch(pipeline, x0, timesteps, labels, generators, update_bar):
-    """|eps_hat|^2 / d and |eps|^2 / d - 1, both (B, m), float64, on the host, which waits here alone."""
+    """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), float64, on the host, which waits here alone."""
     scheduler, device = pipeline.scheduler, x0.device
     labels = pipeline.encode_labels(labels, batch_size=len(x0), device=device)
-    predicted, known = [], []
+    predicted, known, residual = [], [], []
     noises = noise_of_steps(generators, timesteps.shape[1], x0)
     for t, t_on_device, noise in zip(timesteps.T, timesteps.T.to(device), noises, strict=True):
         x_t = scheduler.add_noise(x0, noise, t_on_device)
         output = pipeline.predict(x_t, t_on_device, t_on_device, labels)
-        predicted.append(_mean_square(scheduler.p_mean_variance(output, t, x_t, prev_timestep=-1).pred_epsilon))
+        epsilon = scheduler.p_mean_variance(output, t, x_t, prev_timestep=-1).pred_epsilon
+        predicted.append(_mean_square(epsilon))
         known.append(_mean_square(noise) - 1)
+        residual.append(_mean_square(noise - epsilon))
         update_bar()
-    return torch.stack(predicted, dim=1).cpu().double(), torch.stack(known, dim=1).cpu().double()
+    return tuple(torch.stack(draws, dim=1).cpu().double() for draws in (predicted, known, residual))
 
 
 def _mean_square(x):
     return x.square().flatten(1).mean(1)
 
 
-def _add_draws_(sums, timesteps, y, z):
-    """Adds 1, y, z, y^2, y z and z^2 of each draw to those of its timestep; sums: (6, T)."""
-    terms = torch.stack([torch.ones_like(y), y, z, y * y, y * z, z * z])
+def _add_draws_(sums, timesteps, y, z, r):
+    """Adds 1, y, z, y^2, y z, z^2, r and r^2 of each draw to those of its timestep; sums: (8, T)."""
+    terms = torch.stack([torch.ones_like(y), y, z, y * y, y * z, z * z, r, r * r])
     sums.index_add_(1, timesteps.flatten(), terms.flatten(1))
 
 
@@ -208,6 +229,12 @@ def _intercepts(n, y, z, yy, yz, zz):
     slope = s_yz / s_zz
     residual = (s_yy - slope * s_yz).clamp(min=0) / (n - 2)
     return y - slope * z, (residual * (1 / n + z * z / s_zz)).sqrt()
+
+
+def _means(n, r, rr):
+    """The mean, and its standard error, from the sums of each timestep."""
+    mean = r / n
+    return mean, ((rr - n * mean * mean).clamp(min=0) / (n - 1) / n).sqrt()
 
 
 # What can be estimated -----------------------------------------------------------------------------------------------
@@ -249,6 +276,16 @@ def _check_number(num_images, per_image, steps, seed):
             f"{num_images} images at {per_image} timesteps each leave timestep {draws.argmin().item()} with "
             f"{draws.min().item()} draws, and every one needs {FEWEST_DRAWS}: give about {needed} images or more (1,000 "
             f"serve well), or a larger timesteps_per_image."
+        )
+
+
+def _warn_if_worse_than_none(residuals, timesteps, steps):
+    """A network of another kind of prediction, schedule or range of images shows where there is most noise to see."""
+    mean = residuals[timesteps >= 0.75 * steps].mean().item()
+    if mean > 1:
+        logger.warning(
+            f"Where there is most noise, the network's error of the noise is {mean:.3g}, and that of predicting none is 1. "
+            "Is it trained? Are prediction_type, the betas and the range of the images those of its training?"
         )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def draw_mean_square_epsilon(result, png_path):
-    """Gamma_t and 1 - Gamma_t, the share of the noise that the network cannot tell, by timestep, with two standard errors.
+    """Gamma_t, and beside 1 - Gamma_t the mean square error R_t, by timestep, with two standard errors.
 
     Args:
         result ([`MeanSquareEpsilon`]): what `estimate_mean_square_epsilon` returns.
@@ -12,19 +12,27 @@ def draw_mean_square_epsilon(result, png_path):
     """
     from matplotlib.figure import Figure  # takes a second to import, and only the end of a calibration needs it
 
-    values, errors = np.array(result.values), np.array(result.standard_errors)
-    timesteps = np.arange(len(values))
+    gamma, gamma_error = np.array(result.values), np.array(result.standard_errors)
+    residual, residual_error = np.array(result.residuals), np.array(result.residual_errors)
     figure = Figure(figsize=(9, 4), layout="constrained")
-    curves = {r"$\Gamma_t = E\,|\hat\epsilon(x_t, t)|^2 / d$": values, r"$1 - \Gamma_t$": 1 - values}
-    for axes, (label, curve) in zip(figure.subplots(1, 2), curves.items(), strict=True):
-        axes.fill_between(timesteps, curve - 2 * errors, curve + 2 * errors, alpha=0.3, linewidth=0)
-        axes.plot(timesteps, curve, linewidth=1)
-        axes.set(xlabel="timestep t", ylabel=label)
+    left, right = figure.subplots(1, 2)
+    _draw_band(left, gamma, gamma_error, r"$\Gamma_t = E\,|\hat\epsilon(x_t, t)|^2 / d$")
+    _draw_band(right, 1 - gamma, gamma_error, r"$1 - \Gamma_t$")
+    _draw_band(right, residual, residual_error, r"$R_t = E\,|\epsilon - \hat\epsilon(x_t, t)|^2 / d$")
+    for axes in (left, right):
+        axes.set_xlabel("timestep t")
         axes.grid(alpha=0.3, which="both")
+        axes.legend()
     # What is lost in its error would fill the whole scale.
-    axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylim(bottom=np.median(errors[-len(errors) // 10 :]) / 5)
+    right.set_yscale("log", nonpositive="clip")
+    right.set_ylim(bottom=np.median(gamma_error[-len(gamma) // 10 :]) / 5)
     figure.suptitle(
         f"{result.num_images} images at {result.timesteps_per_image} timesteps each; bands: two standard errors"
     )
     figure.savefig(png_path, dpi=150)
+
+
+def _draw_band(axes, curve, errors, label):
+    timesteps = np.arange(len(curve))
+    axes.fill_between(timesteps, curve - 2 * errors, curve + 2 * errors, alpha=0.3, linewidth=0)
+    axes.plot(timesteps, curve, linewidth=1, label=label)

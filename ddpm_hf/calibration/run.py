@@ -107,7 +107,7 @@ def calibrate(
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        calibrated = _calibrated_scheduler(pipeline, gamma.values, plan_cost if plans else "bound")
+        calibrated = _calibrated_scheduler(pipeline, gamma, plan_cost if plans else "bound")
         made = _made_plans(pipeline.unet, calibrated, images, labels, plans, plan_cost, batch_size, seed)
         if plans:
             calibrated = calibrated.from_config(
@@ -131,7 +131,7 @@ def calibrate(
 
 def _calibrated_scheduler(pipeline, gamma, plan_cost):
     """The scheduler of the new folder, without plans; those of the old one were made for another kernel."""
-    scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": gamma}
+    scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": gamma.for_optimal_variance()}
     if plan_cost == "local_error":
         return with_recipe(scheduler, "ddim-2m", **measured)
     if _has_head(pipeline.unet):
@@ -173,11 +173,15 @@ def _made_plans(unet, scheduler, images, labels, plans, plan_cost, batch_size, s
 
 
 def _print_summary(gamma, scheduler, made, output_dir):
-    values, errors = torch.tensor(gamma.values), torch.tensor(gamma.standard_errors)
+    values, residuals, errors = gamma.values, gamma.residuals, gamma.residual_errors
     middle = len(values) // 2
     print(
-        f"Gamma from {gamma.num_images} images, {min(gamma.draws)} to {max(gamma.draws)} draws for each timestep: "
-        + ", ".join(f"{values[t]:.4f} +- {errors[t]:.4f} at t={t}" for t in (0, middle, len(values) - 1))
+        f"From {gamma.num_images} images, {min(gamma.draws)} to {max(gamma.draws)} draws for each timestep: the network's "
+        "mean square error of the noise is "
+        + ", ".join(
+            f"{residuals[t]:.4g} +- {errors[t]:.1g} (Gamma {values[t]:.4f})" for t in (0, middle, len(values) - 1)
+        )
+        + f" at t = 0, {middle}, {len(values) - 1}"
     )
     for count, plan in made.items():
         print(f"Plan of {count} steps (cost {plan['cost']:.4g}): {' '.join(map(str, plan['timesteps']))}")

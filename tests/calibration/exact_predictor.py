@@ -24,3 +24,15 @@ class ExactPredictor(torch.nn.Module):
         outputs = {"epsilon": epsilon, "sample": x0}
         outputs["v_prediction"] = alpha_bar.sqrt() * epsilon - (1 - alpha_bar).sqrt() * x0
         return (outputs[self.scheduler.config.prediction_type].to(sample.dtype),)
+
+
+class WithOffset(torch.nn.Module):
+    """A network whose prediction is off by a number everywhere."""
+
+    def __init__(self, network, offset):
+        super().__init__()
+        self.config, self.dtype, self.device = network.config, network.dtype, network.device
+        self.network, self.offset = network, offset
+
+    def forward(self, *inputs, **options):
+        return (self.network(*inputs, **options)[0] + self.offset,)

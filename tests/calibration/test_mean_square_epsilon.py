@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-from exact_predictor import ExactPredictor
+from diffusers.utils import logging
+from exact_predictor import ExactPredictor, WithOffset
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
@@ -58,6 +59,40 @@ def test_gamma_of_gaussian_data_is_the_known_one(tiny_unet, beta_schedule):
     assert 0.7 < off.square().mean().sqrt() < 1.3
     # |eps_hat|^2 / d alone has an error of sqrt(2 / 64 / 160) = 0.014 where eps_hat is nearly eps
     assert errors[-2:].max() < 1e-3
+
+
+def test_the_residual_is_the_rest_of_gamma_for_the_exact_predictor(tiny_unet):
+    scheduler = GaussianDiffusionScheduler(**SCHEDULE)
+    result = estimate(
+        ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE), gaussian_images(400), timesteps_per_image=4
+    )
+    residuals, errors = (torch.tensor(x).double() for x in (result.residuals, result.residual_errors))
+    truth = 1 - exact_gamma(scheduler)
+    assert ((residuals - truth) / errors).abs().max() < 4
+    # sqrt(2 / (32 * 160)) = 0.02, in proportion to itself, as 32 pixels of 160 draws have nearly all of it; Gamma's is not
+    assert (errors / truth).max() < 0.025
+    assert_close(torch.tensor(result.for_optimal_variance()).double(), 1 - residuals)
+
+
+def test_the_residual_has_the_errors_of_the_mean_too(tiny_unet):
+    """eps_hat = eps* + 0.5: Gamma and the residual both gain 0.25, so that 1 - Gamma is less than it was."""
+    scheduler = GaussianDiffusionScheduler(**SCHEDULE)
+    exact = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE)
+    images = gaussian_images(50)
+    right, wrong = estimate(exact, images), estimate(WithOffset(exact, 0.5), images)
+    gained = torch.tensor(wrong.residuals) - torch.tensor(right.residuals)
+    assert_close(gained.mean(), torch.tensor(0.25), atol=0.02, rtol=0)
+
+
+def test_a_prediction_that_is_worse_than_none_is_said_at_once(tiny_unet, caplog):
+    scheduler = GaussianDiffusionScheduler(**SCHEDULE)
+    exact = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE)
+    with caplog.at_level("WARNING"):
+        logging.enable_propagation()
+        estimate(exact, gaussian_images(10))
+        assert not caplog.records
+        estimate(WithOffset(exact, 1.2), gaussian_images(10))
+    assert "that of predicting none is 1. Is it trained?" in caplog.text
 
 
 def test_the_standard_error_is_the_spread_of_repeated_estimates(tiny_unet):

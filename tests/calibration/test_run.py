@@ -63,7 +63,8 @@ def test_a_stock_model(stock_model, data, tmp_path, capsys):
     config = pipeline.scheduler.config
     assert config.variance_type == "analytic" and config.eta == 1 and config.clip_variance_pixels == 2
     report = json.loads((tmp_path / "new" / "calibration.json").read_text())["mean_square_epsilon"]
-    assert config.mean_square_epsilon == report["values"] and len(report["standard_errors"]) == 10
+    assert config.mean_square_epsilon == [max(0.0, 1 - residual) for residual in report["residuals"]]
+    assert len(report["values"]) == len(report["standard_errors"]) == len(report["residual_errors"]) == 10
     assert (tmp_path / "new" / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
     before, after = (DDPMPipeline.from_pretrained(folder) for folder in (stock_model, tmp_path / "new"))
@@ -162,7 +163,9 @@ def test_a_model_of_latents(latent_model, data, tmp_path):
     assert type(pipeline) is LDMPipeline and type(pipeline.scheduler) is DDIMScheduler
     pipeline.scheduler = GaussianDiffusionScheduler.from_config(pipeline.scheduler.config)
     assert list(pipeline.scheduler.config.timestep_plans) == ["3"]
-    np.testing.assert_allclose(pipeline.scheduler.config.mean_square_epsilon, expected.values, rtol=1e-5)
+    np.testing.assert_allclose(
+        pipeline.scheduler.config.mean_square_epsilon, expected.for_optimal_variance(), rtol=1e-4, atol=1e-6
+    )
     assert pipeline(num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 1)
     with pytest.raises(InputError, match="The bound is one of pixels, and this model makes latents"):
         run(latent_model, tmp_path / "again", data, plans=[3])

@@ -96,7 +96,9 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
 
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
-    task = _task(pipeline, load_features(feature_network), data, num_images=50, seeds=[0], batch_size=10, bound_images=50)
+    task = _task(
+        pipeline, load_features(feature_network), data, num_images=50, seeds=[0], batch_size=10, bound_images=50
+    )
     brightness = task.held_out.float().mean((1, 2, 3))
     assert len(task.held_out) == 40 and len(task.labels) == 50
     assert torch.equal(task.labels[:40] == 1, brightness > 110) and torch.equal(task.labels[40:], task.labels[:10])

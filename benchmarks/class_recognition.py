@@ -1,0 +1,94 @@
+"""How often a classifier of clean images sees the class that was asked for, without and with guidance.
+
+    python benchmarks/class_recognition.py MODEL --judge FOLDER --guidance_scale 1,3
+    python benchmarks/class_recognition.py MODEL --judge FOLDER --classifier_guidance_scale 0,10
+
+The judge is an image classifier of transformers that has seen clean images only and has no part in the sampling
+(`python -m ddpm_hf.evaluation.feature_network FOLDER` trains one). Image i of a class has the same noise at every scale.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.image_grids import image_rows, sample_images
+
+SHOWN_IMAGES = 8
+
+
+def draw_by_class(pipeline, num_classes, per_class, guidance_scale, classifier_scale, **options):
+    """Images of each class in turn, a list for each."""
+    options |= {"guidance_scale": guidance_scale, "classifier_guidance_scale": classifier_scale}
+    # An unconditional model without its classifier cannot be asked for a class: how often it makes it by chance.
+    told = pipeline.unet.config.num_class_embeds is not None or classifier_scale != 0
+    return [
+        sample_images(pipeline, per_class, seed=label * per_class, class_labels=label if told else None, **options)
+        for label in range(num_classes)
+    ]
+
+
+@torch.no_grad()
+def recognised(judge, processor, images_by_class):
+    """For each class the share of its images that the judge takes for it."""
+    shares = []
+    for label, images in enumerate(images_by_class):
+        pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in images])
+        inputs = processor(pixels, return_tensors="pt", input_data_format="channels_last")
+        shares.append((judge(inputs["pixel_values"]).logits.argmax(1) == label).double().mean().item())
+    return shares
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--judge", required=True)
+    parser.add_argument("--guidance_scale", default="1")
+    parser.add_argument("--classifier_guidance_scale", default="0")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--eta", type=float, default=0.0)
+    parser.add_argument("--per_class", type=int, default=20)
+    parser.add_argument("--output", type=Path, help="A folder for the table (JSON) and a picture for each scale.")
+    args = parser.parse_args()
+
+    judge = AutoModelForImageClassification.from_pretrained(args.judge).eval()
+    processor = AutoImageProcessor.from_pretrained(args.judge)
+    pipeline = GaussianDiffusionPipeline.from_pretrained(args.model)
+    pipeline.set_progress_bar_config(desc="recognition")
+    num_classes = judge.config.num_labels
+    rows = []
+    for scale in map(float, args.guidance_scale.split(",")):
+        for classifier_scale in map(float, args.classifier_guidance_scale.split(",")):
+            images = draw_by_class(
+                pipeline,
+                num_classes,
+                args.per_class,
+                scale,
+                classifier_scale,
+                num_inference_steps=args.steps,
+                eta=args.eta,
+            )
+            shares = recognised(judge, processor, images)
+            share, count = sum(shares) / len(shares), num_classes * args.per_class
+            error = (share * (1 - share) / count) ** 0.5
+            row = {"guidance_scale": scale, "classifier_guidance_scale": classifier_scale, "recognised": share}
+            rows.append(row | {"standard_error": error, "images": count, "by_class": shares})
+            print(
+                f"guidance {scale:g}, classifier {classifier_scale:g}: {share:.1%} +- {error:.1%} of {count}",
+                flush=True,
+            )
+            if args.output is not None:
+                args.output.mkdir(parents=True, exist_ok=True)
+                name = f"scale_{scale:g}_classifier_{classifier_scale:g}.png"
+                image_rows([of_class[:SHOWN_IMAGES] for of_class in images]).save(args.output / name)
+                (args.output / "recognition.json").write_text(
+                    json.dumps(vars(args) | {"rows": rows}, indent=2, default=str)
+                )
+
+
+if __name__ == "__main__":
+    main()
