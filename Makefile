@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 	@echo "Samples: $(DEMO)/samples.png. Loss curve: $(DEMO)/loss.png. Model: DiffusionPipeline.from_pretrained('$(DEMO)')."
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 quality: $(VENV)/installed
 	$(BIN)/ruff check .

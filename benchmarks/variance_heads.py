@@ -9,6 +9,7 @@ import argparse
 import torch
 from diffusers import UNet2DModel
 from side_by_side import report, time_in_turns
+from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
 from ddpm_hf.models.presets import UNET_PRESETS
@@ -26,6 +27,13 @@ def network_call(unet, images, timesteps):
         unet(images, timesteps)
 
     return run
+
+
+@torch.no_grad()
+def flops(unet, images, timesteps):
+    with FlopCounterMode(display=False) as counter:
+        unet(images, timesteps)
+    return counter.get_total_flops()
 
 
 def update(objective, unet, images, timesteps):
@@ -56,7 +64,11 @@ def main():
     updates = {"whole network, simple": update("simple", DDPMUNet2DModel.from_unet(stock), images, timesteps)}
     for head in COVARIANCE_HEADS:
         updates[f"head alone, {head}"] = update(head, freeze_all_but_head(heads[head]), images, timesteps)
+    stock_flops = flops(stock, images, timesteps)
     measured = {
+        "operations of a call, to the stock network's": {
+            f"with {head}": flops(unet, images, timesteps) / stock_flops for head, unet in heads.items()
+        },
         "calls": time_in_turns(calls, options.repeats),
         "losses and gradients": time_in_turns(updates, options.repeats),
     }
