@@ -342,6 +342,48 @@ def compare(
     compare(model, output, features, data, names, counts, num_images, seeds, batch_size, device, bound_images)
 
 
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A pipeline folder.")],
+    repository: Annotated[str, typer.Argument(help="NAME or OWNER/NAME on the Hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it as a private one.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, made from main if it is not there; main by default.")
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create_pr", help="Offer the commit as a pull request.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry_run", help="Say which files would change, with their sizes, and change nothing.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="For the model card, as the Hub spells it: apache-2.0.")] = None,
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="A folder of `compare` or `evaluate` for the card; may be repeated.")
+    ] = None,
+):
+    """Upload a pipeline folder with a model card, in one commit; the same command again goes on where it stopped."""
+    from ddpm_hf.hub.push import push_folder
+
+    pushed = push_folder(folder, repository, private or None, revision, create_pr, dry_run, license, evaluation or ())
+    typer.echo(str(pushed))
+    typer.echo("Nothing was changed (--dry_run)." if dry_run else f"Uploaded: {pushed.url}")
+
+
+@app.command()
+def export(
+    model: Model,
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="A folder that is not there yet.")],
+    stock: Annotated[bool, typer.Option("--stock", help="Stock classes of diffusers alone, without code.")] = False,
+):
+    """Write a model as a repository: with the code that runs it, or of stock classes alone."""
+    from ddpm_hf.hub.export import export_self_contained, export_stock
+
+    if not stock:
+        export_self_contained(model, output_dir)
+    else:
+        for loss in export_stock(model, output_dir):
+            typer.echo(f"not held by stock classes: {loss}")
+    typer.echo(f"The repository is in {output_dir}")
+
+
 def _data(dataset, dataset_config, split, image_column, label_column):
     from ddpm_hf.training.arguments import DataArguments
 

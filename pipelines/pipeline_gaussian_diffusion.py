@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,18 +12,23 @@ from diffusers import (
     DiffusionPipeline,
     ImagePipelineOutput,
     ModelMixin,
-    SchedulerMixin,
     UNet2DModel,
 )
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.configuration import PACKED_KEY
+from ddpm_hf.hub.self_contained import PIPELINE_SOURCE
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_free_guidance, classifier_gradient
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+CODE_FILE = "pipeline.py"
+# What the index has for a model that only this pipeline runs: the file and the class.
+OWN_CLASS = ["pipeline", "GaussianDiffusionPipeline"]
 
 
 class Guidance(NamedTuple):
@@ -42,7 +48,10 @@ class Guidance(NamedTuple):
 class GaussianDiffusionPipeline(DiffusionPipeline):
     """Samples images from a `UNet2DModel`, as [`DDPMPipeline`] does, and more.
 
-    What it saves loads with stock `DiffusionPipeline.from_pretrained` as a [`DDPMPipeline`] of stock classes.
+    What it saves has the code of this class beside it, as `pipeline.py`, and loads with stock classes too:
+    `DiffusionPipeline.from_pretrained(R)` gives a [`DDPMPipeline`] of stock components where that can run the model, and with
+    `custom_pipeline=R, trust_remote_code=True` this pipeline, whether or not the package is installed. What
+    [`DDPMPipeline`] cannot run (with class labels, say) asks for `trust_remote_code=True`. This class loads either.
 
     Args:
         unet ([`UNet2DModel`]): any, stock or ours; predicts C channels, or 2C with a variance head.
@@ -62,6 +71,8 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             scheduler = GaussianDiffusionScheduler.from_config(scheduler.config)
         elif isinstance(scheduler, DDIMScheduler):
             scheduler = GaussianDiffusionScheduler.from_config(scheduler.config, eta=0.0)
+        elif _is_copy(scheduler, GaussianDiffusionScheduler):
+            scheduler = GaussianDiffusionScheduler.from_config(scheduler.config)
         if classifier is not None:
             _check_classifier(classifier.config, unet.config)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
@@ -77,20 +88,54 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         shared = {name: component for name, component in pipeline.components.items() if name in wanted}
         return super().from_pipe(pipeline, **shared | kwargs)
 
+    def save_pretrained(self, save_directory, safe_serialization=True, **kwargs):
+        """As [`DiffusionPipeline.save_pretrained`], but never weights as pickle, which runs what it holds when it is read."""
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would write pickle files: leave it out, and get safetensors.")
+        super().save_pretrained(save_directory, **kwargs)
+
+    def save_config(self, save_directory, push_to_hub=False, **kwargs):
+        """The code and the index: the last that `save_pretrained` and `push_to_hub` write."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._make_configs_portable(folder)
+        (folder / CODE_FILE).write_bytes(PIPELINE_SOURCE)
+        super().save_config(save_directory, push_to_hub, **kwargs)
+
+    def _make_configs_portable(self, folder):
+        """The configs of the networks by the names of stock classes, and without the places that they were loaded from."""
+        for name, network in self.components.items():
+            file = folder / name / "config.json"
+            if file.is_file():
+                config = json.loads(file.read_text(encoding="utf-8"))
+                config.pop("_name_or_path", None)
+                if isinstance(_uncompiled(network), UNet2DModel):
+                    config["_class_name"] = UNet2DModel.__name__
+                file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
     def to_json_string(self):
-        """The model index, by the names of stock classes, which load what ours have saved."""
+        """The model index, by the names of stock classes as far as these can run the model."""
         index = json.loads(super().to_json_string())
-        index["_class_name"] = "DDPMPipeline"
-        if isinstance(self.unet, UNet2DModel):
+        index.pop("_name_or_path", None)  # where it was loaded from is nothing of the reader's
+        index["_class_name"] = "DDPMPipeline" if _stock_pipeline_runs(self.unet.config, self.scheduler) else OWN_CLASS
+        if isinstance(_uncompiled(self.unet), UNet2DModel):
             index["unet"] = ["diffusers", "UNet2DModel"]
         if isinstance(self.scheduler, GaussianDiffusionScheduler):
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
         if self.classifier is None:
             del index["classifier"]  # which stock classes would say that they ignore
-        elif isinstance(self.classifier, NoisyImageClassifier):
+        elif type(_uncompiled(self.classifier)).__name__ == NoisyImageClassifier.__name__:
             # Without a module, because diffusers refuses to load a repository that names one it does not know.
             index["classifier"] = [None, NoisyImageClassifier.__name__]
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        """The index: an own class is this one, and no reason to ask for trust in the code beside it."""
+        index = super()._dict_from_json_file(json_file)
+        if index.get("_class_name") == OWN_CLASS:
+            index["_class_name"] = cls.__name__
+        return index
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
@@ -344,7 +389,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             return latents.to(device, torch.float32)
         if config.sample_size is None:
             raise ValueError("The model's config has no sample_size: pass `latents` of the size wanted.")
-        shape = (batch_size, config.in_channels, *_height_and_width(config.sample_size))
+        shape = (batch_size, config.in_channels, *_sides(config.sample_size))
         return randn_tensor(shape, generator, device, torch.float32) * self.scheduler.init_noise_sigma
 
 
@@ -356,7 +401,35 @@ def _classes(config):
     return config.get("num_class_embeds"), None
 
 
-def _height_and_width(sample_size):
+def _stock_pipeline_runs(unet_config, scheduler):
+    """Whether [`DDPMPipeline`] samples a model: it knows no labels, and no other input of the network than x_t."""
+    config = dict(scheduler.config.items())  # what stock classes read of it
+    variance_type, channels = config.get("variance_type"), unet_config.in_channels
+    if (
+        _classes(unet_config)[0] is not None
+        or unet_config.get("sample_size") is None
+        or scheduler.init_noise_sigma != 1
+    ):
+        return False
+    if "generator" not in inspect.signature(scheduler.step).parameters or variance_type == "fixed_large_log":
+        return False
+    if unet_config.get("out_channels", channels) == channels:
+        return True
+    return isinstance(scheduler, GaussianDiffusionScheduler | DDPMScheduler) and variance_type == "learned_range"
+
+
+def _uncompiled(network):
+    """The network that `torch.compile` was given."""
+    return getattr(network, "_orig_mod", network)
+
+
+def _is_copy(component, own_class):
+    """Whether it is of this class as the code of a repository has it, or the package, where this code is not from."""
+    return type(component).__name__ == own_class.__name__ and not isinstance(component, own_class)
+
+
+def _sides(sample_size):
+    """Height and width, or None where the config leaves them open."""
     return (sample_size, sample_size) if isinstance(sample_size, int) else sample_size and tuple(sample_size)
 
 
@@ -385,7 +458,7 @@ def _check_guidance(interval, rescale, classifier_form):
 def _check_classifier(classifier, unet):
     """That it was made for the same images and classes; both are configs."""
     values = {
-        "sample_size": (_height_and_width(classifier.sample_size), _height_and_width(unet.sample_size)),
+        "sample_size": (_sides(classifier.sample_size), _sides(unet.sample_size)),
         "in_channels": (classifier.in_channels, unet.in_channels),
         "num_classes": (classifier.num_classes, _classes(unet)[0]),
     }

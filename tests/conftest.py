@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from hub_server import lead_client_to, running_hub
 
 from ddpm_hf import DDPMUNet2DModel
 
@@ -114,3 +115,11 @@ def diffusers_log(caplog):
 def one_thread():
     """Tiny tensors are slower on many threads, most of all when test runs share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback, which the client of this process talks to with the token of "someone"."""
+    with running_hub() as hub:
+        lead_client_to(hub, monkeypatch, tmp_path / "cache")
+        yield hub

@@ -29,7 +29,7 @@ PRESETS = Path(__file__).parent / "presets"
 MAY_CHANGE = {
     *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
     *("checkpoints_limit", "report_to", "dataloader_workers", "push_to_hub", "hub_model_id", "hub_private"),
-    *("eval_split", "num_eval_images"),
+    *("hub_license", "eval_split", "num_eval_images"),
 }
 
 
@@ -203,9 +203,12 @@ class TrainingArguments(RunArguments):
     sample_steps: int = option(50, "Network calls per grid.")
 
     # Sharing
-    push_to_hub: bool = option(False, "Upload the result with a model card when done.")
+    push_to_hub: bool = option(
+        False, "Upload the model with its card, at every save in the background, and the result when done."
+    )
     hub_model_id: str | None = option(None, "Repository to upload to; by default named as the output folder.")
     hub_private: bool = option(False, "Create that repository as private.")
+    hub_license: str | None = option(None, "Licence of the model for its card, as the Hub spells it: apache-2.0.")
 
     def __post_init__(self):
         super().__post_init__()

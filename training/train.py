@@ -6,21 +6,24 @@
 The result is a pipeline folder with the averaged weights. The same command again continues an interrupted run.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf.hub.background import BackgroundPush
+from ddpm_hf.hub.cards import write_card
+from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.models.presets import UNET_PRESETS
-from ddpm_hf.training import sharing
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.data import open_images
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder
 from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
-from ddpm_hf.training.trainer import Trainer
+from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
 # The options of the scheduler that say what the network is trained for.
 PROCESS = (
@@ -52,14 +55,20 @@ def train(args):
     with accelerator.main_process_first():  # one process downloads
         source = open_images(args, default_resolution(args))
     total_steps = steps_to_do(args, accelerator, len(source))
-    repository = None
+    push = None
     if args.push_to_hub and accelerator.is_main_process:
-        repository = sharing.prepare_repository(args.hub_model_id or folder.resolve().name, args.hub_private)
+        name = args.hub_model_id or folder.resolve().name
+        push = BackgroundPush(prepare_repository(name, args.hub_private or None))
     if total_steps is not None:
-        run(args, accelerator, source, total_steps)
-    if repository is not None:
-        sharing.write_model_card(folder, repository)
-        accelerator.print(f"Uploaded to {sharing.upload(folder, repository)}")
+        run(args, accelerator, source, total_steps, push)
+    if push is not None:
+        push.wait()
+        shutil.rmtree(folder / PUSHED_FOLDER, ignore_errors=True)
+        target = push.target
+        pushed = push_folder(
+            folder, target.repository, target.private, license=args.hub_license, message="Add the trained model"
+        )
+        accelerator.print(f"Uploaded: {pushed.url}")
     return folder
 
 
@@ -67,29 +76,28 @@ def default_resolution(args):
     return UNET_PRESETS[args.unet]["sample_size"]
 
 
-def run(args, accelerator, source, total_steps):
+def run(args, accelerator, source, total_steps, push=None):
     set_seed(args.seed)  # the same weights in every process
     unet, scheduler = make_unet(args, source), make_scheduler(args)
     images, workers = begin_run(args, accelerator, source)
-    trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers)
+    trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push)
     accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
     set_seed(args.seed, device_specific=True)  # other noise in each process
     trainer.resume()
     trainer.fit()
-    finish(trainer)
+    finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
     accelerator.end_training()
 
 
-def finish(trainer):
+def finish(trainer, repository):
     """Samples, curve, pipeline and card, and last the checkpoint that says that the run is finished."""
     trainer.sample()
     if trainer.accelerator.is_main_process:
         log = trainer.folder / "loss.csv"
         if log.exists():
             draw_loss_curve(log, trainer.folder / "loss.png")
-        with trainer.averaged_model() as unet:
-            GaussianDiffusionPipeline(unet=unet, scheduler=trainer.scheduler).save_pretrained(trainer.folder)
-        sharing.write_model_card(trainer.folder, repository=trainer.folder.name)
+        trainer.save_pipeline(trainer.folder)
+        write_card(trainer.folder, repository, trainer.args.hub_license)
     trainer.accelerator.wait_for_everyone()
     trainer.checkpoint()
 

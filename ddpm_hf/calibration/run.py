@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from ddpm_hf.calibration.card import write_card
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE, estimate_mean_square_epsilon
 from ddpm_hf.calibration.models import load_model, save_model
 from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
@@ -18,13 +17,14 @@ from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.measured_model import evaluating
 from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.hub.cards import write_card
+from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import to_model_range
 from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.sharing import prepare_repository, upload
 
 PLAN_COSTS = ("bound", "local_error")
 STATE_FILE = "calibration_state.npz"
@@ -90,7 +90,7 @@ def calibrate(
     with accelerator.main_process_first():  # one process downloads
         images, labels = load_data(data, loaded.image_config, num_images, seed)
     if push_to_hub is not None and accelerator.is_main_process:
-        prepare_repository(push_to_hub)
+        push_to_hub = prepare_repository(push_to_hub).repository
     duration = _duration(loaded, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
     accelerator.print(f"{len(images)} images: about {duration} (h:mm:ss)")
 
@@ -114,7 +114,11 @@ def calibrate(
                 calibrated.config, timestep_plans={k: p["timesteps"] for k, p in made.items()}
             )
         save_model(loaded, calibrated, output_dir)
-        report = {"seconds": time.monotonic() - started, "mean_square_epsilon": json.loads(gamma.to_json())}
+        report = {
+            "options": _options(model, data, num_images, plans, plan_cost, batch_size, seed),
+            "seconds": time.monotonic() - started,
+            "mean_square_epsilon": json.loads(gamma.to_json()),
+        }
         if plans:
             report |= {"plan_cost": plan_cost, "plans": made}
         (output_dir / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -122,9 +126,9 @@ def calibrate(
         for state in _states(output_dir):
             state.unlink()
         _print_summary(gamma, calibrated, made, output_dir)
-        write_card(output_dir, push_to_hub or output_dir.name, model, data, report, loaded.encode is not None)
+        write_card(output_dir, push_to_hub or output_dir.name)
         if push_to_hub is not None:
-            print(f"Uploaded to {upload(output_dir, push_to_hub, 'Add the calibrated model')}")
+            print(f"Uploaded: {push_folder(output_dir, push_to_hub, message='Add the calibrated model').url}")
     accelerator.wait_for_everyone()
     return pipeline
 
@@ -170,6 +174,26 @@ def _made_plans(unet, scheduler, images, labels, plans, plan_cost, batch_size, s
         timesteps = [candidates[node - 1] for node in nodes[::-1]]
         made[str(count)] = {"timesteps": timesteps, "cost": path_cost(cost, nodes)}
     return made
+
+
+def _options(model, data, num_images, plans, plan_cost, batch_size, seed):
+    """What `ddpm-hf calibrate` was given, by the names of its options; folders and files by their whole path."""
+    of_data = {name: getattr(data, name) for name in ("dataset_config", "split", "image_column", "label_column")}
+    dataset = None if data.dataset is None else _whole_path(data.dataset)
+    options = {
+        "model": _whole_path(model),
+        "dataset": dataset,
+        **of_data,
+        "num_images": num_images,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    return options | ({"plan": ",".join(map(str, plans)), "plan_cost": plan_cost} if plans else {})
+
+
+def _whole_path(name):
+    """As it is, if it is of the Hub."""
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
 
 
 def _print_summary(gamma, scheduler, made, output_dir):

@@ -197,9 +197,9 @@ def test_the_new_folder_is_pushed_in_one_commit(stock_model, data, tmp_path):
         command = [sys.executable, "-m", "ddpm_hf.cli", "calibrate", str(stock_model), *flags]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        (commit,) = hub.repositories["someone/calibrated"]
+        (commit,) = hub.repositories["someone/calibrated"].pushed
     files = {str(path.relative_to(tmp_path / "outputs" / "calibrated")) for path in _files(tmp_path / "outputs")}
-    assert commit["files"].keys() == files >= {"README.md", "calibration.json", "scheduler/scheduler_config.json"}
+    assert commit.files.keys() == files >= {"README.md", "calibration.json", "scheduler/scheduler_config.json"}
 
 
 def _files(folder):

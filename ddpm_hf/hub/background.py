@@ -1,0 +1,41 @@
+"""Pushing while something else goes on."""
+
+import logging
+import threading
+
+from ddpm_hf.hub.push import push_files
+from ddpm_hf.hub.retries import Patience
+
+logger = logging.getLogger(__name__)
+
+# The next push brings what this one did not, so none tries for long.
+PATIENCE = Patience(attempts=3, silence=120.0)
+
+
+class BackgroundPush:
+    """Uploads to one repository in a thread, one push at a time; what goes wrong is logged and otherwise without effect."""
+
+    def __init__(self, target, patience=PATIENCE):
+        self.target, self.patience = target, patience
+        self.thread = None
+
+    @property
+    def is_busy(self):
+        return self.thread is not None and self.thread.is_alive()
+
+    def start(self, files, message, folder):
+        """Begins to upload `files`, {path: `Path` or bytes}, which must stay as they are until it is done."""
+        # A daemon, because a program that ends is not to wait for the network; without its commit nothing has changed.
+        self.thread = threading.Thread(target=self._push, args=(files, message, folder), daemon=True)
+        self.thread.start()
+
+    def wait(self):
+        """Until the push that is going on is done."""
+        if self.thread is not None:
+            self.thread.join()
+
+    def _push(self, files, message, folder):
+        try:
+            push_files(files, self.target, message, self.patience, folder)
+        except Exception as error:
+            logger.warning("%s was not pushed, and the next save tries again: %s", message, error)

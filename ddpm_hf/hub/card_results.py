@@ -1,0 +1,108 @@
+"""What was measured of a model, for its card: from the files that `ddpm-hf compare` and `ddpm-hf evaluate` write."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult
+
+COMPARISON_FILE, BOUND_FILE = "compare.json", "bpd.json"
+TASK = "unconditional-image-generation"
+
+
+def read_results(folder, evaluations=()):
+    """The contents of the files in a folder, and of more of them.
+
+    Args:
+        evaluations: files, or folders that have them; what is named last wins.
+
+    Returns:
+        `dict`: "compare" and "bpd", as far as there are such files.
+    """
+    results = {}
+    for place in (folder, *evaluations):
+        place = Path(place)
+        files = [place / COMPARISON_FILE, place / BOUND_FILE] if place.is_dir() else [place]
+        for file in files:
+            if file.is_file():
+                content = json.loads(file.read_text(encoding="utf-8"))
+                results["compare" if "measurements" in content else "bpd"] = content
+    return results
+
+
+def results_text(results):
+    """Markdown of all that was measured; "" if nothing was."""
+    parts = []
+    if "compare" in results:
+        comparison = results["compare"]
+        how = "\n".join(f"- {name}: {value}" for name, value in comparison["settings"].items() if name != "model")
+        parts.append(f"{sampler_table(comparison)}\n\n{how}")
+    if "bpd" in results:
+        bound = results["bpd"]
+        error = "" if bound["standard_error"] is None else f" ± {bound['standard_error']:.3f}"
+        parts.append(
+            f"Variational bound on the negative log-likelihood: **{bound['total']:.3f}{error} bits/dim** (mean and standard "
+            f"error over {bound['num_images']} images, {len(bound['timesteps'])} steps)."
+        )
+    return "\n\n".join(parts)
+
+
+def sampler_table(comparison):
+    """A row for each sampler and number of steps; the least distance of each number of steps is bold."""
+    rows = comparison["measurements"]
+    least = {row["steps"]: min(r["mean"] for r in rows if r["steps"] == row["steps"]) for row in rows}
+
+    def cells(row):
+        distance = f"{row['mean']:.3g}" + ("" if row["spread"] is None else f" ± {row['spread']:.2g}")
+        return (
+            row["sampler"],
+            str(row["steps"]),
+            "" if row["seconds"] is None else f"{row['seconds']:.3g}",
+            "" if row["bits_per_dim"] is None else f"{row['bits_per_dim']:.3f}",
+            f"**{distance}**" if row["mean"] == least[row["steps"]] else distance,
+        )
+
+    head = ("sampler", "steps", "seconds per image", "bits/dim", comparison["distance"])
+    lines = [head, ("---",) * len(head), *(cells(row) for row in sorted(rows, key=lambda r: (r["steps"], r["mean"])))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def eval_results(results, dataset_id, dataset_name):
+    """[`EvalResult`] of each number, which the Hub reads as `model-index`.
+
+    Args:
+        dataset_id, dataset_name (`str`): of the data where the files do not name theirs.
+    """
+    found = []
+    if "compare" in results:
+        found += _results_of_comparison(results["compare"])
+    if "bpd" in results:
+        bound = results["bpd"]
+        found.append(
+            EvalResult(
+                **{"task_type": TASK, "dataset_type": dataset_id, "dataset_name": dataset_name},
+                **{"metric_type": "bits-per-dim", "metric_value": bound["total"]},
+                metric_name=f"Bits per dimension ({len(bound['timesteps'])} steps)",
+            )
+        )
+    return found
+
+
+def _results_of_comparison(comparison):
+    name, split, _ = comparison["settings"]["data"].rsplit(", ", 2)
+    data = {"task_type": TASK, "dataset_type": name.replace(" ", "-"), "dataset_name": name, "dataset_split": split}
+    quantities = (
+        ("frechet-distance", comparison["distance"], "mean"),
+        ("bits-per-dim", "Bits per dimension", "bits_per_dim"),
+        ("seconds-per-image", "Seconds per image", "seconds"),
+    )
+    return [
+        EvalResult(
+            **data,
+            metric_type=kind,
+            metric_name=f"{title} ({row['sampler']}, {row['steps']} steps)",
+            metric_value=row[key],
+        )
+        for row in comparison["measurements"]
+        for kind, title, key in quantities
+        if row[key] is not None
+    ]

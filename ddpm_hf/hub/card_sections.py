@@ -1,0 +1,231 @@
+"""The sections of a model card, each from what is in the pipeline folder; "" where there is nothing to say."""
+
+import json
+from pathlib import Path
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ddpm_hf.training.run_folder import ARGUMENTS_FILE, describe_environment
+
+CALIBRATION_FILE = "calibration.json"
+EMBEDDED_DATA = "Fashion-MNIST"
+# Options that say where a run writes, and nothing of the model.
+OF_THE_RUN = ("output_dir", "push_to_hub", "hub_model_id", "hub_private", "hub_license")
+
+TRAINING = """## Training
+
+On {data}. The same training, with all of its options in [{file}]({file}):
+
+```sh
+pip install ddpm_hf
+accelerate launch --num_processes {num_processes} -m ddpm_hf.training.train --config {file} \\
+    --output_dir outputs/again --push_to_hub false
+```
+
+<details><summary>Options</summary>
+
+```yaml
+{options}```
+
+</details>"""
+
+CALIBRATION = """## Calibration
+
+The weights are those of {base}, untouched. The scheduler carries the mean square error of the predicted
+noise, from which the optimal variances follow, from {num_images} images of {data} ([{file}]({file}) has the standard errors){plans}.
+
+```sh
+{command}
+```
+{picture}"""
+
+LIMITS = """## Limits and biases
+
+*To fill in by who shares the model:*
+
+- What it is for, and what it should not be used for.
+- What its images lack or get wrong, and how that was seen.
+- Whom and what the data show too much, too little or not at all: the images will do the same.
+- Whether images of the data can come out nearly as they were, and whether people can be recognised in them."""
+
+STOCK = """With diffusers alone, as the stock `{name}`:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{repository}")
+image = pipeline().images[0]
+```"""
+
+CODE = """With diffusers alone and the code of this repository, all samplers included:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(
+    "{repository}", custom_pipeline="{repository}", trust_remote_code=True
+)
+image = pipeline(num_inference_steps=25{label}).images[0]
+```
+{warning}
+A private repository, or one without a network, is downloaded first: give the folder of
+`huggingface_hub.snapshot_download("{repository}")` in place of both ids."""
+
+WITHOUT_CUSTOM_PIPELINE = """
+(`trust_remote_code=True` without `custom_pipeline` gives the stock pipeline, and does not say so.)
+"""
+
+PACKAGE = """With ddpm_hf (`pip install ddpm_hf`), which trusts no code of the repository:
+
+```python
+from ddpm_hf import GaussianDiffusionPipeline
+
+pipeline = GaussianDiffusionPipeline.from_pretrained("{repository}")
+image = pipeline(num_inference_steps=25{label}).images[0]
+```
+
+Any other sampler is a recipe (`ddpm-hf sample {repository} --recipe ddim-2m --steps 25`)."""
+
+PACKAGE_OF_LATENTS = """With ddpm_hf (`pip install ddpm_hf`), sampled as it was calibrated:
+
+```python
+from ddpm_hf import GaussianDiffusionScheduler
+
+pipeline.scheduler = GaussianDiffusionScheduler.from_config(pipeline.scheduler.config)
+image = pipeline(num_inference_steps=25).images[0]
+```"""
+
+
+def training_options(folder):
+    """`training_args.yaml` as a `dict`; {} where there is none."""
+    file = folder / ARGUMENTS_FILE
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def calibration_report(folder):
+    """`calibration.json` as a `dict`; {} where there is none."""
+    file = folder / CALIBRATION_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def on_the_hub(name):
+    """The name of a model or data set, if it is one of the Hub's and not of a folder or file; else None."""
+    if name is None or Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return str(name)
+
+
+def data_name(dataset):
+    """A data set as people call it; folders of this machine by their last name alone."""
+    return EMBEDDED_DATA if dataset is None else Path(dataset).name
+
+
+def introduction(folder, index):
+    options, report = training_options(folder), calibration_report(folder)
+    if report:
+        data = data_name(report["options"]["dataset"])
+        return f"A denoising diffusion model, calibrated with ddpm_hf on {data} for sampling in few steps."
+    if options:
+        return f"A denoising diffusion model of {data_name(options['dataset'])}, trained with ddpm_hf."
+    return f"A diffusion model, as a `{_class_name(index)}`."
+
+
+def picture(folder):
+    grids = sorted((folder / "samples").glob("*.png"))
+    return f"![samples](samples/{grids[-1].name})" if grids else ""
+
+
+def loading(folder, index, repository):
+    """The lines that load it, for each of the ways that there are for this folder."""
+    has_code, is_stock = (folder / "pipeline.py").is_file(), isinstance(index["_class_name"], str)
+    label = ", class_labels=0" if _has_classes(folder) else ""
+    ways = []
+    if is_stock:
+        ways.append(STOCK.format(name=index["_class_name"], repository=repository))
+    if has_code:
+        warning = WITHOUT_CUSTOM_PIPELINE if is_stock else ""
+        ways.append(CODE.format(repository=repository, label=label, warning=warning))
+    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", "GaussianDiffusionPipeline"):
+        ways.append(PACKAGE.format(repository=repository, label=label))
+    elif calibration_report(folder):
+        ways.append(PACKAGE_OF_LATENTS)
+    return "\n\n".join(["## How to load it", *ways])
+
+
+def training(folder):
+    options = training_options(folder)
+    if not options:
+        return ""
+    environment = options.pop("environment")
+    return TRAINING.format(
+        data=data_name(options["dataset"]),
+        file=ARGUMENTS_FILE,
+        num_processes=environment["num_processes"],
+        options=yaml.safe_dump({k: v for k, v in options.items() if k not in OF_THE_RUN}, sort_keys=False),
+    )
+
+
+def calibration(folder):
+    report = calibration_report(folder)
+    if not report:
+        return ""
+    options, plans = report["options"], ", ".join(report.get("plans", {}))
+    return CALIBRATION.format(
+        base=_link(options["model"]),
+        num_images=report["mean_square_epsilon"]["num_images"],
+        data=data_name(options["dataset"]),
+        file=CALIBRATION_FILE,
+        plans=f", and planned timesteps for {plans} steps" if plans else "",
+        command=_command(options),
+        picture="\n![Gamma](calibration.png)" if (folder / "calibration.png").is_file() else "",
+    )
+
+
+def versions(folder):
+    """Those that it was made with, as far as the folder tells, else those that share it."""
+    environment = training_options(folder).get("environment") or describe_environment()
+    listed = [
+        f"{name} {value}" for name, value in environment.items() if value is not None and name != "num_processes"
+    ]
+    return f"## Versions\n\n{', '.join(listed)}"
+
+
+def licence(name):
+    if name is None:
+        return "## Licence\n\n*Not stated yet: without one, others may look at the model and no more.*"
+    return f"## Licence\n\n{name}"
+
+
+def limits():
+    return LIMITS
+
+
+def _class_name(index):
+    name = index["_class_name"]
+    return name if isinstance(name, str) else name[-1]
+
+
+def _has_classes(folder):
+    config = folder / "unet" / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("num_class_embeds") is not None
+
+
+def _link(model):
+    return Path(model).name if on_the_hub(model) is None else f"[{model}](https://huggingface.co/{model})"
+
+
+def _command(options):
+    """`ddpm-hf calibrate` with the options that were given."""
+    given = {name: _without_folders(value) for name, value in options.items() if value is not None}
+    flags = [f"--{name} {value}" for name, value in given.items() if name != "model"]
+    return " ".join(["ddpm-hf calibrate", given["model"], *flags, "--output_dir outputs/again"])
+
+
+def _without_folders(value):
+    return Path(value).name if str(value).startswith("/") else value

@@ -1,0 +1,109 @@
+"""Model cards: README.md of a pipeline folder, from all that the folder tells of the model.
+
+A card ends with a comment that has its own hash, so that one which a person has edited is known from one that nobody has:
+the first is never written over.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ddpm_hf.hub import card_sections as sections
+from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
+from ddpm_hf.hub.card_sections import on_the_hub
+
+CARD_FILE = "README.md"
+MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
+MARK_AT_THE_END = re.compile(re.escape(MARK).replace(r"\{\}", r"([0-9a-f]{16})") + r"\Z")
+
+
+def card_of(folder, repository, license=None, evaluations=()):
+    """The text of the card that a folder is shared with: its own if a person has written or edited it, else a new one.
+
+    Args:
+        folder: a pipeline folder.
+        repository (`str`): the id that loads it.
+        license (`str`, *optional*): as the Hub spells it: "apache-2.0"; by default that of the present card.
+        evaluations (*optional*): more files, or folders, of `ddpm-hf compare` and `evaluate`; those in the folder are read anyway.
+    """
+    folder, present = Path(folder), None
+    if (folder / CARD_FILE).is_file():
+        present = (folder / CARD_FILE).read_text(encoding="utf-8")
+        if not is_generated(present):
+            return present
+    if license is None and present is not None:
+        license = ModelCard(present).data.license
+    results = read_results(folder, evaluations)
+    data = metadata(folder, repository, license, results)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    measured = results_text(results)
+    parts = [
+        f"# {repository.split('/')[-1]}",
+        sections.introduction(folder, index),
+        sections.picture(folder),
+        sections.loading(folder, index, repository),
+        f"## Samplers and scores\n\n{measured}" if measured else "",
+        sections.calibration(folder),
+        sections.training(folder),
+        sections.versions(folder),
+        sections.licence(license),
+        sections.limits(),
+    ]
+    return _marked(_with_metadata(data, "\n\n".join(part for part in parts if part)))
+
+
+def write_card(folder, repository, license=None):
+    """Writes `card_of` into the folder, which leaves a card that a person has edited as it is."""
+    (Path(folder) / CARD_FILE).write_text(card_of(folder, repository, license), encoding="utf-8")
+
+
+def save_card(folder, text, dataset=None, base_model=None):
+    """README.md of a folder from a text of its own, under the metadata that the Hub reads."""
+    data = _card_data(datasets=_list_on_the_hub(dataset), base_model=on_the_hub(base_model))
+    (Path(folder) / CARD_FILE).write_text(_with_metadata(data, text), encoding="utf-8")
+
+
+def is_generated(text):
+    """Whether a card is one of `card_of` that nobody has edited since."""
+    found = MARK_AT_THE_END.search(text)
+    return found is not None and found[1] == _hash(text[: found.start()])
+
+
+def metadata(folder, repository, license, results):
+    """`ModelCardData` of a folder."""
+    options, report = sections.training_options(folder), sections.calibration_report(folder)
+    dataset = report["options"]["dataset"] if report else options.get("dataset")
+    base_model = report["options"]["model"] if report else options.get("init_from")
+    name = sections.data_name(dataset) if report or options else "unknown"
+    scores = eval_results(results, on_the_hub(dataset) or name, name)
+    return _card_data(
+        license=license,
+        datasets=_list_on_the_hub(dataset),
+        base_model=on_the_hub(base_model),
+        model_name=repository.split("/")[-1] if scores else None,
+        eval_results=scores or None,
+    )
+
+
+def _list_on_the_hub(dataset):
+    return None if on_the_hub(dataset) is None else [dataset]
+
+
+def _card_data(**values):
+    return ModelCardData(library_name="diffusers", pipeline_tag=TASK, tags=["ddpm", "ddpm_hf", "diffusion"], **values)
+
+
+def _with_metadata(data, text):
+    return f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n"
+
+
+def _marked(text):
+    text += "\n"
+    return text + MARK.format(_hash(text))
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,77 @@
+"""A pipeline folder that is to be shared: which of its files, and whether they are fit for it."""
+
+import inspect
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import get_token
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
+
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.training.errors import InputError
+
+INDEX_FILE = "model_index.json"
+# What only a run itself needs, and what is being written.
+LEFT_OUT = ("checkpoints/**", "logs/**", "*.tmp", "*.tmp/**", "**/__pycache__/**", *DEFAULT_IGNORE_PATTERNS)
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+# Of the Hub's documentation on storage limits (2025).
+LARGEST_FILE = 50 * 10**9
+# Secrets are looked for in files up to this size; larger ones are weights.
+LARGEST_TEXT = 10 * 2**20
+
+
+def files_to_share(folder):
+    """{path in the repository: `Path`}, all that a pipeline folder shares."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    return {name: paths[name] for name in filter_repo_objects(paths, ignore_patterns=list(LEFT_OUT))}
+
+
+def check_model_folder(folder):
+    """Passes a folder that loads as a pipeline and has nothing in it that should not be shared.
+
+    Raises:
+        InputError: for anything else: what it is, and what to do.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder: give a pipeline folder, as training or `save_pretrained` writes it."
+        )
+    if not (folder / INDEX_FILE).is_file():
+        raise InputError(
+            f"{folder} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or `save_pretrained` has "
+            "written (a run writes it when it is finished)."
+        )
+    for name, path in files_to_share(folder).items():
+        _check_file(folder, name, path)
+    _check_loads(folder)
+
+
+def _check_file(folder, name, path):
+    if path.suffix in PICKLES:
+        raise InputError(
+            f"{folder} has {name}, a pickle file, which runs code when it is loaded: save the weights as safetensors "
+            "(`pipeline.save_pretrained(folder)`), or move the file away."
+        )
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise InputError(
+            f"{folder} has {name} of {size / 1e9:.1f} GB, and the Hub takes files up to {LARGEST_FILE / 1e9:.0f} GB: save the "
+            'weights in parts (`pipeline.save_pretrained(folder, max_shard_size="10GB")`).'
+        )
+    token = get_token()
+    if token and size <= LARGEST_TEXT and token.encode() in path.read_bytes():
+        raise InputError(f"{folder} has {name}, which contains your token of the Hub: take it out of that file.")
+
+
+def _check_loads(folder):
+    try:
+        components = {name for name in DiffusionPipeline.load_config(folder) if not name.startswith("_")}
+        ours = components <= set(inspect.signature(GaussianDiffusionPipeline.__init__).parameters)
+        (GaussianDiffusionPipeline if ours else DiffusionPipeline).from_pretrained(folder)
+    # Whatever a loader raises (a file that is missing, cut off, or of another size), to the user it is one thing.
+    except Exception as error:
+        raise InputError(
+            f"{folder} does not load as a pipeline ({str(error).strip().splitlines()[0]}): nobody could use it; write it again "
+            "with `save_pretrained`."
+        ) from error

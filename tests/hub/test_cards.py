@@ -1,0 +1,104 @@
+"""Model cards: full, valid for the Hub, and never written over what a person wrote."""
+
+import json
+
+import pytest
+from hub_server import metadata_errors
+from huggingface_hub import ModelCard
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.evaluation.comparison_report import Measurement, write_report
+from ddpm_hf.hub.cards import card_of, is_generated, save_card, write_card
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.run_folder import write_arguments
+
+BOUND = {"total": 3.5, "standard_error": 0.05, "num_images": 300, "timesteps": [999, 500, 0]}
+
+
+@pytest.fixture
+def trained(tmp_path, tiny_unet):
+    """A folder as a finished run leaves it, with a comparison in it."""
+    folder = tmp_path / "run"
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_train_steps=5, dataset="someone/cats", init_from="a/base"
+    )
+    write_arguments(arguments, num_processes=2)
+    GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler()).save_pretrained(folder)
+    (folder / "samples").mkdir()
+    for step in (1, 5):
+        (folder / "samples" / f"step-{step:06d}.png").write_bytes(b"")
+    settings = {
+        "model": "/home/me/run",
+        "data": "someone/cats, test, 1000 images",
+        "samples": "300 for each of the seeds 0, 1",
+    }
+    rows = [
+        Measurement("ddim", 10, [4.0, 6.0], [900, 0], seconds=0.25),
+        Measurement("ddpm", 10, [9.0, 9.0], [900, 0], seconds=0.25, bits_per_dim=5.5),
+    ]
+    write_report(folder, "compare", "Samplers of one model", "Frechet distance", settings, rows)
+    return folder
+
+
+def test_a_card_says_all_that_the_folder_tells(trained, tmp_path):
+    (tmp_path / "bpd.json").write_text(json.dumps(BOUND))
+    text = card_of(trained, "someone/cats-ddpm", "apache-2.0", [tmp_path])
+    data = ModelCard(text).data
+    assert (data.license, data.datasets, data.base_model) == ("apache-2.0", ["someone/cats"], "a/base")
+    assert data.library_name == "diffusers" and data.pipeline_tag == "unconditional-image-generation"
+    assert "| ddim | 10 | 0.25 |  | **5 ± 1.4** |" in text and "| ddpm | 10 | 0.25 | 5.500 | 9 ± 0 |" in text
+    assert "**3.500 ± 0.050 bits/dim**" in text and "over 300 images, 3 steps" in text
+    assert "![samples](samples/step-000005.png)" in text
+    assert "accelerate launch --num_processes 2 -m ddpm_hf.training.train --config training_args.yaml" in text
+    assert "batch_size: 64" in text and "torch 2" in text and "Limits and biases" in text
+    assert str(tmp_path) not in text and "/home/me" not in text
+
+
+def test_its_scores_are_a_model_index_that_the_hub_takes(trained, hub):
+    card = ModelCard(card_of(trained, "someone/cats-ddpm"))
+    card.validate()  # asks the Hub
+    assert metadata_errors(str(card)) == []
+    scores = {(r.metric_type, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert scores["frechet-distance", "Frechet distance (ddim, 10 steps)"] == 5.0
+    assert scores["bits-per-dim", "Bits per dimension (ddpm, 10 steps)"] == 5.5
+    assert {(r.dataset_type, r.dataset_split) for r in card.data.eval_results} == {("someone/cats", "test")}
+    assert card.data.model_name == "cats-ddpm"
+
+
+def test_the_lines_that_load_it_are_those_that_work_for_the_folder(trained, tiny_unet, tmp_path):
+    text = card_of(trained, "someone/model")
+    assert 'DiffusionPipeline.from_pretrained("someone/model")' in text
+    assert 'custom_pipeline="someone/model", trust_remote_code=True' in text
+    assert 'GaussianDiffusionPipeline.from_pretrained("someone/model")' in text
+    with_classes = tmp_path / "with_classes"
+    GaussianDiffusionPipeline(tiny_unet(num_classes=3), GaussianDiffusionScheduler()).save_pretrained(with_classes)
+    text = card_of(with_classes, "someone/model")
+    assert "stock" not in text and "class_labels=0" in text
+
+
+def test_the_command_of_the_card_gives_the_same_options(trained, monkeypatch):
+    from ddpm_hf.training.arguments import parse_arguments
+
+    monkeypatch.chdir(trained)
+    text = card_of(trained, "someone/model")
+    command = text.split("-m ddpm_hf.training.train ")[1].split("```")[0].replace("\\\n", " ").split()
+    again = parse_arguments(command)
+    assert (again.dataset, again.max_train_steps, again.push_to_hub) == ("someone/cats", 5, False)
+
+
+def test_a_card_of_a_person_is_left_alone(trained):
+    write_card(trained, "run", license="mit")
+    assert is_generated((trained / "README.md").read_text())
+    write_card(trained, "someone/model")  # nobody has edited it: it becomes that of the repository, with its licence
+    present = (trained / "README.md").read_text()
+    assert "someone/model" in present and ModelCard(present).data.license == "mit"
+    edited = present.replace("*To fill in by who shares the model:*", "None that I know.")
+    (trained / "README.md").write_text(edited)
+    write_card(trained, "someone/other")
+    assert (trained / "README.md").read_text() == edited and not is_generated(edited)
+
+
+def test_metadata_name_nothing_of_this_machine(tmp_path):
+    save_card(tmp_path, "# A model", dataset=str(tmp_path), base_model="a/base")
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.datasets is None and data.base_model == "a/base"

@@ -1,0 +1,415 @@
+"""Repositories that load where this package is not: the one file of code that they carry, and what runs from it."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from hub_server import TOKEN, running_hub
+from torch.testing import assert_close
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier, __version__
+from ddpm_hf.hub.self_contained import LIBRARIES, PIPELINE_SOURCE, TRAVELLING, assemble, pipeline_source
+
+ROOT = Path(__file__).parents[2]
+ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may round otherwise
+
+# A process in which the package cannot be imported, until it says so. It pushes folders, loads repositories as it is told
+# to, draws images, saves what it has loaded, and says what happened.
+PROCESS = """
+import json, os, sys
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ddpm_hf":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoPackage())
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi
+torch.set_num_threads(1)
+task = json.load(open("task.json"))
+
+for repository, folder, private, branch in task["pushes"]:
+    api = HfApi(token=task["token"])
+    api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=folder)
+    if branch is not None:
+        api.create_branch(repository, branch=branch)
+
+def load(loader, case):
+    os.environ.pop("HF_TOKEN", None)
+    os.environ.update({"HF_TOKEN": task["token"]} if case["logged_in"] else {})
+    try:
+        pipeline = loader.from_pretrained(case["repository"], **case["arguments"])
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    pipeline.set_progress_bar_config(disable=True)
+    said = {"class": type(pipeline).__name__, "parts": [type(p).__name__ for p in (pipeline.unet, pipeline.scheduler)]}
+    if said["class"] == "GaussianDiffusionPipeline":
+        images = pipeline(generator=torch.Generator().manual_seed(0), output_type="latent", **case["options"]).images
+        said["images"] = images.tolist()
+    pipeline.save_pretrained(case["again"])
+    return said
+
+report = [load(DiffusionPipeline, case) for case in task["without"]]
+assert not [name for name in sys.modules if name.split(".")[0] == "ddpm_hf"]
+del sys.meta_path[0]
+from ddpm_hf import GaussianDiffusionPipeline
+report += [load(GaussianDiffusionPipeline, case) for case in task["with"]]
+json.dump(report, open("report.json", "w"))
+"""
+
+
+def sample(pipeline, **options):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(generator=torch.Generator().manual_seed(0), output_type="latent", **options).images
+
+
+def files(folder):
+    """{path: bytes}"""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def index(folder):
+    return json.loads((folder / "model_index.json").read_text())
+
+
+def tiny_classifier():
+    torch.manual_seed(1)
+    levels = {"block_out_channels": (8, 16), "down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
+    return NoisyImageClassifier(8, 1, 3, attention_head_dim=8, norm_num_groups=4, **levels).eval()
+
+
+@pytest.fixture
+def models(tiny_unet):
+    """{name: (pipeline, how to sample it)}: each thing that a repository may hold."""
+    scheduler, steps = GaussianDiffusionScheduler, {"num_inference_steps": 4}
+    calibrated = {"mean_square_epsilon": [0.99] * 1000, "timestep_plans": {"4": [999, 700, 250, 20]}}
+    analytic = scheduler(variance_type="analytic", eta=0.5, clip_variance_pixels=2.0, **calibrated)
+    second_order = scheduler(eta=0.0, solver_order=2, timestep_spacing="karras")
+    guided = {"class_labels": [0, 2], "guidance_scale": 2.0, "guidance_rescale": 0.5, "guidance_interval": (0.1, 9.0)}
+    steered = {"class_labels": [0, 2], "classifier_guidance_scale": 2.0, "classifier_guidance_form": "mean"}
+    ours = GaussianDiffusionPipeline
+    return {
+        "plans": (ours(tiny_unet(), analytic), steps | {"batch_size": 2}),
+        "2m": (ours(tiny_unet(), second_order), steps),
+        "head": (ours(tiny_unet(variance_head="npr"), scheduler(variance_type="npr")), steps),
+        "classes": (ours(tiny_unet(num_classes=3), scheduler()), steps | guided),
+        "no label": (ours(tiny_unet(num_classes=3), scheduler(timestep_spacing="logsnr")), steps),
+        "classifier": (ours(tiny_unet(), scheduler(), tiny_classifier()), steps | steered),
+    }
+
+
+@pytest.fixture
+def module_cache(tmp_path, monkeypatch):
+    """Where diffusers keeps the code of repositories, for one test alone."""
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path / "modules"
+    for name in [name for name in sys.modules if name.split(".")[0] == "diffusers_modules"]:
+        del sys.modules[name]
+
+
+# In a process of its own -----------------------------------------------------------------------------------------------
+
+
+def code(repository, revision=None):
+    """What loads the pipeline of a repository, by the code that it carries."""
+    revisions = {} if revision is None else {"revision": revision, "custom_revision": revision}
+    return {"custom_pipeline": repository, "trust_remote_code": True} | revisions
+
+
+def test_loading_with_and_without_the_package(tmp_path, models):
+    """Of folders, and over HTTP by id, by revision, private ones: the same images bit for bit, and saved, the same files."""
+    images, cases = {}, []
+    for name, (pipeline, options) in models.items():
+        pipeline.save_pretrained(tmp_path / name)
+        images[name] = sample(GaussianDiffusionPipeline.from_pretrained(tmp_path / name), **options)
+        assert_close(images[name], sample(pipeline, **options), **ROUNDING)
+
+    def add(expected, name, repository, arguments, package=False, logged_in=False):
+        again = str(tmp_path / "again" / str(len(cases)))
+        case = {"repository": repository, "arguments": arguments, "options": models[name][1], "again": again}
+        cases.append((expected, name, package, case | {"logged_in": logged_in}))
+
+    refused = "ValueError.*trust_remote_code=True"
+    for name in models:
+        add("ours", name, str(tmp_path / name), code(str(tmp_path / name)))
+    for name, without_trust, with_trust in (("plans", "DDPMPipeline", "DDPMPipeline"), ("classes", refused, "ours")):
+        add(without_trust, name, str(tmp_path / name), {})
+        add(with_trust, name, str(tmp_path / name), {"trust_remote_code": True})
+    public, private = "someone/model", "someone/private"
+    add(refused, "classes", public, {})
+    add("ours", "classes", public, {"trust_remote_code": True})
+    add("ours", "classes", public, code(public))
+    add("DDPMPipeline", "head", public, {"revision": "v1"})
+    add("ours", "head", public, code(public, "v1"))
+    add("OSError: Cannot load model someone/private", "classifier", private, {})
+    add("DDPMPipeline", "classifier", private, {"token": TOKEN})
+    add("DDPMPipeline", "classifier", private, {}, logged_in=True)
+    add("ours", "classifier", private, code(private), logged_in=True)
+    for package_loads in ({}, {"trust_remote_code": True}):
+        add("ours", "classes", public, package_loads, package=True)
+    add("ours", "head", public, {"revision": "v1"}, package=True)
+    add("ours", "classifier", private, {"token": TOKEN}, package=True)
+
+    with running_hub() as hub:
+        pushes = [(public, "head", False, "v1"), (public, "classes", False, None), (private, "classifier", True, None)]
+        cases.sort(key=lambda case: case[2])
+        without, package = ([case for *_, loads, case in cases if loads == with_it] for with_it in (False, True))
+        task = {"pushes": pushes, "without": without, "with": package, "token": TOKEN}
+        report = run_process(tmp_path, task, hub.endpoint)
+    for (expected, name, _, case), said in zip(cases, report, strict=True):
+        if expected == "ours":
+            assert said.get("class") == "GaussianDiffusionPipeline", (case, said)
+            assert said["parts"] == ["UNet2DModel", "GaussianDiffusionScheduler"], case
+            assert torch.equal(torch.tensor(said["images"]), images[name]), case
+            assert files(Path(case["again"])) == files(tmp_path / name), case
+        elif expected == "DDPMPipeline":
+            assert said.get("class") == expected, (case, said)
+            assert said["parts"] == ["UNet2DModel", "DDPMScheduler"], case
+        else:
+            assert re.match(expected, said["error"], re.DOTALL), (case, said)
+            assert TOKEN not in said["error"]
+
+
+def run_process(folder, task, endpoint):
+    (folder / "task.json").write_text(json.dumps(task))
+    (folder / "process.py").write_text(PROCESS)
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "process.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "report.json").read_text())
+
+
+# In one process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plans", "head", "classes", "classifier"])
+def test_the_package_needs_no_trust_and_saves_the_same_folder(tmp_path, models, name):
+    pipeline, options = models[name]
+    pipeline.save_pretrained(tmp_path / "first")
+    loaded = GaussianDiffusionPipeline.from_pretrained(tmp_path / "first")
+    assert type(loaded) is GaussianDiffusionPipeline and type(loaded.scheduler) is GaussianDiffusionScheduler
+    assert_close(sample(loaded, **options), sample(pipeline, **options), **ROUNDING)
+    loaded.save_pretrained(tmp_path / "again")
+    assert files(tmp_path / "again") == files(tmp_path / "first")
+
+
+def test_the_components_of_a_copy_are_taken_as_the_package_s_own(tmp_path, models, module_cache):
+    pipeline, options = models["classifier"]
+    pipeline.save_pretrained(tmp_path / "first")
+    copy = DiffusionPipeline.from_pretrained(tmp_path / "first", **code(str(tmp_path / "first")))
+    assert type(copy) is not GaussianDiffusionPipeline and type(copy).__name__ == "GaussianDiffusionPipeline"
+    shared = GaussianDiffusionPipeline.from_pipe(copy)
+    assert type(shared.scheduler) is GaussianDiffusionScheduler
+    assert_close(sample(shared, **options), sample(pipeline, **options), **ROUNDING)
+    shared.save_pretrained(tmp_path / "again")
+    assert files(tmp_path / "again") == files(tmp_path / "first")
+    back = type(copy).from_pipe(shared)
+    assert type(back.scheduler) is type(copy.scheduler)
+    assert_close(sample(back, **options), sample(pipeline, **options), **ROUNDING)
+
+
+def test_stock_classes_save_what_brings_everything_back(tmp_path, models):
+    """Weights and configs; the code alone is not theirs to write."""
+    models["plans"][0].save_pretrained(tmp_path / "first")
+    stock = DiffusionPipeline.from_pretrained(tmp_path / "first")
+    assert type(stock) is DDPMPipeline
+    stock.save_pretrained(tmp_path / "stock")
+    assert "pipeline.py" not in files(tmp_path / "stock")
+    GaussianDiffusionPipeline.from_pretrained(tmp_path / "stock").save_pretrained(tmp_path / "again")
+    assert files(tmp_path / "again") == files(tmp_path / "first")
+
+
+def test_two_versions_in_one_process(tmp_path, models, module_cache):
+    """Both run their own code and save it, though diffusers keeps the code of all folders in one place.
+
+    The files are of one size and written in one second, for which Python takes the bytecode of the first.
+    """
+    pipeline, options = models["classes"]
+    folders = {version: tmp_path / version for version in ("first", "other")}
+    for folder in folders.values():
+        pipeline.save_pretrained(folder)
+    source = PIPELINE_SOURCE.decode()
+    other = source.replace('("pil", "np", "pt", "latent")', '("pil", "np", "pt", "LATENT")')
+    assert other != source and len(other) == len(source)
+    (folders["other"] / "pipeline.py").write_text(other)
+    loaded = {
+        version: DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+        for version, folder in folders.items()
+    }
+    images = sample(loaded["first"], **options)
+    assert torch.equal(images, sample(GaussianDiffusionPipeline.from_pretrained(folders["first"]), **options))
+    for version, own, others in (("first", "latent", "LATENT"), ("other", "LATENT", "latent")):
+        assert isinstance(loaded[version], DiffusionPipeline) and loaded[version].unet is not None
+        with pytest.raises(ValueError, match=f"output_type='{others}' is not one of"):
+            loaded[version](**options | {"output_type": others})
+        with pytest.raises(ValueError, match="may name"):  # past the check of its own output type
+            loaded[version](**options | {"output_type": own, "callback_on_step_end_tensor_inputs": ("none",)})
+        loaded[version].save_pretrained(tmp_path / "again" / version)
+        assert files(tmp_path / "again" / version) == files(folders[version])
+    again = DiffusionPipeline.from_pretrained(folders["first"], trust_remote_code=True)
+    assert type(again) is type(loaded["first"])
+
+
+# The index ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "network, scheduler, stock_runs",
+    [
+        ({}, {}, True),
+        ({}, {"variance_type": "fixed_large_log"}, False),  # diffusers takes the root of a logarithm
+        ({"sample_size": None}, {}, False),
+        ({"variance_head": "learned_range"}, {"variance_type": "learned_range"}, True),
+        ({"variance_head": "ocm"}, {"variance_type": "ocm"}, True),
+        ({"variance_head": "learned_range"}, {"variance_type": "fixed_small"}, False),  # twice the channels, not split
+        ({"variance_head": "learned_range"}, {"variance_type": "learned"}, False),
+    ],
+)
+def test_the_index_names_the_stock_pipeline_where_it_runs(tmp_path, tiny_unet, network, scheduler, stock_runs):
+    ours = GaussianDiffusionPipeline(tiny_unet(**network), GaussianDiffusionScheduler(**scheduler))
+    ours.save_pretrained(tmp_path)
+    own = ["pipeline", "GaussianDiffusionPipeline"]
+    assert index(tmp_path)["_class_name"] == ("DDPMPipeline" if stock_runs else own)
+    assert index(tmp_path)["unet"] == ["diffusers", "UNet2DModel"]
+    assert index(tmp_path)["scheduler"] == ["diffusers", "DDPMScheduler"]
+    assert type(GaussianDiffusionPipeline.from_pretrained(tmp_path)) is GaussianDiffusionPipeline
+    if stock_runs:
+        images = sample_stock(DiffusionPipeline.from_pretrained(tmp_path))
+        assert images.shape == (1, 8, 8, 1) and (images == images).all()
+
+
+def sample_stock(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(num_inference_steps=3, output_type="np").images
+
+
+class OtherNetwork(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self, in_channels=1):
+        super().__init__()
+
+
+def test_networks_that_are_no_u_net_keep_their_name():
+    pipeline = GaussianDiffusionPipeline(OtherNetwork(), GaussianDiffusionScheduler())
+    assert json.loads(pipeline.to_json_string())["unet"] == [__name__, "OtherNetwork"]
+
+
+def test_schedulers_that_the_stock_pipeline_cannot_step(tmp_path, stock_unet):
+    """DDPMPipeline does not scale the noise that it begins with."""
+    for scheduler, name in ((DPMSolverMultistepScheduler, "DDPMPipeline"), (EulerDiscreteScheduler, ["pipeline"])):
+        GaussianDiffusionPipeline(stock_unet, scheduler()).save_pretrained(tmp_path / scheduler.__name__)
+        said = index(tmp_path / scheduler.__name__)["_class_name"]
+        assert said == name or said[:1] == name
+        loaded = GaussianDiffusionPipeline.from_pretrained(tmp_path / scheduler.__name__)
+        assert type(loaded.scheduler) is scheduler
+
+
+@pytest.mark.slow  # for the import of the compiler
+def test_compiled_networks_are_saved_as_what_they_are(tmp_path, models):
+    pipeline = models["classifier"][0]
+    pipeline.save_pretrained(tmp_path / "plain")
+    pipeline.unet, pipeline.classifier = torch.compile(pipeline.unet), torch.compile(pipeline.classifier)
+    pipeline.save_pretrained(tmp_path / "compiled")
+    assert files(tmp_path / "compiled") == files(tmp_path / "plain")
+
+
+def test_no_pickle(tmp_path, models):
+    pipeline = models["classifier"][0]
+    with pytest.raises(ValueError, match="safe_serialization=False would write pickle"):
+        pipeline.save_pretrained(tmp_path / "pickle", safe_serialization=False)
+    assert not (tmp_path / "pickle").exists()
+    pipeline.save_pretrained(tmp_path / "model")
+    assert {path.split(".")[-1] for path in files(tmp_path / "model")} == {"json", "py", "safetensors"}
+
+
+# The file of code -----------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_whole_and_the_same_every_time():
+    source = pipeline_source()
+    assert source.encode() == PIPELINE_SOURCE
+    assert f"ddpm_hf {__version__}" in source and "Apache-2.0" in source
+    imported, pipelines = set(), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ClassDef) and "DiffusionPipeline" in [ast.unparse(base) for base in node.bases]:
+            pipelines.append(node.name)
+    assert imported - sys.stdlib_module_names == LIBRARIES
+    assert pipelines == ["GaussianDiffusionPipeline"]
+    for module in ("ddpm_hf.schedulers.trajectories", *TRAVELLING):
+        assert f"# {module} -" in source
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A function that writes the files of a package: `package(a="x = 1")` is the module `parts.a`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "parts").mkdir()
+
+    def write(**sources):
+        (tmp_path / "parts" / "__init__.py").touch()
+        for name, source in sources.items():
+            (tmp_path / "parts" / f"{name}.py").write_text(source)
+
+    yield write
+    sys.modules.pop("parts", None)
+
+
+def test_files_are_put_together_in_the_order_of_their_dependence(package):
+    package(
+        first='"""First."""\n\nimport math\n\nlog = math.log\n\n\n# Of a disc.\ndef area(r):\n    return math.pi * r**2\n',
+        second="from parts.first import area\nimport math\nimport json as j\n\nlog = math.log\nAREA = area(2)\n",
+        third="from parts.second import AREA\nfrom parts.first import area\n\nBOTH = AREA + area(1)\n",
+    )
+    source = assemble("parts.third")
+    assert source.startswith("import json as j\nimport math\n\n\n# parts.first ---")
+    assert source.count("log = math.log") == 1 and "# First." in source and "# Of a disc.\ndef area" in source
+    assert "from parts" not in source
+    names = {}
+    exec(source, names)
+    assert names["BOTH"] == pytest.approx(5 * 3.14159265)
+
+
+@pytest.mark.parametrize(
+    "sources, message",
+    [
+        ({"a": "from parts.b import x\n\ny = 1", "b": "x = 1\ny = 2"}, "Both parts.b and parts.a define 'y'"),
+        (
+            {"a": "from parts.b import x\nfrom math import log", "b": "from cmath import log\nx = 1"},
+            "'log' from math, ",
+        ),
+        (
+            {"a": "from parts.b import x\n\ndef log(): pass", "b": "from math import log\nx = 1"},
+            "a defines 'log', which",
+        ),
+        ({"a": "from parts.b import z", "b": "x = 1"}, "imports 'z' from parts.b, which does not define it"),
+        ({"a": "import PIL.Image"}, "to where PIL may be missing; diffusers, numpy, torch are there"),
+        ({"a": "def f():\n    import PIL"}, "parts.a, line 2: `import PIL` travels to where PIL may be missing"),
+        ({"a": "def f():\n    from parts.b import x", "b": "x = 1"}, "at the top of the file"),
+        ({"a": "from parts.b import x as y", "b": "x = 1"}, "without `as`"),
+        ({"a": "from . import b", "b": "x = 1"}, "must be `from module import name`"),
+        ({"a": "if True:\n    x = 1"}, "only imports, definitions and assignments may stand, not If"),
+    ],
+)
+def test_files_that_do_not_go_together(package, sources, message):
+    package(**sources)
+    with pytest.raises(ValueError, match=message):
+        assemble("parts.a")
