@@ -1,4 +1,4 @@
-"""The samplers of the literature by name: each is four choices of the one reverse kernel."""
+"""The samplers of the literature by name: each is a few choices of the one reverse kernel."""
 
 from ddpm_hf.configuration import PACKED_KEY
 from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
@@ -6,12 +6,20 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LEARNED_VARIANCE_TY
 from ddpm_hf.training.errors import InputError
 
 
-def _recipe(eta, variance_type="fixed_small", clip_variance_pixels=None, solver_order=1, timestep_spacing="linspace"):
+def _recipe(
+    eta,
+    variance_type="fixed_small",
+    clip_variance_pixels=None,
+    solver_order=1,
+    timestep_spacing="linspace",
+    corrector=False,
+):
     return {
         "eta": eta,
         "variance_type": variance_type,
         "clip_variance_pixels": clip_variance_pixels,
         "solver_order": solver_order,
+        "corrector": corrector,
         "timestep_spacing": timestep_spacing,
         # A plan is made for one kernel: with another it is an arbitrary trajectory.
         "timestep_plans": None,
@@ -36,6 +44,7 @@ RECIPES = {
     "ocm-ddim": _recipe(eta=0.0, variance_type="ocm", clip_variance_pixels=1),
     "ddim-2m": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras"),  # Lu et al. 2022
     "ddpm-2m": _recipe(eta=1.0, solver_order=2, timestep_spacing="karras"),
+    "ddim-2m-pc": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras", corrector=True),  # Zhao et al. 2023
 }
 
 # On cosine schedules Analytic-DPM's code clips to this for DDPM too.

@@ -56,8 +56,9 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
         The head is as many more channels of the output convolution, and starts at zero: for `learned_range` the
         variance midway (in the logarithm) between beta~ and beta, for the others no covariance, which is `fixed_small`.
-        The classes are an embedding added to that of time, and start at zero too: until they are trained, the prediction
-        for each is that of the network without classes.
+        The classes are an embedding added to that of time. The null label starts at zero, so that the prediction for no class
+        is the one that the network had; the others start at random, as in a new network: from zero they could only move
+        where the network's weights answer already, which is to time.
 
         Args:
             unet (`UNet2DModel`): predicts C channels for C channels.
@@ -86,7 +87,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             for name in ("conv_out.weight", "conv_out.bias"):
                 weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
         if num_classes is not None:
-            weights["class_embedding.weight"] = torch.zeros_like(model.class_embedding.weight)
+            weights["class_embedding.weight"] = model.class_embedding.weight.detach().clone()
+            weights["class_embedding.weight"][num_classes] = 0
         model.load_state_dict(weights, assign=True)
         return model.train(unet.training)
 

@@ -102,8 +102,18 @@ class Transition(NamedTuple):
     largest_variance: float
     # h / (2 h_last) in log-SNR: how far a second-order mean extrapolates x0_hat
     extrapolation: float
+    # how far between the x0_hat at its two ends the step to x_t should have been drawn, and what that changes in the mean
+    correction: float
+    corrected_mean: float
     # 1, or 0 for the step to clean data, which adds no noise whatever the variance (Ho 2020, algorithm 2)
     noisy: float
+
+
+class LastStep(NamedTuple):
+    """x0_hat of the last step, and the x0 that its mean was made of."""
+
+    x0: torch.Tensor
+    drawn_with: torch.Tensor
 
 
 # What `_affine` multiplies by; what it adds with a weight stays a float.
@@ -152,6 +162,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         solver_order: 1, or 2: the mean that `step` draws from uses x0_hat extrapolated in log-SNR from this call and the
             last, which at eta = 0 is DPM-Solver++ 2M (Lu et al. 2022, algorithm 2) and at eta = 1 its SDE form. The
             first step, and the one to clean data, are of first order.
+        corrector: once x0_hat at x_t is known, correct the step that led to x_t by it, before the next (the corrector of
+            UniPC, Zhao et al. 2023): one order more for the deterministic sampler, and no further network call.
         mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
         clip_covariance: keep Cov[x0 | x_t] in [0, 1], its bounds for data in [-1, 1] (Bao 2022a, theorem 2).
         clip_variance_pixels: `step` adds no more noise in the last noisy step than moves a value by so many levels of
@@ -166,7 +178,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     order = 1
 
     _own_keys = (
-        *("eta", "use_clipped_model_output", "solver_order", "mean_square_epsilon", "clip_covariance"),
+        *("eta", "use_clipped_model_output", "solver_order", "corrector", "mean_square_epsilon", "clip_covariance"),
         *("clip_variance_pixels", "timestep_plans"),
     )
     # DPM-Solver has a key of this name with another default, and values that mean nothing here.
@@ -199,6 +211,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         eta: float = 1.0,
         use_clipped_model_output: bool = True,
         solver_order: int = 1,
+        corrector: bool = False,
         mean_square_epsilon: list[float] | None = None,
         clip_covariance: bool = True,
         clip_variance_pixels: float | None = None,
@@ -325,7 +338,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self._trajectory = torch.from_numpy(ascending[1:])
         self._decoder_variance = self._second_posterior_variance(ascending[1:])
         self._tables, self._rows = {}, {}
-        self._last_x0 = None
+        self._last = None
 
     def previous_timestep(self, timestep):
         """The timestep that follows `timestep` (int, or tensor of any shape) in sampling; -1 is clean data."""
@@ -451,8 +464,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
                 prev_sample = _guided_mean(prev_sample, variance, gradient)
             else:
                 prev_sample, x0 = _guided_score(prev_sample, x0, gradient, c)
-        if self.config.solver_order == 2:
-            prev_sample = self._extrapolated_(prev_sample, x0, c)
+        if self.config.solver_order == 2 or self.config.corrector:
+            prev_sample = self._with_last_step_(prev_sample, x0, c)
         if self.config.clip_variance_pixels is not None:
             variance = _smaller(variance, c.largest_variance)
         if not (_is_zero(variance) or _is_zero(c.noisy)):
@@ -577,12 +590,21 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             return _affine(c.posterior_x0, x0, c.posterior_sample, x_t)
         return _affine(c.direct_x0, x0, c.direct_eps, _epsilon(output, x_t, c))
 
-    def _extrapolated_(self, mean, x0, c):
-        """`mean` with x0_hat + h / (2 h_last) (x0_hat - the last x0_hat) in place of x0_hat."""
-        last, self._last_x0 = self._last_x0, x0
-        if last is None or _is_zero(c.extrapolation):
-            return mean
-        return mean.add_((x0 - last).mul_(c.posterior_x0 * c.extrapolation))
+    def _with_last_step_(self, mean, x0, c):
+        """`mean` with x0_hat + h / (2 h_last) (x0_hat - the last x0_hat) in place of x0_hat, and at the corrected x_t.
+
+        The step to x_t was drawn with one x0. Between its ends x0_hat went from the last one to this, and to first order in
+        log-SNR their mean with the weights of the integral is what it should have been drawn with.
+        """
+        last, drawn_with = self._last, x0
+        if last is not None and self.config.solver_order == 2 and not _is_zero(c.extrapolation):
+            change = (x0 - last.x0).mul_(c.extrapolation)
+            drawn_with = x0 + change
+            mean.add_(change.mul_(c.posterior_x0))
+        if last is not None and self.config.corrector:
+            mean.add_((last.x0.lerp(x0, c.correction) - last.drawn_with).mul_(c.corrected_mean))
+        self._last = LastStep(x0, drawn_with)
+        return mean
 
     def _variance(self, head, c, eta):
         """The elementwise variance of the kernel, a number or a tensor: the place for every `variance_type`."""
@@ -639,6 +661,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             t, s, decoder = torch.arange(len(self)), self._previous, self._decoder_variance
             values = self._transition_values(t, s, eta, decoder, decoder)
             values |= {"largest_variance": self._largest_variances(s), "extrapolation": self._extrapolations(t, s)}
+            correction, last_posterior_x0 = self._corrections(t, eta)
+            values |= {"correction": correction, "corrected_mean": last_posterior_x0 * values["posterior_sample"]}
             table = self._tables[eta, device] = _stacked(values).to(device, _table_dtype(device))
         return table
 
@@ -651,12 +675,34 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
     def _extrapolations(self, t, s):
         """h / (2 h_last) for the steps u -> t -> s, h and h_last their lengths in log(signal / noise); 0 for first order."""
-        above = torch.searchsorted(self._trajectory, t, right=True)
-        u = self._trajectory[above.clamp(max=len(self._trajectory) - 1)]
-        # Like alpha_bar itself by t + 1, from clean data on, where it is infinite.
-        log_snr = 0.5 * (self._alphas_bar.log() - torch.log1p(-self._alphas_bar))
+        u, begins = self._timesteps_before(t)
+        log_snr = self._log_snr()
         h, h_last = log_snr[s + 1] - log_snr[t + 1], log_snr[t + 1] - log_snr[u + 1]
-        return (h / (2 * h_last)).masked_fill((s < 0) | (above == len(self._trajectory)), 0)
+        return (h / (2 * h_last)).masked_fill((s < 0) | begins, 0)
+
+    def _corrections(self, t, eta):
+        """For the steps u -> t: the weight of x0_hat(t), that of x0_hat(u) being the rest, and `posterior_x0`; 0 without u.
+
+        x0 enters x_t by int e^(k l) x0(l) dl over l = log(signal / noise), k = 1 for the probability flow and 2 for the
+        reverse SDE (Lu et al. 2022); where x0 goes evenly from one to the other over h, the weight is 1 / (1 - e^(-k h)) -
+        1 / (k h).
+        """
+        u, begins = self._timesteps_before(t)
+        log_snr = self._log_snr()
+        length = (1 + eta**2) * (log_snr[t + 1] - log_snr[u + 1])
+        weight = -1 / torch.expm1(-length) - 1 / length
+        last_posterior_x0 = self._transition_values(u, t, eta, self._decoder_variance)["posterior_x0"]
+        return tuple(values.masked_fill(begins, 0) for values in (weight, last_posterior_x0))
+
+    def _timesteps_before(self, t):
+        """The timesteps u of the trajectory that are visited before t, and whether there are none."""
+        above = torch.searchsorted(self._trajectory, t, right=True)
+        begins = above == len(self._trajectory)
+        return self._trajectory[above.clamp(max=len(self._trajectory) - 1)], begins
+
+    def _log_snr(self):
+        """log(signal / noise), like alpha_bar itself by t + 1, from clean data on, where it is infinite."""
+        return 0.5 * (self._alphas_bar.log() - torch.log1p(-self._alphas_bar))
 
     def _pair_values(self, timestep, prev_timestep, eta):
         """The transitions of given pairs; the tables stay on the host, as do pairs given as numbers."""
@@ -722,6 +768,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             covariance_scale=covariance_scale(alpha_bar_t),
             largest_variance=torch.full_like(one, math.inf),
             extrapolation=zero,
+            correction=zero,
+            corrected_mean=zero,
             noisy=(~to_data).to(one.dtype),
         )
         return transition._asdict()

@@ -90,13 +90,15 @@ def test_no_second_head(tiny_unet):
         DDPMUNet2DModel.from_unet(tiny_unet(variance_head="learned_range"), variance_head="learned_range")
 
 
-def test_classes_are_added_to_a_trained_network_which_predicts_as_before(stock_unet, images):
+def test_classes_are_added_to_a_trained_network_which_predicts_as_before_for_none(stock_unet, images):
     unet = DDPMUNet2DModel.from_unet(stock_unet, num_classes=3, variance_head="npr")
     assert unet.config.num_classes == 3 and unet.config.num_class_embeds == 4
-    for labels in (None, torch.tensor([2]).expand(len(images))):
-        assert torch.equal(unet(images, 500, labels).sample[:, :1], stock_unet(images, 500).sample)
+    expected = stock_unet(images, 500).sample
+    assert torch.equal(unet(images, 500).sample[:, :1], expected)
+    of_classes = [unet(images, 500, torch.full((len(images),), label)).sample[:, :1] for label in (0, 2)]
+    assert not torch.allclose(of_classes[0], expected) and not torch.allclose(*of_classes)
     with pytest.raises(ValueError, match="has classes already .4 labels.; num_classes=5"):
-        DDPMUNet2DModel.from_unet(DDPMUNet2DModel.from_unet(stock_unet, num_classes=3), num_classes=5)
+        DDPMUNet2DModel.from_unet(unet, num_classes=5)
 
 
 def test_gradient_checkpointing_changes_nothing(tiny_unet, images):
