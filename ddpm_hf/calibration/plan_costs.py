@@ -24,7 +24,7 @@ CLEAN_NODE = 0
 
 # From a higher noise level sqrt(1 - abar_t) no plan by local errors leaves for the data. The mean square error alone would
 # have short plans leave early, since what is lost, the fine detail, is a small part of it; it is not in people's eyes.
-LARGEST_LAST_SIGMA = 0.1
+LARGEST_LAST_SIGMA = 0.25
 
 # The samples that local errors are about are made by the mean alone.
 DETERMINISTIC = {"eta": 0.0, "variance_type": "fixed_small", "clip_variance_pixels": None}
