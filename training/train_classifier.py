@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from accelerate.utils import set_seed
-from diffusers import DiffusionPipeline
 
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
 from ddpm_hf.evaluation.measured_model import discrete_chain
+from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.training.arguments import DataArguments, parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
@@ -142,20 +142,6 @@ def with_classifier(pipeline, classifier, model):
 
 
 # Before the work -----------------------------------------------------------------------------------------------------
-
-
-def load_pipeline(model):
-    try:
-        parts = {name for name in DiffusionPipeline.load_config(model) if not name.startswith("_")}
-        others = parts - {"unet", "scheduler", "classifier"}
-        if others:
-            raise InputError(f"it has a {' and a '.join(sorted(others))} too, so its network does not see images.")
-        return GaussianDiffusionPipeline.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"Cannot take model={model!r}: {error} Give a pipeline folder or a Hub id of a DDPM of images, as "
-            "training/train.py writes."
-        ) from error
 
 
 def noising_scheduler(pipeline, model):

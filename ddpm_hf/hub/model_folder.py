@@ -1,4 +1,4 @@
-"""A pipeline folder that is to be shared: which of its files, and whether they are fit for it."""
+"""A pipeline folder, or repository: what is in it, how it loads, and which of its files are fit to be shared."""
 
 import inspect
 from pathlib import Path
@@ -66,8 +66,7 @@ def _check_file(folder, name, path):
 
 def _check_loads(folder):
     try:
-        components = {name for name in DiffusionPipeline.load_config(folder) if not name.startswith("_")}
-        ours = components <= set(inspect.signature(GaussianDiffusionPipeline.__init__).parameters)
+        ours = _components(folder) <= set(inspect.signature(GaussianDiffusionPipeline.__init__).parameters)
         (GaussianDiffusionPipeline if ours else DiffusionPipeline).from_pretrained(folder)
     # Whatever a loader raises (a file that is missing, cut off, or of another size), to the user it is one thing.
     except Exception as error:
@@ -75,3 +74,22 @@ def _check_loads(folder):
             f"{folder} does not load as a pipeline ({str(error).strip().splitlines()[0]}): nobody could use it; write it again "
             "with `save_pretrained`."
         ) from error
+
+
+def load_pipeline(model):
+    """The [`GaussianDiffusionPipeline`] of a folder or a Hub id; InputError for what is no DDPM of images."""
+    try:
+        others = _components(model) - {"unet", "scheduler", "classifier"}
+        if others:
+            raise InputError(f"it has a {' and a '.join(sorted(others))} too, so its network does not see images.")
+        return GaussianDiffusionPipeline.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Cannot take model={model!r}: {error} Give a pipeline folder or a Hub id of a DDPM of images, as "
+            "training/train.py writes."
+        ) from error
+
+
+def _components(model):
+    """The names of a pipeline's parts, as its index has them."""
+    return {name for name in DiffusionPipeline.load_config(model) if not name.startswith("_")}

@@ -661,8 +661,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             t, s, decoder = torch.arange(len(self)), self._previous, self._decoder_variance
             values = self._transition_values(t, s, eta, decoder, decoder)
             values |= {"largest_variance": self._largest_variances(s), "extrapolation": self._extrapolations(t, s)}
-            correction, last_posterior_x0 = self._corrections(t, eta)
-            values |= {"correction": correction, "corrected_mean": last_posterior_x0 * values["posterior_sample"]}
+            if self.config.corrector:
+                correction, last_posterior_x0 = self._corrections(t, eta)
+                values |= {"correction": correction, "corrected_mean": last_posterior_x0 * values["posterior_sample"]}
             table = self._tables[eta, device] = _stacked(values).to(device, _table_dtype(device))
         return table
 
