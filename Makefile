@@ -3,9 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := outputs/demo
+# The models of the pictures in docs/; another folder goes by `make figures STOCK=a/folder`.
+STOCK ?= outputs/stock
+WITH_CLASSES ?= outputs/with_classes
+STEERED ?= outputs/steered
+SWISS_ROLL ?= outputs/swiss_roll
+SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test quality format figures clean
+.PHONY: demo test quality format figures docs clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -34,8 +40,39 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(VENV)/installed
-	$(BIN)/python docs/figures.py --model $(DEMO)
+# Every picture of README and docs. Models that are missing are trained first: minutes for points and the demo, hours on
+# a CPU for the stock model and what is made from it.
+figures: $(foreach m,$(DEMO) $(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED),$(m)/model_index.json)
+	$(BIN)/python docs/figures.py --model demo=$(DEMO) --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
+		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED)
+
+$(DEMO)/model_index.json: | $(VENV)/installed
+	$(MAKE) demo
+
+$(STOCK)/model_index.json: | $(VENV)/installed
+	$(BIN)/python benchmarks/train_stock_model.py $(STOCK)
+
+# The commands of docs/guidance.md.
+$(WITH_CLASSES)/model_index.json: | $(STOCK)/model_index.json
+	$(BIN)/ddpm-hf train --init_from $(STOCK) --class_conditional --max_train_steps 500 --batch_size 64 --learning_rate 1e-3 \
+		--lr_scheduler cosine --lr_warmup_steps 20 --adam_beta2 0.99 --ema_decay 0.99 --timestep_sampling low_discrepancy \
+		--output_dir $(WITH_CLASSES)
+
+$(STEERED)/model_index.json: | $(STOCK)/model_index.json
+	$(BIN)/ddpm-hf train_classifier --model $(STOCK) --max_train_steps 1600 --batch_size 32 --learning_rate 1e-3 \
+		--lr_scheduler cosine --lr_warmup_steps 50 --ema_decay 0.995 --dropout 0.1 --timestep_sampling low_discrepancy \
+		--output_dir $(STEERED)
+
+$(SWISS_ROLL)/model_index.json: | $(VENV)/installed
+	$(BIN)/ddpm-hf train --preset swiss_roll --output_dir $(SWISS_ROLL)
+
+$(SWISS_ROLL_CALIBRATED)/model_index.json: | $(SWISS_ROLL)/model_index.json
+	$(BIN)/ddpm-hf calibrate $(SWISS_ROLL) --dataset swiss_roll --plan 25 --output_dir $(SWISS_ROLL_CALIBRATED)
+
+# The guides as a site, in outputs/site.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

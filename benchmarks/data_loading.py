@@ -1,52 +1,112 @@
-"""Images per second out of the loader alone: decoded once into memory, against the stock example's PIL path.
+"""Images per second out of the loader alone, at 32x32 and 256x256, wherever the images are, against the stock example's path.
 
 python benchmarks/data_loading.py
+
+One process, no workers: what one core does. Decoding scales with the processes of --dataloader_workers. Ours are uint8 batches,
+as they go to the device, which mirrors them and makes them floats: what that takes on the CPU is a row of its own. The stock
+example's are mirrored floats.
 """
 
+import io
+import tempfile
 from itertools import islice
+from pathlib import Path
 
 import datasets
+import numpy as np
+from PIL import Image
 from side_by_side import report, time_in_turns
 from stock_training import pil_loader
 
-from ddpm_hf.data import FASHION_MNIST
 from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import EndlessBatches, batches, load_images, open_images, to_model_range
+from ddpm_hf.training.data import (
+    EndlessBatches,
+    ImageStream,
+    batches,
+    load_images,
+    open_images,
+    open_stream,
+    to_model_range,
+)
 
 BATCH_SIZE = 64
-NUM_BATCHES = 40
+SHARDS = 4
+# Resolution: file format, images, batches in one measurement of what is decoded and of what is not.
+DATA = {32: ("PNG", 20_000, 200, 20), 256: ("JPEG", 1_000, 20, 2)}
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
+        datasets.disable_progress_bars()
+        for resolution in DATA:
+            measure(resolution, Path(folder) / str(resolution))
+
+
+def measure(resolution, folder):
+    write_shards(resolution, folder)
+    _, _, num_decoded, num_encoded = DATA[resolution]
+    args = DataArguments(dataset=str(folder))
+    source = open_images(args, resolution)
+    stream = ImageStream(open_stream(args, resolution), block_size=1024, seed=0)
+    rows = datasets.load_dataset(str(folder), split="train")
+    ours = {
+        "in memory": (load_images(source, memory_limit_gb=8), num_decoded),
+        "memory map": (load_images(source, memory_limit_gb=0), num_decoded),
+        "on demand": (load_images(source, memory_limit_gb=0, disk_limit_gb=0), num_encoded),
+    }
+    walks = {
+        name: (iter(batches(images, EndlessBatches(len(images), BATCH_SIZE, seed=0))), number)
+        for name, (images, number) in ours.items()
+    }
+    walks["streaming"] = stream.batches(BATCH_SIZE), num_encoded
+    stock = endless(pil_loader(rows, resolution, BATCH_SIZE, "RGB"))
+
+    def take_stock():
+        for batch in islice(stock, num_encoded):
+            batch["input"]
+
+    def take(walk, number):
+        for batch in islice(walk, number):
+            batch["images"]
+
+    example = next(walks["in memory"][0])["images"]
+
+    def to_range():
+        for _ in range(num_encoded):
+            to_model_range(example, random_flip=True)
+
+    runs = {"stock example": take_stock} | {name: lambda walk=walk: take(*walk) for name, walk in walks.items()}
+    measured = time_in_turns(runs | {"mirrored and made floats": to_range}, repeats=5)
+    for name, row in measured.items():
+        number = walks[name][1] if name in walks else num_encoded
+        row["images_per_second"] = round(BATCH_SIZE * number / row["seconds"])
+        del row["ratio"]  # of seconds, in which not all do as much
+    report(f"data_loading_{resolution}", measured)
+
+
+def write_shards(resolution, folder):
+    """Parquet files of smooth random images, which take as much to decode as photographs do."""
+    kind, number, _, _ = DATA[resolution]
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for shard in range(SHARDS):
+        values = [encoded(random, resolution, kind) for _ in range(number // SHARDS)]
+        features = datasets.Features({"image": datasets.Image()})
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": v, "path": None} for v in values]}, features=features)
+        rows.to_parquet(str(folder / f"train-{shard:05d}-of-{SHARDS:05d}.parquet"))
+
+
+def encoded(random, resolution, kind):
+    coarse = Image.fromarray(random.integers(0, 256, (resolution // 4, resolution // 4, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize((resolution, resolution), Image.Resampling.BICUBIC).save(buffer, kind)
+    return buffer.getvalue()
 
 
 def endless(loader):
     while True:
         yield from loader
-
-
-def main():
-    rows = datasets.load_dataset(str(FASHION_MNIST), split="train")
-    stock = {mode: endless(pil_loader(rows, 28, BATCH_SIZE, mode)) for mode in ("RGB", "L")}
-    images = load_images(open_images(DataArguments(), default_resolution=28), memory_limit_gb=4)
-    ours = iter(batches(images, EndlessBatches(len(images), BATCH_SIZE, seed=0)))
-
-    def take(loader):
-        for batch in islice(loader, NUM_BATCHES):
-            batch["input"]
-
-    def take_ours():
-        for batch in islice(ours, NUM_BATCHES):
-            to_model_range(batch["images"], random_flip=True)
-
-    measured = time_in_turns(
-        {
-            "stock example (RGB, as it forces)": lambda: take(stock["RGB"]),
-            "stock example (grey, were it allowed)": lambda: take(stock["L"]),
-            "ddpm_hf": take_ours,
-        },
-        repeats=9,
-    )
-    for row in measured.values():
-        row["images_per_second"] = BATCH_SIZE * NUM_BATCHES / row["seconds"]
-    report("data_loading", measured)
 
 
 if __name__ == "__main__":

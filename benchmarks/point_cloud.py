@@ -7,17 +7,17 @@ the data, a finite set of points, and all begin with the same noise. Writes JSON
 """
 
 import argparse
+import math
 
 import torch
 from side_by_side import RESULTS, machine
 from tqdm.auto import tqdm
 
-from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.data.point_clouds import exact_noise_moments, swiss_roll
+from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
+from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, write_report
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, draw, make_sampler
-from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 
 # Every sampler at its own timesteps, and the best of them at others: the trajectory is a choice of its own.
 COMPARED = (
@@ -32,43 +32,30 @@ DATA_SEED = 1234
 GAMMA_SAMPLES = 1000
 
 
+def unit_swiss_roll(num_points, generator):
+    """A swiss roll within [-1, 1]^2, (N, 2): the clip of samples to this range is then one of the data."""
+    scale = 0.95 / (4.5 * math.pi)
+    return (swiss_roll(num_points, generator, noise=0.01 / scale).points * scale).clamp(-1, 1)
+
+
 def exact_mean_square_epsilon(points, scheduler):
     """Gamma_t of the exact predictor, T floats: 1 - E Var[eps | x_t] / d, the mean being over one x_t for each point."""
     generator = torch.Generator().manual_seed(DATA_SEED)
     x0 = points[torch.randperm(len(points), generator=generator)[:GAMMA_SAMPLES]]
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    exact = ExactDenoiser.from_points(points, scheduler)
+    alphas_bar = scheduler.alpha_bar(range(len(scheduler))).tolist()
     gamma = []
-    for t in tqdm(range(len(scheduler)), desc="Gamma", unit="timestep"):
-        variance = exact_noise_moments(points, scheduler.add_noise(x0, noise, t), scheduler.alpha_bar(t).item())[1]
-        gamma.append(1 - variance.mean().item())
+    for t, alpha_bar in enumerate(tqdm(alphas_bar, desc="Gamma", unit="timestep")):
+        variance = exact.posterior(scheduler.add_noise(x0, noise, t), t).variance.mean().item()
+        gamma.append(1 - alpha_bar / (1 - alpha_bar) * variance)
     return gamma
 
 
-def exact_network(points, scheduler, variance_type):
-    """(x_t, t) -> the exact eps and, for the variance types that read one, the exact head."""
-
-    def predict(x_t, t):
-        mean, variance = exact_noise_moments(points, x_t, scheduler.alpha_bar(t).item())
-        heads = {
-            **dict.fromkeys(COVARIANCE_HEADS, lambda: variance),
-            "learned_range": lambda: full_chain_range(variance, scheduler.alpha_bar(t), scheduler.alpha_bar(t - 1)),
-        }
-        parts = [mean, heads[variance_type]()] if variance_type in heads else [mean]
-        return torch.cat(parts, dim=1).to(x_t.dtype)
-
-    return predict
-
-
-def full_chain_range(noise_variance, alpha_bar_t, alpha_bar_s):
-    """v of Improved DDPM (eq. 15) that gives the optimal variance of the step t -> s = t - 1, on which it is trained."""
-    if alpha_bar_s == 1:  # the decoder's, which sampling does not use
-        return torch.zeros_like(noise_variance)
-    beta = 1 - alpha_bar_t / alpha_bar_s
-    beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
-    # posterior_x0^2 Cov[x0 | x_t], with Cov[x0 | x_t] = (1 - abar_t) / abar_t Var[eps | x_t]
-    extra = alpha_bar_s * beta**2 / ((1 - alpha_bar_t) * alpha_bar_t) * noise_variance
-    share = ((beta_tilde + extra).log() - beta_tilde.log()) / (beta.log() - beta_tilde.log())
-    return 2 * share - 1
+def exact_network(points, model, sampler):
+    """(x_t, t) -> the exact eps and, where the sampler reads one, the exact head."""
+    exact = ExactDenoiser.from_points(points, sampler if isinstance(sampler, GaussianDiffusionScheduler) else model)
+    return lambda x_t, t: exact(x_t, t).sample
 
 
 def distance(samples, points):
@@ -85,7 +72,7 @@ def without_pixels(sampler):
 def measure(name, model, points, num_samples, steps, seeds, clip=False):
     """One sampler at one number of steps, on the diffusion process of `model`, a scheduler that has Gamma."""
     sampler = make_sampler(name, model) if clip else without_pixels(make_sampler(name, model))
-    predict = exact_network(points, model, sampler.config.get("variance_type"))
+    predict = exact_network(points, model, sampler)
     distances = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -103,7 +90,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--clip", action="store_true", help="clip the last noise, as the recipes do for images")
     options = parser.parse_args()
-    points = swiss_roll(options.points, torch.Generator().manual_seed(DATA_SEED))
+    points = unit_swiss_roll(options.points, torch.Generator().manual_seed(DATA_SEED))
     scheduler = GaussianDiffusionScheduler()
     model = GaussianDiffusionScheduler(mean_square_epsilon=exact_mean_square_epsilon(points, scheduler))
     jobs = [(name, steps) for name in options.samplers for steps in options.steps]

@@ -42,9 +42,11 @@ def pil_loader(dataset, resolution, batch_size, mode="RGB"):
 class StockTraining:
     """The example's loop over batches that are given; `run(updates)` goes on where it stopped."""
 
-    def __init__(self, unet_config, batches, mixed_precision="no"):
+    def __init__(self, unet_config, batches, mixed_precision="no", is_compiled=False):
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
         model = UNet2DModel(**unet_config)
+        if is_compiled:
+            model.compile()
         self.scheduler = DDPMScheduler()
         self.ema = EMAModel(
             model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75, model_config=model.config

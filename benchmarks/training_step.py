@@ -1,7 +1,8 @@
-"""Training throughput of our trainer against the loop of diffusers' unconditional example: the same network, batch and
-data, already in memory for both; ours with everything it does between two log lines.
+"""Training throughput of our trainer against the loop of diffusers' unconditional example, and against a bare loop: the
+same network, batch and data, already in memory for all; ours with everything it does between two log lines.
 
 python benchmarks/training_step.py [--unet fashion_mnist] [--batch_size 64] [--updates 10] [--precisions no bf16]
+    [--channels_last yes] [--compile yes] [--stock_compiles]
 """
 
 import argparse
@@ -10,6 +11,7 @@ from itertools import cycle
 
 import torch
 from accelerate.state import AcceleratorState
+from bare_training import BareTraining
 from side_by_side import report, time_in_turns
 from stock_training import StockTraining
 
@@ -23,14 +25,28 @@ from ddpm_hf.training.trainer import Trainer
 NUM_IMAGES = 4096
 
 
-def stock_run(unet_config, images, batch_size, mixed_precision, updates):
+def network_config(unet):
+    return {"out_channels": UNET_PRESETS[unet]["in_channels"], **UNET_PRESETS[unet]}
+
+
+def random_images(config):
+    size = config["sample_size"]
+    return torch.randint(256, (NUM_IMAGES, config["in_channels"], size, size), dtype=torch.uint8)
+
+
+def stock_run(unet_config, images, batch_size, mixed_precision, updates, is_compiled=False):
     AcceleratorState._reset_state(reset_partial_state=True)
     batches = cycle(to_model_range(images).split(batch_size))
-    training = StockTraining(unet_config, batches, mixed_precision)
+    training = StockTraining(unet_config, batches, mixed_precision, is_compiled)
     return lambda: training.run(updates)
 
 
-def our_run(unet_config, images, batch_size, mixed_precision, updates):
+def bare_run(unet_config, images, batch_size, mixed_precision, updates, layout):
+    training = BareTraining(unet_config, to_model_range(images[:batch_size]), mixed_precision, layout)
+    return lambda: training.run(updates)
+
+
+def our_run(unet_config, images, batch_size, mixed_precision, updates, layout):
     AcceleratorState._reset_state(reset_partial_state=True)
     args = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
@@ -38,9 +54,11 @@ def our_run(unet_config, images, batch_size, mixed_precision, updates):
         max_train_steps=1,
         mixed_precision=mixed_precision,
         log_every=updates,
+        **layout,
     )
     unet, scheduler = DDPMUNet2DModel(**unet_config), GaussianDiffusionScheduler()
     trainer = Trainer(args, make_accelerator(args), unet, scheduler, ImagesInMemory({"images": images}), updates)
+    trainer.checkpoint = lambda: None  # at the end of each turn; the other loops save nothing
 
     def run():
         trainer.total_steps = trainer.progress.step + updates
@@ -56,21 +74,29 @@ def main():
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=["no", "bf16", "fp16"])
+    parser.add_argument("--channels_last", default="auto", choices=["auto", "yes", "no"])
+    parser.add_argument("--compile", default="auto", choices=["auto", "yes", "no"])
+    parser.add_argument("--stock_compiles", action="store_true", help="Compile the network of the stock loop too.")
     options = parser.parse_args()
-    config = {"out_channels": UNET_PRESETS[options.unet]["in_channels"], **UNET_PRESETS[options.unet]}
-    size = config["sample_size"]
-    images = torch.randint(256, (NUM_IMAGES, config["in_channels"], size, size), dtype=torch.uint8)
+    config = network_config(options.unet)
+    images = random_images(config)
+    layout = {"channels_last": options.channels_last, "compile": options.compile}
     contenders = {}
     for precision in options.precisions:
         common = (config, images, options.batch_size, precision, options.updates)
-        contenders[f"stock loop, {precision}"] = stock_run(*common)
-        contenders[f"ddpm_hf, {precision}"] = our_run(*common)
+        contenders[f"stock loop, {precision}"] = stock_run(*common, options.stock_compiles)
+        contenders[f"bare loop, {precision}"] = bare_run(*common, layout)
+        contenders[f"ddpm_hf, {precision}"] = our_run(*common, layout)
     measured = time_in_turns(contenders, options.repeats)
-    for row in measured.values():
+    for name, row in measured.items():
         row["images_per_second"] = options.batch_size * options.updates / row["seconds"]
         row["speed_over_stock_float32"] = 1 / row.pop("ratio")
+        if name.startswith("ddpm_hf"):
+            bare = measured[name.replace("ddpm_hf", "bare loop")]
+            row["overhead_over_bare_loop"] = row["seconds"] / bare["seconds"] - 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    report(f"training_step_{options.unet}_{'_'.join(options.precisions)}_{device}", measured)
+    chosen = "".join(f"_{name}" for name, choice in layout.items() if choice == "yes")
+    report(f"training_step_{options.unet}_{'_'.join(options.precisions)}{chosen}_{device}", measured)
 
 
 if __name__ == "__main__":

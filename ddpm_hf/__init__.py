@@ -14,6 +14,8 @@ if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
 _PUBLIC = {
     "GaussianDiffusionScheduler": "ddpm_hf.schedulers.scheduling_gaussian_diffusion",
     "DDPMUNet2DModel": "ddpm_hf.models.unet_2d",
+    "MLPDenoiser": "ddpm_hf.models.mlp_denoiser",
+    "ExactDenoiser": "ddpm_hf.models.exact_denoiser",
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
 }

@@ -29,6 +29,9 @@ BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Images at a
 
 PngOutput = Annotated[Path, typer.Option(help="The PNG file to write.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Timesteps of the whole way; all of training's by default.")]
+Recipe = Annotated[
+    str | None, typer.Option(help="A sampler by name, as ddim-2m or analytic-ddpm; the model's own by default.")
+]
 Eta = Annotated[float | None, typer.Option(help="0 is DDIM, 1 is DDPM; the model's own by default.")]
 ClassLabel = Annotated[int | None, typer.Option("--class", help="A label of a class-conditional model.")]
 GuidanceScale = Annotated[float, typer.Option("--guidance_scale", help="1 is no guidance.")]
@@ -61,14 +64,33 @@ def train_classifier(context: typer.Context):
 
 
 @app.command()
+def ema(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run that was trained with --ema power.")],
+    std: Annotated[float, typer.Option(help="Relative standard deviation of the average: 0.05 is short, 0.15 long.")],
+    output: Annotated[Path, typer.Option(help="The new pipeline folder.")],
+    step: Annotated[
+        int | None, typer.Option(help="The average as it was after this update; the last one by default.")
+    ] = None,
+):
+    """Make a model of a run with another length of the average of its weights, from the snapshots of the training."""
+    from ddpm_hf.training.power_ema import save_reconstructed
+
+    share_left = save_reconstructed(run, std, output, step)
+    typer.echo(
+        f"{output} has the average of std {std:g}; the snapshots make it up but for {share_left:.2%} of its profile."
+    )
+
+
+@app.command()
 def sample(
     model: Model,
-    output: Annotated[Path, typer.Option(help="The PNG file to write: a grid of the images.")] = Path("samples.png"),
+    output: Annotated[
+        Path,
+        typer.Option(help="PNG: a grid of images, or points as a scatter; CSV or NPY: points, with a scatter beside."),
+    ] = Path("samples.png"),
     num_images: Annotated[int, typer.Option("--num_images", min=1)] = 16,
     steps: Steps = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A sampler by name, as ddim-2m or analytic-ddpm; the model's own by default.")
-    ] = None,
+    recipe: Recipe = None,
     eta: Eta = None,
     class_label: ClassLabel = None,
     guidance_scale: GuidanceScale = 1.0,
@@ -95,12 +117,17 @@ def sample(
     batch_size: BatchSize = 64,
     device: Device = None,
 ):
-    """Draw images from a model and write them as one PNG grid."""
-    from ddpm_hf.pipelines.image_grids import image_grid, sample_images
-    from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
-    from ddpm_hf.recipes import check_head, with_recipe
+    """Draw images from a model and write them as one PNG grid, or points as numbers and a scatter.
 
-    _check_new(output, ".png")
+    Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
+    """
+    from ddpm_hf.models.network_config import is_of_points
+    from ddpm_hf.pipelines.image_grids import sample_images
+    from ddpm_hf.pipelines.sample_files import sample_files, save_samples
+    from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
+    from ddpm_hf.processes import gather_parts, join_processes, own_part
+
+    _check_new(output, ".png", ".csv", ".npy")
     interval = None if guidance_interval is None else tuple(_fractions("guidance_interval", guidance_interval))
     recorder = None
     if trajectory is not None:
@@ -110,14 +137,18 @@ def sample(
                 f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
             )
         recorder = TrajectoryRecorder(num_frames=12)
-    pipeline = _pipeline(model, device, classifier)
-    if recipe is not None:
-        pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe))
-        check_head(pipeline.unet, pipeline.scheduler)
+    accelerator = join_processes(device)
+    pipeline = _pipeline(model, device or accelerator.device, classifier, recipe)
+    files = sample_files(output, pipeline.unet.config)
+    kind = "points" if is_of_points(pipeline.unet.config) else "images"
+    if kind == "points" and recorder is not None:
+        raise ValueError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
+    # A trajectory shows all images, so each process draws all then.
+    places = own_part(num_images, accelerator) if recorder is None else range(num_images)
     images = sample_images(
         pipeline,
-        num_images,
-        seed=seed,
+        len(places),
+        seed=seed + places.start,
         batch_size=batch_size,
         num_inference_steps=steps,
         eta=eta,
@@ -130,11 +161,12 @@ def sample(
         callback_on_step_end=recorder,
         callback_on_step_end_tensor_inputs=TrajectoryRecorder.tensor_inputs,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if recorder is not None:
-        recorder.save(trajectory)
-    image_grid(images).save(output)
-    typer.echo(f"{num_images} images in {output}")
+    images = gather_parts(images, accelerator) if recorder is None else images
+    if accelerator.is_main_process:
+        save_samples(images, files)
+        if recorder is not None:
+            recorder.save(trajectory)
+        typer.echo(f"{num_images} {kind} in {' and '.join(map(str, files))}")
 
 
 @app.command()
@@ -287,7 +319,11 @@ def calibrate(
     num_images: Annotated[int, typer.Option("--num_images", min=1, help="More make it exacter.")] = 1000,
     plan: Annotated[str | None, typer.Option(help="Numbers of steps to plan timesteps for, as 10,25,50.")] = None,
     plan_cost: Annotated[
-        str, typer.Option("--plan_cost", help="What a plan saves: bound (likelihood) or local_error (samples).")
+        str,
+        typer.Option(
+            "--plan_cost",
+            help="What a plan keeps low: bound (likelihood), local_error (samples in few steps), global_error (in more).",
+        ),
     ] = "bound",
     push_to_hub: Annotated[
         str | None, typer.Option("--push_to_hub", help="A repository that gets the new folder too.")
@@ -338,7 +374,6 @@ def compare(
     data = _data(dataset, dataset_config, split, image_column, label_column)
     names = DEFAULT_SAMPLERS if samplers is None else samplers.split(",")
     counts, seeds = _numbers("steps", steps), _numbers("seeds", seeds)
-    device = device or _fastest_device()
     compare(model, output, features, data, names, counts, num_images, seeds, batch_size, device, bound_images)
 
 
@@ -384,7 +419,219 @@ def export(
     typer.echo(f"The repository is in {output_dir}")
 
 
-def _data(dataset, dataset_config, split, image_column, label_column):
+show = typer.Typer(help="Draw what a model, a run or a data set is like, as a PNG or SVG file.", no_args_is_help=True)
+app.add_typer(show, name="show")
+
+Figure = Annotated[Path, typer.Option("--output", help="The PNG or SVG file to write.")]
+PointColumns = Annotated[str | None, typer.Option("--point_columns", help="As in training.")]
+NumPoints = Annotated[int, typer.Option("--num_samples", min=4, help="Data, and samples, as many.")]
+
+
+@show.command("schedules")
+def show_schedules(
+    model: Annotated[
+        str | None, typer.Argument(help="A pipeline folder or Hub id; all schedules if not given.")
+    ] = None,
+    output: Figure = Path("schedules.png"),
+):
+    """The betas, the shares of signal and noise, and log-SNR, by timestep."""
+    from ddpm_hf.visualization.scheduler_figures import schedules
+
+    _save_new_figure(lambda: schedules(model), output)
+
+
+@show.command("forward")
+def show_forward(
+    model: Model,
+    output: Figure = Path("forward.png"),
+    dataset: Dataset = None,
+    dataset_config: DatasetConfig = None,
+    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    point_columns: PointColumns = None,
+    num_samples: NumPoints = 1000,
+    timesteps: Annotated[str | None, typer.Option(help="0-based, ascending, with commas between.")] = None,
+    seed: Seed = 0,
+):
+    """Data on their way to noise, step by step above and by the closed form below, with p of the test that they agree."""
+    from ddpm_hf.visualization.model_figures import forward
+
+    data = _data(dataset, dataset_config, split, image_column, label_column, point_columns)
+    timesteps = None if timesteps is None else _numbers("timesteps", timesteps)
+    _save_new_figure(lambda: forward(_pipeline(model, "cpu"), data, num_samples, timesteps, seed=seed), output)
+
+
+@show.command("loss")
+def show_loss(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, with its loss.csv.")],
+    output: Figure = Path("loss.png"),
+):
+    """The training loss, by optimizer update."""
+    from ddpm_hf.training.loss_curve import draw_loss_curve
+
+    _check_new(output, ".png", ".svg")
+    draw_loss_curve(folder / "loss.csv", output)
+    typer.echo(str(output))
+
+
+@show.command("samples")
+def show_samples(
+    model: Model,
+    dataset: Annotated[str, typer.Option(help="Points, as in training.")],
+    output: Figure = Path("samples.png"),
+    dataset_config: DatasetConfig = None,
+    point_columns: PointColumns = None,
+    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    num_samples: NumPoints = 2000,
+    steps: Steps = None,
+    recipe: Recipe = None,
+    eta: Eta = None,
+    seed: Seed = 0,
+    device: Device = None,
+):
+    """Samples of a model of points over its data."""
+    from ddpm_hf.visualization.model_figures import samples
+
+    data = _data(dataset, dataset_config, split, None, None, point_columns)
+
+    def draw():
+        return samples(
+            _pipeline(model, device, recipe=recipe), data, num_samples, seed, num_inference_steps=steps, eta=eta
+        )
+
+    _save_new_figure(draw, output)
+
+
+@show.command("path")
+def show_path(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="A strip (PNG or SVG), or an animation (GIF).")] = Path("path.png"),
+    num_samples: NumPoints = 2000,
+    frames: Annotated[int, typer.Option(min=2, help="Noise and samples included.")] = 12,
+    steps: Steps = None,
+    recipe: Recipe = None,
+    eta: Eta = None,
+    seed: Seed = 0,
+    device: Device = None,
+):
+    """Points on their way from noise; of images, `ddpm-hf sample --trajectory` writes it."""
+    from ddpm_hf.pipelines.trajectory_pictures import save_animation
+    from ddpm_hf.visualization.model_figures import path
+    from ddpm_hf.visualization.points import draw_path, path_images
+    from ddpm_hf.visualization.style import save_figure
+
+    _check_new(output, ".png", ".svg", ".gif")
+    pipeline = _pipeline(model, device, recipe=recipe)
+    states = path(pipeline, num_samples, frames, seed, num_inference_steps=steps, eta=eta)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() == ".gif":
+        save_animation(path_images(states), output)
+    else:
+        save_figure(draw_path(states), output)
+    typer.echo(str(output))
+
+
+@show.command("score")
+def show_score(
+    model: Model,
+    dataset: Annotated[str, typer.Option(help="Points, as in training.")],
+    output: Figure = Path("score.png"),
+    dataset_config: DatasetConfig = None,
+    point_columns: PointColumns = None,
+    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    num_samples: NumPoints = 1000,
+    timesteps: Annotated[
+        str, typer.Option(help="0-based, with commas between: a panel for each.")
+    ] = "9,99,199,299,499,999",
+    seed: Seed = 0,
+    device: Device = None,
+):
+    """The score of a model of points as arrows over its noisy data."""
+    from ddpm_hf.visualization.model_figures import score_field
+
+    data, chosen = _data(dataset, dataset_config, split, None, None, point_columns), _numbers("timesteps", timesteps)
+    _save_new_figure(lambda: score_field(_pipeline(model, device), data, num_samples, chosen, seed), output)
+
+
+@show.command("gamma")
+def show_gamma(model: Model, output: Figure = Path("gamma.png")):
+    """What `ddpm-hf calibrate` measured: the mean square of the predicted noise, and the std of x0 that follows."""
+    from ddpm_hf.visualization.scheduler_figures import gamma
+
+    _save_new_figure(lambda: gamma(model), output)
+
+
+@show.command("variances")
+def show_variances(
+    model: Model,
+    output: Figure = Path("variances.png"),
+    steps: Annotated[int, typer.Option(min=2, help="Of the trajectory.")] = 25,
+    dataset: Dataset = None,
+    dataset_config: DatasetConfig = None,
+    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    point_columns: PointColumns = None,
+    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Data for the variances of a head.")] = 64,
+    seed: Seed = 0,
+    device: Device = None,
+):
+    """How much noise each recipe's steps add, by timestep; those of a head are a mean, and a band from 10 to 90 %."""
+    from ddpm_hf.visualization.model_figures import variances
+
+    data = _data(dataset, dataset_config, split, image_column, label_column, point_columns)
+    _save_new_figure(lambda: variances(_pipeline(model, device), steps, data, num_samples, seed), output)
+
+
+@show.command("timesteps")
+def show_timesteps(
+    model: Model,
+    output: Figure = Path("timesteps.png"),
+    steps: Annotated[int, typer.Option(min=1, help="Of a trajectory.")] = 25,
+):
+    """Which timesteps each spacing visits, and the plan of the model where it has one for so many steps."""
+    from ddpm_hf.visualization.scheduler_figures import timesteps
+
+    _save_new_figure(lambda: timesteps(model, steps), output)
+
+
+def _save_new_figure(draw, output):
+    """What `draw` returns, as a file that is not there yet."""
+    from ddpm_hf.visualization.style import save_figure
+
+    _check_new(output, ".png", ".svg")
+    figure = draw()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, output)
+    typer.echo(str(output))
+
+
+@app.command()
+def demo(
+    model: Model,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on by default.")
+    ] = None,
+    device: Device = None,
+    space: Annotated[
+        Path | None, typer.Option(help="Write a folder for a Space of the Hub instead; it must not be there yet.")
+    ] = None,
+):
+    """Serve a page on this machine that draws images, as they form, by any sampler that the model can run."""
+    if space is None:
+        from ddpm_hf.hub.demo import serve
+
+        return serve(model, port, device or _fastest_device())
+    from ddpm_hf.hub.space import write_space
+
+    if port is not None:
+        raise ValueError("--port is of a page on this machine; leave it out with --space.")
+    write_space(model, space)
+    typer.echo(f"The Space is in {space}; `hf upload OWNER/NAME {space} . --type space` shares it.")
+
+
+def _data(dataset, dataset_config, split, image_column, label_column, point_columns=None):
     from ddpm_hf.training.arguments import DataArguments
 
     return DataArguments(
@@ -393,6 +640,7 @@ def _data(dataset, dataset_config, split, image_column, label_column):
         split=split,
         image_column=image_column,
         label_column=label_column,
+        point_columns=point_columns,
     )
 
 
@@ -402,12 +650,18 @@ def _numbers(name, text):
     return [int(part) for part in text.split(",")]
 
 
-def _pipeline(model, device, classifier=None):
+def _pipeline(model, device, classifier=None, recipe=None):
+    from ddpm_hf.hub.model_folder import load_pipeline
     from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
-    from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+    from ddpm_hf.recipes import changes_for, check_head, with_recipe
 
     parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
-    return GaussianDiffusionPipeline.from_pretrained(model, **parts).to(device or _fastest_device())
+    pipeline = load_pipeline(model, **parts).to(device or _fastest_device())
+    if recipe is not None:
+        config = pipeline.unet.config
+        pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe, **changes_for(config)))
+        check_head(pipeline.unet, pipeline.scheduler)
+    return pipeline
 
 
 def _check_new(path, *suffixes):

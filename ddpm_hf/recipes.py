@@ -1,6 +1,7 @@
 """The samplers of the literature by name: each is a few choices of the one reverse kernel."""
 
 from ddpm_hf.configuration import PACKED_KEY
+from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LEARNED_VARIANCE_TYPES, GaussianDiffusionScheduler
 from ddpm_hf.training.errors import InputError
@@ -76,6 +77,15 @@ def with_recipe(scheduler, name, **changes):
         return GaussianDiffusionScheduler.from_config(scheduler.config, **values)
     except ValueError as error:
         raise InputError(f"Recipe {name!r}: {error}") from error
+
+
+def changes_for(config):
+    """What recipes need changed for the samples of a network: points have no pixels for their last noise to be within.
+
+    Args:
+        config: of the network.
+    """
+    return {"clip_variance_pixels": None} if is_of_points(config) else {}
 
 
 def check_head(unet, scheduler):

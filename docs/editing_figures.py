@@ -1,7 +1,4 @@
-"""The pictures of docs/editing.md, made by the code they show: `python docs/editing_figures.py MODEL`."""
-
-import argparse
-from pathlib import Path
+"""The pictures of docs/editing.md, made by the code they show; `figures.py` says which model each needs."""
 
 import datasets
 import numpy as np
@@ -16,48 +13,47 @@ from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
 from ddpm_hf.pipelines.pipeline_inversion import GaussianDiffusionInversionPipeline
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 
-IMAGES = Path(__file__).parent / "images"
 
-
-def interpolation(pipeline, images):
+def interpolation(file, stock):
     """Rows: depths 100, 250 and 500, linearly; the images themselves at both ends."""
-    first, second = images[0], images[1]
+    pipeline, (first, _, second) = load(stock), first_test_images(3)
     rows = []
     for depth in (100, 250, 500):
         path = interpolate(
             pipeline, first, second, torch.linspace(0, 1, 9), depth, generator=seeded(0), num_inference_steps=50
         ).images
         rows.append([first, *path, second])
-    image_rows(rows).save(IMAGES / "interpolation.png")
+    image_rows(rows).save(file)
 
 
-def image_to_image(pipeline, images):
+def image_to_image(file, stock):
     """Rows: images; columns: the image given, then strengths 0.2, 0.4, .. 1."""
-    edit = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)
+    edit, images = GaussianDiffusionImg2ImgPipeline.from_pipe(load(stock)), first_test_images(4)
     columns = [images]
     for strength in (0.2, 0.4, 0.6, 0.8, 1.0):
         generators = [seeded(i) for i in range(len(images))]
         columns.append(edit(images, strength, generator=generators, num_inference_steps=50).images)
-    image_rows(list(zip(*columns, strict=True))).save(IMAGES / "image_to_image.png")
+    image_rows(list(zip(*columns, strict=True))).save(file)
 
 
-def inpainting(pipeline, images):
+def inpainting(file, stock):
     """Rows: images; columns: the image given, what is known of it (the rest grey), three ways to complete it."""
-    edit = GaussianDiffusionInpaintPipeline.from_pipe(pipeline)
+    edit, images = GaussianDiffusionInpaintPipeline.from_pipe(load(stock)), first_test_images(4)
     mask = np.zeros((28, 28))
     mask[:, 14:] = 1
     known = [np.where(mask == 1, 0.5, np.array(image) / 255) for image in images]
-    columns = [images, pipeline.image_processor.numpy_to_pil(np.stack(known)[..., None])]
+    columns = [images, edit.image_processor.numpy_to_pil(np.stack(known)[..., None])]
     for seed in range(3):
         generators = [seeded(10 * seed + i) for i in range(len(images))]
         columns.append(
             edit(images, mask, jump_length=5, jump_n_sample=5, generator=generators, num_inference_steps=50).images
         )
-    image_rows(list(zip(*columns, strict=True))).save(IMAGES / "inpainting.png")
+    image_rows(list(zip(*columns, strict=True))).save(file)
 
 
-def inversion(pipeline, images):
+def inversion(file, stock):
     """Rows: images given, x_T, and what DDIM makes of it; one round and five for each step; prints the errors."""
+    pipeline, images = load(stock), first_test_images(8)
     invert = GaussianDiffusionInversionPipeline.from_pipe(pipeline)
     rows = [images]
     for rounds in (1, 5):
@@ -67,38 +63,28 @@ def inversion(pipeline, images):
         levels = [np.stack([np.array(image, dtype=float) for image in some]) for some in (images, again)]
         errors = np.abs(levels[1] - levels[0]).mean(axis=(1, 2))
         print(f"{rounds} rounds: mean absolute error {errors.mean():.3f} of 255, worst image {errors.max():.3f}")
-    image_rows(rows).save(IMAGES / "inversion.png")
+    image_rows(rows).save(file)
 
 
-def trajectory(pipeline):
+def trajectory(file, stock):
     recorder = TrajectoryRecorder(num_frames=11)
-    pipeline(
+    load(stock)(
         generator=[seeded(i) for i in range(1, 4)],
         num_inference_steps=100,
         callback_on_step_end=recorder,
         callback_on_step_end_tensor_inputs=recorder.tensor_inputs,
     )
-    recorder.save(IMAGES / "trajectory.png")
-    recorder.save(IMAGES / "trajectory.gif")
+    recorder.save(file)
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def main(model):
-    pipeline = GaussianDiffusionPipeline.from_pretrained(model)
+def load(folder):
+    return GaussianDiffusionPipeline.from_pretrained(folder)
+
+
+def first_test_images(count):
     rows = datasets.load_dataset(str(FASHION_MNIST), split="test")
-    images = [rows[i]["image"].convert("L") for i in range(8)]
-    IMAGES.mkdir(exist_ok=True)
-    interpolation(pipeline, [images[0], images[2]])
-    image_to_image(pipeline, images[:4])
-    inpainting(pipeline, images[:4])
-    inversion(pipeline, images)
-    trajectory(pipeline)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    main(parser.parse_args().model)
+    return [rows[i]["image"].convert("L") for i in range(count)]

@@ -1,44 +1,99 @@
-"""The pictures of README and docs, made by the code they show: `make figures`."""
+"""The pictures of README and docs, each made by the code that it shows: `make figures`.
+
+python docs/figures.py                               all of them, from the models in outputs/
+python docs/figures.py schedules.png langevin.png    these
+python docs/figures.py --model stock=a/folder        with another model than outputs/stock
+python docs/figures.py --list                        which function makes which, and the models that it needs
+"""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from diffusers.utils import make_image_grid
-from PIL import Image
-
-from ddpm_hf import GaussianDiffusionPipeline
+import demo_figures
+import editing_figures
+import image_figures
+import point_figures
 
 IMAGES = Path(__file__).parent / "images"
 
+# The models, by the name of their folder in outputs/, and how each is made. `make figures` makes those that are missing.
+MODELS = {
+    "demo": "make demo",
+    "stock": "python benchmarks/train_stock_model.py outputs/stock",
+    "with_classes": "the command in docs/guidance.md, from outputs/stock",
+    "steered": "the command in docs/guidance.md, from outputs/stock",
+    "swiss_roll": "ddpm-hf train --preset swiss_roll --output_dir outputs/swiss_roll",
+    "swiss_roll_calibrated": "ddpm-hf calibrate outputs/swiss_roll --dataset swiss_roll --plan 25 --output_dir "
+    "outputs/swiss_roll_calibrated",
+}
 
-def noise_to_images(model, rows=4, columns=11, steps=100, seed=1):
-    """A strip for each image: x_t on the way from noise (left) to the image (right), more of it near the end."""
-    pipeline = GaussianDiffusionPipeline.from_pretrained(model)
-    kept = {round((steps - 1) * (i / (columns - 2)) ** 0.4) for i in range(columns - 1)}
-    start = torch.randn(
-        rows, pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2,
-        generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
-    states = [start]
 
-    def keep(pipeline, step, timestep, tensors):
-        if step in kept:
-            states.append(tensors["latents"])
+class Picture(NamedTuple):
+    """make: a function of the file to write and of the folders of `models`."""
 
-    generator = torch.Generator().manual_seed(seed)
-    pipeline(latents=start, num_inference_steps=steps, generator=generator, callback_on_step_end=keep)
-    strips = [pipeline.image_processor.postprocess(state, "pil") for state in states]
-    tiles = [
-        strips[column][row].resize((84, 84), Image.Resampling.NEAREST)
-        for row in range(rows)
-        for column in range(columns)
-    ]
+    make: callable
+    models: tuple[str, ...] = ()
+
+
+PICTURES = {
+    "noise_to_images.png": Picture(image_figures.noise_to_images, ("demo",)),
+    "forward_images.png": Picture(image_figures.forward),
+    "guidance.png": Picture(image_figures.guidance, ("with_classes", "steered")),
+    "demo.png": Picture(demo_figures.page, ("with_classes",)),
+    "image_to_image.png": Picture(editing_figures.image_to_image, ("stock",)),
+    "inpainting.png": Picture(editing_figures.inpainting, ("stock",)),
+    "interpolation.png": Picture(editing_figures.interpolation, ("stock",)),
+    "inversion.png": Picture(editing_figures.inversion, ("stock",)),
+    "trajectory.png": Picture(editing_figures.trajectory, ("stock",)),
+    "trajectory.gif": Picture(editing_figures.trajectory, ("stock",)),
+    "schedules.png": Picture(point_figures.schedules),
+    "forward_points.png": Picture(point_figures.forward),
+    "score.png": Picture(point_figures.score_field),
+    "langevin.png": Picture(point_figures.langevin),
+    "swiss_roll_loss.png": Picture(point_figures.loss, ("swiss_roll",)),
+    "swiss_roll_samples.png": Picture(point_figures.samples, ("swiss_roll",)),
+    "swiss_roll_path.png": Picture(point_figures.path, ("swiss_roll",)),
+    "swiss_roll_path.gif": Picture(point_figures.path, ("swiss_roll",)),
+    "gamma.png": Picture(point_figures.gamma, ("swiss_roll_calibrated",)),
+    "variances.png": Picture(point_figures.variances, ("swiss_roll_calibrated",)),
+    "timesteps.png": Picture(point_figures.timesteps, ("swiss_roll_calibrated",)),
+}
+
+
+def model_folders(names, overrides):
+    """The folder of each model; says all that are missing, and how they are made, before any work."""
+    folders = {name: Path(overrides.get(name, f"outputs/{name}")) for name in names}
+    missing = [name for name, folder in folders.items() if not (folder / "model_index.json").is_file()]
+    if missing:
+        lines = [f"{folders[name]} is not there; made by: {MODELS[name]}" for name in missing]
+        sys.exit("\n".join([*lines, "`make figures` makes all that are missing."]))
+    return folders
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="names of files in docs/images; all by default")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args()
+    unknown = set(args.pictures) - set(PICTURES)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(PICTURES)}")
+    chosen = {name: PICTURES[name] for name in args.pictures or PICTURES}
+    if args.list:
+        for name, picture in chosen.items():
+            made_by = f"{picture.make.__module__}.{picture.make.__name__}"
+            print(f"{name}: {made_by}; needs {', '.join(picture.models) or 'no model'}")
+        return
+    needed = {model for picture in chosen.values() for model in picture.models}
+    folders = model_folders(sorted(needed), dict(pair.split("=", 1) for pair in args.model))
     IMAGES.mkdir(exist_ok=True)
-    make_image_grid(tiles, rows, columns).convert("L").save(IMAGES / "noise_to_images.png")
+    for name, picture in chosen.items():
+        print(name, flush=True)
+        picture.make(IMAGES / name, *(folders[model] for model in picture.models))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="outputs/demo")
-    noise_to_images(parser.parse_args().model)
+    main()

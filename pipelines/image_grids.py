@@ -11,7 +11,7 @@ LEGIBLE_SIDE = 64
 
 
 def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
-    """PIL images; image i is that of the generator `seed + i`, however the images are split into batches.
+    """PIL images, or points (d,); sample i is that of the generator `seed + i`, however the images are split into batches.
 
     Args:
         kwargs: those of the call of [`GaussianDiffusionPipeline`].
@@ -20,7 +20,7 @@ def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
     for first in range(0, num_images, batch_size):
         seeds = range(seed + first, seed + min(first + batch_size, num_images))
         generators = [torch.Generator().manual_seed(s) for s in seeds]
-        images += pipeline(batch_size=len(generators), generator=generators, **kwargs).images
+        images.extend(pipeline(batch_size=len(generators), generator=generators, **kwargs).images)
     return images
 
 

@@ -7,6 +7,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from PIL import Image
 
+from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 logger = logging.get_logger(__name__)
@@ -146,10 +147,10 @@ def _sizes(tensors):
 
 def _sample_size(pipeline, images):
     """(height, width) of the network's samples; where it takes any, those of the first image."""
-    size = pipeline.unet.config.sample_size
-    if size is None:
-        return _sizes(images)[0]
-    return (size, size) if isinstance(size, int) else tuple(size)
+    if is_of_points(pipeline.unet.config):
+        raise ValueError("This model makes points, and editing is for models of images.")
+    size = sample_shape(pipeline.unet.config)[1:]
+    return _sizes(images)[0] if None in size else size
 
 
 def _named(size):

@@ -1,4 +1,4 @@
-"""From a trained DDPM to images: with or without class labels, at any number of steps, by any scheduler."""
+"""From a trained DDPM to images or points: with or without class labels, at any number of steps, by any scheduler."""
 
 import inspect
 import json
@@ -18,13 +18,17 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from ddpm_hf.configuration import PACKED_KEY
 from ddpm_hf.hub.self_contained import PIPELINE_SOURCE
+from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.models.network_config import classes_of, is_of_points, sample_shape
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_free_guidance, classifier_gradient
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# The networks that travel with this file, by the names that the index has for them.
+OWN_NETWORKS = {network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser)}
 
 CODE_FILE = "pipeline.py"
 # What the index has for a model that only this pipeline runs: the file and the class.
@@ -46,7 +50,7 @@ class Guidance(NamedTuple):
 
 
 class GaussianDiffusionPipeline(DiffusionPipeline):
-    """Samples images from a `UNet2DModel`, as [`DDPMPipeline`] does, and more.
+    """Samples images from a `UNet2DModel`, as [`DDPMPipeline`] does, and more; and points from an [`MLPDenoiser`].
 
     What it saves has the code of this class beside it, as `pipeline.py`, and loads with stock classes too:
     `DiffusionPipeline.from_pretrained(R)` gives a [`DDPMPipeline`] of stock components where that can run the model, and with
@@ -54,7 +58,8 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
     [`DDPMPipeline`] cannot run (with class labels, say) asks for `trust_remote_code=True`. This class loads either.
 
     Args:
-        unet ([`UNet2DModel`]): any, stock or ours; predicts C channels, or 2C with a variance head.
+        unet ([`UNet2DModel`]): any, stock or ours; predicts C channels, or 2C with a variance head. For points an
+            [`MLPDenoiser`], and for either an [`ExactDenoiser`].
         scheduler ([`SchedulerMixin`]): a [`DDPMScheduler`] or [`DDIMScheduler`] becomes a
             [`GaussianDiffusionScheduler`] that does the same (eta 1 and 0); any other stays what it is.
         classifier ([`NoisyImageClassifier`], *optional*): tells the class of x_t, for `classifier_guidance_scale`; of the
@@ -65,7 +70,12 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
     _optional_components = ["classifier"]  # noqa: RUF012
     _callback_tensor_inputs = ("latents", "model_output", "pred_original_sample")
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, classifier: ModelMixin | None = None):
+    def __init__(
+        self,
+        unet: UNet2DModel | MLPDenoiser | ExactDenoiser,
+        scheduler: SchedulerMixin,
+        classifier: ModelMixin | None = None,
+    ):
         super().__init__()
         if isinstance(scheduler, DDPMScheduler):
             scheduler = GaussianDiffusionScheduler.from_config(scheduler.config)
@@ -117,16 +127,18 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         """The model index, by the names of stock classes as far as these can run the model."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)  # where it was loaded from is nothing of the reader's
-        index["_class_name"] = "DDPMPipeline" if _stock_pipeline_runs(self.unet.config, self.scheduler) else OWN_CLASS
+        own = {name: type(_uncompiled(part)).__name__ for name, part in self.components.items()}
+        own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
+        stock_runs = "unet" not in own and _stock_pipeline_runs(self.unet.config, self.scheduler)
+        index["_class_name"] = "DDPMPipeline" if stock_runs else OWN_CLASS
         if isinstance(_uncompiled(self.unet), UNet2DModel):
             index["unet"] = ["diffusers", "UNet2DModel"]
         if isinstance(self.scheduler, GaussianDiffusionScheduler):
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
         if self.classifier is None:
             del index["classifier"]  # which stock classes would say that they ignore
-        elif type(_uncompiled(self.classifier)).__name__ == NoisyImageClassifier.__name__:
-            # Without a module, because diffusers refuses to load a repository that names one it does not know.
-            index["classifier"] = [None, NoisyImageClassifier.__name__]
+        # Without a module, because diffusers refuses to load a repository that names one it does not know.
+        index |= {name: [None, network] for name, network in own.items()}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -140,10 +152,12 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
         """Reads the index as `to_json_string` writes it."""
-        if config_dict.get("classifier") == [None, NoisyImageClassifier.__name__]:
-            known = [NoisyImageClassifier.__module__, NoisyImageClassifier.__name__]
-            config_dict = config_dict | {"classifier": known}
-        return super().extract_init_dict(config_dict, **kwargs)
+        own = {
+            name: [OWN_NETWORKS[part[1]].__module__, part[1]]
+            for name, part in config_dict.items()
+            if isinstance(part, (list, tuple)) and part[0] is None and part[1] in OWN_NETWORKS
+        }
+        return super().extract_init_dict(config_dict | own, **kwargs)
 
     @torch.no_grad()
     def __call__(
@@ -156,7 +170,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         timesteps: list[int] | None = None,
         eta: float | None = None,
         latents: torch.Tensor | None = None,
-        output_type: str = "pil",
+        output_type: str | None = None,
         return_dict: bool = True,
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
@@ -165,7 +179,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         classifier_guidance_scale: float = 0.0,
         classifier_guidance_form: str = "score",
     ):
-        """Draw images.
+        """Draw images, or points.
 
         Args:
             batch_size: how many; a list of labels, of generators, or `latents` say it as well.
@@ -185,8 +199,9 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             generator: the only source of randomness; a list of one per image makes each image its own seed's.
             num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
             eta: 0 (DDIM) to 1 (DDPM), instead of the scheduler's.
-            latents: x_T to begin with, (B, C, H, W), instead of noise.
-            output_type: `pil`, `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1], or `latent`: x_0 as it is.
+            latents: x_T to begin with, (B, C, H, W), for points (B, d), instead of noise.
+            output_type: for images `pil`, the default, `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1]; for points
+                `np`, the default, or `pt`, (B, d) in the data's own units; or `latent`: x_0 as the network has it.
             callback_on_step_end: called as f(pipeline, step, timestep, tensors) after every step, with the tensors
                 named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`, `pred_original_sample`, which is
                 None where the scheduler gives none); may return new `latents`.
@@ -194,7 +209,10 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
         """
+        output_type = output_type or ("np" if is_of_points(self.unet.config) else "pil")
         check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        if output_type == "pil" and is_of_points(self.unet.config):
+            raise ValueError("output_type='pil' is for images; this model makes points: take 'np', 'pt' or 'latent'.")
         batch_size = agreed_batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
         device = self._execution_device
         guidance = self._guidance(
@@ -218,7 +236,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
         )
-        images = self.image_processor.postprocess(latents, output_type=output_type)
+        images = self._postprocess(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -245,6 +263,12 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
                 tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                 latents = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", latents)
         return latents
+
+    def _postprocess(self, latents, output_type):
+        if output_type == "latent" or not is_of_points(self.unet.config):
+            return self.image_processor.postprocess(latents, output_type=output_type)
+        points = points_in_data_units(latents, self.unet.config)
+        return points.cpu().numpy() if output_type == "np" else points
 
     def _denoise_step(self, latents, t, t_on_device, guidance, step_kwargs):
         """One step from x_t: the scheduler's output, and the network's."""
@@ -273,7 +297,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
 
     def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
         """Labels for the network, (B,) or (2B,) with the null labels behind, or None for an unconditional one."""
-        num_classes, null_label = _classes(self.unet.config)
+        num_classes, null_label = classes_of(self.unet.config)
         if num_classes is None:
             if class_labels is not None or guidance_scale != 1.0:
                 raise ValueError(
@@ -315,7 +339,7 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
         for_unet, for_classifier = class_labels, None
         if classifier_guidance_scale != 0:
             for_classifier = self._classifier_labels(class_labels, classifier_guidance_scale, batch_size, device)
-            if _classes(self.unet.config)[0] is None:
+            if classes_of(self.unet.config)[0] is None:
                 for_unet = None
         return Guidance(
             labels=self.encode_labels(for_unet, guidance_scale, batch_size, device),
@@ -380,25 +404,24 @@ class GaussianDiffusionPipeline(DiffusionPipeline):
 
     def _initial_latents(self, batch_size, latents, generator, device):
         """x_T in float32, whatever the precision of the network: rounding would add up over the steps."""
-        config = self.unet.config
+        config, shape = self.unet.config, sample_shape(self.unet.config)
         if latents is not None:
-            if latents.ndim != 4 or latents.shape[1] != config.in_channels:
+            if latents.ndim != 1 + len(shape) or latents.shape[1] != config.in_channels:
+                sides = "" if is_of_points(config) else ", height, width"
                 raise ValueError(
-                    f"latents of shape {tuple(latents.shape)} must be (batch, {config.in_channels}, height, width)."
+                    f"latents of shape {tuple(latents.shape)} must be (batch, {config.in_channels}{sides})."
                 )
             return latents.to(device, torch.float32)
-        if config.sample_size is None:
+        if None in shape:
             raise ValueError("The model's config has no sample_size: pass `latents` of the size wanted.")
-        shape = (batch_size, config.in_channels, *_sides(config.sample_size))
-        return randn_tensor(shape, generator, device, torch.float32) * self.scheduler.init_noise_sigma
+        return randn_tensor((batch_size, *shape), generator, device, torch.float32) * self.scheduler.init_noise_sigma
 
 
-def _classes(config):
-    """The number of classes and the null label of a `UNet2DModel`, as far as it has them, stock or ours."""
-    num_classes = config.get("num_classes", config.get(PACKED_KEY, {}).get("num_classes"))
-    if num_classes is not None:
-        return num_classes, num_classes
-    return config.get("num_class_embeds"), None
+def points_in_data_units(points, config):
+    """Points as the network of this config has them, (B, d), as the data were before they were standardised."""
+    if config.get("data_mean") is None:
+        return points
+    return points * points.new_tensor(config["data_std"]) + points.new_tensor(config["data_mean"])
 
 
 def _stock_pipeline_runs(unet_config, scheduler):
@@ -406,7 +429,7 @@ def _stock_pipeline_runs(unet_config, scheduler):
     config = dict(scheduler.config.items())  # what stock classes read of it
     variance_type, channels = config.get("variance_type"), unet_config.in_channels
     if (
-        _classes(unet_config)[0] is not None
+        classes_of(unet_config)[0] is not None
         or unet_config.get("sample_size") is None
         or scheduler.init_noise_sigma != 1
     ):
@@ -426,11 +449,6 @@ def _uncompiled(network):
 def _is_copy(component, own_class):
     """Whether it is of this class as the code of a repository has it, or the package, where this code is not from."""
     return type(component).__name__ == own_class.__name__ and not isinstance(component, own_class)
-
-
-def _sides(sample_size):
-    """Height and width, or None where the config leaves them open."""
-    return (sample_size, sample_size) if isinstance(sample_size, int) else sample_size and tuple(sample_size)
 
 
 def _checked_labels(class_labels, num_classes, null_label=None):
@@ -458,10 +476,11 @@ def _check_guidance(interval, rescale, classifier_form):
 def _check_classifier(classifier, unet):
     """That it was made for the same images and classes; both are configs."""
     values = {
-        "sample_size": (_sides(classifier.sample_size), _sides(unet.sample_size)),
         "in_channels": (classifier.in_channels, unet.in_channels),
-        "num_classes": (classifier.num_classes, _classes(unet)[0]),
+        "num_classes": (classifier.num_classes, classes_of(unet)[0]),
     }
+    if None not in sample_shape(unet):
+        values["sample_size"] = (sample_shape(classifier)[1:], sample_shape(unet)[1:])
     for name, (given, wanted) in values.items():
         if wanted is not None and given != wanted:
             raise ValueError(

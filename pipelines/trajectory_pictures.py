@@ -53,11 +53,13 @@ class TrajectoryRecorder:
     def save(self, path):
         """Write the strip, or, if the name ends in .gif, an animation: the samples side by side, x_s above and x0_hat below."""
         if str(path).lower().endswith(".gif"):
-            self._save_animation(path)
+            save_animation([image_rows(frame) for frame in self.frames.values()], path)
         else:
             self.strip().save(path)
 
-    def _save_animation(self, path):
-        first, *others = [image_rows(frame) for frame in self.frames.values()]
-        durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
-        first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+
+def save_animation(images, path):
+    """Write PIL images as a GIF that begins again and again and rests at its last frame."""
+    first, *others = images
+    durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0)

@@ -221,6 +221,17 @@ def lfs_upload(hub, request, rest):
     return {}
 
 
+@route("GET", "/api/models/{repo}/xet-(?:read|write)-token/{revision}")
+def xet_token(hub, request, repo, revision):
+    """Where the Xet storage is, as content for uploads and as headers for downloads."""
+    request.commit_of(repo, revision)
+    if hub.xet is None:
+        raise Refused(404, "this Hub has no Xet storage")
+    names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
+    request.headers_out = dict(zip(names, (hub.xet.url, "xet", "9999999999"), strict=True))
+    return {"casUrl": hub.xet.url, "accessToken": "xet", "exp": 9999999999}
+
+
 @route("POST", "/api/models/{repo}/commit/{revision}")
 def commit(hub, request, repo, revision):
     user, is_pull_request = request.user_or_refuse(), "create_pr" in request.query
@@ -252,6 +263,8 @@ def apply_operation(hub, stored, key, value):
     if key == "file":
         stored[path] = StoredFile(base64.b64decode(value["content"]), large=False)
     elif key == "lfsFile":
+        if hub.xet is not None and value["oid"] in hub.xet.files():
+            hub.large_files[value["oid"]] = hub.xet.read(value["oid"])
         if value["oid"] not in hub.large_files:
             raise Refused(400, f"{path} has not been uploaded")
         stored[path] = StoredFile(hub.large_files[value["oid"]], large=True)
@@ -337,6 +350,9 @@ def resolve(hub, request, repo, revision, rest):
     if file is None:
         raise Refused(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": commit.oid})
     request.headers_out = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.oid}"'}
+    if hub.xet is not None and file.oid in hub.xet.files():
+        refresh = f"{hub.endpoint}/api/models/{repo}/xet-read-token/{commit.oid}"
+        request.headers_out |= {"X-Xet-Hash": hub.xet.files()[file.oid][0], "X-Xet-Refresh-Route": refresh}
     return file.content
 
 
@@ -455,7 +471,10 @@ class Request(BaseHTTPRequestHandler):
 
 
 class Hub(ThreadingHTTPServer):
-    """`requests` are the kinds of all requests so far, `large_files` the uploaded ones by SHA-256."""
+    """`requests` are the kinds of all requests so far, `large_files` the uploaded ones by SHA-256.
+
+    `xet` is an [`XetStorage`], to which the client uploads unless it is told not to use Xet.
+    """
 
     daemon_threads = True
 
@@ -464,6 +483,7 @@ class Hub(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.repositories, self.large_files = {}, {}
         self.faults, self.requests = [], []
+        self.xet = None
         self.lock = threading.RLock()
 
     def handle_error(self, request, client_address):
@@ -491,10 +511,11 @@ class Hub(ThreadingHTTPServer):
 
 def lead_client_to(hub, monkeypatch, cache, token=TOKEN):
     """The client of this process talks to this Hub; that of a new process does with HF_ENDPOINT and the like."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)  # made when the library was imported
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     )

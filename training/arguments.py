@@ -6,6 +6,7 @@ Flags win over `--config FILE.yaml`, which wins over `--preset NAME`; what none 
 import dataclasses
 import difflib
 import importlib.util
+import os
 import types
 import typing
 from argparse import Namespace
@@ -16,7 +17,8 @@ from typing import ClassVar, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.data.point_clouds import POINT_CLOUDS
+from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.models.unet_2d import VARIANCE_HEADS
 from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 from ddpm_hf.training.errors import InputError
@@ -29,7 +31,8 @@ PRESETS = Path(__file__).parent / "presets"
 MAY_CHANGE = {
     *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
     *("checkpoints_limit", "report_to", "dataloader_workers", "push_to_hub", "hub_model_id", "hub_private"),
-    *("hub_license", "eval_split", "num_eval_images"),
+    *("hub_license", "eval_split", "num_eval_images", "eval_every", "eval_steps"),
+    *("max_nonfinite_steps", "ema_snapshot_every", "gradient_checkpointing", "dry_run", "find_batch_size"),
 }
 
 
@@ -39,12 +42,12 @@ def option(default, help):
 
 @dataclass
 class DataArguments:
-    """Which images, and how they become tensors."""
+    """Which images or points, and how they become tensors."""
 
     dataset: str | None = option(
         None,
         "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
-        "Fashion-MNIST if not given.",
+        f"Fashion-MNIST if not given. Of points, a CSV file too, or one of {', '.join(POINT_CLOUDS)}.",
     )
     dataset_config: str | None = option(None, "Configuration of the data set, where it has several.")
     split: str = option("train", "Split to train on; keep another one for evaluation.")
@@ -55,6 +58,10 @@ class DataArguments:
         None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
     )
     center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
+    point_columns: str | None = option(
+        None, "Columns of points, with commas between; by default all that are not labels."
+    )
+    num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUDS)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
 
 
@@ -71,14 +78,26 @@ class RunArguments(DataArguments):
     random_flip: bool = option(
         False, "Mirror half of the images; right for photographs, wrong for letters and digits."
     )
+    random_crop: bool = option(
+        False,
+        "Cut the square out of the longer side at a random place, another each time; images are then decoded each time too.",
+    )
     in_memory_limit_gb: float = option(
-        8.0, "Decode the data once and keep it, in each process, if it needs no more than this; 0 decodes on the fly."
+        8.0, "Keep the decoded data in memory, in each process, if it needs no more than this."
+    )
+    on_disk_limit_gb: float | None = option(
+        None,
+        "Decode the data once to the disk (the cache of datasets), if it needs no more than this; by default what is free; 0 "
+        "decodes what memory does not hold each time.",
     )
     dataloader_workers: int | None = option(
         None, "Processes that decode images; by default one for each core where it pays, else none."
     )
 
     # Optimization
+    optimizer: Literal["adamw", "adamw8bit"] = option(
+        "adamw", "adamw8bit keeps its state in a quarter of the memory; it needs the extra [8bit]."
+    )
     batch_size: int = option(64, "Images per process and accumulation step.")
     gradient_accumulation_steps: int = option(
         1, "Batches per update; doubles the batch where memory does not allow it."
@@ -95,11 +114,30 @@ class RunArguments(DataArguments):
     adam_weight_decay: float = option(0.0, "Decoupled weight decay; DDPM has none.")
     adam_epsilon: float = option(1e-8, "Term in the denominator of Adam.")
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
+    ema: Literal["exponential", "power"] = option(
+        "exponential",
+        "How the weights are averaged; of power, other lengths can be made after the training (`ddpm-hf ema`).",
+    )
+    ema_stds: str = option(
+        "0.05,0.10",
+        "With ema power: relative standard deviations of the averages to keep; the first is saved and sampled.",
+    )
+    ema_snapshot_every: int = option(
+        1000, "With ema power: updates between snapshots of the averages, each as large as the network, for each std."
+    )
     ema_decay: float = option(0.9999, "Largest decay of the averaged weights, which are what is saved and sampled.")
     ema_power: float = option(0.75, "The decay rises as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
     ema_inv_gamma: float = option(1.0, "See ema_power.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option(
-        "no", "bf16 wherever the hardware computes in it; on a CPU without such instructions it is far slower than no."
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
+        None,
+        "bf16 wherever the hardware computes in it; on a CPU without such instructions it is far slower than no. By default "
+        "that of the configuration of `accelerate launch`, and no without one.",
+    )
+    channels_last: Literal["auto", "yes", "no"] = option(
+        "auto", "Order weights and images in memory by channel last; auto where it was measured to be faster."
+    )
+    compile: Literal["auto", "yes", "no"] = option(
+        "auto", "Compile the network by torch.compile; auto where it was measured to be faster."
     )
     seed: int = option(0, "Of the weights, the order of the data, the noise and the samples.")
 
@@ -107,9 +145,15 @@ class RunArguments(DataArguments):
     log_every: int = option(50, "Updates between lines of loss.csv.")
     checkpoint_every: int = option(1000, "Updates between checkpoints; 0 for one at the end only.")
     checkpoints_limit: int = option(2, "Checkpoints to keep.")
+    max_nonfinite_steps: int = option(
+        20,
+        "Stop after so many updates in a row whose loss or gradient is not finite; each is skipped. fp16 has some when it "
+        "begins.",
+    )
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
 
     def __post_init__(self):
+        self.mixed_precision = self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         hints = typing.get_type_hints(type(self))
         for name in option_names(type(self)):
             _check_type(name, getattr(self, name), hints[name])
@@ -119,6 +163,10 @@ class RunArguments(DataArguments):
                 if value is not None and not holds(value):
                     raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
         self._check_schedule_and_tracker()
+        if self.random_crop and not self.center_crop:
+            raise InputError(
+                "random_crop=True cuts the square out, and center_crop=False squeezes the whole image into it: choose one."
+            )
 
     def _check_schedule_and_tracker(self):
         if (self.max_train_steps is None) == (self.num_epochs is None):
@@ -135,6 +183,10 @@ class RunArguments(DataArguments):
         for tracker in {self.report_to} - {"none", "all"}:
             if importlib.util.find_spec(tracker) is None:
                 raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
+        if self.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError("optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf[8bit]'.")
+        if self.ema == "power":
+            read_stds(self.ema_stds)
 
 
 @dataclass
@@ -148,8 +200,22 @@ class TrainingArguments(RunArguments):
         0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
     )
 
+    # Data that is read as it comes
+    streaming: bool = option(
+        False,
+        "Read the data while training, from the Hub, or from a folder of parquet or tar (WebDataset) shards, and keep none of "
+        "it; needs max_train_steps, for a stream does not tell how many images it has.",
+    )
+    shuffle_buffer: int = option(
+        4096, "With streaming: images that each process shuffles among; it keeps twice as many, undecoded, in memory."
+    )
+
     # Network
-    unet: str = option("fashion_mnist", f"Network, one of {', '.join(UNET_PRESETS)}; channels follow the data.")
+    unet: str = option(
+        "fashion_mnist",
+        f"Network, one of {', '.join(UNET_PRESETS)} for images, {', '.join(MLP_PRESETS)} for points; channels follow the "
+        "data.",
+    )
     init_from: str | None = option(
         None,
         "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`; one without classes gets "
@@ -196,6 +262,28 @@ class TrainingArguments(RunArguments):
         "the size of the loss. By default importance for objective vlb, else uniform.",
     )
 
+    # Memory and plans
+    gradient_checkpointing: bool = option(
+        False, "Compute activations anew when they are needed, instead of keeping them: less memory, more time."
+    )
+    find_batch_size: bool = option(
+        False,
+        "Halve batch_size until a step fits into memory, and accumulate so many more that an update stays the same.",
+    )
+    dry_run: bool = option(
+        False, "Say what the run would take, train a few steps to know its speed, and write nothing."
+    )
+
+    # Likelihood of images that are not trained on
+    eval_every: int = option(0, "Updates between measurements of bits per dimension on held-out images; 0 for none.")
+    eval_split: str | None = option(
+        None,
+        "Split that holds them; by default test of the embedded Fashion-MNIST. A part of one works too: "
+        "--split train[:95%%] --eval_split train[95%%:].",
+    )
+    num_eval_images: int = option(256, "Images of it, drawn at random; fewer where it has fewer.")
+    eval_steps: int = option(50, "Network calls per image; fewer than training's steps give a looser bound.")
+
     # Run folder, logs and samples
     output_dir: str = option("outputs/ddpm", "Pipeline folder to write; the same command again resumes the run in it.")
     sample_every: int = option(1000, "Updates between grids of samples; 0 for one at the end only.")
@@ -212,7 +300,7 @@ class TrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choice("unet", self.unet, UNET_PRESETS)
+        _check_choice("unet", self.unet, UNET_PRESETS | MLP_PRESETS)
         self.objective = self.objective or _objective_of_head(self.variance_head)
         self._check_combinations()
         self.variance_type = self.variance_type or self.variance_head or "fixed_small"
@@ -231,10 +319,64 @@ class TrainingArguments(RunArguments):
         self._check_objective()
         if self.train_head_only:
             self._check_head_only()
+        self._check_evaluation()
+        self._check_points()
+        self._check_streaming()
         if self.dataset is None and (self.resolution or 0) > 32:
             raise InputError(
                 f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
                 "your data with --dataset."
+            )
+
+    def _check_points(self):
+        if self.dataset in POINT_CLOUDS and self.init_from is None and self.unet not in MLP_PRESETS:
+            raise InputError(f"dataset={self.dataset!r} has points, and unet={self.unet!r} is for images: --unet mlp.")
+        if self.unet not in MLP_PRESETS:
+            return
+        if self.dataset is None:
+            raise InputError(
+                f"unet={self.unet!r} is for points: name them with --dataset, one of {', '.join(POINT_CLOUDS)}, or a file "
+                "with columns of numbers."
+            )
+        if self.random_flip:
+            raise InputError("random_flip mirrors images, and points have no sides: leave it out.")
+
+    def _check_streaming(self):
+        if not self.streaming:
+            if self.shuffle_buffer != TrainingArguments.shuffle_buffer:
+                raise InputError(
+                    f"shuffle_buffer={self.shuffle_buffer} has no effect without streaming: all of the data is shuffled."
+                )
+            return
+        if self.num_epochs is not None:
+            raise InputError(
+                f"num_epochs={self.num_epochs:g} cannot be counted with streaming, which does not know how many images there "
+                "are: give --max_train_steps."
+            )
+        for name in ("in_memory_limit_gb", "on_disk_limit_gb"):
+            if getattr(self, name) != getattr(TrainingArguments, name):
+                raise InputError(
+                    f"{name}={getattr(self, name):g} has no effect with streaming, which keeps no images."
+                )
+        if self.unet in MLP_PRESETS:
+            raise InputError(f"streaming is for images, and unet={self.unet!r} for points: leave it out.")
+
+    def _check_evaluation(self):
+        if self.eval_split is None and self.dataset is None:
+            self.eval_split = "test"
+        if self.eval_every and self.eval_split is None:
+            raise InputError(
+                f"eval_every={self.eval_every} needs images that are not trained on: name their split with --eval_split, or "
+                "keep some back with --split 'train[:95%]' --eval_split 'train[95%:]'."
+            )
+        if self.eval_every and self.eval_split == self.split:
+            raise InputError(
+                f"eval_split={self.eval_split!r} is trained on, so it tells nothing of other images: give another, or keep "
+                "some back with --split 'train[:95%]' --eval_split 'train[95%:]'."
+            )
+        if self.eval_every and self.eval_steps > self.num_train_timesteps:
+            raise InputError(
+                f"eval_steps={self.eval_steps} must be at most num_train_timesteps={self.num_train_timesteps}."
             )
 
     def _check_objective(self):
@@ -258,6 +400,11 @@ class TrainingArguments(RunArguments):
             raise InputError(
                 f"variance_head={self.variance_head!r} learns the errors of a prediction that stays as it is: add "
                 "--train_head_only and --init_from MODEL, or train a network without a head first."
+            )
+        if self.objective == "ocm" and self.compile == "yes":
+            raise InputError(
+                "compile='yes' does not go with objective='ocm', whose gradient is taken through the network twice: leave it "
+                "out."
             )
         if self.objective != "hybrid" and self.vlb_weight != TrainingArguments.vlb_weight:
             raise InputError(f"vlb_weight={self.vlb_weight} has no effect with objective={self.objective!r}.")
@@ -285,6 +432,22 @@ class TrainingArguments(RunArguments):
             )
 
 
+def read_stds(text):
+    """`ema_stds` as numbers."""
+    try:
+        stds = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"ema_stds={text!r} must be numbers with commas between, as 0.05,0.10.") from None
+    for std in stds:
+        if not 0.001 <= std <= 0.28:
+            raise InputError(
+                f"ema_stds={text!r} has {std:g}: each must be from 0.001 to 0.28 (0.289 is the mean over all of the training)."
+            )
+    if len({f"{std:.3f}" for std in stds}) < len(stds):
+        raise InputError(f"ema_stds={text!r} has two that agree to 0.001: give different ones.")
+    return stds
+
+
 def _objective_of_head(variance_head):
     return {None: "simple", "learned_range": "hybrid"}.get(variance_head, variance_head)
 
@@ -293,13 +456,15 @@ _RANGES = (
     (
         "at least 1",
         lambda value: value >= 1,
-        "resolution num_train_timesteps batch_size gradient_accumulation_steps max_train_steps log_every num_samples "
-        "sample_steps checkpoints_limit num_eval_images width layers_per_block",
+        "resolution num_points shuffle_buffer num_train_timesteps batch_size gradient_accumulation_steps max_train_steps "
+        "log_every num_samples sample_steps checkpoints_limit num_eval_images eval_steps max_nonfinite_steps "
+        "ema_snapshot_every width layers_per_block",
     ),
     (
         "at least 0",
         lambda value: value >= 0,
-        "in_memory_limit_gb dataloader_workers lr_warmup_steps adam_weight_decay seed sample_every checkpoint_every",
+        "in_memory_limit_gb on_disk_limit_gb dataloader_workers lr_warmup_steps adam_weight_decay seed sample_every "
+        "checkpoint_every eval_every",
     ),
     (
         "greater than 0",

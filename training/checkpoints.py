@@ -1,12 +1,27 @@
-"""Checkpoints: everything a run needs to go on, in folders that are there as a whole or not at all."""
+"""Checkpoints: everything a run needs to go on, in folders that are there as a whole or not at all.
 
+checkpoints/step-001000/    a whole checkpoint: what accelerate saves, and a manifest by which damage is found
+checkpoints/*.tmp           being written or removed; of no worth to a program that starts
+checkpoints/*.damaged       found not to be what was written, and so passed over
+"""
+
+import logging
 import os
 import re
 import shutil
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list, gather_object
+
+from ddpm_hf.training.checkpoint_manifest import find_damage, forget_cached, read_manifest, write_manifest
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.whole_files import ASIDE, WRITE_ERRORS, flush_to_disk
+
+logger = logging.getLogger(__name__)
+
 FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d+)")
+DAMAGED = ".damaged"
 
 
 def list_checkpoints(output_dir):
@@ -16,31 +31,130 @@ def list_checkpoints(output_dir):
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
-def save_checkpoint(accelerator, output_dir, step, limit):
+# Saving --------------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(accelerator, output_dir, step, limit, about):
     """Saves what `accelerator` has prepared and registered; every process must call this.
 
-    `limit` is the number of checkpoints that are left, this one included.
+    The new checkpoint is read back from the disk before it gets its name, and has its name before an older one goes.
+
+    Args:
+        limit (`int`): the number of checkpoints that are left, this one included.
+        about (`dict`): what the manifest says beside the files, for JSON.
+
+    Raises:
+        InputError: in every process, if one cannot write; the checkpoints that were there stay.
     """
+    final = Path(output_dir) / FOLDER / f"step-{step:06d}"
+    aside = final.with_name(final.name + ASIDE)
+    try:
+        # On every process: each has a random state of its own, and a sharded model a part of the weights.
+        _together(accelerator, lambda: _make_empty(aside), main_process_only=True)
+        _together(accelerator, lambda: accelerator.save_state(str(aside)))
+        _together(accelerator, lambda: _seal(aside, final, about), main_process_only=True)
+    except InputError as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+        former = max(list_checkpoints(output_dir), default=None)
+        rest = "No checkpoint was there before" if former is None else f"The checkpoint of step {former} stands"
+        raise InputError(
+            f"The checkpoint of step {step} cannot be written in {final.parent} ({error}). {rest}: make room, or mend the "
+            "disk, and run the same command again to go on."
+        ) from error
+    if accelerator.is_main_process:
+        _rotate(output_dir, limit)
+    accelerator.wait_for_everyone()
+
+
+def _together(accelerator, work, main_process_only=False):
+    """Does `work`, and raises `InputError` in every process if it failed in one: none is left waiting for another."""
+    problem = None
+    if accelerator.is_main_process or not main_process_only:
+        try:
+            work()
+        except WRITE_ERRORS as error:
+            problem = " ".join(str(error).split())
+    problems = [problem for problem in gather_object([problem]) if problem]
+    if problems:
+        raise InputError(problems[0])
+
+
+def _make_empty(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _seal(aside, final, about):
+    write_manifest(aside, about)
+    forget_cached(aside)
+    if damage := find_damage(aside):
+        raise OSError(f"it was written and cannot be read back: {damage}")
+    os.replace(aside, final)
+    flush_to_disk(final.parent)
+
+
+def _rotate(output_dir, limit):
+    damaged = (Path(output_dir) / FOLDER).glob(f"*{DAMAGED}")
+    for old in [*list(list_checkpoints(output_dir).values())[:-limit], *damaged]:
+        # First by name, so that what is half removed is not taken for a checkpoint.
+        removed = old.with_name(old.name + ASIDE)
+        os.replace(old, removed)
+        shutil.rmtree(removed)
+
+
+# Loading -------------------------------------------------------------------------------------------------------------
+
+
+def load_newest_checkpoint(accelerator, output_dir, check):
+    """Restores the newest undamaged checkpoint into what `accelerator` has prepared and registered.
+
+    Every process must call this. What a program that was killed left half done is removed.
+
+    Args:
+        check: `check(manifest)` raises `InputError` if the checkpoint is not one of this run.
+
+    Returns:
+        The manifest, or None if there is no checkpoint.
+
+    Raises:
+        InputError: if there are checkpoints, but all of them are damaged, or `check` says so.
+    """
+    found = [None]
+    if accelerator.is_main_process:
+        found = [_choose(output_dir)]
+    # Each has read none or all of the files: all go by what the main process saw.
+    path, problem = broadcast_object_list(found)[0]
+    if problem is not None:
+        raise InputError(problem)
+    if path is None:
+        return None
+    manifest = read_manifest(path)
+    check(manifest)
+    accelerator.load_state(str(path))
+    return manifest
+
+
+def _choose(output_dir):
+    """The newest undamaged checkpoint, None if there is none, and what is wrong if that is because of damage."""
     folder = Path(output_dir) / FOLDER
-    final, aside = folder / f"step-{step:06d}", folder / f"step-{step:06d}.tmp"
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    # On every process: each has a random state of its own, and a sharded model a part of the weights.
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        os.replace(aside, final)
-        for old in list(list_checkpoints(output_dir).values())[:-limit]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def load_newest_checkpoint(accelerator, output_dir):
-    """Restores the newest checkpoint into what `accelerator` has prepared and registered; False if there is none."""
-    checkpoints = list_checkpoints(output_dir)
-    if not checkpoints:
-        return False
-    accelerator.load_state(str(checkpoints[max(checkpoints)]))
-    return True
+    for left in folder.glob(f"*{ASIDE}"):
+        shutil.rmtree(left)
+    checkpoints = list(list_checkpoints(output_dir).values())
+    damages = {}
+    for path in reversed(checkpoints):
+        damage = find_damage(path)
+        if damage is None:
+            break
+        damages[path] = damage
+    if len(damages) == len(checkpoints) and damages:
+        described = "; ".join(f"{path.name}: {damage}" for path, damage in damages.items())
+        return None, (
+            f"None of the checkpoints in {folder} can be used ({described}). Restore one from a copy, or remove the folder "
+            "to begin anew."
+        )
+    for bad, damage in damages.items():
+        logger.warning("The checkpoint %s is damaged and the one before it is used: %s.", bad, damage)
+        shutil.rmtree(bad.with_name(bad.name + DAMAGED), ignore_errors=True)
+        os.replace(bad, bad.with_name(bad.name + DAMAGED))
+    return (path if checkpoints else None), None

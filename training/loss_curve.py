@@ -1,21 +1,31 @@
 """The course of a run: `loss.csv`, a line for each logged interval, and the curve drawn from it."""
 
 import csv
-import os
 from pathlib import Path
 
-COLUMNS = ("step", "loss", "lr", "images_per_second")
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.whole_files import cannot_write, flush_to_disk, written_whole
+from ddpm_hf.visualization.style import new_figure, save_figure
 
 
 def append_row(path, row):
-    """Adds `row`, a value for each of `COLUMNS`, to the file."""
+    """Adds `row`, values by column, to the file; all rows of a file have the same columns, and `step` is the first."""
     path = Path(path)
     is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+    except OSError as error:
+        raise InputError(cannot_write(path, error)) from error
+
+
+def flush(path):
+    """Until the rows would survive a loss of power, as the checkpoint does that stands after them."""
+    if Path(path).exists():
+        flush_to_disk(path)
 
 
 def read_rows(path):
@@ -24,25 +34,26 @@ def read_rows(path):
 
 
 def drop_rows_after(path, step):
-    """Forgets what a run wrote after the checkpoint that it is continued from."""
+    """Forgets what a run wrote after the checkpoint that it is continued from, and a last line that was cut short."""
     path = Path(path)
     if not path.exists():
         return
-    aside = path.with_suffix(".tmp")
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(lines[:1] + [line for line in lines[1:] if int(line[0]) <= step])
-    os.replace(aside, path)
+    header, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    if not header.endswith(b"\n"):
+        path.unlink()
+        return
+    whole = [line for line in lines if line.endswith(b"\n") and line.count(b",") == header.count(b",")]
+    with written_whole(path) as aside:
+        aside.write_bytes(b"".join([header, *(line for line in whole if int(line.split(b",")[0]) <= step)]))
 
 
 def draw_loss_curve(csv_path, png_path):
-    from matplotlib.figure import Figure  # takes a second to import, and only the end of a run needs it
-
     rows = read_rows(csv_path)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(6, 4)
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows])
     axes.set(xlabel="optimizer updates", ylabel="training loss", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    figure.savefig(png_path, dpi=150)
+    # Most of a course is within one power of ten.
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    with written_whole(png_path) as aside:
+        save_figure(figure, aside)

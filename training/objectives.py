@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from ddpm_hf.evaluation.quantized_images import EIGHT_BITS
 from ddpm_hf.evaluation.variational_bound import bound_term
 from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 
@@ -99,7 +100,8 @@ def vlb_losses(scheduler, output, batch):
     Bits and the factor T are those of Improved DDPM's code, in which the weight 0.001 of the paper's hybrid loss was
     found: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss itself).
     """
-    nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy)
+    levels = EIGHT_BITS if batch.images.ndim > 2 else None  # points are continuous
+    nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy, levels=levels)
     dimensions = batch.images[0].numel()
     return nats * (scheduler.config.num_train_timesteps / (dimensions * math.log(2)))
 
@@ -141,7 +143,8 @@ def ocm_losses(scheduler, predict, batch, probe):
     epsilon = predicted_epsilon(scheduler, output, batch.timesteps, noisy)
     (product,) = torch.autograd.grad(epsilon, noisy, probe, retain_graph=True)
     sigma = (1 - scheduler.alpha_bar(batch.timesteps)).sqrt().to(noisy)
-    return _head_losses(output, 1 - sigma.view(-1, 1, 1, 1) * probe * product)
+    sigma = sigma.view(-1, *(1,) * (noisy.ndim - 1))
+    return _head_losses(output, 1 - sigma * probe * product)
 
 
 def predicted_epsilon(scheduler, output, timesteps, noisy):

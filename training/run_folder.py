@@ -1,7 +1,10 @@
 """The output folder of a run: `training_args.yaml` says whose it is, so that no run writes over another."""
 
+import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +13,12 @@ import yaml
 
 import ddpm_hf
 from ddpm_hf.training.arguments import MAY_CHANGE, option_names
+from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
 from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.whole_files import aside_name, written_whole
 
 ARGUMENTS_FILE = "training_args.yaml"
+FINISHED_FILE = f"{FOLDER}/finished.json"
 LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "transformers", "huggingface_hub")
 
 
@@ -25,15 +31,22 @@ def check_run_folder(args, num_processes=1):
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={args.output_dir!r} is a file: choose a folder.")
-    if not folder.exists() or not any(folder.iterdir()):
+    _check_writable(folder)
+    # A run that was killed while it claimed the folder leaves what it was writing.
+    present = [] if not folder.exists() else [p.name for p in folder.iterdir() if p.name != aside_name(ARGUMENTS_FILE)]
+    if not present:
         return
-    if not (folder / ARGUMENTS_FILE).is_file():
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
+    if ARGUMENTS_FILE not in present:
+        names = ", ".join(sorted(present)[:3])
         raise InputError(
             f"output_dir={args.output_dir!r} holds files that are not of a training run ({names}): choose an empty "
             "folder or a new one."
         )
     stored = yaml.safe_load((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    if not isinstance(stored, dict):
+        raise InputError(
+            f"{folder / ARGUMENTS_FILE} does not hold the options of a run: restore it, or choose another output_dir."
+        )
     differences = _differences(stored, args, num_processes)
     if differences:
         raise InputError(
@@ -42,32 +55,112 @@ def check_run_folder(args, num_processes=1):
         )
 
 
+def _check_writable(folder):
+    """Passes where `folder` can be written to, or can be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"output_dir={str(folder)!r} cannot be written ({existing}): choose another, or change its rights."
+        )
+
+
 def _differences(stored, args, num_processes):
+    environment = stored.get("environment", {})
+    processes_before = environment.get("num_processes", num_processes)
     length = {"max_train_steps", "num_epochs"}
     # A constant learning rate does not depend on where the run ends; the others were laid out for their length.
     free = MAY_CHANGE | length if args.lr_scheduler.startswith("constant") else MAY_CHANGE
+    kind = type(args)
+    before = {name: stored.get(name, getattr(kind, name)) for name in option_names(kind)}
+    now = {name: getattr(args, name) for name in before}
+    # The walk through the data, and so all that is counted in updates, depends on their product alone.
+    same_updates = _images_per_update(before, processes_before) == _images_per_update(now, num_processes)
+    free = free | {"batch_size", "gradient_accumulation_steps"} if same_updates else free
     differences = []
-    for name in option_names(type(args)):
-        before, now = stored.get(name, getattr(type(args), name)), getattr(args, name)
-        if name not in free and before != now:
+    for name in before:
+        if name not in free and before[name] != now[name]:
             reason = f" (the {args.lr_scheduler} schedule was laid out for it)" if name in length else ""
-            differences.append(f"{name}={before} instead of {now}{reason}")
-    before = stored.get("environment", {}).get("num_processes", num_processes)
-    if before != num_processes:
-        # Each process has its own random state, and that of a process that was not there cannot be restored.
-        differences.append(f"{before} processes instead of {num_processes}")
+            differences.append(f"{name}={before[name]} instead of {now[name]}{reason}")
+    if processes_before != num_processes and not same_updates:
+        differences.append(
+            f"{processes_before} processes instead of {num_processes} (their number, batch_size and "
+            "gradient_accumulation_steps may change as long as their product stays)"
+        )
     return differences
 
 
-def write_arguments(args, num_processes=1):
+def _images_per_update(options, num_processes):
+    return options["batch_size"] * options["gradient_accumulation_steps"] * num_processes
+
+
+def check_data_unchanged(args, num_images):
+    """Passes where the data has as many images as that which the checkpoints of the folder were made with.
+
+    Raises:
+        InputError: if it shrank or grew; before anything is decoded.
+    """
+    folder = Path(args.output_dir)
+    if not list_checkpoints(folder):
+        return
+    stored = yaml.safe_load((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    before = stored["environment"].get("num_images", num_images)
+    if before != num_images:
+        raise InputError(
+            f"output_dir={args.output_dir!r} holds a run on {before} images, and the data set has {num_images} now, so that "
+            "their order would be another: restore the data to continue it, or choose another output_dir."
+        )
+
+
+def check_room(args, model):
+    """Passes where the disk has room for the checkpoints.
+
+    Raises:
+        InputError: if it has not; before the long work.
+    """
+    folder = Path(args.output_dir).absolute()
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    # The weights, their average, and the two means of Adam.
+    size = 4 * trained + 2 * frozen
+    # One more than are kept, because an old one goes when the new one is there.
+    missing = max(args.checkpoints_limit + 1 - len(list_checkpoints(folder)), 1)
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if free < missing * size:
+        raise InputError(
+            f"output_dir={args.output_dir!r} has {free / 1e6:.0f} MB of free disk, and the checkpoints need "
+            f"{missing * size / 1e6:.0f} MB ({missing} of {size / 1e6:.0f} MB): make room, choose another output_dir, or "
+            "keep fewer with --checkpoints_limit."
+        )
+
+
+def mark_finished(output_dir, step):
+    """Notes that all that comes after update `step`, the last one, is done too."""
+    with written_whole(Path(output_dir) / FINISHED_FILE) as aside:
+        aside.write_text(json.dumps({"finished_at_step": step}) + "\n", encoding="utf-8")
+
+
+def is_finished(output_dir, step):
+    path = Path(output_dir) / FINISHED_FILE
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == {"finished_at_step": step}
+
+
+def how_to_continue(signum, output_dir, total_steps=None):
+    """What a run that a signal has stopped says."""
+    name, step = signal.Signals(signum).name, max(list_checkpoints(output_dir), default=None)
+    if step is None:
+        return f"Stopped by {name} before the first checkpoint. To begin again, run the same command."
+    where = f"step {step}" if total_steps is None else f"step {step} of {total_steps}"
+    return f"Stopped by {name}. {output_dir} has a checkpoint of {where}: to continue, run the same command again."
+
+
+def write_arguments(args, num_processes=1, num_images=None):
     """Claims the folder: all options, and what the run was made with."""
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     options = {name: getattr(args, name) for name in option_names(type(args))}
-    text = yaml.safe_dump(options | {"environment": describe_environment(num_processes)}, sort_keys=False)
-    aside = folder / f"{ARGUMENTS_FILE}.tmp"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, folder / ARGUMENTS_FILE)
+    environment = describe_environment(num_processes) | {"num_images": num_images}
+    text = yaml.safe_dump(options | {"environment": environment}, sort_keys=False)
+    with written_whole(folder / ARGUMENTS_FILE) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def describe_environment(num_processes=1):

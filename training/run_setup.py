@@ -5,13 +5,21 @@ import math
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.data import ImagesOnDemand, decoding_workers, load_images
+from ddpm_hf.training.data import (
+    ImageStream,
+    StreamSource,
+    count_images,
+    decoding_workers,
+    describe_data,
+    load_images,
+    loading_workers,
+)
+from ddpm_hf.training.engines import join_training
 from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.run_folder import write_arguments
+from ddpm_hf.training.run_folder import check_data_unchanged, check_room, is_finished, write_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +29,8 @@ def make_accelerator(args):
         logger.warning(
             "This CPU has no bf16 instructions: mixed_precision='bf16' will be many times slower than 'no'."
         )
-    return Accelerator(
-        mixed_precision=args.mixed_precision,
+    return join_training(
+        args,
         # The walk through the data has no ends at which an accumulation would have to be cut short.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
@@ -42,15 +50,14 @@ def steps_to_do(args, accelerator, num_images):
     Raises:
         InputError: if there are fewer images than in a batch, or more updates done than asked for.
     """
-    if args.batch_size > num_images:
+    if num_images is not None and args.batch_size > num_images:
         raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {num_images} images.")
     total = args.max_train_steps or count_steps(args, num_images, accelerator.num_processes)
     done = max(list_checkpoints(args.output_dir), default=0)
     if done > total:
         raise InputError(f"output_dir={args.output_dir!r} is at step {done}, past the {total} asked for.")
-    if done < total:
+    if not (done == total and is_finished(args.output_dir, total)):
         return total
-    # The last checkpoint is written after all else.
     accelerator.print(f"The run in {args.output_dir} is finished at step {done}; give more steps to continue it.")
     return None
 
@@ -61,24 +68,38 @@ def count_steps(args, num_images, num_processes):
     return math.ceil(args.num_epochs * num_images / images_per_update)
 
 
-def begin_run(args, accelerator, source):
-    """Claims the output folder, starts the trackers, and decodes what memory holds.
+def begin_run(args, accelerator, source, model):
+    """Claims the output folder, starts the trackers, and decodes what memory or the disk holds.
+
+    Args:
+        model: what is to be trained, of which the disk must hold checkpoints.
 
     Returns:
         The images, as a data set, and the number of processes that prepare its batches.
     """
+    check_data_unchanged(args, count_images(source))
+    check_room(args, model)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_arguments(args, accelerator.num_processes)
-    images = load_images(source, args.in_memory_limit_gb, args.dataloader_workers)
-    workers = decoding_workers(args.dataloader_workers, source.pixels) if isinstance(images, ImagesOnDemand) else 0
+        write_arguments(args, accelerator.num_processes, count_images(source))
+    images, workers = load_data(args, accelerator, source)
     if args.report_to != "none":
-        accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()})
+        # What was shown after the checkpoint that the run goes on from is shown anew.
+        purged = {"tensorboard": {"purge_step": max(list_checkpoints(args.output_dir), default=0) + 1}}
+        accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()}, init_kwargs=purged)
     return images, workers
 
 
+def load_data(args, accelerator, source):
+    """The images, as a data set, and the number of processes that prepare its batches."""
+    crop_seed = args.seed if args.random_crop else None
+    if isinstance(source, StreamSource):
+        place = accelerator.process_index, accelerator.num_processes
+        images = ImageStream(source, args.shuffle_buffer, args.seed, crop_seed, *place)
+        return images, decoding_workers(args.dataloader_workers, math.inf)
+    images = load_images(source, args.in_memory_limit_gb, args.dataloader_workers, args.on_disk_limit_gb, crop_seed)
+    return images, loading_workers(images, args.dataloader_workers)
+
+
 def describe_run(model, source, images, total_steps, device):
-    return (
-        f"{model.num_parameters() / 1e6:.1f}M parameters, {len(images)} images of {source.channels}x"
-        f"{source.resolution}x{source.resolution}, {total_steps} updates on {device}"
-    )
+    return f"{model.num_parameters() / 1e6:.1f}M parameters, {describe_data(images, source.kind)}, {total_steps} updates on {device}"

@@ -1,22 +1,25 @@
 """Which timestep each image of a batch is trained at.
 
-`sample(batch_size)` gives timesteps t, int64, and weights w, float32, both (B,) and on the device, such that the mean of
-w * loss(t) estimates the mean of the loss over all T timesteps without bias. `update(timesteps, losses)` is told how the
-losses came out. What a sampler remembers goes into checkpoints.
+`sample(batch_size, place)` gives timesteps t, int64, and weights w, float32, both (B,) and on the device, such that the mean
+of w * loss(t) estimates the mean of the loss over all T timesteps without bias; `place` is the number of the batch, counted
+over the batches of all processes and accumulation steps. `update(timesteps, losses)` is told how the losses came out. What a
+sampler remembers goes into checkpoints.
 """
 
 import torch
+
+from ddpm_hf.evaluation.seeded_noise import mixed_seed
 
 TIMESTEP_SAMPLINGS = ("uniform", "low_discrepancy", "importance")
 
 
 def make_timestep_sampler(name, num_train_timesteps, accelerator, seed):
+    """The sampler called `name`, one of `TIMESTEP_SAMPLINGS`."""
     if name == "uniform":
         return UniformTimesteps(num_train_timesteps, accelerator.device)
     if name == "low_discrepancy":
-        return LowDiscrepancyTimesteps(
-            num_train_timesteps, accelerator.device, seed, accelerator.process_index, accelerator.num_processes
-        )
+        batches_per_update = accelerator.gradient_accumulation_steps * accelerator.num_processes
+        return LowDiscrepancyTimesteps(num_train_timesteps, accelerator.device, seed, batches_per_update)
     return ImportanceTimesteps(num_train_timesteps, accelerator.device, accelerator.gather)
 
 
@@ -26,7 +29,7 @@ class UniformTimesteps:
     def __init__(self, num_train_timesteps, device):
         self.num_train_timesteps, self.device = num_train_timesteps, device
 
-    def sample(self, batch_size):
+    def sample(self, batch_size, place):
         timesteps = torch.randint(self.num_train_timesteps, (batch_size,), device=self.device)
         return timesteps, torch.ones(batch_size, device=self.device)
 
@@ -41,35 +44,30 @@ class UniformTimesteps:
 
 
 class LowDiscrepancyTimesteps(UniformTimesteps):
-    """One uniform offset for all: t_i = floor(T ((i / N + u) mod 1)), so that no part of time is missed by a batch.
+    """One uniform offset for all: t_i = floor(T ((i / N + u) mod 1)), so that no part of time is missed by an update.
 
-    From Variational Diffusion Models (Kingma et al. 2021), with N the images of all processes. Each timestep by itself
-    is uniform, and any interval of T / N of them, where that is whole, is hit once. Process p has the i that leave the
-    remainder p, so that its own batch is spread too, in random order.
+    From Variational Diffusion Models (Kingma et al. 2021), with N the images of an update. Each timestep by itself is
+    uniform, and any interval of T / N of them, where that is whole, is hit once. The batch number b of the update has the i
+    that leave the remainder b, so that each batch is spread too, in random order.
     """
 
-    def __init__(self, num_train_timesteps, device, seed, process_index=0, num_processes=1):
+    def __init__(self, num_train_timesteps, device, seed, batches_per_update=1):
         super().__init__(num_train_timesteps, device)
-        self.process_index, self.num_processes = process_index, num_processes
-        # Of its own, on the host: every process draws the same offsets, and none waits for the device.
-        self.offsets = torch.Generator().manual_seed(seed)
+        self.seed, self.batches_per_update = seed, batches_per_update
 
-    def sample(self, batch_size):
-        steps, images = self.num_train_timesteps, batch_size * self.num_processes
-        offset = torch.randint(steps * images, (), generator=self.offsets).item()
-        places = torch.randperm(batch_size, device=self.device) * self.num_processes + self.process_index
-        return shifted_grid(places, offset, steps, images), torch.ones(batch_size, device=self.device)
-
-    def state_dict(self):
-        return {"offsets": self.offsets.get_state()}
-
-    def load_state_dict(self, state):
-        self.offsets.set_state(state["offsets"])
+    def sample(self, batch_size, place):
+        steps, images = self.num_train_timesteps, batch_size * self.batches_per_update
+        update, batch = divmod(place, self.batches_per_update)
+        # Drawn on the host: every batch of an update comes to the same offset, and none waits for the device.
+        offsets = torch.Generator().manual_seed(mixed_seed(self.seed, update))
+        offset = torch.randint(steps * images, (), generator=offsets).item()
+        points = torch.randperm(batch_size, device=self.device) * self.batches_per_update + batch
+        return shifted_grid(points, offset, steps, images), torch.ones(batch_size, device=self.device)
 
 
-def shifted_grid(places, offset, steps, images):
-    """floor(T ((i / N + u) mod 1)) for the places i, with u = offset / (T N): in whole numbers nothing is rounded."""
-    return (places * steps + offset) % (steps * images) // images
+def shifted_grid(points, offset, steps, images):
+    """floor(T ((i / N + u) mod 1)) for the points i, with u = offset / (T N): in whole numbers nothing is rounded."""
+    return (points * steps + offset) % (steps * images) // images
 
 
 class ImportanceTimesteps(UniformTimesteps):
@@ -96,7 +94,7 @@ class ImportanceTimesteps(UniformTimesteps):
         uniform = torch.full_like(learned, 1 / self.num_train_timesteps)
         return torch.where((self.counts >= self.history_size).all(), learned, uniform)
 
-    def sample(self, batch_size):
+    def sample(self, batch_size, place):
         p = self.probabilities()
         timesteps = torch.multinomial(p, batch_size, replacement=True)
         return timesteps, 1 / (self.num_train_timesteps * p[timesteps])
@@ -112,7 +110,9 @@ class ImportanceTimesteps(UniformTimesteps):
         # Where a batch has more losses for a timestep than there are slots, all that share a slot write the last of them:
         # then it does not matter in which order a GPU writes.
         newest = position + (end - 1 - position) // self.history_size * self.history_size
-        self.history[timesteps, slots] = losses[newest].to(self.history.dtype)
+        losses = losses[newest].to(self.history.dtype)
+        # What is not finite measures nothing, and from it no probabilities could be made.
+        self.history[timesteps, slots] = torch.where(losses.isfinite(), losses, self.history[timesteps, slots])
         self.counts.index_add_(0, timesteps, torch.ones_like(timesteps))
 
     def state_dict(self):

@@ -7,23 +7,29 @@ The result is a pipeline folder with the averaged weights. The same command agai
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 from accelerate.utils import set_seed
+from diffusers import DiffusionPipeline
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
 from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
-from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.models.network_config import is_of_points
+from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.training.arguments import parse_arguments
-from ddpm_hf.training.data import open_images
+from ddpm_hf.training.batch_size import with_fitting_batch
+from ddpm_hf.training.data import PointSource, count_images, open_images, open_points, open_stream
+from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.held_out import load_held_out
+from ddpm_hf.training.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.loss_curve import draw_loss_curve
-from ddpm_hf.training.run_folder import check_run_folder
+from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
+from ddpm_hf.training.whole_files import moved_in_whole
 
 # The options of the scheduler that say what the network is trained for.
 PROCESS = (
@@ -34,10 +40,8 @@ PROCESS = (
 
 def main(argv=None):
     args = parse_arguments(argv)
-    try:
+    with clear_exit("train"):
         train(args)
-    except InputError as error:
-        sys.exit(f"train: error: {error}")
 
 
 def train(args):
@@ -47,14 +51,25 @@ def train(args):
         `Path`: the output folder, which `DiffusionPipeline.from_pretrained` loads.
 
     Raises:
-        InputError: if the run cannot be made as described; before anything is written or takes long.
+        InputError: if the run cannot be made as described, before anything is written or takes long; or if the disk fails
+            or is full, when the newest checkpoint stands.
+        Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
+    with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
+        return _train(args)
+
+
+def _train(args):
     folder = Path(args.output_dir)
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads
-        source = open_images(args, default_resolution(args))
-    total_steps = steps_to_do(args, accelerator, len(source))
+        source = open_data(args)
+    total_steps = steps_to_do(args, accelerator, count_images(source))
+    if args.dry_run:
+        if total_steps is not None:
+            plan(args, accelerator, source, total_steps)
+        return folder
     push = None
     if args.push_to_hub and accelerator.is_main_process:
         name = args.hub_model_id or folder.resolve().name
@@ -72,61 +87,94 @@ def train(args):
     return folder
 
 
+def open_data(args):
+    """Points for a network of points, which stays with the units that it was trained in; else images."""
+    config = None if args.init_from is None else _load_config(args.init_from)
+    if is_of_points(config) if config else args.unet in MLP_PRESETS:
+        return open_points(args, config)
+    return (open_stream if args.streaming else open_images)(args, default_resolution(args))
+
+
+def _load_config(name):
+    try:
+        return DDPMUNet2DModel.load_config(name, subfolder="unet")
+    except OSError as error:
+        raise InputError(f"Cannot load a network from init_from={name!r}: {error}") from error
+
+
 def default_resolution(args):
     return UNET_PRESETS[args.unet]["sample_size"]
 
 
 def run(args, accelerator, source, total_steps, push=None):
     set_seed(args.seed)  # the same weights in every process
-    unet, scheduler = make_unet(args, source), make_scheduler(args)
-    images, workers = begin_run(args, accelerator, source)
-    trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push)
+    unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
+    held_out = load_held_out(args, source) if args.eval_every else None
+    if args.find_batch_size:
+        args = with_fitting_batch(args, accelerator, unet, scheduler, source)
+    images, workers = begin_run(args, accelerator, source, unet)
+    trainer = Trainer(
+        args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push, held_out
+    )
     accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
-    set_seed(args.seed, device_specific=True)  # other noise in each process
     trainer.resume()
     trainer.fit()
     finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
     accelerator.end_training()
 
 
+def plan(args, accelerator, source, total_steps):
+    """Says what `run` would do, and does none of it."""
+    unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
+    if args.find_batch_size:
+        args = with_fitting_batch(args, accelerator, unet, scheduler, source)
+    accelerator.print(describe_plan(args, accelerator, unet, scheduler, source, total_steps))
+
+
 def finish(trainer, repository):
-    """Samples, curve, pipeline and card, and last the checkpoint that says that the run is finished."""
+    """Samples, bits per dimension, curve, pipeline and card, and last the mark that says that the run is finished."""
     trainer.sample()
-    if trainer.accelerator.is_main_process:
-        log = trainer.folder / "loss.csv"
-        if log.exists():
-            draw_loss_curve(log, trainer.folder / "loss.png")
-        trainer.save_pipeline(trainer.folder)
-        write_card(trainer.folder, repository, trainer.args.hub_license)
+    if trainer.held_out is not None:
+        trainer.evaluate()
+    with trainer.averaged_model() as unet:
+        if trainer.accelerator.is_main_process:
+            log = trainer.folder / "loss.csv"
+            if log.exists():
+                draw_loss_curve(log, trainer.folder / "loss.png")
+            with moved_in_whole(trainer.folder, last=DiffusionPipeline.config_name) as aside:
+                trainer.save_pipeline(unet, aside)
+            write_card(trainer.folder, repository, trainer.args.hub_license)
+            mark_finished(trainer.folder, trainer.total_steps)
     trainer.accelerator.wait_for_everyone()
-    trainer.checkpoint()
 
 
 def make_unet(args, source):
     """The network of a preset, or of `init_from`, for the channels, size and classes of the data."""
     if args.init_from is not None:
         return _load_unet(args, source)
-    size = {"sample_size": source.resolution, "in_channels": source.channels}
+    options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
     try:
-        return DDPMUNet2DModel(
-            num_classes=source.num_classes, variance_head=args.variance_head, **UNET_PRESETS[args.unet] | size
-        )
+        return _network_class(source)(**(UNET_PRESETS | MLP_PRESETS)[args.unet] | options)
     except ValueError as error:
         raise InputError(f"unet={args.unet!r} does not suit the data: {error}") from error
 
 
+def _network_class(source):
+    return MLPDenoiser if isinstance(source, PointSource) else DDPMUNet2DModel
+
+
 def _load_unet(args, source):
     try:
-        unet = DDPMUNet2DModel.from_pretrained(args.init_from, subfolder="unet")
+        unet = _network_class(source).from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     added = {}
     if args.variance_head is not None and unet.config.variance_head is None:
         added["variance_head"] = args.variance_head
-    if source.num_classes is not None and unet.class_embedding is None and not args.train_head_only:
+    if source.num_classes is not None and getattr(unet, "class_embedding", None) is None and not args.train_head_only:
         added["num_classes"] = source.num_classes
     if added:
-        unet = DDPMUNet2DModel.from_unet(unet, **added)
+        unet = type(unet).from_unet(unet, **added)
     wanted = {
         "in_channels": source.channels,
         "num_classes": source.num_classes,
@@ -141,8 +189,11 @@ def _load_unet(args, source):
     return unet
 
 
-def make_scheduler(args):
-    scheduler = GaussianDiffusionScheduler(**{name: getattr(args, name) for name in (*PROCESS, "variance_type")})
+def make_scheduler(args, **options):
+    """The process that `args` describe, with what the data ask of it besides."""
+    scheduler = GaussianDiffusionScheduler(
+        **{name: getattr(args, name) for name in (*PROCESS, "variance_type")}, **options
+    )
     return _scheduler_of_prediction(scheduler, args) if args.train_head_only else scheduler
 
 

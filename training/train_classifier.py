@@ -9,7 +9,6 @@ section 4). The same command again continues an interrupted run.
 
 import json
 import math
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -25,10 +24,12 @@ from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArg
 from ddpm_hf.training.classifier_objective import make_classifier_objective
 from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, open_images
 from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.loss_curve import draw_loss_curve
-from ddpm_hf.training.run_folder import check_run_folder
+from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
 from ddpm_hf.training.training_loop import TrainingLoop
+from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
 ACCURACY_FILE = "accuracy.json"
 # Levels halve the image until its side is at most the first, and attend where it is at most the second: the resolutions
@@ -38,10 +39,8 @@ LAST_SIDE, ATTENTION_SIDE = 8, 16
 
 def main(argv=None):
     args = parse_arguments(argv, ClassifierArguments, prog="train_classifier")
-    try:
+    with clear_exit("train_classifier"):
         train_classifier(args)
-    except InputError as error:
-        sys.exit(f"train_classifier: error: {error}")
 
 
 def train_classifier(args):
@@ -52,8 +51,15 @@ def train_classifier(args):
         folder `classifier`.
 
     Raises:
-        InputError: if the run cannot be made as described; before anything is written or takes long.
+        InputError: if the run cannot be made as described, before anything is written or takes long; or if the disk fails
+            or is full, when the newest checkpoint stands.
+        Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
+    with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
+        return _train_classifier(args)
+
+
+def _train_classifier(args):
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     with accelerator.main_process_first():  # one process downloads
@@ -73,7 +79,7 @@ def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
     classifier = make_classifier(args, source)
     pipeline = with_classifier(pipeline, classifier, args.model)
     note_resizing(accelerator, source)
-    images, workers = begin_run(args, accelerator, source)
+    images, workers = begin_run(args, accelerator, source, classifier)
     loop = TrainingLoop(
         args,
         accelerator,
@@ -85,7 +91,6 @@ def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
         workers,
     )
     accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
-    set_seed(args.seed, device_specific=True)  # other noise in each process
     loop.resume()
     loop.fit()
     finish(loop, pipeline, scheduler, held_out)
@@ -93,19 +98,19 @@ def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
 
 
 def finish(loop, pipeline, scheduler, held_out):
-    """Accuracy, curve and pipeline, and last the checkpoint that says that the run is finished.
-
-    `pipeline` has the very classifier that `loop` trains.
-    """
-    if loop.accelerator.is_main_process:
-        draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
-        with loop.averaged_model() as classifier:
+    """Accuracy, curve and pipeline, and last the mark that says that the run is finished."""
+    with loop.averaged_model() as classifier:
+        if loop.accelerator.is_main_process:
+            draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
             report = measure(loop.args, classifier, scheduler, held_out)
-            pipeline.save_pretrained(loop.folder)
-        (loop.folder / ACCURACY_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(accuracy_table(report))
+            pipeline.register_modules(classifier=classifier)
+            with moved_in_whole(loop.folder, last=pipeline.config_name) as aside:
+                pipeline.save_pretrained(aside)
+            with written_whole(loop.folder / ACCURACY_FILE) as aside:
+                aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            print(accuracy_table(report))
+            mark_finished(loop.folder, loop.total_steps)
     loop.accelerator.wait_for_everyone()
-    loop.checkpoint()
 
 
 def measure(args, classifier, scheduler, held_out):

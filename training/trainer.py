@@ -3,16 +3,22 @@
 import shutil
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
 
 from ddpm_hf.hub.cards import CARD_FILE, card_of
 from ddpm_hf.hub.model_folder import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.training import loss_curve
 from ddpm_hf.training.head_only import freeze_all_but_head
+from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
 from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 from ddpm_hf.training.samples import sample_grid
 from ddpm_hf.training.training_loop import TrainingLoop
+from ddpm_hf.training.whole_files import written_whole
 
+BITS_PER_DIM_FILE = "bits_per_dim.csv"
 # What is being pushed, apart from a run that writes on.
 PUSHED_FOLDER = "pushed.tmp"
 
@@ -29,13 +35,26 @@ class Trainer(TrainingLoop):
         num_classes (`int`, *optional*): labels are below it, and it is the null label.
         workers (`int`): processes that prepare batches.
         push (`BackgroundPush`, *optional*): gets the model at every save; of the main process alone.
+        held_out (*optional*): images of `load_held_out`, whose bits per dimension are measured.
     """
 
+    logs = (*TrainingLoop.logs, BITS_PER_DIM_FILE)
+
     def __init__(
-        self, args, accelerator, unet, scheduler, images, total_steps, num_classes=None, workers=0, push=None
+        self,
+        args,
+        accelerator,
+        unet,
+        scheduler,
+        images,
+        total_steps,
+        num_classes=None,
+        workers=0,
+        push=None,
+        held_out=None,
     ):
-        self.scheduler, self.num_classes, self.push = scheduler, num_classes, push
-        objective = make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, accelerator.device)
+        self.scheduler, self.num_classes, self.push, self.held_out = scheduler, num_classes, push, held_out
+        objective = objective_of(args, scheduler, accelerator.device)
         # A head is to learn the errors of the prediction as it is when sampling: without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
         num_train_timesteps = scheduler.config.num_train_timesteps
@@ -48,23 +67,34 @@ class Trainer(TrainingLoop):
     def between_updates(self):
         if self.is_due(self.args.sample_every):
             self.sample()
+        if self.is_due(self.args.eval_every):
+            self.evaluate()
         super().between_updates()
         is_saved = self.is_due(self.args.sample_every) or self.is_due(self.args.checkpoint_every)
-        # While one push is going on, the saves are not pushed: the next one after it is.
-        if is_saved and self.push is not None and not self.push.is_busy:
+        if is_saved and self.args.push_to_hub:
             with self.clock_stopped():
                 self.start_push()
 
-    def save_pipeline(self, folder):
-        """The averaged weights, as a pipeline folder."""
-        with self.averaged_model() as unet:
-            GaussianDiffusionPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(folder)
+    def save_pipeline(self, unet, folder):
+        """The network with the averaged weights, as a pipeline folder."""
+        GaussianDiffusionPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(folder)
 
     def start_push(self):
-        """Uploads the model as it is now, from a folder of its own, with the latest samples."""
+        """Uploads the model as it is now, with the latest samples; every process must call this.
+
+        While another push is going on, it does nothing: the next save after that is pushed.
+        """
+        is_free = self.push is not None and not self.push.is_busy
+        if broadcast_object_list([is_free])[0]:
+            with self.averaged_model() as unet:
+                if self.accelerator.is_main_process:
+                    self._push(unet)
+
+    def _push(self, unet):
+        # From a folder of its own, apart from a run that writes on.
         folder = self.folder / PUSHED_FOLDER
         shutil.rmtree(folder, ignore_errors=True)
-        self.save_pipeline(folder)
+        self.save_pipeline(unet, folder)
         grids = sorted((self.folder / "samples").glob("*.png"))[-1:]
         for file in (self.folder / ARGUMENTS_FILE, self.folder / "loss.csv", *grids):
             if file.exists():
@@ -78,21 +108,36 @@ class Trainer(TrainingLoop):
     def sample(self):
         """Writes a grid of samples of the averaged weights, and shows it to the trackers."""
         with self.clock_stopped():
-            if self.accelerator.is_main_process:
-                with self.averaged_model() as unet:
-                    grid = sample_grid(
-                        unet,
-                        self.scheduler,
-                        self.args.num_samples,
-                        self.args.sample_steps,
-                        self.args.seed,
-                        self.num_classes,
-                    )
-                path = self.folder / "samples" / f"step-{self.progress.step:06d}.png"
-                path.parent.mkdir(exist_ok=True)
-                grid.save(path)
+            with self.averaged_model() as unet:
+                grid = sample_grid(
+                    unet,
+                    self.scheduler,
+                    self.args.num_samples,
+                    self.args.sample_steps,
+                    self.args.seed,
+                    self.accelerator,
+                    self.num_classes,
+                    is_to_stop=lambda: self.stop.signum,
+                )
+            if grid is not None and self.accelerator.is_main_process:
+                with written_whole(self.folder / "samples" / f"step-{self.progress.step:06d}.png") as aside:
+                    grid.save(aside)
                 self._track_image(grid)
-            self.accelerator.wait_for_everyone()
+            self.stop_if_asked()
+
+    def evaluate(self):
+        """Bits per dimension of the held-out images under the averaged weights, into its table and the trackers."""
+        with self.clock_stopped():
+            with self.averaged_model() as unet:
+                measured = measure_held_out(unet, self.scheduler, self.held_out, self.args, self.accelerator)
+            step, table = self.progress.step, self.folder / BITS_PER_DIM_FILE
+            self.accelerator.log(measured, step=step)
+            if self.accelerator.is_main_process:
+                # What was measured of this step before the run was stopped is measured again.
+                loss_curve.drop_rows_after(table, step - 1)
+                loss_curve.append_row(table, {"step": step, **measured})
+                tqdm.write(f"{measured['bits_per_dim']:.4f} bits per dimension on held-out images after update {step}")
+            self.stop_if_asked()
 
     def _track_image(self, image):
         pixels, step = np.asarray(image.convert("RGB"))[None], self.progress.step
@@ -105,3 +150,7 @@ class Trainer(TrainingLoop):
                 import trackio
 
                 tracker.log({"samples": trackio.Image(image)}, step=step)
+
+
+def objective_of(args, scheduler, device):
+    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device)

@@ -2,34 +2,55 @@
 
 import time
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from ddpm_hf.training import loss_curve
+from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, save_checkpoint
-from ddpm_hf.training.data import EndlessBatches, batches, to_model_range
+from ddpm_hf.training.data import (
+    EndlessBatches,
+    ImageStream,
+    batches,
+    count_images,
+    keep_in_checkpoints,
+    to_model_range,
+)
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.health import UpdateStatistics, describe_divergence, peak_memory_gb, refuse_nonfinite
+from ddpm_hf.training.interruptions import Interrupted, StopRequest
+from ddpm_hf.training.model_setup import set_up_model
+from ddpm_hf.training.optimizers import make_optimizer, step_or_skip
+from ddpm_hf.training.power_ema import make_ema, save_snapshots
+from ddpm_hf.training.resuming import (
+    check_same_training,
+    describe_training,
+    save_without_wrappers,
+)
+from ddpm_hf.training.run_folder import how_to_continue
+from ddpm_hf.training.sharding import SavedWhole, is_sharded, whole
 from ddpm_hf.training.timestep_samplers import make_timestep_sampler
 
 
 class Progress:
-    """Where a run stands: updates done, and the loss since the last line of the log."""
+    """Where a run stands."""
 
-    def __init__(self, device):
+    def __init__(self):
+        # Updates done.
         self.step = 0
-        self.loss_sum = torch.zeros((), device=device)
-        self.num_losses = 0
+        # Whether the run was stopped before what is due after `step` was done.
+        self.stopped_between = False
 
     def state_dict(self):
-        return {"step": self.step, "loss_sum": self.loss_sum, "num_losses": self.num_losses}
+        return {"step": self.step, "stopped_between": self.stopped_between}
 
     def load_state_dict(self, state):
-        self.step, self.num_losses = state["step"], state["num_losses"]
-        self.loss_sum.copy_(state["loss_sum"])
+        self.step, self.stopped_between = state["step"], state["stopped_between"]
 
 
 class TrainingLoop:
@@ -46,6 +67,9 @@ class TrainingLoop:
         workers (`int`): processes that prepare batches.
     """
 
+    # Its tables, of which a resumed run forgets what came after its checkpoint.
+    logs = ("loss.csv",)
+
     def __init__(self, args, accelerator, model, objective, num_train_timesteps, images, total_steps, workers=0):
         self.args, self.accelerator, self.objective = args, accelerator, objective
         self.images, self.total_steps, self.workers = images, total_steps, workers
@@ -53,6 +77,8 @@ class TrainingLoop:
         self.timestep_sampler = make_timestep_sampler(
             args.timestep_sampling, num_train_timesteps, accelerator, args.seed
         )
+        set_up_model(model, args, accelerator.device)
+        self._make_network = partial(type(model).from_config, model.config)
         optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], args)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
@@ -61,33 +87,81 @@ class TrainingLoop:
         self.lr_scheduler = get_scheduler(
             args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=total_steps
         )
-        self.ema = EMAModel(
-            self.parameters,
-            decay=args.ema_decay,
-            use_ema_warmup=True,
-            inv_gamma=args.ema_inv_gamma,
-            power=args.ema_power,
-            foreach=True,
+        self.ema = make_ema(self.parameters, args)
+        self.progress = Progress()
+        self.statistics = UpdateStatistics(num_train_timesteps, accelerator)
+        self.saved_step = None
+        self.stop = StopRequest(accelerator.num_processes)
+        save_without_wrappers(accelerator)
+        accelerator.register_for_checkpointing(
+            self.lr_scheduler,
+            SavedWhole(self.ema, accelerator.is_main_process),
+            self.progress,
+            self.timestep_sampler,
+            self.statistics,
         )
-        self.progress = Progress(accelerator.device)
-        accelerator.register_for_checkpointing(self.lr_scheduler, self.ema, self.progress, self.timestep_sampler)
+        if isinstance(images, ImageStream):
+            keep_in_checkpoints(images, accelerator)
 
     def resume(self):
-        """Continues from the newest checkpoint, if there is one."""
-        if load_newest_checkpoint(self.accelerator, self.folder):
+        """Continues from the newest undamaged checkpoint, if there is one."""
+        now = describe_training(self.accelerator, self.model, count_images(self.images))
+        before = load_newest_checkpoint(
+            self.accelerator, self.folder, lambda manifest: check_same_training(manifest, now, str(self.folder))
+        )
+        if before is not None:
             self.ema.to(self.accelerator.device)
-            if self.accelerator.is_main_process:
-                loss_curve.drop_rows_after(self.folder / "loss.csv", self.progress.step)
+            self.saved_step = self.progress.step
+            # The count of batches that was saved is another where accumulation is another.
+            self.accelerator.step = self.progress.step * self.args.gradient_accumulation_steps
+            if before["num_processes"] != now["num_processes"]:
+                self.accelerator.print(
+                    f"Continues on {now['num_processes']} processes what {before['num_processes']} began: the images of "
+                    "each update stay the same, and so does the noise if batch_size does."
+                )
+        # Where nothing had been saved, nothing had been logged that counts.
+        if self.accelerator.is_main_process:
+            for log in self.logs:
+                loss_curve.drop_rows_after(self.folder / log, self.progress.step)
 
     def fit(self):
-        """Trains to the last update. No line of this waits for the device, unless it logs, samples or saves."""
+        """Trains to the last update. No line of this waits for the device, unless it logs, samples or saves.
+
+        Raises:
+            Interrupted: if a signal asked to stop; between two updates, and with a checkpoint.
+            InputError: after `max_nonfinite_steps` updates in a row whose loss or gradient was not finite.
+        """
         self.interval_start, self.interval_images = time.perf_counter(), 0
         remaining = (self.total_steps - self.progress.step) * self.args.gradient_accumulation_steps
-        with self._progress_bar() as self.bar:
-            for batch in islice(self._loader(), remaining):
-                self._learn(batch)
+        with self.stop.listening(), self._progress_bar() as self.bar:
+            if self.progress.stopped_between:
+                self._do_what_is_due()
+            for place, batch in self._numbered(islice(self._loader(), remaining)):
+                self.learn(batch, place)
                 if self.accelerator.sync_gradients:
                     self._finish_update()
+                    self.stop_if_asked()  # before what may take long
+                    self._do_what_is_due()
+            # What comes after the last update is no training, and does not lose it.
+            self.checkpoint()
+
+    def _do_what_is_due(self):
+        if self.is_logged():
+            self._stop_if_diverged()
+        if self.args.ema == "power" and (self.is_last() or self.is_due(self.args.ema_snapshot_every)):
+            self._save_snapshots()
+        if not self.is_last():
+            self.between_updates()
+        self.progress.stopped_between = False
+
+    def stop_if_asked(self):
+        """Saves and raises `Interrupted` if any process was sent a signal to stop; every process must call this."""
+        signum = self.stop.agreed()
+        if signum:
+            self.progress.stopped_between = True
+            self.checkpoint()
+            self.accelerator.end_training()
+            raise Interrupted(signum, how_to_continue(signum, self.folder, self.total_steps))
 
     def _progress_bar(self):
         return tqdm(
@@ -98,6 +172,9 @@ class TrainingLoop:
         )
 
     def _loader(self):
+        pin_memory = self.accelerator.device.type == "cuda"
+        if isinstance(self.images, ImageStream):
+            return self.images.batches(self.args.batch_size, self.workers, pin_memory)
         sampler = EndlessBatches(
             len(self.images),
             self.args.batch_size,
@@ -106,27 +183,40 @@ class TrainingLoop:
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
         )
-        pin_memory = self.accelerator.device.type == "cuda"
         return batches(self.images, sampler, self.workers, pin_memory)
 
-    def _learn(self, batch):
-        """Loss and gradients of one batch, and with the last one of an accumulation the update of the weights."""
+    def _numbered(self, own_batches):
+        """Batches with their places on the walk through the data, on which those of all processes lie side by side."""
+        first = self.progress.step * self.args.gradient_accumulation_steps
+        for number, batch in enumerate(own_batches, first):
+            yield number * self.accelerator.num_processes + self.accelerator.process_index, batch
+
+    def learn(self, batch, place):
+        """Loss and gradients of one batch, and with the last one of an accumulation the update of the weights.
+
+        Nothing here waits for the device. `place` is that of the batch on the walk through the data.
+        """
+        seed_batch(self.args.seed, place)
         batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         images = to_model_range(batch["images"], self.args.random_flip)
         labels = self.labels_to_learn(batch)
-        timesteps, weights = self.timestep_sampler.sample(len(images))
+        timesteps, weights = self.timestep_sampler.sample(len(images), place)
         with self.accelerator.accumulate(self.model):
             losses = self.objective(self.model, images, timesteps, labels)
             loss = (weights * losses).mean()
-            self.accelerator.backward(loss)
+            self.accelerator.backward(refuse_nonfinite(loss))
             if self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
-            self.optimizer.step()
+                step_or_skip(self.optimizer, self.statistics.add_update(self._clip_gradients()))
             self.optimizer.zero_grad()
         self.timestep_sampler.update(timesteps, losses)
-        self.progress.loss_sum += loss.detach()
-        self.progress.num_losses += 1
+        self.statistics.add_losses(loss, timesteps, weights, losses)
         self.interval_images += len(images) * self.accelerator.num_processes
+
+    def _clip_gradients(self):
+        """Scales the gradients of the update to the norm that is allowed; returns that which they had, ()."""
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+        # That of DeepSpeed is a number.
+        return norm if isinstance(norm, torch.Tensor) else torch.tensor(norm, device=self.accelerator.device)
 
     def labels_to_learn(self, batch):
         """Those that the objective gets, (B,), or None."""
@@ -134,36 +224,63 @@ class TrainingLoop:
 
     def _finish_update(self):
         self.progress.step += 1
-        is_last = self.progress.step == self.total_steps
-        if is_last or self.is_due(self.args.log_every):
+        # All go by the number of updates, whose weights may have stayed the same: a skipped one is one too.
+        self.ema.step(self.parameters)
+        if self.is_logged():
             self._log()
-        # An update that fp16 skipped for an overflow used its data, so it counts as a step, but it changed nothing.
-        if not self.optimizer.step_was_skipped:
-            self.lr_scheduler.step()
-            self.ema.step(self.parameters)
+        self.lr_scheduler.step()
         self.bar.update()
-        if not is_last:
-            self.between_updates()
 
     def between_updates(self):
         """What is due after an update that is not the last."""
-        if self.is_due(self.args.checkpoint_every):
+        # Until it is known if more updates are skipped, the last checkpoint stays that from before them.
+        if self.is_due(self.args.checkpoint_every) and not self.statistics.num_skipped()[1]:
             self.checkpoint()
+
+    def _save_snapshots(self):
+        with self.clock_stopped():
+            names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+            save_snapshots(self.ema, names, self.folder, self.accelerator.is_main_process)
+
+    def is_last(self):
+        return self.progress.step == self.total_steps
+
+    def is_logged(self):
+        return self.is_last() or self.is_due(self.args.log_every)
 
     def is_due(self, every):
         return every > 0 and self.progress.step % every == 0
 
     def _log(self):
-        loss = self.accelerator.reduce(self.progress.loss_sum, "mean").item() / self.progress.num_losses
-        self.progress.loss_sum.zero_()
-        self.progress.num_losses = 0
         speed = self.interval_images / (time.perf_counter() - self.interval_start)
+        row = {
+            **self.statistics.means(),
+            "lr": self.lr_scheduler.get_last_lr()[0],
+            "images_per_second": round(speed, 1),
+            "ema_decay": self.ema.cur_decay_value,
+            "skipped_updates": self.statistics.num_skipped()[0],
+            "peak_memory_gb": round(peak_memory_gb(self.accelerator.device), 3),
+        }
+        self.statistics.begin_interval()
         self.interval_start, self.interval_images = time.perf_counter(), 0
-        row = {"loss": loss, "lr": self.lr_scheduler.get_last_lr()[0], "images_per_second": round(speed, 1)}
-        self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{row['lr']:.1e}", images_per_s=f"{speed:.0f}")
+        self.bar.set_postfix(loss=f"{row['loss']:.4f}", lr=f"{row['lr']:.1e}", images_per_s=f"{speed:.0f}")
         self.accelerator.log(row, step=self.progress.step)
         if self.accelerator.is_main_process:
             loss_curve.append_row(self.folder / "loss.csv", {"step": self.progress.step, **row})
+
+    def _stop_if_diverged(self):
+        """Raises `InputError` after too many updates in a row that were skipped; with a checkpoint from before them."""
+        skipped, in_a_row = self.statistics.num_skipped()
+        if in_a_row < self.args.max_nonfinite_steps:
+            return
+        step = self.progress.step
+        if self.saved_step is None or self.saved_step < step - in_a_row:
+            self.progress.stopped_between = True
+            self.statistics.end_row()  # who goes on has all chances again
+            # None goes for it: what brought this about may have begun before the first of them.
+            self.checkpoint(self.args.checkpoints_limit + 1)
+        self.accelerator.end_training()
+        raise InputError(describe_divergence(self.args, step, skipped, in_a_row, self.saved_step))
 
     @contextmanager
     def clock_stopped(self):
@@ -174,7 +291,13 @@ class TrainingLoop:
 
     @contextmanager
     def averaged_model(self):
-        """The model with the averaged weights; afterwards the trained ones are back, bit by bit."""
+        """The model with the averaged weights, whole, in every process; they must all call this.
+
+        Afterwards the trained weights are back, bit by bit. Of an engine that shards them it is a copy.
+        """
+        if is_sharded(self.parameters):
+            yield self._gathered_average()
+            return
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
         try:
@@ -182,19 +305,25 @@ class TrainingLoop:
         finally:
             self.ema.restore(self.parameters)
 
-    def checkpoint(self):
+    def _gathered_average(self):
+        network = self._make_network().to(self.accelerator.device)
+        for parameter, average in zip(network.parameters(), self.ema.shadow_params, strict=True):
+            parameter.data.copy_(whole(average))
+        for buffer, trained in zip(network.buffers(), self.model.buffers(), strict=True):
+            buffer.copy_(trained)
+        return network
+
+    def checkpoint(self, limit=None):
+        """Saves everything, unless this step is saved: a step has but one state.
+
+        `limit` is the number of checkpoints that are left, `checkpoints_limit` by default.
+        """
         with self.clock_stopped():
-            # The log of several processes is an average, and only one of them is saved.
-            self.progress.loss_sum.copy_(self.accelerator.reduce(self.progress.loss_sum, "mean"))
-            save_checkpoint(self.accelerator, self.folder, self.progress.step, self.args.checkpoints_limit)
-
-
-def make_optimizer(parameters, args):
-    return torch.optim.AdamW(
-        parameters,
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-        fused=True,
-    )
+            if self.accelerator.is_main_process:
+                for log in self.logs:
+                    loss_curve.flush(self.folder / log)
+            step, limit = self.progress.step, limit or self.args.checkpoints_limit
+            about = describe_training(self.accelerator, self.model, count_images(self.images))
+            if step != self.saved_step:
+                save_checkpoint(self.accelerator, self.folder, step, limit, about)
+                self.saved_step = step

@@ -25,6 +25,7 @@ from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.training.data import to_model_range
 
@@ -96,7 +97,8 @@ def estimate_mean_square_epsilon(
             meanwhile.
         scheduler ([`SchedulerMixin`]): that of the training, or any of the Karras family made from its config; x0 and v
             predictions are converted.
-        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches.
+        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches; for a network of points (N, d),
+            as it takes them.
         timesteps_per_image (`int`, *optional*): m; 100 by default, or T if that is less.
         class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
         encode (*optional*): for a latent model: a function of a batch of images in [-1, 1] that gives its latents, scaled
@@ -242,7 +244,8 @@ def _means(n, r, rr):
 
 def _network_images(batch, unet, encode, first):
     """What the network sees of a batch, float32, on its device."""
-    if batch.is_floating_point():
+    wanted = sample_shape(unet.config)
+    if batch.is_floating_point() and not is_of_points(unet.config):
         low, high = batch.aminmax()
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(
@@ -257,12 +260,13 @@ def _network_images(batch, unet, encode, first):
         images = to_model_range(batch.to(unet.device))
     if encode is not None:
         images = encode(images).float()
-    size = unet.config.sample_size
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    wanted = (unet.config.in_channels, height or images.shape[-2], width or images.shape[-1])
-    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+    fits = len(wanted) == images.ndim - 1 and all(
+        side in (None, given) for side, given in zip(wanted, images.shape[1:], strict=True)
+    )
+    if not fits:
+        sides = ", ".join("any" if side is None else str(side) for side in wanted)
         raise ValueError(
-            f"Images of shape {tuple(images.shape)} do not fit this network, which takes (N, {', '.join(map(str, wanted))})"
+            f"Images of shape {tuple(images.shape)} do not fit this network, which takes (N, {sides})"
             + ("; a latent model needs `encode`." if encode is None else " from `encode`.")
         )
     return images

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 
+from ddpm_hf.hub.reading import read_index, reading
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.training.errors import InputError
 
@@ -29,17 +30,19 @@ def load_model(name, device):
     Raises:
         InputError: for a latent model whose network takes more than latents and time, as text.
     """
-    components = DiffusionPipeline.load_config(name)
+    components = read_index(name)
     autoencoder = next((part for part in AUTOENCODERS if part in components), None)
     if autoencoder is None:
-        pipeline = GaussianDiffusionPipeline.from_pretrained(name).to(device)
+        with reading(name):
+            pipeline = GaussianDiffusionPipeline.from_pretrained(name).to(device)
         return CalibratedModel(pipeline, pipeline.unet.config, None)
     if components.get("unet", [None, None])[1] != "UNet2DModel":
         raise InputError(
             f"{name} has the network {components.get('unet', [None, 'none'])[1]}; what can be calibrated is a UNet2DModel, "
             "which takes an image, or its latents, and the time."
         )
-    pipeline = DiffusionPipeline.from_pretrained(name).to(device)
+    with reading(name):
+        pipeline = DiffusionPipeline.from_pretrained(name).to(device)
     vae, unet = getattr(pipeline, autoencoder), pipeline.unet
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     size = {"sample_size": unet.config.sample_size * factor, "in_channels": vae.config.in_channels}

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
-from ddpm_hf.evaluation.quantized_images import check_quantized, levels_to_model_range
+from ddpm_hf.evaluation.quantized_images import check_quantized, levels_of, levels_to_model_range
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
+from ddpm_hf.models.network_config import sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.trajectories import checked_timesteps, spaced_timesteps
 
@@ -42,7 +43,7 @@ def candidate_timesteps(scheduler, count=TIMESTEPS_PER_IMAGE):
 
 @torch.no_grad()
 def bound_costs(
-    unet, scheduler, images, candidates, class_labels=None, levels=256, batch_size=64, seed=0, progress_bar=True
+    unet, scheduler, images, candidates, class_labels=None, levels=None, batch_size=64, seed=0, progress_bar=True
 ):
     """The expected term of the variational bound of every transition, in nats per dimension (Watson et al. 2021).
 
@@ -51,7 +52,7 @@ def bound_costs(
 
     Args:
         unet, scheduler: the model; its `variance_type` and `eta` are those of the bound.
-        images (`torch.Tensor`): (N, C, H, W), as for `bits_per_dim`.
+        images (`torch.Tensor`): (N, C, H, W), or points (N, d), as for `bits_per_dim`.
         candidates (`list[int]`): ascending timesteps; the last is where sampling begins.
         class_labels, levels, batch_size, seed: as for `bits_per_dim`.
         progress_bar (`bool`): show one, counted in network calls.
@@ -63,7 +64,8 @@ def bound_costs(
     Raises:
         ValueError: as `bits_per_dim`.
     """
-    chain, candidates = _chain(unet, scheduler, candidates, "be planned for by its bound")
+    chain, candidates = chain_of(unet, scheduler, candidates, "be planned for by its bound")
+    levels = levels_of(unet.config, levels)
     check_quantized(images, unet.config.in_channels, levels)
     check_labels(class_labels, len(images))
     pipeline = GaussianDiffusionPipeline(unet, chain)
@@ -148,7 +150,7 @@ def local_errors(
         `np.ndarray`: in first order (M + 1, M + 1), in second (M + 1, M + 1, M + 1), for M candidates, as for
         `plan_timesteps`, infinite where it is not read.
     """
-    chain, candidates = _chain(unet, scheduler, candidates, "be planned for", solver_order=2, **DETERMINISTIC)
+    chain, candidates = chain_of(unet, scheduler, candidates, "be planned for", solver_order=2, **DETERMINISTIC)
     if solver_order not in (1, 2):
         raise ValueError(f"solver_order={solver_order!r} is not one of 1, 2.")
     check_labels(class_labels, num_paths)
@@ -159,7 +161,7 @@ def local_errors(
     calls = ceil(num_paths / batch_size) * len(fine)
     with evaluating(unet), tqdm(total=calls, desc="paths", unit="call", disable=not progress_bar) as bar:
         for first in range(0, num_paths, batch_size):
-            x_T = _starts(unet, seed, first, min(batch_size, num_paths - first))
+            x_T = starting_noise(unet, seed, first, min(batch_size, num_paths - first))
             labels = pipeline.encode_labels(labels_of(class_labels, first, len(x_T)), 1.0, len(x_T), x_T.device)
             path = _fine_path(pipeline, x_T, labels, set(candidates), bar.update)
             squares = squares + _square_errors(chain, candidates, path, solver_order)
@@ -174,10 +176,9 @@ def _too_noisy_to_leave(chain, candidates):
     return [] if len(nodes) == len(noise) else nodes.tolist()
 
 
-def _starts(unet, seed, first, count):
-    size = unet.config.sample_size
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    like = torch.empty(count, unet.config.in_channels, height, width, device=unet.device)
+def starting_noise(unet, seed, first, count):
+    """x_T of the paths from `first` on, each with its own seed."""
+    like = torch.empty(count, *sample_shape(unet.config), device=unet.device)
     return next(noise_of_steps(image_generators(seed, first, like), 1, like))
 
 
@@ -239,7 +240,7 @@ def _log_snr(alpha_bar):
     return 0.5 * (alpha_bar.log() - torch.log1p(-alpha_bar))
 
 
-def _chain(unet, scheduler, candidates, purpose, **changes):
+def chain_of(unet, scheduler, candidates, purpose, **changes):
     """The chain to measure on, and the candidates, checked."""
     chain = discrete_chain(scheduler, purpose, **changes)
     check_chain_length(unet, chain)

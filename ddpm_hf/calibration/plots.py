@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ddpm_hf.visualization.style import new_figure, save_figure
+
 
 def draw_mean_square_epsilon(result, png_path):
     """Gamma_t, and beside 1 - Gamma_t the mean square error R_t, by timestep, with two standard errors.
@@ -10,18 +12,14 @@ def draw_mean_square_epsilon(result, png_path):
         result ([`MeanSquareEpsilon`]): what `estimate_mean_square_epsilon` returns.
         png_path: the file to write.
     """
-    from matplotlib.figure import Figure  # takes a second to import, and only the end of a calibration needs it
-
     gamma, gamma_error = np.array(result.values), np.array(result.standard_errors)
     residual, residual_error = np.array(result.residuals), np.array(result.residual_errors)
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = new_figure(9, 4, 1, 2)
     _draw_band(left, gamma, gamma_error, r"$\Gamma_t = E\,|\hat\epsilon(x_t, t)|^2 / d$")
     _draw_band(right, 1 - gamma, gamma_error, r"$1 - \Gamma_t$")
     _draw_band(right, residual, residual_error, r"$R_t = E\,|\epsilon - \hat\epsilon(x_t, t)|^2 / d$")
     for axes in (left, right):
         axes.set_xlabel("timestep t")
-        axes.grid(alpha=0.3, which="both")
         axes.legend()
     # What is lost in its error would fill the whole scale.
     right.set_yscale("log", nonpositive="clip")
@@ -29,7 +27,7 @@ def draw_mean_square_epsilon(result, png_path):
     figure.suptitle(
         f"{result.num_images} images at {result.timesteps_per_image} timesteps each; bands: two standard errors"
     )
-    figure.savefig(png_path, dpi=150)
+    save_figure(figure, png_path)
 
 
 def _draw_band(axes, curve, errors, label):

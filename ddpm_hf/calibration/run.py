@@ -7,12 +7,10 @@ from math import ceil
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE, estimate_mean_square_epsilon
 from ddpm_hf.calibration.models import load_model, save_model
-from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
-from ddpm_hf.calibration.plans import path_cost, plan_timesteps
+from ddpm_hf.calibration.planning import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.measured_model import evaluating
@@ -20,16 +18,14 @@ from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.recipes import with_recipe
+from ddpm_hf.processes import join_processes
+from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import to_model_range
 from ddpm_hf.training.errors import InputError
 
-PLAN_COSTS = ("bound", "local_error")
 STATE_FILE = "calibration_state.npz"
-# How many images, and paths, plans are made from.
-PLAN_IMAGES, PLAN_PATHS = 64, 48
 
 
 def calibrate(
@@ -64,7 +60,8 @@ def calibrate(
         num_images (`int`): as many, drawn at random by `seed`.
         plans (`list[int]`, *optional*): numbers of steps K to plan timesteps for.
         plan_cost (`str`): what plans are made to keep low: "bound", the variational bound, for likelihood; "local_error",
-            the error of deterministic second-order steps, for samples.
+            the errors of deterministic second-order steps, for samples in very few steps; "global_error", what those
+            errors have become in the samples, for samples in more steps.
         batch_size (`int`): images at a time and process.
         seed (`int`): of the noise, of the timesteps, and of the choice of images.
         device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
@@ -82,10 +79,10 @@ def calibrate(
     output_dir = Path("outputs", push_to_hub.split("/")[-1]) if output_dir is None else Path(output_dir)
     _check_output(output_dir)
     plans = sorted(set(plans or []))
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = join_processes(device)
     loaded = load_model(model, device or accelerator.device)
     pipeline = loaded.pipeline
-    _check_plans(plans, plan_cost, loaded)
+    check_plans(plans, plan_cost, pipeline.scheduler.config, of_latents=loaded.encode is not None)
     data = data or DataArguments()
     with accelerator.main_process_first():  # one process downloads
         images, labels = load_data(data, loaded.image_config, num_images, seed)
@@ -108,7 +105,7 @@ def calibrate(
     )
     if accelerator.is_main_process:
         calibrated = _calibrated_scheduler(pipeline, gamma, plan_cost if plans else "bound")
-        made = _made_plans(pipeline.unet, calibrated, images, labels, plans, plan_cost, batch_size, seed)
+        made = make_plans(pipeline.unet, calibrated, images, labels, plans, plan_cost, batch_size, seed)
         if plans:
             calibrated = calibrated.from_config(
                 calibrated.config, timestep_plans={k: p["timesteps"] for k, p in made.items()}
@@ -136,44 +133,17 @@ def calibrate(
 def _calibrated_scheduler(pipeline, gamma, plan_cost):
     """The scheduler of the new folder, without plans; those of the old one were made for another kernel."""
     scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": gamma.for_optimal_variance()}
-    if plan_cost == "local_error":
-        return with_recipe(scheduler, "ddim-2m", **measured)
+    changes = changes_for(pipeline.unet.config) | measured
+    if plan_cost != "bound":
+        return with_recipe(scheduler, "ddim-2m-pc", **changes)
     if _has_head(pipeline.unet):
         return GaussianDiffusionScheduler.from_config(scheduler.config, timestep_plans=None, **measured)
     eta = scheduler.config.get("eta", 1.0)
-    return with_recipe(scheduler, "analytic-ddim" if eta == 0 else "analytic-ddpm", **measured)
+    return with_recipe(scheduler, "analytic-ddim" if eta == 0 else "analytic-ddpm", **changes)
 
 
 def _has_head(unet):
     return unet.config.out_channels == 2 * unet.config.in_channels
-
-
-def _made_plans(unet, scheduler, images, labels, plans, plan_cost, batch_size, seed):
-    """{"10": {"timesteps": descending, "cost": along them}} for each K of `plans`."""
-    if not plans:
-        return {}
-    candidates = candidate_timesteps(scheduler, max(TIMESTEPS_PER_IMAGE, plans[-1]))
-    if plan_cost == "bound":
-        labels = labels_of(labels, 0, PLAN_IMAGES)
-        cost = bound_costs(unet, scheduler, images[:PLAN_IMAGES], candidates, labels, batch_size=batch_size, seed=seed)
-    else:
-        labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
-        cost = local_errors(
-            unet,
-            scheduler,
-            candidates,
-            scheduler.config.solver_order,
-            PLAN_PATHS,
-            labels,
-            batch_size=min(batch_size, PLAN_PATHS),
-            seed=seed,
-        )
-    made = {}
-    for count in plans:
-        nodes = plan_timesteps(cost, count)
-        timesteps = [candidates[node - 1] for node in nodes[::-1]]
-        made[str(count)] = {"timesteps": timesteps, "cost": path_cost(cost, nodes)}
-    return made
 
 
 def _options(model, data, num_images, plans, plan_cost, batch_size, seed):
@@ -233,25 +203,6 @@ def _check_output(output_dir):
         raise InputError(f"output_dir {output_dir} is not empty ({names}); choose a folder that is not there yet.")
 
 
-def _check_plans(plans, plan_cost, loaded):
-    if plan_cost not in PLAN_COSTS:
-        raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
-    if not plans:
-        return
-    config = loaded.pipeline.scheduler.config
-    steps = config.num_train_timesteps
-    if plans[0] < 1 or plans[-1] > steps:
-        wrong = plans[0] if plans[0] < 1 else plans[-1]
-        raise InputError(f"A plan of {wrong} steps cannot be made: it must have 1 .. {steps}, the training timesteps.")
-    if plan_cost == "bound" and loaded.encode is not None:
-        raise InputError("The bound is one of pixels, and this model makes latents: plan by plan_cost='local_error'.")
-    if plan_cost == "bound" and config.get("eta", 1.0) == 0:
-        raise InputError(
-            "This model samples at eta=0 (DDIM), where the bound is infinite: plan by plan_cost='local_error', or begin with "
-            "a DDPM scheduler."
-        )
-
-
 def _duration(loaded, images, labels, plans, plan_cost, batch_size, processes):
     """What all calls of the network will take, from one that is timed; plans take up to twice as long as their calls."""
     steps = loaded.pipeline.scheduler.config.num_train_timesteps
@@ -259,9 +210,7 @@ def _duration(loaded, images, labels, plans, plan_cost, batch_size, processes):
     seconds = _seconds_per_call(loaded, batch, labels)
     calls = ceil(len(images) / (batch_size * processes)) * min(TIMESTEPS_PER_IMAGE, steps)
     if plans:
-        candidates = min(max(TIMESTEPS_PER_IMAGE, plans[-1]), steps)
-        work = PLAN_IMAGES if plan_cost == "bound" else 2 * PLAN_PATHS
-        calls += 2 * work * candidates / len(batch)
+        calls += 2 * CALLS[plan_cost] * count_candidates(plans, steps) / len(batch)
     return timedelta(seconds=round(calls * seconds))
 
 

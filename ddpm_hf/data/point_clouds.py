@@ -1,44 +1,74 @@
-"""Points in the plane, and the exact noise predictor of any finite set of points: diffusion where everything is known."""
+"""Distributions of points in the plane that people study generative models with, as functions that draw from them."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
 
-def swiss_roll(num_points, generator=None, noise=0.01):
-    """Points (N, 2) of a spiral of one and a half turns within [-1, 1], float64 (the roll of Marsland, seen from its side).
+class PointCloud(NamedTuple):
+    """points: (N, 2), float64, in random order; labels: which part of the distribution each is of, (N,), int64, or None."""
+
+    points: torch.Tensor
+    labels: torch.Tensor | None = None
+
+
+def swiss_roll(num_points, generator=None, noise=0.1):
+    """A spiral of one and a half turns, the roll of Marsland (2009) seen from its side: angle 3 pi/2 (1 + 2 u) = radius.
+
+    It reaches 14 from the origin.
 
     Args:
         noise (`float`): standard deviation of the points about the spiral.
     """
     angle = 1.5 * math.pi * (1 + 2 * torch.rand(num_points, generator=generator, dtype=torch.float64))
-    spiral = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1) * (0.95 / (4.5 * math.pi))
-    jitter = noise * torch.randn(num_points, 2, generator=generator, dtype=torch.float64)
-    return (spiral + jitter).clamp(-1, 1)
+    spiral = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
+    return PointCloud(spiral + noise * _normal(num_points, generator))
 
 
-def exact_noise_moments(points, x_t, alpha_bar):
-    """E[eps | x_t] and Var[eps | x_t], elementwise, for data that are equally likely one of `points`.
+def two_moons(num_points, generator=None, noise=0.05):
+    """Two half circles of radius 1, one turned about and moved into the other; their labels are 0 and 1."""
+    labels = _labels(2, num_points, generator)
+    angle = math.pi * torch.rand(num_points, generator=generator, dtype=torch.float64)
+    upper = torch.stack([angle.cos(), angle.sin()], dim=1)
+    lower = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], dim=1)
+    moons = torch.where(labels[:, None] == 0, upper, lower)
+    return PointCloud(moons + noise * _normal(num_points, generator), labels)
 
-    Given x_t, the data point is i with probability softmax_i(-|x_t - sqrt(abar) x_i|^2 / (2 (1 - abar))), and
-    eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar).
 
-    Args:
-        points (`torch.Tensor`): (N, d); their dtype is that of the arithmetic.
-        x_t (`torch.Tensor`): (B, d).
-        alpha_bar (`float`): abar_t.
+def eight_gaussians(num_points, generator=None, noise=0.2):
+    """Eight normal distributions of standard deviation `noise` on a circle of radius 2, labelled counterclockwise."""
+    labels = _labels(8, num_points, generator)
+    angle = labels * (math.pi / 4)
+    centres = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    return PointCloud(centres + noise * _normal(num_points, generator), labels)
 
-    Returns:
-        two tensors (B, d), in the dtype of `points`
-    """
-    x_t, centres = x_t.to(points.dtype), alpha_bar**0.5 * points
-    # -|x_t - c|^2 / (2 (1 - abar)) but for |x_t|^2, which is the same for all points
-    scaled = centres / (1 - alpha_bar)
-    logits = torch.addmm(-0.5 * (scaled * centres).sum(1), x_t, scaled.T)
-    weights = (logits - logits.amax(1, keepdim=True)).exp_()
-    total, mean, square = (weights @ torch.cat([torch.ones_like(centres[:, :1]), centres, centres**2], 1)).split(
-        [1, points.shape[1], points.shape[1]], dim=1
-    )
-    mean, square = mean / total, square / total
-    variance = (square - mean.square()).clamp(min=0) / (1 - alpha_bar)
-    return (x_t - mean) / (1 - alpha_bar) ** 0.5, variance
+
+def checkerboard(num_points, generator=None):
+    """Uniform on the dark squares of a board of 4 x 4 squares of side 1 about the origin."""
+    column = torch.randint(4, (num_points,), generator=generator)
+    row = 2 * torch.randint(2, (num_points,), generator=generator) + column % 2
+    within = torch.rand(num_points, 2, generator=generator, dtype=torch.float64)
+    return PointCloud(torch.stack([column, row], dim=1) + within - 2)
+
+
+def pinwheel(num_points, generator=None, radial_noise=0.3, tangential_noise=0.1, twist=0.25):
+    """Five blades (Johnson et al. 2016): normal distributions at radius 1, long outwards, turned by twist * exp(radius)."""
+    labels = _labels(5, num_points, generator)
+    blades = _normal(num_points, generator) * torch.tensor([radial_noise, tangential_noise], dtype=torch.float64)
+    outwards, across = (blades + torch.tensor([1.0, 0.0], dtype=torch.float64)).unbind(1)
+    angle = labels * (2 * math.pi / 5) + twist * outwards.exp()
+    cos, sin = angle.cos(), angle.sin()
+    return PointCloud(torch.stack([cos * outwards - sin * across, sin * outwards + cos * across], dim=1), labels)
+
+
+# By the names under which they can be trained on.
+POINT_CLOUDS = {cloud.__name__: cloud for cloud in (swiss_roll, two_moons, eight_gaussians, checkerboard, pinwheel)}
+
+
+def _normal(num_points, generator):
+    return torch.randn(num_points, 2, generator=generator, dtype=torch.float64)
+
+
+def _labels(num_classes, num_points, generator):
+    return torch.randint(num_classes, (num_points,), generator=generator)

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
-from ddpm_hf.evaluation.quantized_images import check_quantized, levels_to_model_range, numbered
+from ddpm_hf.evaluation.quantized_images import check_quantized, levels_of, levels_to_model_range, numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -21,7 +21,8 @@ class BitsPerDim:
 
     total: prior + sum(terms). standard_error: of `total`, over images and their noise; None for a single image.
     prior: KL(q(x_T | x0) || N(0, I)). terms: one for each of `timesteps`, descending; the last is that of the decoder.
-    per_image: the total of each image. levels, seed: as they were given.
+    per_image: the total of each image. levels: of images; None for points, of which the bound is one of the density, in the
+    network's units (standardised data): in the data's own it is higher by the mean of log2(data_std). seed: as it was given.
     """
 
     total: float
@@ -30,7 +31,7 @@ class BitsPerDim:
     terms: list[float]
     timesteps: list[int]
     per_image: list[float]
-    levels: int
+    levels: int | None
     seed: int
 
     def to_json(self):
@@ -46,7 +47,7 @@ def bits_per_dim(
     num_inference_steps=None,
     timesteps=None,
     class_labels=None,
-    levels=256,
+    levels=None,
     batch_size=64,
     seed=0,
     accelerator=None,
@@ -62,10 +63,10 @@ def bits_per_dim(
         scheduler ([`SchedulerMixin`]): a [`GaussianDiffusionScheduler`]; a stock scheduler of a discrete chain stands for
             the DDPM (eta = 1) of its config. Its own trajectory is left alone.
         images: (N, C, H, W), levels 0 .. levels - 1 as integers, or floats in [-1, 1] on the grid of these levels; or an
-            iterable of such batches.
+            iterable of such batches. For a network of points (N, d), as it takes them.
         num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
         class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
-        levels (`int`): number of values that the data can take, 256 for 8 bits.
+        levels (`int`, *optional*): number of values that the images can take; 256, for 8 bits, by default. Points have none.
         batch_size (`int`): images at a time, if `images` is a tensor.
         seed (`int`): of the noise.
         accelerator ([`accelerate.Accelerator`], *optional*): its processes share the batches; all have the result.
@@ -83,6 +84,7 @@ def bits_per_dim(
     scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
     check_chain_length(unet, scheduler)
     pipeline = GaussianDiffusionPipeline(unet, scheduler)
+    levels = levels_of(unet.config, levels)
     batches = images
     if isinstance(images, torch.Tensor):
         batches = images.split(batch_size)

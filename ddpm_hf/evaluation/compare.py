@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import diffusers
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -19,8 +20,11 @@ from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.samplers import check_sampler, draw, make_sampler
+from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.pipelines.image_grids import LEGIBLE_SIDE
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.processes import gather_parts, join_processes, own_part
 from ddpm_hf.recipes import check_head
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import DataArguments
@@ -44,6 +48,7 @@ class Task(NamedTuple):
     num_images: int
     batch_size: int
     seeds: Sequence[int]
+    accelerator: Accelerator
 
 
 def compare(
@@ -56,7 +61,7 @@ def compare(
     num_images=1000,
     seeds=(0, 1, 2),
     batch_size=100,
-    device="cpu",
+    device=None,
     bound_images=None,
 ):
     """Samples a model by many samplers and measures each: Frechet distance to the data, seconds, and bits per dimension.
@@ -65,6 +70,9 @@ def compare(
     the same generators. Images are clamped to [-1, 1] and rounded to 8 bits. A class-conditional model is asked for the
     classes of the data. Writes `compare.json`, `compare.md`, `compare.png`, and for each sampler `samples_NAME.png`, a
     row for each number of steps.
+
+    Runs on one process, or on all that `accelerate launch` starts, which share the images; they are the same images, and have
+    the same distances, however many processes there are.
 
     Args:
         model: a pipeline folder, or the id of a repository on the Hub.
@@ -76,8 +84,8 @@ def compare(
         steps (`list[int]`): numbers of steps, each for every sampler.
         num_images (`int`): samples for each distance. Distances of other numbers do not compare.
         seeds (`list[int]`): of the noise; a distance for each.
-        batch_size (`int`): images at a time.
-        device (`str`): where the networks run.
+        batch_size (`int`): images at a time and process.
+        device (`str`, *optional*): where the networks run; the fastest there is by default.
         bound_images (`int`, *optional*): bits per dimension are of so many images of the data, at most `num_images`, which is
             the default and takes as many network calls as one seed; 0 leaves them out.
 
@@ -93,20 +101,31 @@ def compare(
     bound_images = num_images if bound_images is None else bound_images
     _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images)
     batch_size = min(batch_size, num_images)
-    pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device)
+    accelerator = join_processes(device)
+    device = device or str(accelerator.device)
+    pipeline = load_pipeline(model).to(device)
+    if is_of_points(pipeline.unet.config):
+        raise InputError(
+            f"{model} makes points, and this compares images by their features: `ddpm_hf.evaluation.distances` has "
+            "sliced_wasserstein for points."
+        )
     pipeline.unet.eval()
     _check_samplers(pipeline, samplers, steps)
     data = data or DataArguments(split="test")
-    task = _task(pipeline, load_features(features, device), data, num_images, seeds, batch_size, bound_images)
+    see = load_features(features, device)
+    task = _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator)
     scored = [name for name in samplers if bound_images and _has_bound(make_sampler(name, pipeline.scheduler))]
-    batches = math.ceil(num_images / batch_size) * len(seeds)
-    calls = sum(steps) * (len(samplers) * batches + len(scored) * math.ceil(len(task.held_out) / batch_size))
+    batches = math.ceil(len(own_part(num_images, accelerator)) / batch_size) * len(seeds)
+    calls = sum(steps) * (len(samplers) * batches + len(scored) * _bound_batches(task))
     duration = timedelta(seconds=round(calls * _seconds_per_call(task)))
-    print(f"{len(samplers)} samplers: {calls} network calls of {batch_size} images, about {duration} (h:mm:ss)")
+    accelerator.print(
+        f"{len(samplers)} samplers: {calls} network calls of {batch_size} images in each process, about {duration} (h:mm:ss)"
+    )
 
     measurements = []
-    output.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=calls, desc="compare", unit="call") as bar:
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=calls, desc="compare", unit="call", disable=not accelerator.is_main_process) as bar:
         for name in samplers:
             shown = []
             for count in steps:
@@ -114,23 +133,28 @@ def compare(
                 bound = _bound(task, name, count, bar) if name in scored else None
                 measurement, images = _measure(task, name, count, bound, bar)
                 measurements.append(measurement)
-                shown.append(images[:SHOWN_IMAGES])
-            _save_rows(shown, output / f"samples_{name}.png")
+                shown.append(images)
+            if accelerator.is_main_process:
+                _save_rows(shown, output / f"samples_{name}.png")
     settings = {
         "model": str(model),
         "features": str(features),
         "data": f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}, {task.target.count} images",
         "samples": f"{num_images} for each of the seeds {', '.join(map(str, seeds))}",
         "bits per dimension": f"of {len(task.held_out)} images of the data" if scored else "not measured",
-        "batch size and device": f"{batch_size}, {device}, {torch.get_num_threads()} threads",
+        "batch size and device": f"{batch_size}, {device}, {torch.get_num_threads()} threads, {accelerator.num_processes} "
+        "process(es)",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
     }
-    write_report(output, "compare", "Samplers of one model", "Frechet distance", settings, measurements)
+    if accelerator.is_main_process:
+        write_report(output, "compare", "Samplers of one model", "Frechet distance", settings, measurements)
+    accelerator.wait_for_everyone()
     return measurements
 
 
-def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images):
-    images, labels = load_data(data, pipeline.unet.config)
+def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator):
+    with accelerator.main_process_first():  # one process downloads
+        images, labels = load_data(data, pipeline.unet.config)
     # Data sets are often sorted by class: the first images are to be like all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return Task(
@@ -138,10 +162,11 @@ def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images):
         labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
         held_out=images[order[:bound_images]],
         see=see,
-        target=_statistics(images, see, batch_size),
+        target=_statistics(_own(images, accelerator), see, batch_size, accelerator),
         num_images=num_images,
         batch_size=batch_size,
         seeds=seeds,
+        accelerator=accelerator,
     )
 
 
@@ -182,46 +207,63 @@ def _bound(task, name, count, bar):
     sampler, unet = make_sampler(name, task.pipeline.scheduler), task.pipeline.unet
     labels = None if task.labels is None else task.labels[: len(task.held_out)]
     result = bits_per_dim(
-        unet, sampler, task.held_out, count, class_labels=labels, batch_size=task.batch_size, progress_bar=False
+        unet,
+        sampler,
+        task.held_out,
+        count,
+        class_labels=labels,
+        batch_size=task.batch_size,
+        accelerator=task.accelerator,
+        progress_bar=False,
     )
-    bar.update(count * math.ceil(len(task.held_out) / task.batch_size))
+    bar.update(count * _bound_batches(task))
     return result.total
 
 
+def _bound_batches(task):
+    """Of the main process, which has as many as any other or one more."""
+    return math.ceil(len(task.held_out) / (task.batch_size * task.accelerator.num_processes))
+
+
 def _measure(task, name, count, bound, bar):
-    """The measurement, and the images of the first seed."""
+    """The measurement, and the first images of the first seed."""
     sampler = make_sampler(name, task.pipeline.scheduler)
-    images, distances, seconds = [], [], []
+    places = own_part(task.num_images, task.accelerator)
+    shown, distances, seconds = [], [], []
     for seed in task.seeds:
-        images.append(_sample(task, sampler, count, seed, bar, seconds))
-        distances.append(frechet_distance(_statistics(images[-1], task.see, task.batch_size), task.target))
+        images = _sample(task, sampler, count, seed, places, bar, seconds)
+        statistics_of_all = _statistics(images, task.see, task.batch_size, task.accelerator)
+        distances.append(frechet_distance(statistics_of_all, task.target))
+        if seed == task.seeds[0]:
+            shown = [image for place, image in zip(places, images, strict=True) if place < SHOWN_IMAGES]
     measurement = Measurement(
         sampler=name,
         steps=count,
         distances=distances,
         timesteps=sampler.timesteps.tolist(),
-        seconds=statistics.median(seconds),
+        seconds=statistics.median(gather_parts(seconds, task.accelerator)),
         bits_per_dim=bound,
     )
-    return measurement, images[0]
+    return measurement, gather_parts(shown, task.accelerator)
 
 
 @torch.no_grad()
-def _sample(task, sampler, count, seed, bar, seconds):
-    """uint8 images (N, C, H, W); image i has a generator of its own, whatever the sampler and the batches.
+def _sample(task, sampler, count, seed, places, bar, seconds):
+    """uint8 images (N, C, H, W) of `places`; each place has a generator of its own, whatever the sampler and the batches.
 
     Appends the seconds for each image to `seconds`, one value a batch: their median forgets what else the machine did.
     """
     config, device = task.pipeline.unet.config, task.pipeline.device
     size = config.sample_size
     shape = (1, config.in_channels, *((size, size) if isinstance(size, int) else size))
-    images = []
-    for places in torch.arange(task.num_images).split(task.batch_size):
-        generators = [torch.Generator().manual_seed(seed * task.num_images + place) for place in places.tolist()]
+    images = [torch.empty(0, *shape[1:], dtype=torch.uint8)]
+    for first in range(0, len(places), task.batch_size):
+        batch = places[first : first + task.batch_size]
+        generators = [torch.Generator().manual_seed(seed * task.num_images + place) for place in batch]
         x_T = torch.cat([torch.randn(shape, generator=g) for g in generators]).to(device)
-        predict, start = _network(task, places, bar), time.perf_counter()
+        predict, start = _network(task, torch.tensor(batch), bar), time.perf_counter()
         images.append(_to_levels(draw(sampler, predict, x_T, count, generators)).cpu())
-        seconds.append((time.perf_counter() - start) / len(places))
+        seconds.append((time.perf_counter() - start) / len(batch))
     return torch.cat(images)
 
 
@@ -242,11 +284,19 @@ def _to_levels(images):
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def _statistics(images, see, batch_size):
-    statistics = FeatureStatistics()
-    for batch in images.split(batch_size):
-        statistics.update(see(batch))
-    return statistics
+def _own(images, accelerator):
+    part = own_part(len(images), accelerator)
+    return images[part.start : part.stop]
+
+
+def _statistics(own_images, see, batch_size, accelerator):
+    """Of the images of all processes; every process must call this."""
+    own, of_all = FeatureStatistics(), FeatureStatistics()
+    for batch in own_images.split(batch_size) if len(own_images) else ():
+        own.update(see(batch))
+    for part in gather_parts([own], accelerator):
+        of_all.merge(part)
+    return of_all
 
 
 def _seconds_per_call(task):
@@ -255,7 +305,7 @@ def _seconds_per_call(task):
     seconds = []
     with tqdm(disable=True) as bar:
         for _ in range(2):
-            _sample(task._replace(num_images=task.batch_size), sampler, 1, 0, bar, seconds)
+            _sample(task, sampler, 1, 0, range(task.batch_size), bar, seconds)
     return seconds[-1] * task.batch_size
 
 
@@ -263,8 +313,8 @@ def _seconds_per_call(task):
 
 
 def _save_rows(rows, png_path):
-    """Images (columns, C, H, W) of each row, enlarged so that they can be looked at."""
+    """Images (C, H, W) of each row, enlarged so that they can be looked at."""
     pixels = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)  # (C, rows * H, columns * W)
     picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
-    factor = max(1, LEGIBLE_SIDE // rows[0].shape[-1])
+    factor = max(1, LEGIBLE_SIDE // rows[0][0].shape[-1])
     picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(png_path)

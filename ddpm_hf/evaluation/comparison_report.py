@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ddpm_hf.evaluation.distances import mean_and_spread
+from ddpm_hf.visualization.style import new_figure, save_figure
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,6 @@ def _table(measurements, cell):
 
 
 def _draw(png_path, title, distance, measurements):
-    from matplotlib.figure import Figure  # takes a second to import
-
     quantities = [("network calls", lambda m: m.steps, distance, lambda m: m.mean)]
     if _timed(measurements):
         quantities += [("milliseconds per sample", lambda m: 1000 * m.seconds, distance, lambda m: m.mean)]
@@ -109,19 +108,16 @@ def _draw(png_path, title, distance, measurements):
         quantities += [("network calls", lambda m: m.steps, "bits per dimension", lambda m: m.bits_per_dim)]
     names = list(dict.fromkeys(m.sampler for m in measurements))
     height = max(5, 0.22 * len(names))  # of the legend, at least
-    figure = Figure(figsize=(5.5 * len(quantities) + 2, height), layout="constrained")
-    for axes, (x_label, x, y_label, y) in zip(
-        figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True
-    ):
+    figure, all_axes = new_figure(5.5 * len(quantities) + 2, height, 1, len(quantities))
+    for axes, (x_label, x, y_label, y) in zip(all_axes[0], quantities, strict=True):
         for i, name in enumerate(names):
             points = sorted((x(m), y(m)) for m in measurements if m.sampler == name and y(m) is not None)
             if points:
                 style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":", "-.")[i // 10 % 4], "marker": "o"}
                 axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
         axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
-        axes.grid(alpha=0.3, which="both")
     figure.axes[0].set_xticks(sorted({m.steps for m in measurements}), sorted({m.steps for m in measurements}))
     figure.axes[0].minorticks_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.suptitle(title)
-    figure.savefig(png_path, dpi=150)
+    save_figure(figure, png_path)

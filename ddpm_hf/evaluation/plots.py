@@ -1,5 +1,7 @@
 """Figures of what was measured."""
 
+from ddpm_hf.visualization.style import new_figure, save_figure
+
 
 def draw_bound_terms(result, png_path):
     """The terms of the bound by timestep, as in figure 2 of Nichol & Dhariwal (2021).
@@ -8,11 +10,8 @@ def draw_bound_terms(result, png_path):
         result ([`BitsPerDim`]): what `bits_per_dim` returns.
         png_path: the file to write.
     """
-    from matplotlib.figure import Figure  # takes a second to import, and only the end of an evaluation needs it
-
     steps = len(result.timesteps)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(7, 4.5)
     # Points show which timesteps were visited, as long as they can be told apart.
     style = {"marker": "o", "markersize": 4} if steps <= 100 else {}
     axes.plot(result.timesteps[:-1], result.terms[:-1], label=r"KL$(q(x_s|x_t,x_0)\,||\,p(x_s|x_t))$", **style)
@@ -22,6 +21,5 @@ def draw_bound_terms(result, png_path):
     images = f"{len(result.per_image)} image{'s' * (len(result.per_image) > 1)}"
     axes.set_title(f"Total {result.total:.4g}{error} bits/dim; {images}, {steps} step{'s' * (steps > 1)}")
     axes.set(xlabel="timestep t", ylabel="term (bits/dim)", yscale="log")
-    axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(png_path, dpi=150)
+    save_figure(figure, png_path)

@@ -1,7 +1,23 @@
-"""Images as a likelihood needs them: on the grid of the levels that the data can take."""
+"""Samples as a likelihood needs them: images on the grid of the levels that the data can take, points as they are."""
+
+from ddpm_hf.models.network_config import is_of_points
 
 # How far from a level of the grid a float image may be, in levels: rounding of float32 on a fine grid.
 GRID_TOLERANCE = 0.01
+EIGHT_BITS = 256
+
+
+def levels_of(config, levels=None):
+    """The number of values that the samples of a network can take: `levels`, or 256 for images; None for points.
+
+    Args:
+        config: of the network.
+    """
+    if not is_of_points(config):
+        return levels or EIGHT_BITS
+    if levels is not None:
+        raise ValueError(f"levels={levels} are of images; points are continuous: leave it out.")
+    return None
 
 
 def numbered(batches):
@@ -17,10 +33,14 @@ def numbered(batches):
 def check_quantized(images, channels, levels, first=0):
     """Raises ValueError for images that are not (N, channels, H, W), or have a value off the grid of `levels`.
 
+    Without `levels` they are points, and must be (N, channels) and finite.
+
     Args:
         images (`torch.Tensor`): levels 0 .. levels - 1 as integers, or floats in [-1, 1].
         first (`int`): the number of the first image, for the message.
     """
+    if levels is None:
+        return _check_points(images, channels, first)
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(
             f"Images of shape {tuple(images.shape)} must be (N, {channels}, height, width) for this network."
@@ -41,8 +61,18 @@ def check_quantized(images, channels, levels, first=0):
     raise ValueError(f"Image {first + image} has the level {value}: levels={levels} are 0 .. {levels - 1}.")
 
 
+def _check_points(points, channels, first):
+    if points.ndim != 2 or points.shape[1] != channels:
+        raise ValueError(f"Points of shape {tuple(points.shape)} must be (N, {channels}) for this network.")
+    bad = (~points.isfinite()).any(1)
+    if bad.any():
+        raise ValueError(f"Point {first + bad.nonzero()[0].item()} has a value that is not finite.")
+
+
 def levels_to_model_range(images, levels):
-    """Images of either kind as float32 in [-1, 1], exactly on the grid."""
+    """Images of either kind as float32 in [-1, 1], exactly on the grid; points as float32."""
+    if levels is None:
+        return images.float()
     return _codes(images, levels).round_().mul_(2 / (levels - 1)).sub_(1)
 
 

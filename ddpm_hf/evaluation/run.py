@@ -1,19 +1,20 @@
 """`ddpm-hf evaluate`: a pipeline folder and a data set in, numbers and figures out."""
 
 import dataclasses
+import math
 import time
 from datetime import timedelta
 from functools import partial
 from math import ceil
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.plots import draw_bound_terms
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.models.network_config import classes_of, is_of_points
+from ddpm_hf.processes import join_processes
 from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, open_images
+from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, draw_points, open_images, open_points
 from ddpm_hf.training.errors import InputError
 
 
@@ -52,8 +53,8 @@ def evaluate_bits_per_dim(
     for file in (json_file, png_file):
         if file.exists():
             raise InputError(f"{file} is already there; choose another --output, or move it away.")
-    accelerator = Accelerator(cpu=device == "cpu")
-    pipeline = GaussianDiffusionPipeline.from_pretrained(model).to(device or accelerator.device)
+    accelerator = join_processes(device)
+    pipeline = load_pipeline(model).to(device or accelerator.device)
     if variance_type is not None:
         scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
         pipeline.register_modules(scheduler=scheduler)
@@ -71,30 +72,50 @@ def evaluate_bits_per_dim(
         json_file.write_text(result.to_json(), encoding="utf-8")
         draw_bound_terms(result, png_file)
     error = "" if result.standard_error is None else f" +- {result.standard_error:.4f}"
-    accelerator.print(f"{result.total:.4f}{error} bits/dim; every term in {json_file} and {png_file}")
+    units = ""
+    if is_of_points(pipeline.unet.config):
+        units = f" of the density of the standardised points, {data_bits_per_dim(result, pipeline.unet.config):.4f} in their own unit"
+    accelerator.print(f"{result.total:.4f}{error} bits/dim{units}; every term in {json_file} and {png_file}")
     return result
 
 
+def data_bits_per_dim(result, config):
+    """The bound of points in the data's own units: a density of x is that of (x - mean) / std over std."""
+    if config.get("data_std") is None:
+        return result.total
+    return result.total + sum(map(math.log2, config["data_std"])) / len(config["data_std"])
+
+
 def load_data(data, unet_config, num_images=None, seed=0):
-    """uint8 images (N, C, H, W) as the network takes them, and their labels (N,), or None for a model without classes.
+    """uint8 images (N, C, H, W), or points (N, d), as the network takes them, and their labels (N,), or None for a model
+    without classes.
 
     Args:
-        data (`DataArguments`): which images.
+        data (`DataArguments`): which images or points.
     """
+    conditional = classes_of(unet_config)[0] is not None
+    if is_of_points(unet_config):
+        source = open_points(dataclasses.replace(data, class_conditional=conditional), unet_config)
+        _check_enough(num_images, source, data)
+        tensors = source.tensors() if num_images is None else draw_points(source, num_images, seed).tensors()
+        return tensors["images"], tensors.get("labels")
     size = unet_config.sample_size
-    conditional = unet_config.get("num_class_embeds") is not None
     source = open_images(dataclasses.replace(data, resolution=size, class_conditional=conditional), size)
     if source.channels != unet_config.in_channels:
         raise InputError(
             f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "
             "images of the kind that it was trained on."
         )
+    _check_enough(num_images, source, data)
     if num_images is not None:
-        if num_images > len(source):
-            raise InputError(f"num_images={num_images} is more than the {len(source)} of split {data.split!r}.")
         source = draw_images(source, num_images, seed)
     tensors = decode_all(source, decoding_workers(None, source.pixels))
     return tensors["images"], tensors.get("labels")
+
+
+def _check_enough(num_images, source, data):
+    if num_images is not None and num_images > len(source):
+        raise InputError(f"num_images={num_images} is more than the {len(source)} of split {data.split!r}.")
 
 
 def _seconds_per_step(score, images, labels):

@@ -16,8 +16,12 @@ def image_generators(seed, first, x0):
         x0 (`torch.Tensor`): the images, (B, ..), on the device of the noise.
     """
     places = range(first, first + len(x0))
-    seeds = [int(np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)[0] >> 1) for place in places]
-    return [torch.Generator(x0.device).manual_seed(s) for s in seeds]
+    return [torch.Generator(x0.device).manual_seed(mixed_seed(seed, place)) for place in places]
+
+
+def mixed_seed(seed, place):
+    """A seed for each place; those of neighbours, and of places under other seeds, have nothing in common."""
+    return int(np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def noise_of_steps(generators, steps, x0):

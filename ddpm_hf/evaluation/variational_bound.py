@@ -85,8 +85,10 @@ def prior_term(scheduler, original_samples):
 def bound_term(scheduler, model_output, timestep, original_samples, sample, prev_timestep=None, levels=256):
     """The bound's term of the transition x_t -> x_s in nats per image, (B,).
 
-    KL(q(x_s | x_t, x0) || p(x_s | x_t)), and -log p(x0 | x_t) of the discretised decoder where x_s is clean data, for
-    any `variance_type`. The decoder's variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is
+    KL(q(x_s | x_t, x0) || p(x_s | x_t)), and -log p(x0 | x_t) of the decoder where x_s is clean data, for any
+    `variance_type`. For quantised data the decoder is the discretised Gaussian; continuous data have a density, and the
+    decoder is the Gaussian itself, so that the bound is one of -log of a density: it can be negative, and it depends on the
+    unit of the data. The decoder's variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is
     beta~ of the second transition: of the trajectory's (Improved DDPM's code), or of the full chain's for a pair given
     with `prev_timestep` (Analytic-DPM's). Covariances of x0, which may be 0, are no less than that.
 
@@ -97,7 +99,7 @@ def bound_term(scheduler, model_output, timestep, original_samples, sample, prev
             trajectory, -1 for clean data.
         original_samples (`torch.Tensor`): x0 in [-1, 1] on the grid of `levels` values, (B, C, *).
         sample (`torch.Tensor`): x_t, (B, C, *).
-        levels (`int`): number of values that the data can take, 256 for 8 bits.
+        levels (`int`, *optional*): number of values that the data can take, 256 for 8 bits; None for continuous data.
 
     Raises:
         ValueError: at eta = 0, where the kernel has no variance and the bound is infinite.
@@ -128,6 +130,8 @@ def _transition_term(q, p):
 
 def _decoder_term(scheduler, p, x0, prev_timestep, levels):
     variance = _decoder_variance(scheduler, p, prev_timestep)
+    if levels is None:
+        return 0.5 * _sum_per_image((x0 - p.mean) ** 2 / variance + (2 * math.pi * variance).log())
     return -_sum_per_image(discretized_gaussian_log_likelihood(x0, p.mean, 0.5 * variance.log(), levels))
 
 

@@ -191,7 +191,9 @@ def versions(folder):
     """Those that it was made with, as far as the folder tells, else those that share it."""
     environment = training_options(folder).get("environment") or describe_environment()
     listed = [
-        f"{name} {value}" for name, value in environment.items() if value is not None and name != "num_processes"
+        f"{name} {value}"
+        for name, value in environment.items()
+        if value is not None and name not in ("num_processes", "num_images")
     ]
     return f"## Versions\n\n{', '.join(listed)}"
 

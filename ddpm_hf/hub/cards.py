@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ddpm_hf.hub import card_sections as sections
 from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
 from ddpm_hf.hub.card_sections import on_the_hub
+from ddpm_hf.training.whole_files import written_whole
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
@@ -57,7 +58,10 @@ def card_of(folder, repository, license=None, evaluations=()):
 
 def write_card(folder, repository, license=None):
     """Writes `card_of` into the folder, which leaves a card that a person has edited as it is."""
-    (Path(folder) / CARD_FILE).write_text(card_of(folder, repository, license), encoding="utf-8")
+    text = card_of(folder, repository, license)
+    # Half a card would be taken for one that a person has edited.
+    with written_whole(Path(folder) / CARD_FILE) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def save_card(folder, text, dataset=None, base_model=None):

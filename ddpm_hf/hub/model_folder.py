@@ -7,10 +7,10 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import get_token
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
+from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.training.errors import InputError
 
-INDEX_FILE = "model_index.json"
 # What only a run itself needs, and what is being written.
 LEFT_OUT = ("checkpoints/**", "logs/**", "*.tmp", "*.tmp/**", "**/__pycache__/**", *DEFAULT_IGNORE_PATTERNS)
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
@@ -37,11 +37,7 @@ def check_model_folder(folder):
         raise InputError(
             f"{folder} is not a folder: give a pipeline folder, as training or `save_pretrained` writes it."
         )
-    if not (folder / INDEX_FILE).is_file():
-        raise InputError(
-            f"{folder} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or `save_pretrained` has "
-            "written (a run writes it when it is finished)."
-        )
+    read_index(folder)
     for name, path in files_to_share(folder).items():
         _check_file(folder, name, path)
     _check_loads(folder)
@@ -76,20 +72,25 @@ def _check_loads(folder):
         ) from error
 
 
-def load_pipeline(model):
-    """The [`GaussianDiffusionPipeline`] of a folder or a Hub id; InputError for what is no DDPM of images."""
-    try:
-        others = _components(model) - {"unet", "scheduler", "classifier"}
-        if others:
-            raise InputError(f"it has a {' and a '.join(sorted(others))} too, so its network does not see images.")
-        return GaussianDiffusionPipeline.from_pretrained(model)
-    except (OSError, ValueError) as error:
+def load_pipeline(model, **parts):
+    """The [`GaussianDiffusionPipeline`] of a folder or a Hub id.
+
+    Args:
+        parts: components that it is to have, whatever is there: `classifier=`.
+
+    Raises:
+        InputError: for what is no DDPM of images, and for a repository that cannot be read.
+    """
+    others = _components(model) - {"unet", "scheduler", "classifier"}
+    if others:
         raise InputError(
-            f"Cannot take model={model!r}: {error} Give a pipeline folder or a Hub id of a DDPM of images, as "
-            "training/train.py writes."
-        ) from error
+            f"Cannot take model={str(model)!r}: it has a {' and a '.join(sorted(others))} too, so its network does not see "
+            f"images. {WHAT_IS_TAKEN}"
+        )
+    with reading(model):
+        return GaussianDiffusionPipeline.from_pretrained(model, **parts)
 
 
 def _components(model):
     """The names of a pipeline's parts, as its index has them."""
-    return {name for name in DiffusionPipeline.load_config(model) if not name.startswith("_")}
+    return {name for name in read_index(model) if not name.startswith("_")}

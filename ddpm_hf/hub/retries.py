@@ -1,6 +1,7 @@
 """Trying again what the Hub cannot do just now."""
 
 import logging
+import re
 import time
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 60.0
+REFUSED_BY_XET = re.compile(r"HTTP status client error \((4\d\d)")
 
 
 class Patience(NamedTuple):
@@ -55,9 +57,10 @@ def is_temporary(error):
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return status in (412, 429) or status >= 500
-    # The last two are those of Xet, which uploads large files.
+    # The last two are those of Xet, which uploads large files; it has only text for what the Hub answered.
     if isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError):
-        return True
+        refused = REFUSED_BY_XET.search(str(error))
+        return refused is None or int(refused[1]) in (408, 429)
     return _is_wrapper(error) and is_temporary(error.__cause__)
 
 

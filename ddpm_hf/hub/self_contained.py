@@ -51,11 +51,12 @@ def pipeline_source():
     return f"{HEADER}\n{assemble(*TRAVELLING)}\n\n{CLOSING.lstrip()}"
 
 
-def assemble(*modules):
+def assemble(*modules, libraries=LIBRARIES):
     """The source of modules of one package, and of those that they import from it, as one.
 
     Args:
         modules (`str`): full names; their files are read, not run.
+        libraries (`set`): what they may import, besides the standard library and each other.
 
     Raises:
         ValueError: where a file has another form than the one that can be put together, imports what may be missing where it
@@ -63,7 +64,7 @@ def assemble(*modules):
     """
     trees = {}
     for module in modules:
-        _add_in_order_of_dependence(module, trees)
+        _add_in_order_of_dependence(module, trees, libraries)
     imports, origins, sections = {}, {}, []
     for module, (source, tree) in trees.items():
         _merge_imports(module, tree, imports)
@@ -80,18 +81,18 @@ def assemble(*modules):
 # Reading ----------------------------------------------------------------------------------------------------------------
 
 
-def _add_in_order_of_dependence(module, trees):
+def _add_in_order_of_dependence(module, trees, libraries):
     if module in trees:
         return
     source = importlib.util.find_spec(module).loader.get_source(module)
     tree = ast.parse(source)
-    _check_form(module, tree)
+    _check_form(module, tree, libraries)
     for statement in _imports_of_the_package(module, tree):
-        _add_in_order_of_dependence(statement.module, trees)
+        _add_in_order_of_dependence(statement.module, trees, libraries)
     trees[module] = source, tree
 
 
-def _check_form(module, tree):
+def _check_form(module, tree, libraries):
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     for statement in tree.body[_has_docstring(tree) :]:
         if not isinstance(statement, allowed):
@@ -101,10 +102,10 @@ def _check_form(module, tree):
             )
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            _check_import(module, node, inside=node not in tree.body)
+            _check_import(module, node, libraries, inside=node not in tree.body)
 
 
-def _check_import(module, node, inside):
+def _check_import(module, node, libraries, inside):
     where = f"{module}, line {node.lineno}: `{ast.unparse(node)}`"
     package = _package(module)
     if isinstance(node, ast.ImportFrom):
@@ -115,9 +116,9 @@ def _check_import(module, node, inside):
         names = [alias.name for alias in node.names]
     for name in names:
         top = name.split(".")[0]
-        if top not in LIBRARIES | sys.stdlib_module_names | {package}:
+        if top not in libraries | sys.stdlib_module_names | {package}:
             raise ValueError(
-                f"{where} travels to where {top} may be missing; {', '.join(sorted(LIBRARIES))} are there."
+                f"{where} travels to where {top} may be missing; {', '.join(sorted(libraries))} are there."
             )
         aliased = any(alias.asname is not None for alias in node.names)
         if top == package and (isinstance(node, ast.Import) or inside or aliased):

@@ -4,8 +4,7 @@ import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
 from ddpm_hf.configuration import PortableConfigMixin
-
-VARIANCE_HEADS = ("learned_range", "npr", "sn", "ocm")
+from ddpm_hf.schedulers.covariances import VARIANCE_HEADS
 
 
 class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
@@ -91,6 +90,11 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             weights["class_embedding.weight"][num_classes] = 0
         model.load_state_dict(weights, assign=True)
         return model.train(unet.training)
+
+    @property
+    def output_layer(self):
+        """The layer whose rows are the output channels, those of the head after those of the prediction."""
+        return self.conv_out
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
         """As [`UNet2DModel.forward`]; without `class_labels` a class-conditional network gets the null label."""

@@ -12,6 +12,8 @@ logger = logging.get_logger(__name__)
 
 COVARIANCE_HEADS = ("npr", "sn", "ocm")
 COVARIANCE_TYPES = ("analytic", *COVARIANCE_HEADS)
+# What a network's second half of channels may be; a scheduler with the `variance_type` of the same name reads it.
+VARIANCE_HEADS = ("learned_range", *COVARIANCE_HEADS)
 
 # Gamma_t of the true noise predictor is at most 1; what an estimate may be above it before it says something else.
 NOISE_OF_GAMMA, ERROR_OF_GAMMA = 0.01, 0.1

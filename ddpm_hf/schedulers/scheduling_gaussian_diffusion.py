@@ -165,7 +165,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         corrector: once x0_hat at x_t is known, correct the step that led to x_t by it, before the next (the corrector of
             UniPC, Zhao et al. 2023): one order more for the deterministic sampler, and no further network call.
         mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
-        clip_covariance: keep Cov[x0 | x_t] in [0, 1], its bounds for data in [-1, 1] (Bao 2022a, theorem 2).
+        clip_covariance: keep Cov[x0 | x_t] in [0, r^2], its bounds for data in [-r, r], r being `clip_sample_range` (Bao
+            2022a, theorem 2), whether or not `clip_sample` has x0_hat clamped.
         clip_variance_pixels: `step` adds no more noise in the last noisy step than moves a value by so many levels of
             256 on average; Analytic-DPM's code has 2 for DDPM on linear schedules, 1 for cosine ones and for DDIM.
         timestep_plans: `{"25": [25 descending timesteps], ..}`: what `set_timesteps(25)` visits, whatever the spacing.
@@ -614,7 +615,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if kind in COVARIANCE_HEADS:
             covariance = head_covariance(head, c.covariance_scale)
             if self.config.clip_covariance:
-                covariance = covariance.clamp_(0, 1)
+                covariance = covariance.clamp_(0, self.config.clip_sample_range**2)
             return covariance.mul_(c.posterior_x0**2).add_(c.posterior_variance)
         if eta == 0:
             return 0.0
@@ -779,7 +780,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if self._mean_square_epsilon is None:
             return 0.0
         covariance = mean_covariance(self._mean_square_epsilon[t], alpha_bar_t)
-        return covariance.clamp(0, 1) if self.config.clip_covariance else covariance
+        return covariance.clamp(0, self.config.clip_sample_range**2) if self.config.clip_covariance else covariance
 
 
 # Small pieces --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
-from exact_predictor import ExactPredictor, WithOffset
+from exact_predictor import WithOffset, exact_of_images
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
@@ -48,9 +48,9 @@ def images():
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
-def test_gamma_of_gaussian_data_is_the_known_one(tiny_unet, beta_schedule):
+def test_gamma_of_gaussian_data_is_the_known_one(beta_schedule):
     scheduler = GaussianDiffusionScheduler(num_train_timesteps=STEPS, beta_schedule=beta_schedule, beta_end=0.8)
-    unet = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE)
+    unet = exact_of_images(scheduler, MEAN, VARIANCE)
     result = estimate(unet, gaussian_images(400), scheduler, timesteps_per_image=4, batch_size=400)
     values, errors = as_tensors(result)
     assert sum(result.draws) == 400 * 4 and max(result.draws) - min(result.draws) <= 4
@@ -61,11 +61,9 @@ def test_gamma_of_gaussian_data_is_the_known_one(tiny_unet, beta_schedule):
     assert errors[-2:].max() < 1e-3
 
 
-def test_the_residual_is_the_rest_of_gamma_for_the_exact_predictor(tiny_unet):
+def test_the_residual_is_the_rest_of_gamma_for_the_exact_predictor():
     scheduler = GaussianDiffusionScheduler(**SCHEDULE)
-    result = estimate(
-        ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE), gaussian_images(400), timesteps_per_image=4
-    )
+    result = estimate(exact_of_images(scheduler, MEAN, VARIANCE), gaussian_images(400), timesteps_per_image=4)
     residuals, errors = (torch.tensor(x).double() for x in (result.residuals, result.residual_errors))
     truth = 1 - exact_gamma(scheduler)
     assert ((residuals - truth) / errors).abs().max() < 4
@@ -74,19 +72,19 @@ def test_the_residual_is_the_rest_of_gamma_for_the_exact_predictor(tiny_unet):
     assert_close(torch.tensor(result.for_optimal_variance()).double(), 1 - residuals)
 
 
-def test_the_residual_has_the_errors_of_the_mean_too(tiny_unet):
+def test_the_residual_has_the_errors_of_the_mean_too():
     """eps_hat = eps* + 0.5: Gamma and the residual both gain 0.25, so that 1 - Gamma is less than it was."""
     scheduler = GaussianDiffusionScheduler(**SCHEDULE)
-    exact = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE)
+    exact = exact_of_images(scheduler, MEAN, VARIANCE)
     images = gaussian_images(50)
     right, wrong = estimate(exact, images), estimate(WithOffset(exact, 0.5), images)
     gained = torch.tensor(wrong.residuals) - torch.tensor(right.residuals)
     assert_close(gained.mean(), torch.tensor(0.25), atol=0.02, rtol=0)
 
 
-def test_a_prediction_that_is_worse_than_none_is_said_at_once(tiny_unet, caplog):
+def test_a_prediction_that_is_worse_than_none_is_said_at_once(caplog):
     scheduler = GaussianDiffusionScheduler(**SCHEDULE)
-    exact = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE)
+    exact = exact_of_images(scheduler, MEAN, VARIANCE)
     with caplog.at_level("WARNING"):
         logging.enable_propagation()
         estimate(exact, gaussian_images(10))
@@ -95,9 +93,9 @@ def test_a_prediction_that_is_worse_than_none_is_said_at_once(tiny_unet, caplog)
     assert "that of predicting none is 1. Is it trained?" in caplog.text
 
 
-def test_the_standard_error_is_the_spread_of_repeated_estimates(tiny_unet):
+def test_the_standard_error_is_the_spread_of_repeated_estimates():
     scheduler = GaussianDiffusionScheduler(**SCHEDULE)
-    unet, truth = ExactPredictor(tiny_unet(), scheduler, MEAN, VARIANCE), exact_gamma(scheduler)
+    unet, truth = exact_of_images(scheduler, MEAN, VARIANCE), exact_gamma(scheduler)
     values, errors = zip(
         *(
             as_tensors(estimate(unet, gaussian_images(20, seed), seed=seed, timesteps_per_image=5, batch_size=20))
@@ -114,12 +112,12 @@ def test_the_standard_error_is_the_spread_of_repeated_estimates(tiny_unet):
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
-def test_x0_and_v_predictions_give_the_same(tiny_unet, prediction_type):
+def test_x0_and_v_predictions_give_the_same(prediction_type):
     other = GaussianDiffusionScheduler(**SCHEDULE, prediction_type=prediction_type)
     epsilon = GaussianDiffusionScheduler(**SCHEDULE)
     images = gaussian_images(10)
-    result = estimate(ExactPredictor(tiny_unet(), other, MEAN, VARIANCE), images, other)
-    expected = estimate(ExactPredictor(tiny_unet(), epsilon, MEAN, VARIANCE), images, epsilon)
+    result = estimate(exact_of_images(other, MEAN, VARIANCE), images, other)
+    expected = estimate(exact_of_images(epsilon, MEAN, VARIANCE), images, epsilon)
     assert_close(as_tensors(result), as_tensors(expected), rtol=1e-4, atol=1e-6)
 
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from exact_predictor import ExactPredictor
+from exact_predictor import exact_of_images
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.calibration import bound_costs, local_errors, plan_timesteps
@@ -151,10 +151,10 @@ def test_a_plan_has_a_lower_bound_than_even_timesteps(stock_unet, images):
 
 
 @pytest.mark.parametrize("solver_order", [1, 2])
-def test_local_errors_are_those_of_the_schedulers_steps(tiny_unet, solver_order):
+def test_local_errors_are_those_of_the_schedulers_steps(solver_order):
     """On the exact flow of Gaussian data, from which the steps of a scheduler are taken one by one."""
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=solver_order)
-    unet = ExactPredictor(tiny_unet(), scheduler, mean=0.2, variance=0.25)
+    unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
     candidates = [*range(0, 40, 4), *range(40, 1000, 40), 999]
     errors = local_errors(unet, scheduler, candidates, solver_order, num_paths=5, batch_size=2, progress_bar=False)
     assert errors.shape == (len(candidates) + 1,) * (solver_order + 1)
@@ -183,9 +183,9 @@ def starts(place):
     return noise_of_steps(image_generators(0, place, like), 1, like)
 
 
-def test_planned_timesteps_end_nearer_to_the_flow(tiny_unet):
+def test_planned_timesteps_end_nearer_to_the_flow():
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2)
-    unet = ExactPredictor(tiny_unet(), scheduler, mean=0.2, variance=0.25)
+    unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
     candidates = candidate_timesteps(scheduler, 40)
     cost = local_errors(unet, scheduler, candidates, num_paths=4, progress_bar=False)
     plan = [candidates[node - 1] for node in plan_timesteps(cost, 6)][::-1]

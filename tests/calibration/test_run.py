@@ -94,12 +94,19 @@ def test_a_model_with_classes_and_a_head(tiny_unet, data, tmp_path):
     assert pipeline(class_labels=2, num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 1)
 
 
-@pytest.mark.parametrize("plan_cost, kernel", [("bound", (1, "analytic", 1)), ("local_error", (0, "fixed_small", 2))])
+@pytest.mark.parametrize(
+    "plan_cost, kernel",
+    [
+        ("bound", (1, "analytic", 1, False)),
+        ("local_error", (0, "fixed_small", 2, True)),
+        ("global_error", (0, "fixed_small", 2, True)),
+    ],
+)
 def test_plans(stock_model, data, tmp_path, plan_cost, kernel):
     run(stock_model, tmp_path / "new", data, plans=[5, 2], plan_cost=plan_cost)
     scheduler = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new").scheduler
     config = scheduler.config
-    assert (config.eta, config.variance_type, config.solver_order) == kernel
+    assert (config.eta, config.variance_type, config.solver_order, config.corrector) == kernel
     report = json.loads((tmp_path / "new" / "calibration.json").read_text())
     assert report["plan_cost"] == plan_cost and list(report["plans"]) == ["2", "5"]
     for count in (2, 5):
@@ -214,7 +221,7 @@ def test_somewhere_it_must_go(stock_model, data):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"plan_cost": "fid"}, "plan_cost='fid' is not one of 'bound', 'local_error'"),
+        ({"plan_cost": "fid"}, "plan_cost='fid' is not one of 'bound', 'local_error', 'global_error'"),
         ({"plans": [5, 0]}, "A plan of 0 steps cannot be made: it must have 1 .. 10"),
         ({"plans": [5, 11]}, "A plan of 11 steps"),
         ({"num_images": 31}, "num_images=31 is more than the 30"),

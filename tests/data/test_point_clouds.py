@@ -1,61 +1,69 @@
-"""The exact noise predictor of a set of points, against its derivative, against sampling, and in limits."""
+"""The named distributions: what they are made of, and that a seed says all of it."""
 
+import math
+
+import pytest
 import torch
 from torch.testing import assert_close
 
-from ddpm_hf.data.point_clouds import exact_noise_moments, swiss_roll
+from ddpm_hf.data.point_clouds import POINT_CLOUDS, checkerboard, eight_gaussians, pinwheel, swiss_roll, two_moons
 
 
-def some_points(count=30):
-    return swiss_roll(count, torch.Generator().manual_seed(0))
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
-def noisy(points, alpha_bar, draws, seed=1):
-    """x_t and eps of `draws` draws from the points."""
-    generator = torch.Generator().manual_seed(seed)
-    x0 = points[torch.randint(len(points), (draws,), generator=generator)]
-    noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise, noise
+@pytest.mark.parametrize("name", POINT_CLOUDS)
+def test_a_seed_says_all_of_it(name):
+    first, again, other = (POINT_CLOUDS[name](500, generator(seed)) for seed in (0, 0, 1))
+    assert first.points.shape == (500, 2) and first.points.dtype == torch.float64 and first.points.isfinite().all()
+    assert torch.equal(first.points, again.points) and not torch.equal(first.points, other.points)
+    if first.labels is not None:
+        assert first.labels.shape == (500,) and torch.equal(first.labels, again.labels)
+    # In random order: the first and the second half are alike.
+    halves = first.points.chunk(2)
+    assert (halves[0].mean(0) - halves[1].mean(0)).abs().max() < 0.5 * first.points.std(0).max()
 
 
-def test_the_roll_is_in_the_range_of_the_models():
-    points = swiss_roll(5000, torch.Generator().manual_seed(0))
-    assert points.shape == (5000, 2) and points.abs().max() <= 1
-    assert points.norm(dim=1).min() > 0.2  # it starts off the middle, after half a turn and more
+def test_the_radius_of_the_roll_is_its_angle():
+    points = swiss_roll(5000, generator(), noise=0.0).points
+    radius = points.norm(dim=1)
+    assert 1.5 * math.pi <= radius.min() < 4.8 and 14 < radius.max() <= 4.5 * math.pi
+    assert_close(torch.stack([radius * radius.cos(), radius * radius.sin()], 1), points, rtol=0, atol=1e-9)
+    noisy = swiss_roll(5000, generator(), noise=0.1).points
+    assert (noisy - points).std().item() == pytest.approx(0.1, rel=0.05)
 
 
-def test_one_point_leaves_no_doubt():
-    point, x_t = torch.tensor([[0.3, -0.2]]).double(), torch.randn(5, 2).double()
-    mean, variance = exact_noise_moments(point, x_t, 0.6)
-    assert_close(mean, (x_t - 0.6**0.5 * point) / 0.4**0.5)
-    assert_close(variance, torch.zeros_like(variance), rtol=0, atol=1e-12)
+def test_the_moons_are_half_circles():
+    points, labels = two_moons(2000, generator(), noise=0.0)
+    for label, centre in ((0, [0.0, 0.0]), (1, [1.0, 0.5])):
+        moon = points[labels == label] - torch.tensor(centre)
+        assert_close(moon.norm(dim=1), torch.ones(len(moon)).double())
+        assert ((moon[:, 1] >= 0) if label == 0 else (moon[:, 1] <= 0)).all()
+        assert 800 < len(moon) < 1200
 
 
-def test_the_variance_is_the_derivative_of_the_mean():
-    """Tweedie's formulas: d eps / d x_t = (1 - Var[eps | x_t]) / sqrt(1 - abar), the head of `ocm`."""
-    points = some_points()
-    for alpha_bar in (0.999, 0.9, 0.3):
-        x_t, _ = noisy(points, alpha_bar, 6)
-        jacobian = torch.autograd.functional.jacobian(lambda x, a=alpha_bar: exact_noise_moments(points, x, a)[0], x_t)
-        diagonal = torch.einsum("bibi->bi", jacobian)
-        _, variance = exact_noise_moments(points, x_t, alpha_bar)
-        assert_close(diagonal, (1 - variance) / (1 - alpha_bar) ** 0.5, rtol=1e-6, atol=1e-6)
+def test_the_eight_gaussians_are_where_their_labels_say():
+    points, labels = eight_gaussians(8000, generator())
+    for label in range(8):
+        one = points[labels == label]
+        angle = label * math.pi / 4
+        assert_close(one.mean(0), 2 * torch.tensor([math.cos(angle), math.sin(angle)]).double(), rtol=0, atol=0.03)
+        assert_close(one.std(0), torch.full((2,), 0.2).double(), rtol=0.1, atol=0)
 
 
-def test_it_is_the_conditional_expectation():
-    """E[eps] = E[E[eps | x_t]], and the error of the best guess is the variance that it states."""
-    points = some_points()
-    x_t, noise = noisy(points, 0.8, 100_000)
-    mean, variance = exact_noise_moments(points, x_t, 0.8)
-    assert_close(mean.mean(0), noise.mean(0), rtol=0, atol=0.01)
-    assert_close((noise - mean).square().mean(0), variance.mean(0), rtol=0.01, atol=0)
-    assert_close(((noise - mean) * x_t).mean(0), torch.zeros(2).double(), rtol=0, atol=0.01)
+def test_the_board_has_eight_dark_squares():
+    points = checkerboard(4000, generator()).points
+    squares = points.floor().long()
+    assert squares.min() == -2 and squares.max() == 1
+    assert ((squares.sum(1) % 2) == 0).all()
+    assert len(squares.unique(dim=0)) == 8
 
 
-def test_single_precision_is_enough_for_pictures():
-    points = some_points()
-    x_t, _ = noisy(points, 0.99, 50)
-    for exact, single in zip(
-        exact_noise_moments(points, x_t, 0.99), exact_noise_moments(points.float(), x_t, 0.99), strict=True
-    ):
-        assert_close(single.double(), exact, rtol=0, atol=1e-3)
+def test_the_blades_of_the_pinwheel_are_turns_of_one():
+    points, labels = pinwheel(20_000, generator())
+    first = points[labels == 0]
+    for label in range(1, 5):
+        angle = torch.tensor(2 * math.pi * label / 5)
+        turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]]).double()
+        assert_close(points[labels == label].mean(0), turn @ first.mean(0), rtol=0, atol=0.03)

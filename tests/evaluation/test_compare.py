@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
@@ -46,7 +47,7 @@ def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network
         assert len(set(m.distances)) == 2 and all(math.isfinite(d) and d > 0 for d in m.distances)
         assert (m.bits_per_dim is None) == (m.sampler != "ddpm")
     # 4 samplers, 2 seeds, 3 batches, 6 steps, and the bound: 6 steps of 3 batches
-    assert "162 network calls of 8 images, about 0:" in capsys.readouterr().out
+    assert "162 network calls of 8 images in each process, about 0:" in capsys.readouterr().out
 
     pipeline = GaussianDiffusionPipeline.from_pretrained(model)
     images = load_data(data, pipeline.unet.config)[0]
@@ -82,23 +83,31 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
     unet = tiny_unet(num_classes=3).eval()
     labels, bar = torch.tensor([2, 0, 1, 2, 1]), SimpleNamespace(update=lambda: None)
     task = Task(
-        GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), labels, None, None, None, 5, 2, seeds=[0]
+        GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()),
+        labels,
+        None,
+        None,
+        None,
+        5,
+        2,
+        [0],
+        Accelerator(),
     )
+    places = range(5)
     for name in ("ddpm", "diffusers-ddpm", "dpmpp-2m"):
         sampler = make_sampler(name, task.pipeline.scheduler)
-        images = _sample(task, sampler, 3, 0, bar, [])
-        one_by_one = _sample(task._replace(batch_size=1), sampler, 3, 0, bar, [])
+        images = _sample(task, sampler, 3, 0, places, bar, [])
+        one_by_one = _sample(task._replace(batch_size=1), sampler, 3, 0, places, bar, [])
         assert (images.int() - one_by_one.int()).abs().max() <= 1  # rounding to 8 bits
-        assert (images.int() - _sample(task, sampler, 3, 1, bar, []).int()).abs().max() > 30
-        others = _sample(task._replace(labels=labels.flip(0)), sampler, 3, 0, bar, [])
+        assert (images.int() - _sample(task, sampler, 3, 1, places, bar, []).int()).abs().max() > 30
+        others = _sample(task._replace(labels=labels.flip(0)), sampler, 3, 0, places, bar, [])
         assert torch.equal(others[2], images[2]) and not torch.equal(others[0], images[0])
 
 
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
-    task = _task(
-        pipeline, load_features(feature_network), data, num_images=50, seeds=[0], batch_size=10, bound_images=50
-    )
+    see = load_features(feature_network)
+    task = _task(pipeline, see, data, 50, seeds=[0], batch_size=10, bound_images=50, accelerator=Accelerator())
     brightness = task.held_out.float().mean((1, 2, 3))
     assert len(task.held_out) == 40 and len(task.labels) == 50
     assert torch.equal(task.labels[:40] == 1, brightness > 110) and torch.equal(task.labels[40:], task.labels[:10])

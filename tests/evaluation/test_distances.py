@@ -3,9 +3,15 @@
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from scipy.stats import wasserstein_distance
+from scipy.stats import energy_distance, kstest, wasserstein_distance
 
-from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, mean_and_spread, sliced_wasserstein
+from ddpm_hf.evaluation.distances import (
+    FeatureStatistics,
+    energy_test,
+    frechet_distance,
+    mean_and_spread,
+    sliced_wasserstein,
+)
 
 
 def normal(*shape, seed=0):
@@ -140,3 +146,39 @@ def test_what_has_no_distance():
 def test_mean_and_spread():
     assert mean_and_spread([2.0, 4.0]) == (3.0, pytest.approx(2**0.5))
     assert mean_and_spread([2.0]) == (2.0, None)
+
+
+# The energy test -----------------------------------------------------------------------------------------------------
+
+
+def test_the_energy_distance_on_a_line():
+    """scipy's is the root of it, from the distribution functions."""
+    a, b = normal(30, 1), normal(50, 1, seed=1) * 2 + 1
+    assert energy_test(a, b, 1)[0] == pytest.approx(energy_distance(a[:, 0], b[:, 0]) ** 2, rel=1e-10)
+
+
+def test_the_energy_distance_by_its_definition():
+    a, b = normal(7, 3), normal(5, 3, seed=1)
+    expected = 2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean()
+    assert energy_test(a, b, 1)[0] == pytest.approx(expected.item(), rel=1e-12)
+    assert energy_test(a, a, 1)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_p_is_uniform_where_the_distributions_are_the_same():
+    """And so is p <= 0.01 as rare as it says; with clouds of different sizes, far from normal."""
+    generator = seeded()
+    draws = [torch.rand(n, 2, generator=generator) ** 4 for n in (40, 25) * 200]
+    p = [energy_test(a, b, 199, generator)[1] for a, b in zip(draws[::2], draws[1::2], strict=True)]
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert min(p) >= 1 / 200
+
+
+@pytest.mark.parametrize("other", [lambda x: x + 0.4, lambda x: 1.4 * x, lambda x: x.sign() * x.abs() ** 2])
+def test_p_is_small_where_they_differ(other):
+    distance, p = energy_test(normal(300, 2), other(normal(300, 2, seed=1)), 499, seeded())
+    assert p == pytest.approx(1 / 500) and distance > 0
+
+
+def test_the_energy_test_needs_points_of_one_dimension():
+    with pytest.raises(ValueError, match=r"\(5, 2\) and \(5, 3\)"):
+        energy_test(torch.zeros(5, 2), torch.zeros(5, 3))

@@ -3,18 +3,18 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
-from ddpm_hf.data.point_clouds import exact_noise_moments
+from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, draw, make_sampler
 from ddpm_hf.training.errors import InputError
 
 MODEL = GaussianDiffusionScheduler(mean_square_epsilon=[0.5] * 1000, timestep_plans={"4": [999, 500, 200, 10]})
 
+POINT = ExactDenoiser.from_points(torch.tensor([[0.3, -0.2]], dtype=torch.float64), MODEL)
+
 
 def one_point(x_t, t):
     """The exact noise for data that are always (0.3, -0.2), and a head without meaning."""
-    point = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
-    noise = exact_noise_moments(point, x_t, MODEL.alpha_bar(t).item())[0].to(x_t.dtype)
+    noise = POINT(x_t, t).sample
     return torch.cat([noise, torch.zeros_like(noise)], dim=1)
 
 

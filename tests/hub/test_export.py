@@ -149,7 +149,7 @@ def test_models_that_stock_classes_cannot_sample(tmp_path, tiny_unet):
 
 
 def test_what_is_no_such_model_and_where_there_is_something(tmp_path, stock_unet):
-    with pytest.raises(InputError, match="Give a pipeline folder or a Hub id"):
+    with pytest.raises(InputError, match="is not a pipeline folder, for it has no model_index.json"):
         export_stock(str(tmp_path), tmp_path / "stock")
     (tmp_path / "model_index.json").write_text(
         json.dumps({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]})

@@ -16,7 +16,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from hub_server import TOKEN, running_hub
 from torch.testing import assert_close
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier, __version__
+from ddpm_hf import (
+    ExactDenoiser,
+    GaussianDiffusionPipeline,
+    GaussianDiffusionScheduler,
+    MLPDenoiser,
+    NoisyImageClassifier,
+    __version__,
+)
 from ddpm_hf.hub.self_contained import LIBRARIES, PIPELINE_SOURCE, TRAVELLING, assemble, pipeline_source
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +63,10 @@ def load(loader, case):
     pipeline.set_progress_bar_config(disable=True)
     said = {"class": type(pipeline).__name__, "parts": [type(p).__name__ for p in (pipeline.unet, pipeline.scheduler)]}
     if said["class"] == "GaussianDiffusionPipeline":
-        images = pipeline(generator=torch.Generator().manual_seed(0), output_type="latent", **case["options"]).images
-        said["images"] = images.tolist()
+        options = {"output_type": "latent"} | case["options"]
+    else:
+        options = {"output_type": "np", "num_inference_steps": 3}
+    said["images"] = pipeline(generator=torch.Generator().manual_seed(0), **options).images.tolist()
     pipeline.save_pretrained(case["again"])
     return said
 
@@ -90,6 +99,12 @@ def tiny_classifier():
     return NoisyImageClassifier(8, 1, 3, attention_head_dim=8, norm_num_groups=4, **levels).eval()
 
 
+def tiny_mlp():
+    torch.manual_seed(0)
+    units = {"data_mean": [1.0, 2.0], "data_std": [3.0, 4.0]}
+    return MLPDenoiser(width=8, time_embedding_dim=8, num_classes=3, variance_head="npr", **units).eval()
+
+
 @pytest.fixture
 def models(tiny_unet):
     """{name: (pipeline, how to sample it)}: each thing that a repository may hold."""
@@ -107,6 +122,11 @@ def models(tiny_unet):
         "classes": (ours(tiny_unet(num_classes=3), scheduler()), steps | guided),
         "no label": (ours(tiny_unet(num_classes=3), scheduler(timestep_spacing="logsnr")), steps),
         "classifier": (ours(tiny_unet(), scheduler(), tiny_classifier()), steps | steered),
+        "points": (
+            ours(tiny_mlp(), scheduler(variance_type="npr", clip_sample=False)),
+            steps | {"class_labels": [0, 2]},
+        ),
+        "exact": (ours(ExactDenoiser.from_points(torch.eye(3), scheduler()), scheduler()), steps | {"batch_size": 2}),
     }
 
 
@@ -145,7 +165,8 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     refused = "ValueError.*trust_remote_code=True"
     for name in models:
         add("ours", name, str(tmp_path / name), code(str(tmp_path / name)))
-    for name, without_trust, with_trust in (("plans", "DDPMPipeline", "DDPMPipeline"), ("classes", refused, "ours")):
+    stock = ("plans", "DDPMPipeline", "DDPMPipeline")
+    for name, without_trust, with_trust in (stock, ("classes", refused, "ours"), ("points", refused, "ours")):
         add(without_trust, name, str(tmp_path / name), {})
         add(with_trust, name, str(tmp_path / name), {"trust_remote_code": True})
     public, private = "someone/model", "someone/private"
@@ -162,6 +183,7 @@ def test_loading_with_and_without_the_package(tmp_path, models):
         add("ours", "classes", public, package_loads, package=True)
     add("ours", "head", public, {"revision": "v1"}, package=True)
     add("ours", "classifier", private, {"token": TOKEN}, package=True)
+    add("ours", "classifier", private, {}, package=True, logged_in=True)
 
     with running_hub() as hub:
         pushes = [(public, "head", False, "v1"), (public, "classes", False, None), (private, "classifier", True, None)]
@@ -172,12 +194,17 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     for (expected, name, _, case), said in zip(cases, report, strict=True):
         if expected == "ours":
             assert said.get("class") == "GaussianDiffusionPipeline", (case, said)
-            assert said["parts"] == ["UNet2DModel", "GaussianDiffusionScheduler"], case
-            assert torch.equal(torch.tensor(said["images"]), images[name]), case
+            network = {"points": "MLPDenoiser", "exact": "ExactDenoiser"}.get(name, "UNet2DModel")
+            assert said["parts"] == [network, "GaussianDiffusionScheduler"], case
+            # Linear layers round by where in memory their weights are.
+            exactly = ROUNDING if name == "points" else {"rtol": 0, "atol": 0}
+            assert_close(torch.tensor(said["images"]), images[name], **exactly)
             assert files(Path(case["again"])) == files(tmp_path / name), case
         elif expected == "DDPMPipeline":
             assert said.get("class") == expected, (case, said)
             assert said["parts"] == ["UNet2DModel", "DDPMScheduler"], case
+            before = sample_stock(DiffusionPipeline.from_pretrained(tmp_path / name))
+            assert torch.equal(torch.tensor(said["images"]), torch.from_numpy(before)), case
         else:
             assert re.match(expected, said["error"], re.DOTALL), (case, said)
             assert TOKEN not in said["error"]
@@ -197,7 +224,7 @@ def run_process(folder, task, endpoint):
 # In one process ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plans", "head", "classes", "classifier"])
+@pytest.mark.parametrize("name", ["plans", "head", "classes", "classifier", "points", "exact"])
 def test_the_package_needs_no_trust_and_saves_the_same_folder(tmp_path, models, name):
     pipeline, options = models[name]
     pipeline.save_pretrained(tmp_path / "first")
@@ -234,23 +261,15 @@ def test_stock_classes_save_what_brings_everything_back(tmp_path, models):
     assert files(tmp_path / "again") == files(tmp_path / "first")
 
 
-def test_two_versions_in_one_process(tmp_path, models, module_cache):
-    """Both run their own code and save it, though diffusers keeps the code of all folders in one place.
-
-    The files are of one size and written in one second, for which Python takes the bytecode of the first.
-    """
-    pipeline, options = models["classes"]
-    folders = {version: tmp_path / version for version in ("first", "other")}
-    for folder in folders.values():
-        pipeline.save_pretrained(folder)
-    source = PIPELINE_SOURCE.decode()
-    other = source.replace('("pil", "np", "pt", "latent")', '("pil", "np", "pt", "LATENT")')
+def other_version(source):
+    """The code with another name for one output type: as long as it was, so that Python takes the one's bytecode for both."""
+    other = source.replace(b'("pil", "np", "pt", "latent")', b'("pil", "np", "pt", "LATENT")')
     assert other != source and len(other) == len(source)
-    (folders["other"] / "pipeline.py").write_text(other)
-    loaded = {
-        version: DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
-        for version, folder in folders.items()
-    }
+    return other
+
+
+def check_versions(loaded, folders, options, again):
+    """That each pipeline runs and saves its own code: `loaded` and `folders` have "first" and "other"."""
     images = sample(loaded["first"], **options)
     assert torch.equal(images, sample(GaussianDiffusionPipeline.from_pretrained(folders["first"]), **options))
     for version, own, others in (("first", "latent", "LATENT"), ("other", "LATENT", "latent")):
@@ -259,10 +278,49 @@ def test_two_versions_in_one_process(tmp_path, models, module_cache):
             loaded[version](**options | {"output_type": others})
         with pytest.raises(ValueError, match="may name"):  # past the check of its own output type
             loaded[version](**options | {"output_type": own, "callback_on_step_end_tensor_inputs": ("none",)})
-        loaded[version].save_pretrained(tmp_path / "again" / version)
-        assert files(tmp_path / "again" / version) == files(folders[version])
-    again = DiffusionPipeline.from_pretrained(folders["first"], trust_remote_code=True)
+        loaded[version].save_pretrained(again / version)
+        assert files(again / version) == files(folders[version])
+
+
+@pytest.fixture
+def versions(tmp_path, models):
+    """The folders of two versions of a model, written in one second."""
+    folders = {version: tmp_path / version for version in ("first", "other")}
+    for folder in folders.values():
+        models["classes"][0].save_pretrained(folder)
+    (folders["other"] / "pipeline.py").write_bytes(other_version(PIPELINE_SOURCE))
+    return folders
+
+
+def test_two_versions_in_one_process(tmp_path, models, versions, module_cache):
+    """Both run their own code and save it, though diffusers keeps the code of all folders in one place."""
+    loaded = {
+        version: DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+        for version, folder in versions.items()
+    }
+    check_versions(loaded, versions, models["classes"][1], tmp_path / "again")
+    again = DiffusionPipeline.from_pretrained(versions["first"], trust_remote_code=True)
     assert type(again) is type(loaded["first"])
+
+
+@pytest.mark.parametrize("one_repository", [True, False])
+def test_two_versions_in_one_process_over_http(tmp_path, models, versions, module_cache, hub, one_repository):
+    """Two commits of one repository, and two repositories; by their commits, by the newest, and in each form of the docs."""
+    repositories = {"first": "someone/model", "other": "someone/model" if one_repository else "someone/other"}
+    commits = {version: hub.add(repositories[version], folder) for version, folder in versions.items()}
+    loaded = {
+        version: DiffusionPipeline.from_pretrained(
+            repositories[version], **code(repositories[version], commits[version])
+        )
+        for version in versions
+    }
+    check_versions(loaded, versions, models["classes"][1], tmp_path / "again")
+    newest = DiffusionPipeline.from_pretrained(repositories["other"], **code(repositories["other"]))
+    assert type(newest) is type(loaded["other"])
+    by_trust = DiffusionPipeline.from_pretrained(repositories["other"], trust_remote_code=True)
+    assert type(by_trust) is type(loaded["other"])
+    first = DiffusionPipeline.from_pretrained(repositories["first"], **code(repositories["first"], commits["first"]))
+    assert type(first) is type(loaded["first"])
 
 
 # The index ------------------------------------------------------------------------------------------------------------
@@ -295,7 +353,7 @@ def test_the_index_names_the_stock_pipeline_where_it_runs(tmp_path, tiny_unet, n
 
 def sample_stock(pipeline):
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(num_inference_steps=3, output_type="np").images
+    return pipeline(generator=torch.Generator().manual_seed(0), num_inference_steps=3, output_type="np").images
 
 
 class OtherNetwork(ModelMixin, ConfigMixin):

@@ -4,7 +4,7 @@ import importlib.util
 import pytest
 import yaml
 
-from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.training.arguments import TrainingArguments, parse_arguments, preset_names
 from ddpm_hf.training.errors import InputError
 
@@ -58,7 +58,7 @@ def test_length_has_two_spellings_and_the_last_given_holds(tmp_path):
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_parse(name):
     argv = ["--preset", name, "--dataset", "somewhere"]
-    assert parse_arguments(argv).unet in UNET_PRESETS
+    assert parse_arguments(argv).unet in UNET_PRESETS | MLP_PRESETS
 
 
 def test_the_options_of_a_run_are_a_config(tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import (
     EndlessBatches,
+    ImageForm,
     ImagesInMemory,
     ImagesOnDemand,
     batches,
@@ -173,11 +174,11 @@ def test_damaged_images_are_skipped_counted_and_named(damaged_folder, pixels, ca
 def test_damaged_images_stop_a_strict_run(damaged_folder, limit):
     source = open_images(arguments(damaged_folder, strict_data=True), 28)
     with pytest.raises(InputError, match="row 3 .*03.png"):
-        list(batches(load_images(source, memory_limit_gb=limit), [np.arange(16)]))
+        list(batches(load_images(source, memory_limit_gb=limit, disk_limit_gb=0), [np.arange(16)]))
 
 
 def test_damaged_images_on_demand_are_replaced_within_the_batch(damaged_folder, pixels, caplog):
-    images = load_images(open_images(arguments(damaged_folder), 28), memory_limit_gb=0)
+    images = load_images(open_images(arguments(damaged_folder), 28), memory_limit_gb=0, disk_limit_gb=0)
     assert isinstance(images, ImagesOnDemand)
     batch = images.__getitems__(np.array([2, 3, 4]))["images"].squeeze(1).numpy()
     assert np.array_equal(batch, pixels[[2, 4, 2]])
@@ -234,8 +235,8 @@ def test_crop_keeps_the_shape_of_things_and_squeezing_keeps_all_of_them():
     wide = np.zeros((8, 32), dtype=np.uint8)
     wide[:, 8:24] = 255
     value = stored(Image.fromarray(wide))
-    cropped = decode_image(value, 1, 8, center_crop=True)[0]
-    squeezed = decode_image(value, 1, 8, center_crop=False)[0]
+    cropped = decode_image(value, ImageForm(1, 8))[0]
+    squeezed = decode_image(value, ImageForm(1, 8, center_crop=False))[0]
     assert cropped.shape == squeezed.shape == (8, 8)
     assert (cropped[:, 1:-1] > 200).all()
     assert (squeezed[:, 0] < 50).all()
@@ -248,13 +249,13 @@ def test_rotation_of_cameras_is_undone(tmp_path):
     exif[0x0112] = 3  # upside down
     buffer = BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    decoded = decode_image({"bytes": buffer.getvalue(), "path": None}, 1, 8)[0]
+    decoded = decode_image({"bytes": buffer.getvalue(), "path": None}, ImageForm(1, 8))[0]
     assert np.array_equal(decoded, np.asarray(image)[::-1, ::-1])
 
 
 def test_in_memory_and_on_demand_agree(image_folder):
     source = open_images(arguments(image_folder, class_conditional=True), 28)
-    in_memory, on_demand = load_images(source, 1), load_images(source, 0)
+    in_memory, on_demand = load_images(source, 1), load_images(source, 0, disk_limit_gb=0)
     assert isinstance(in_memory, ImagesInMemory)
     rows = np.array([9, 0, 15, 9])
     first, second = in_memory.__getitems__(rows), on_demand.__getitems__(rows)
@@ -299,7 +300,7 @@ def test_seeds_give_other_walks():
 
 
 def test_a_loader_leaves_the_random_state_alone(image_folder):
-    images = load_images(open_images(arguments(image_folder), 28), 0)
+    images = load_images(open_images(arguments(image_folder), 28), 0, disk_limit_gb=0)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     next(iter(batches(images, EndlessBatches(16, 4, 0), workers=1)))

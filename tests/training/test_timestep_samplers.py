@@ -24,7 +24,7 @@ def importance(steps, **options):
 
 def test_uniform():
     torch.manual_seed(0)
-    timesteps, weights = UniformTimesteps(4, CPU).sample(4000)
+    timesteps, weights = UniformTimesteps(4, CPU).sample(4000, 0)
     counts = torch.bincount(timesteps, minlength=4)
     assert len(counts) == 4
     assert (counts - 1000).abs().max() < 5 * (4000 * 0.25 * 0.75) ** 0.5
@@ -35,17 +35,17 @@ def test_uniform():
 # Low discrepancy
 
 
-@pytest.mark.parametrize(("steps", "batch_size", "processes"), [(1000, 8, 1), (1000, 5, 4), (12, 6, 2), (4, 16, 1)])
-def test_no_part_of_time_is_missed(steps, batch_size, processes):
-    """All images of all processes: with N dividing T one in each interval of T/N, otherwise as many as fit evenly."""
-    samplers = [LowDiscrepancyTimesteps(steps, CPU, 0, p, processes) for p in range(processes)]
-    images = batch_size * processes
-    for _ in range(20):
-        own = [sampler.sample(batch_size)[0] for sampler in samplers]
+@pytest.mark.parametrize(("steps", "batch_size", "batches"), [(1000, 8, 1), (1000, 5, 4), (12, 6, 2), (4, 16, 1)])
+def test_no_part_of_time_is_missed(steps, batch_size, batches):
+    """All images of an update: with N dividing T one in each interval of T/N, otherwise as many as fit evenly."""
+    sampler = LowDiscrepancyTimesteps(steps, CPU, 0, batches)
+    images = batch_size * batches
+    for update in range(20):
+        own = [sampler.sample(batch_size, update * batches + batch)[0] for batch in range(batches)]
         per_interval = torch.bincount(torch.cat(own) * images // steps, minlength=images)
         expected = torch.ones(images) if steps >= images else torch.tensor([images / steps, 0, 0, 0]).repeat(steps)
         assert torch.equal(per_interval.float(), expected)
-        for timesteps in own:  # and the batch of each process is spread too
+        for timesteps in own:  # and each batch is spread too
             gaps = timesteps.sort().values.diff()
             assert gaps.max() <= -(-steps // batch_size)
 
@@ -58,12 +58,12 @@ def test_each_image_has_a_uniform_timestep():
         assert torch.bincount(timesteps[:, place]).tolist() == [images] * steps
 
 
-def test_processes_share_the_offset_and_a_checkpoint_keeps_it():
-    first = LowDiscrepancyTimesteps(1000, CPU, seed=3)
-    first.sample(8)
-    second = LowDiscrepancyTimesteps(1000, CPU, seed=0)
-    second.load_state_dict(first.state_dict())
-    assert set(first.sample(8)[0].tolist()) == set(second.sample(8)[0].tolist())
+def test_the_offset_is_that_of_the_update():
+    """The same timesteps for the update, however it is split into batches; others for the next."""
+    one, two = (LowDiscrepancyTimesteps(1000, CPU, 3, batches) for batches in (1, 2))
+    updates = [set(one.sample(8, update)[0].tolist()) for update in (5, 6)]
+    halves = [two.sample(4, place)[0].tolist() for place in (10, 11)]
+    assert {*halves[0], *halves[1]} == updates[0] != updates[1]
 
 
 def test_it_estimates_with_less_noise_than_uniform():
@@ -71,7 +71,7 @@ def test_it_estimates_with_less_noise_than_uniform():
     loss = torch.linspace(0, 1, 1000) ** 2
 
     def deviation(sampler):
-        return torch.stack([loss[sampler.sample(16)[0]].mean() for _ in range(300)]).std()
+        return torch.stack([loss[sampler.sample(16, place)[0]].mean() for place in range(300)]).std()
 
     # In theory 1 / (16 sqrt(12)) against sqrt(4 / 45) / sqrt(16).
     assert deviation(LowDiscrepancyTimesteps(1000, CPU, 0)) < 0.3 * deviation(UniformTimesteps(1000, CPU))
@@ -96,7 +96,7 @@ def test_until_every_timestep_is_known_it_is_uniform():
     for _ in range(9):
         sampler.update(torch.tensor([3]), torch.tensor([4.0]))
     assert torch.equal(sampler.probabilities(), torch.full((4,), 0.25))
-    assert torch.equal(sampler.sample(8)[1], torch.ones(8))
+    assert torch.equal(sampler.sample(8, 0)[1], torch.ones(8))
     sampler.update(torch.tensor([3]), torch.tensor([4.0]))
     torch.testing.assert_close(sampler.probabilities(), 0.999 * torch.tensor([0.1, 0.2, 0.3, 0.4]) + 0.001 / 4)
 
@@ -108,7 +108,7 @@ def test_its_expectation_is_that_of_uniform_sampling():
     sampler = warmed_up(losses * torch.rand(50))  # what it remembers is not what it is used on
     p = sampler.probabilities()
     assert p.min() < 1e-4 and p.max() > 0.1
-    timesteps, weights = sampler.sample(20_000)
+    timesteps, weights = sampler.sample(20_000, 0)
     given = torch.full((50,), torch.nan).scatter(0, timesteps, weights)
     drawn = given.isfinite()
     torch.testing.assert_close(given[drawn], 1 / (50 * p[drawn]))
@@ -123,8 +123,8 @@ def test_its_estimate_has_less_noise_than_that_of_uniform_sampling():
     """With L_t known the weighted loss is nearly constant (Nichol & Dhariwal 2021, section 3.3)."""
     torch.manual_seed(0)
     losses = torch.logspace(-3, 3, 50)
-    timesteps, weights = warmed_up(losses).sample(2000)
-    uniform, _ = UniformTimesteps(50, CPU).sample(2000)
+    timesteps, weights = warmed_up(losses).sample(2000, 0)
+    uniform, _ = UniformTimesteps(50, CPU).sample(2000, 0)
     assert (weights * losses[timesteps]).std() < 0.05 * losses[uniform].std()
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -71,11 +72,15 @@ def test_classes_and_learned_variance(options):
     assert images[0].size == (8, 8)
 
 
-def test_data_on_demand_trains_the_same_network(options, tmp_path):
-    first = train(TrainingArguments(**options))
-    second = train(TrainingArguments(**options | {"output_dir": str(tmp_path / "second"), "in_memory_limit_gb": 0.0}))
-    name = "unet/diffusion_pytorch_model.safetensors"
-    assert (first / name).read_bytes() == (second / name).read_bytes()
+def test_data_from_memory_from_disk_and_on_demand_trains_the_same_network(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    limits = [{}, {"in_memory_limit_gb": 0.0}, {"in_memory_limit_gb": 0.0, "on_disk_limit_gb": 0.0}]
+    networks = []
+    for i, given in enumerate(limits):
+        folder = train(TrainingArguments(**options | {"output_dir": str(tmp_path / f"run_{i}")} | given))
+        networks.append((folder / "unet/diffusion_pytorch_model.safetensors").read_bytes())
+    assert networks[0] == networks[1] == networks[2]
+    assert list((tmp_path / "cache" / "ddpm_hf").glob("*.arrow"))
 
 
 def test_a_finished_run_says_so_and_does_nothing(options, capsys):

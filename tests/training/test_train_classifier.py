@@ -210,7 +210,7 @@ def test_mistakes_in_the_data_are_found_before_anything_is_written(options, tmp_
         ({"dataset": str(tmp_path / "one_class"), **one_split}, "All 8 images of split 'train' have the label 1"),
         ({"dataset": str(tmp_path / "more_classes")}, "'test' has 5 classes, and split 'train', which is learned, 2"),
         ({"dataset": str(tmp_path / "colours"), **one_split}, r"have 3 channel\(s\), and those of model=.* 1"),
-        ({"model": "/no/such/model"}, "Cannot take model='/no/such/model'"),
+        ({"model": "/no/such/model"}, "/no/such/model is neither a folder here nor a name of a repository"),
         ({"batch_size": 41}, "batch_size=41 is larger"),
         ({"eval_split": "validation"}, "Cannot read split 'validation'"),
     ]

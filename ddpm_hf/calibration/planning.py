@@ -1,0 +1,67 @@
+"""Plans for a model: what they are to keep low, measured on it, and the cheapest timesteps for each number of steps."""
+
+import torch
+
+from ddpm_hf.calibration.error_growth import error_growth, mean_square_in_the_data
+from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
+from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
+from ddpm_hf.calibration.plans import path_cost, plan_timesteps
+from ddpm_hf.evaluation.image_labels import labels_of
+from ddpm_hf.training.errors import InputError
+
+PLAN_COSTS = ("bound", "local_error", "global_error")
+# How many images, paths, and paths with errors, plans are made from.
+PLAN_IMAGES, PLAN_PATHS, GROWTH_PATHS = 64, 48, 24
+# Network calls for each candidate and image or path: a path is followed in twice as many steps, and what has left a path
+# at ten places is followed too, for half of the way on average.
+CALLS = {
+    "bound": PLAN_IMAGES,
+    "local_error": 2 * PLAN_PATHS,
+    "global_error": 2 * PLAN_PATHS + 6 * GROWTH_PATHS,
+}
+
+
+def check_plans(plans, plan_cost, config, of_latents):
+    """Raises InputError for plans that this model cannot have; `config` is its scheduler's."""
+    if plan_cost not in PLAN_COSTS:
+        raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
+    if not plans:
+        return
+    steps = config.num_train_timesteps
+    if plans[0] < 1 or plans[-1] > steps:
+        wrong = plans[0] if plans[0] < 1 else plans[-1]
+        raise InputError(f"A plan of {wrong} steps cannot be made: it must have 1 .. {steps}, the training timesteps.")
+    if plan_cost == "bound" and of_latents:
+        raise InputError("The bound is one of pixels, and this model makes latents: plan by plan_cost='local_error'.")
+    if plan_cost == "bound" and config.get("eta", 1.0) == 0:
+        raise InputError(
+            "This model samples at eta=0 (DDIM), where the bound is infinite: plan by plan_cost='local_error', or begin with "
+            "a DDPM scheduler."
+        )
+
+
+def count_candidates(plans, num_train_timesteps):
+    return min(max(TIMESTEPS_PER_IMAGE, plans[-1]), num_train_timesteps)
+
+
+def make_plans(unet, scheduler, images, labels, plans, plan_cost, batch_size, seed):
+    """{"10": {"timesteps": descending, "cost": along them}} for each K of `plans`."""
+    if not plans:
+        return {}
+    candidates = candidate_timesteps(scheduler, count_candidates(plans, len(scheduler)))
+    if plan_cost == "bound":
+        images, labels = images[:PLAN_IMAGES], labels_of(labels, 0, PLAN_IMAGES)
+        cost = bound_costs(unet, scheduler, images, candidates, labels, batch_size=batch_size, seed=seed)
+    else:
+        labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
+        of_paths = {"batch_size": min(batch_size, PLAN_PATHS), "seed": seed}
+        cost = local_errors(unet, scheduler, candidates, 2, PLAN_PATHS, labels, **of_paths)
+    if plan_cost == "global_error":
+        labels = labels_of(labels, 0, GROWTH_PATHS)
+        cost = mean_square_in_the_data(cost, error_growth(unet, scheduler, candidates, GROWTH_PATHS, labels, seed))
+    made = {}
+    for count in plans:
+        nodes = plan_timesteps(cost, count)
+        timesteps = [candidates[node - 1] for node in nodes[::-1]]
+        made[str(count)] = {"timesteps": timesteps, "cost": path_cost(cost, nodes)}
+    return made

@@ -1,0 +1,62 @@
+"""The variances of the reverse steps, recipe by recipe."""
+
+from typing import NamedTuple
+
+import torch
+
+from ddpm_hf.recipes import RECIPES, with_recipe
+from ddpm_hf.schedulers.covariances import COVARIANCE_TYPES
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import FIXED_VARIANCE_TYPES
+
+
+class ReverseVariance(NamedTuple):
+    """The variance of one step from `timestep`: its mean over samples and dimensions, and their quantiles 0.1 and 0.9."""
+
+    timestep: int
+    mean: float
+    low: float
+    high: float
+
+
+def reverse_variances(scheduler, num_inference_steps, predict=None, head=None, samples=None, generator=None):
+    """The variances of the steps that add noise, of every recipe of first order that this model can use.
+
+    Those with `analytic` variances where the scheduler has `mean_square_epsilon`; those of the head where there is one. DDIM
+    with no covariance adds nothing and is left out; so is the step to clean data.
+
+    Args:
+        scheduler ([`GaussianDiffusionScheduler`]): the model's.
+        num_inference_steps (`int`): K.
+        predict (*optional*): the network, (x_t, t) -> (B, 2C, *), for the variances of a head.
+        head (`str`, *optional*): the head that it has.
+        samples (`torch.Tensor`, *optional*): x_0 for the head, (B, C, *), noised to each t.
+        generator (`torch.Generator`, *optional*): of that noise.
+
+    Returns:
+        `dict[str, list[ReverseVariance]]`: by recipe, in the order of sampling.
+    """
+    known = {*FIXED_VARIANCE_TYPES, head}
+    if scheduler.config.mean_square_epsilon is not None:
+        known.add("analytic")
+    variances = {}
+    for name, recipe in RECIPES.items():
+        adds_noise = recipe["eta"] > 0 or recipe["variance_type"] in COVARIANCE_TYPES
+        if recipe["variance_type"] in known and recipe["solver_order"] == 1 and adds_noise:
+            sampler = with_recipe(scheduler, name)
+            sampler.set_timesteps(num_inference_steps)
+            of_sample = (predict, samples) if recipe["variance_type"] == head else (_any_output, torch.zeros(1, 1))
+            variances[name] = [_reverse_variance(sampler, t, *of_sample, generator) for t in sampler.timesteps[:-1]]
+    return variances
+
+
+def _any_output(x_t, t):
+    """For variances that do not depend on it."""
+    return x_t
+
+
+def _reverse_variance(sampler, t, predict, x_0, generator):
+    noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
+    x_t = sampler.add_noise(x_0, noise, t)
+    variance = sampler.p_mean_variance(predict(x_t, t), t, x_t).variance
+    low, high = variance.double().quantile(torch.tensor([0.1, 0.9], dtype=torch.float64))
+    return ReverseVariance(t.item(), variance.mean().item(), low.item(), high.item())

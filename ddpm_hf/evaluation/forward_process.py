@@ -1,0 +1,69 @@
+"""The forward process by its definition, one noising step after the other, against the closed form of any timestep."""
+
+from typing import NamedTuple
+
+import torch
+
+from ddpm_hf.evaluation.distances import energy_test
+
+
+class ForwardMarginal(NamedTuple):
+    """x_t of the same x_0 in two ways: `step_by_step` and `at_once`, both (N, *), and the test of whether they agree.
+
+    distance: energy distance between the two, of halves of them that come from different x_0.
+    p: of a distance as large or larger where the two are of one distribution.
+    """
+
+    timestep: int
+    step_by_step: torch.Tensor
+    at_once: torch.Tensor
+    distance: float
+    p: float
+
+
+def step_by_step(scheduler, x_0, timesteps, generator=None):
+    """x_t at each of `timesteps`, ascending, on one path: x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps (Ho 2020, eq. 2).
+
+    Args:
+        scheduler: has `betas`, stock or ours.
+        x_0 (`torch.Tensor`): (N, *).
+        timesteps (`list[int]`): 0-based; x_t has had t + 1 steps.
+        generator (`torch.Generator`, *optional*): of the noise.
+
+    Returns:
+        `list[torch.Tensor]`: each (N, *)
+    """
+    states, x = [], x_0
+    for t, beta in enumerate(scheduler.betas.double().tolist()[: max(timesteps) + 1]):
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        x = (1 - beta) ** 0.5 * x + beta**0.5 * noise
+        if t in timesteps:
+            states.append(x)
+    return states
+
+
+def forward_marginals(scheduler, x_0, timesteps, generator=None, num_permutations=999):
+    """[`ForwardMarginal`] for each of the timesteps: the definition, the closed form (Ho 2020, eq. 4), and a test.
+
+    The test compares the first half of the samples, noised step by step, with the second half, noised at once, because it
+    needs independent draws: two clouds from the same x_0 are nearer than that.
+
+    Args:
+        scheduler ([`SchedulerMixin`]): the diffusion process.
+        x_0 (`torch.Tensor`): (N, *), N at least 4.
+        timesteps (`list[int]`): ascending, 0-based.
+        generator (`torch.Generator`, *optional*): of the noise and of the test.
+        num_permutations (`int`): of `energy_test`.
+    """
+    last = scheduler.config.num_train_timesteps - 1
+    if not timesteps or min(timesteps) < 0 or max(timesteps) > last or sorted(set(timesteps)) != list(timesteps):
+        raise ValueError(f"timesteps={timesteps} must ascend, each one in 0 .. {last}.")
+    if len(x_0) < 4:
+        raise ValueError(f"There are {len(x_0)} samples; to compare halves of them takes at least 4.")
+    half, marginals = len(x_0) // 2, []
+    for t, chain in zip(timesteps, step_by_step(scheduler, x_0, timesteps, generator), strict=True):
+        noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=x_0.device)
+        direct = scheduler.add_noise(x_0, noise, torch.tensor([t] * len(x_0)))
+        test = energy_test(chain[:half].flatten(1), direct[half:].flatten(1), num_permutations, generator)
+        marginals.append(ForwardMarginal(t, chain, direct, *test))
+    return marginals

@@ -1,0 +1,88 @@
+"""A demo of a model: which samplers it can be shown with, and its page on this machine."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.models.network_config import is_of_points, sample_shape
+from ddpm_hf.recipes import RECIPES, check_head, with_recipe
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.training.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+OWN = "the model's own"
+# For a model that has no plan of its own: good in few steps, and needs nothing measured or trained.
+USUAL_SAMPLER, USUAL_STEPS = "ddim-2m", 25
+
+
+def serve(model, port=None, device="cpu"):
+    """Serves the page of a model on this machine alone, until it is interrupted.
+
+    Args:
+        model (`str`): a pipeline folder, or the id of a repository.
+        port (`int`, *optional*): the first free one from 7860 on by default.
+        device (`str`): where the model runs.
+
+    Raises:
+        InputError: without gradio, for a model that there is no demo of, and for a port that is taken.
+    """
+    gradio_version()
+    pipeline = load_for_demo(model).to(device)
+    from ddpm_hf.hub.demo_page import LOOK, demo_page, with_samplers
+
+    pipelines = with_samplers(pipeline, samplers_of(pipeline))
+    page = demo_page(pipelines, model_name(model), *first_choice(pipeline))
+    try:
+        _, address, _ = page.launch(
+            server_name=LOOPBACK, server_port=port, share=False, quiet=True, prevent_thread_lock=True, **LOOK
+        )
+    except OSError as error:
+        raise InputError(f"Cannot serve on port {port or 'any'} of {LOOPBACK}: choose another --port.") from error
+    print(f"The demo of {model} is at {address} (Ctrl-C ends it).", flush=True)
+    page.block_thread()
+
+
+def gradio_version():
+    """The installed one; InputError if there is none."""
+    try:
+        return version("gradio")
+    except PackageNotFoundError:
+        raise InputError('A demo needs gradio: pip install "ddpm_hf[demo]".') from None
+
+
+def load_for_demo(model):
+    """The pipeline of a folder or a Hub id, as `load_pipeline`; InputError for what cannot be shown on a page."""
+    pipeline = load_pipeline(model)
+    if is_of_points(pipeline.unet.config) or None in sample_shape(pipeline.unet.config):
+        raise InputError(f"{model} makes no images of a size of its own: give a model that has a `sample_size`.")
+    if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
+        raise InputError(
+            f"{model} has a {type(pipeline.scheduler).__name__}, from which no recipe is made: give the model with the "
+            "scheduler that it was trained with."
+        )
+    return pipeline
+
+
+def samplers_of(pipeline):
+    """{name: what it changes of the scheduler's config}: the model's own, and the recipes that the model can run."""
+    samplers = {OWN: {}}
+    for name, recipe in RECIPES.items():
+        try:
+            scheduler = with_recipe(pipeline.scheduler, name)
+            check_head(pipeline.unet, scheduler)
+        except InputError:
+            continue
+        samplers[name] = {key: scheduler.config[key] for key in recipe}
+    return samplers
+
+
+def first_choice(pipeline):
+    """The sampler and the number of steps that a page opens with: those of the model's longest plan, if it has one."""
+    plans = pipeline.scheduler.config.timestep_plans
+    if plans:
+        return OWN, max(map(int, plans))
+    return USUAL_SAMPLER, min(USUAL_STEPS, len(pipeline.scheduler))
+
+
+def model_name(model):
+    return Path(model).resolve().name if Path(model).exists() else model

@@ -1,0 +1,138 @@
+"""Models that are read, from a folder or from the Hub: why one cannot be, in a sentence that says what to do."""
+
+import errno
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import constants, get_token, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from ddpm_hf.hub.retries import first_line
+from ddpm_hf.training.errors import InputError
+
+INDEX_FILE = "model_index.json"
+WHAT_IS_TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images, as training/train.py writes."
+# EFBIG is a limit on the size of files, as clusters set them; to the user it is the same.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def read_index(model):
+    """The contents of a pipeline's index, of a folder or a repository.
+
+    Raises:
+        InputError: for what is no pipeline, and for a repository that cannot be read.
+    """
+    file = Path(model) / INDEX_FILE
+    if not Path(model).is_dir():
+        with reading(model):
+            file = _download_index(model)
+    if not file.is_file():
+        raise InputError(
+            f"{model} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or `save_pretrained` has "
+            "written (a run writes it when it is finished)."
+        )
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _download_index(model):
+    try:
+        return Path(hf_hub_download(str(model), INDEX_FILE))
+    except RemoteEntryNotFoundError as error:
+        raise InputError(
+            f"{model} holds another kind of model, for it has no {INDEX_FILE}: give a repository that diffusers has a pipeline "
+            "for."
+        ) from error
+
+
+@contextmanager
+def reading(model):
+    """Whatever a reader of this model raises meanwhile becomes an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    # Loaders raise what the libraries under them do, of which there are many kinds.
+    except Exception as error:
+        raise InputError(_why_not(model, error)) from error
+
+
+def _why_not(model, error):
+    reasons = list(_chain(error))
+    if any(isinstance(reason, OSError) and reason.errno in NO_ROOM for reason in reasons):
+        return (
+            f"There is no room to download {model} to ({constants.HF_HUB_CACHE}): make room there, or set HF_HOME to a folder "
+            "on another disk."
+        )
+    for kind, explain in EXPLANATIONS.items():
+        for reason in reasons:
+            if isinstance(reason, kind):
+                return explain(model, reason)
+    return _does_not_load(model, error)
+
+
+def _chain(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _not_a_name(model, error):
+    return f"{model} is neither a folder here nor a name of a repository: check the path, or give OWNER/NAME."
+
+
+def _gated(model, error):
+    return f"{model} is open only to those who have asked: ask for it on its page, and log in with `hf auth login`."
+
+
+def _no_repository(model, error):
+    if get_token() is None:
+        return (
+            f"There is no folder and no public repository {model}: check the name; if it is private, log in with "
+            "`hf auth login`, or set HF_TOKEN."
+        )
+    return (
+        f"There is no folder and no repository {model} that your token may read: check the name, and whose token it is "
+        "(`hf auth whoami`)."
+    )
+
+
+def _refused(model, error):
+    if error.response.status_code != 401:
+        return _unreachable(model, error)
+    return (
+        f"The Hub does not know the token to read {model} with: log in again with `hf auth login`, or mend HF_TOKEN, which "
+        "goes before it; a public model needs none."
+    )
+
+
+def _does_not_load(model, error):
+    return f"Cannot take model={str(model)!r}: {first_line(error).rstrip('.')}. {WHAT_IS_TAKEN}"
+
+
+def _unreachable(model, error):
+    return (
+        f"The Hub cannot be reached to read {model} ({first_line(error)}): check the network, and HF_ENDPOINT and "
+        "HF_HUB_OFFLINE if they are set."
+    )
+
+
+# In this order: the first kind that is found among an error and its causes says why.
+EXPLANATIONS = {
+    HFValidationError: _not_a_name,
+    GatedRepoError: _gated,
+    RepositoryNotFoundError: _no_repository,
+    RemoteEntryNotFoundError: _does_not_load,  # of a part that its index names
+    HfHubHTTPError: _refused,
+    LocalEntryNotFoundError: _unreachable,
+    httpx2.TransportError: _unreachable,
+    ConnectionError: _unreachable,
+}

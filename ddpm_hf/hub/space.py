@@ -1,0 +1,105 @@
+"""A folder that is a Space of the Hub: the page of a demo, for a model that is a repository there."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from huggingface_hub import SpaceCard, SpaceCardData
+
+from ddpm_hf import __version__
+from ddpm_hf.hub.card_sections import on_the_hub
+from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, samplers_of
+from ddpm_hf.hub.self_contained import LIBRARIES, PIPELINE_SOURCE, assemble
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import CODE_FILE
+from ddpm_hf.training.errors import InputError
+
+REQUIREMENTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+PAGE_MODULE = "ddpm_hf.hub.demo_page"
+
+APP = '''"""A page that draws images from {model}. What it shows is chosen here; the page itself is in page.py."""
+
+import torch
+from page import LOOK, demo_page, with_samplers
+from pipeline import GaussianDiffusionPipeline
+
+MODEL = "{model}"
+# What each sampler changes of the scheduler's config.
+SAMPLERS = {{
+{samplers}}}
+SAMPLER, STEPS = {sampler!r}, {steps}  # when the page opens
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = GaussianDiffusionPipeline.from_pretrained(MODEL).to(device)
+demo = demo_page(with_samplers(model, SAMPLERS), MODEL, SAMPLER, STEPS)
+
+if __name__ == "__main__":
+    demo.launch(**LOOK)
+'''
+
+README = """
+# {name}
+
+Draws images from [{model}](https://huggingface.co/{model}), a denoising diffusion model: choose a sampler and the number of
+steps, and watch the images form. Needs nothing but what requirements.txt has: `pipeline.py` samples the model, `page.py` is
+the page, and `app.py` says what it shows. A private model takes its token from the Space's secret `HF_TOKEN`.
+"""
+
+
+def write_space(model, folder):
+    """Writes a folder that a Space is made of, with all the code it runs; the weights are read from the model's repository.
+
+    Args:
+        model (`str`): the id of a repository on the Hub, stock or ours.
+        folder (`str` or `Path`): one that is not there yet, or is empty.
+
+    Raises:
+        InputError: without gradio, for a model that is no repository or that there is no demo of, and where there is
+            something in `folder`.
+    """
+    folder, sdk_version = Path(folder), gradio_version()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; choose another folder for --space, or move it away.")
+    if on_the_hub(model) is None:
+        raise InputError(
+            f"A Space reads its model from the Hub, and {model} is none of its repositories: share it with `ddpm-hf push`, "
+            "and give the id that it has there."
+        )
+    pipeline = load_for_demo(model)
+    sampler, steps = first_choice(pipeline)
+    samplers = "".join(f"    {name!r}: {changes},\n" for name, changes in samplers_of(pipeline).items())
+    files = {
+        "app.py": APP.format(model=model, samplers=samplers, sampler=sampler, steps=steps),
+        "page.py": _page_source(),
+        CODE_FILE: PIPELINE_SOURCE.decode(),
+        "requirements.txt": "".join(f"{name}=={_version(name)}\n" for name in REQUIREMENTS),
+        "README.md": _readme(model, sdk_version),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _page_source():
+    title = f'"""The page of app.py; put together from the source files of ddpm_hf {__version__}."""\n\n'
+    return title + assemble(PAGE_MODULE, libraries=LIBRARIES | {"gradio", "PIL"})
+
+
+def _version(name):
+    """Without the part that says for which accelerator it was built, which is this machine's."""
+    return version(name).split("+")[0]
+
+
+def _readme(model, sdk_version):
+    name = model.split("/")[-1]
+    data = SpaceCardData(
+        title=name,
+        emoji="🌫️",
+        colorFrom="indigo",
+        colorTo="gray",
+        sdk="gradio",
+        sdk_version=sdk_version,
+        python_version=".".join(platform.python_version_tuple()[:2]),
+        app_file="app.py",
+        models=[model],
+    )
+    return str(SpaceCard(f"---\n{data.to_yaml()}\n---\n{README.format(name=name, model=model)}"))

@@ -1,0 +1,129 @@
+"""Figures of a model and its data, from its folder: what `ddpm-hf show` draws of them."""
+
+import torch
+
+from ddpm_hf.calibration.reverse_variances import reverse_variances
+from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.models.network_config import is_of_points, sample_shape
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import points_in_data_units
+from ddpm_hf.recipes import check_head
+from ddpm_hf.training.data import to_model_range
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.visualization.calibration import draw_variances
+from ddpm_hf.visualization.forward_process import draw_forward_process
+from ddpm_hf.visualization.points import draw_samples, draw_score_field
+
+# Out of 1000, where the forward process is looked at by default.
+SHOWN_THOUSANDTHS = (0, 29, 59, 99, 299, 999)
+
+
+def forward(pipeline, data, num_samples, timesteps=None, num_images=2, seed=0):
+    """Data of a model on their way to noise, step by step and at once, with the test that both agree.
+
+    Args:
+        data (`DataArguments`): which samples.
+        num_samples (`int`): as many, drawn at random by `seed`; the test compares halves of them.
+        timesteps (`list[int]`, *optional*): 0-based; t = 0, 29, 59, 99, 299, 999 by default, scaled to T.
+        num_images (`int`): rows of images.
+    """
+    steps = pipeline.scheduler.config.num_train_timesteps
+    timesteps = timesteps or sorted({round((t + 1) * steps / 1000 - 1e-9) - 1 for t in SHOWN_THOUSANDTHS} - {-1})
+    x_0 = clean_samples(pipeline, data, num_samples, seed)
+    generator = torch.Generator().manual_seed(seed)
+    return draw_forward_process(forward_marginals(pipeline.scheduler, x_0, timesteps, generator), num_images)
+
+
+def samples(pipeline, data, num_samples, seed=0, **options):
+    """As many samples of a model of points over as many of its data, in the data's own unit.
+
+    Args:
+        data (`DataArguments`): which points.
+        options: of the call of the pipeline.
+    """
+    _check_points(pipeline, "For images, `ddpm-hf sample` writes a grid.")
+    points = clean_samples(pipeline, data, num_samples, seed)
+    drawn = pipeline(num_samples, generator=torch.Generator().manual_seed(seed), output_type="pt", **options).images
+    return draw_samples(points_in_data_units(points, pipeline.unet.config), drawn.cpu())
+
+
+def path(pipeline, num_samples, num_frames, seed=0, **options):
+    """The points on their way from noise, as `{title: points}`: frames at evenly falling shares of noise, sqrt(1 - abar_t).
+
+    Args:
+        num_frames (`int`): the noise at the beginning and the samples at the end included.
+        options: of the call of the pipeline.
+    """
+    _check_points(pipeline, "For images, `ddpm-hf sample --trajectory` writes the way.")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(num_samples, *sample_shape(pipeline.unet.config), generator=generator)
+    states = []
+
+    def keep(pipeline, step, timestep, tensors):
+        states.append(tensors["latents"].cpu())
+
+    pipeline(latents=noise, generator=generator, callback_on_step_end=keep, output_type="latent", **options)
+    timesteps = pipeline.scheduler.timesteps.cpu()
+    left = (1 - pipeline.scheduler.alpha_bar(torch.cat([timesteps, torch.tensor([-1])]))).sqrt()
+    wanted = torch.linspace(left[0].item(), 0, num_frames, dtype=left.dtype)
+    chosen = (left[None] - wanted[:, None]).abs().argmin(1).unique().tolist()
+    titles = [f"t = {t}" for t in timesteps.tolist()] + ["samples"]
+    return {titles[i]: [noise, *states][i] for i in chosen}
+
+
+def score_field(pipeline, data, num_samples, timesteps, seed=0):
+    """The model's score over its data.
+
+    Args:
+        data (`DataArguments`): which points.
+        timesteps (`list[int]`): a panel for each.
+    """
+    _check_points(pipeline, "Arrows show a plane, not images.")
+    points = clean_samples(pipeline, data, num_samples, seed)
+    return draw_score_field(pipeline.scheduler, _predictor(pipeline), points, timesteps)
+
+
+def variances(pipeline, num_inference_steps, data=None, num_samples=256, seed=0):
+    """The variances of every recipe that the model can use; those of a variance head from as many samples of its data.
+
+    Args:
+        data (`DataArguments`): which samples; only read for a head.
+    """
+    head = pipeline.scheduler.config.variance_type if _has_head(pipeline.unet.config) else None
+    of_head = {}
+    if head is not None:
+        check_head(pipeline.unet, pipeline.scheduler)
+        x_0 = clean_samples(pipeline, data, num_samples, seed)
+        of_head = {"predict": _predictor(pipeline), "head": head, "samples": x_0}
+    generator = torch.Generator().manual_seed(seed)
+    return draw_variances(reverse_variances(pipeline.scheduler, num_inference_steps, generator=generator, **of_head))
+
+
+def clean_samples(pipeline, data, num_samples, seed):
+    """x_0 as the network takes it, float32, (N, C, *)."""
+    x_0, _ = load_data(data, pipeline.unet.config, num_samples, seed)
+    return x_0 if is_of_points(pipeline.unet.config) else to_model_range(x_0)
+
+
+def _predictor(pipeline):
+    """The network as a function (x_t, t) of CPU tensors."""
+    device = pipeline.unet.device
+
+    @torch.no_grad()
+    def predict(x_t, t):
+        labels = pipeline.encode_labels(None, 1.0, len(x_t), device)
+        return pipeline.predict(x_t.to(device), t, t.to(device), labels).cpu()
+
+    return predict
+
+
+def _has_head(config):
+    return config.out_channels == 2 * config.in_channels
+
+
+def _check_points(pipeline, otherwise):
+    shape = sample_shape(pipeline.unet.config)
+    if shape != (2,):
+        raise InputError(
+            f"This picture is of points of the plane, and the model makes samples of shape {shape}. {otherwise}"
+        )

@@ -1,0 +1,117 @@
+"""Points of the plane: samples over data, the way that they came, and where the score sends them."""
+
+import torch
+
+from ddpm_hf.visualization.style import new_figure, plane, scatter, to_image
+
+PLANE = "$x_1$ to the right, $x_2$ upwards, as the network has them"
+COLORS = {"data": "0.55", "samples": "C3"}
+
+
+def draw_samples(data, samples):
+    """Data alone, samples alone, and samples over data.
+
+    Args:
+        data, samples (`torch.Tensor`): (N, 2) and (M, 2).
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    figure, ((left, middle, right),) = new_figure(8, 3.1, 1, 3, sharex=True, sharey=True)
+    low, high = data.amin(0), data.amax(0)
+    margin = 0.1 * (high - low)
+    for axes, shown in (
+        (left, {"data": data}),
+        (middle, {"samples": samples}),
+        (right, {"data": data, "samples": samples}),
+    ):
+        for name, points in shown.items():
+            scatter(axes, points, color=COLORS[name])
+        counts = [f"{len(points):,} {name}" for name, points in shown.items()]
+        axes.set(title=counts[0] if len(counts) == 1 else "samples over data")
+        axes.set(xlabel="$x_1$ (data's unit)", aspect="equal")
+    (x_low, y_low), (x_high, y_high) = (low - margin).tolist(), (high + margin).tolist()
+    left.set(xlim=(x_low, x_high), ylim=(y_low, y_high), ylabel="$x_2$ (data's unit)")
+    return figure
+
+
+def draw_path(frames, data=None):
+    """The way from noise to data as a strip, x_t for each of the frames.
+
+    Args:
+        frames (`dict[str, torch.Tensor]`): points (N, 2) by what is written over them, in the order of sampling.
+        data (`torch.Tensor`, *optional*): (M, 2), drawn below.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    columns = min(len(frames), 6)
+    rows = -(-len(frames) // columns)
+    figure, axes = new_figure(1.35 * columns, 1.6 * rows + 0.4, rows, columns, sharex=True, sharey=True)
+    for one, (title, points) in zip(axes.flat, frames.items(), strict=False):
+        _draw_frame(one, title, points, data)
+    for one in axes.flat[len(frames) :]:
+        one.set_axis_off()
+    figure.supxlabel(PLANE, fontsize="medium")
+    return figure
+
+
+def path_images(frames, data=None):
+    """The same as PIL images, one for each frame, for an animation."""
+    images = []
+    for title, points in frames.items():
+        figure, axes = new_figure(3.2, 3.4)
+        _draw_frame(axes[0, 0], title, points, data)
+        images.append(to_image(figure))
+    return images
+
+
+def draw_score_field(scheduler, predict, data, timesteps, limit=3.0, arrows=18):
+    """The score d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t) as arrows, over the data noised to t.
+
+    Arrows are drawn to one scale within a panel, and their length tells the size of the score there, relative to the longest.
+
+    Args:
+        scheduler ([`GaussianDiffusionScheduler`]): the process, and what the network predicts.
+        predict: the network, (x_t, t) -> (B, 2) or (B, 4) with a variance head.
+        data (`torch.Tensor`): (N, 2).
+        timesteps (`list[int]`): a panel for each.
+        limit (`float`): panels show [-limit, limit]^2.
+        arrows (`int`): so many in each direction.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    line = torch.linspace(-limit, limit, arrows) * (1 - 1 / arrows)
+    grid = torch.cartesian_prod(line, line).to(data.dtype)
+    noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(0), dtype=data.dtype)
+    columns = min(len(timesteps), 3)
+    rows = -(-len(timesteps) // columns)
+    figure, axes = new_figure(2.7 * columns, 2.9 * rows, rows, columns, sharex=True, sharey=True)
+    for one, t in zip(axes.flat, timesteps, strict=False):
+        scatter(one, scheduler.add_noise(data, noise, t), color="C1", alpha=0.5)
+        one.quiver(*grid.T, *score(scheduler, predict, grid, t).T, color="C0", width=0.005, angles="xy")
+        plane(one, limit)
+        one.set_title(f"t = {t}, noise {(1 - scheduler.alpha_bar(t)).sqrt():.2g}", fontsize="medium")
+    for one in axes.flat[len(timesteps) :]:
+        one.set_axis_off()
+    for one in axes[:, 0]:
+        one.set_ylabel("$x_2$")
+    for one in axes[-1]:
+        one.set_xlabel("$x_1$")
+    return figure
+
+
+def score(scheduler, predict, x_t, timestep):
+    """d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t), of x_t's shape (Song et al. 2021, section 4)."""
+    t = torch.tensor(timestep)
+    kernel = scheduler.p_mean_variance(predict(x_t, t), t, x_t, use_clipped_model_output=False)
+    return -kernel.pred_epsilon / (1 - scheduler.alpha_bar(t)).sqrt().to(x_t.dtype)
+
+
+def _draw_frame(axes, title, points, data):
+    if data is not None:
+        scatter(axes, data, color=COLORS["data"])
+    scatter(axes, points, color=COLORS["samples"])
+    plane(axes, 3.2)
+    axes.set_title(title, fontsize="medium")

@@ -1,0 +1,56 @@
+"""What all figures have in common: their own white ground, so that they read on light and dark pages, a grid, and letters
+that are still legible where a page shows a figure of 8 inches at half of its 1200 pixels."""
+
+from io import BytesIO
+
+PIXELS_PER_INCH = 150
+
+
+def new_figure(width, height, rows=1, columns=1, **kwargs):
+    """An empty figure of width x height inches, and its axes as an array (rows, columns).
+
+    It belongs to no window and to no global state: it is drawn when it is saved.
+
+    Args:
+        kwargs: those of `Figure.subplots`, as `sharex`.
+    """
+    from matplotlib.figure import Figure  # takes a second to import, and most of what commands do needs no figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    for one in axes.flat:
+        one.grid(alpha=0.3, which="both")
+        one.set_axisbelow(True)
+    return figure, axes
+
+
+def save_figure(figure, path):
+    """Write the figure in the format that the ending of `path` says: .png, .svg, .pdf.
+
+    The same figure gives the same bytes: an SVG has no date, and its parts have fixed names.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "ddpm_hf"}):
+        metadata = {"Date": None} if str(path).lower().endswith(".svg") else {}
+        figure.savefig(path, dpi=PIXELS_PER_INCH, metadata=metadata)
+
+
+def to_image(figure):
+    """The figure as a PIL image, for a frame of an animation."""
+    from PIL import Image
+
+    file = BytesIO()
+    figure.savefig(file, dpi=PIXELS_PER_INCH)
+    return Image.open(file).convert("RGB")
+
+
+def plane(axes, limit):
+    """Axes for points of the plane, both of one scale, within [-limit, limit]."""
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+
+
+def scatter(axes, points, **kwargs):
+    """Points (N, 2), the smaller the more there are."""
+    size = min(12.0, max(0.5, 3000 / len(points)))
+    axes.scatter(*points.T, s=size, linewidths=0, **{"alpha": 0.6} | kwargs)

@@ -1,0 +1,70 @@
+"""Pictures of images: of README, docs/guidance.md and docs/point_clouds.md. `figures.py` says which model each needs."""
+
+import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.pipelines.image_grids import image_rows, sample_images
+from ddpm_hf.training.arguments import DataArguments
+from ddpm_hf.training.data import decode_all, draw_images, open_images, to_model_range
+from ddpm_hf.visualization import draw_forward_process, save_figure
+
+
+def noise_to_images(file, demo, rows=4, columns=11, steps=100, seed=1):
+    """A strip for each image: x_t on the way from noise (left) to the image (right), more of it near the end."""
+    pipeline = GaussianDiffusionPipeline.from_pretrained(demo)
+    kept = {round((steps - 1) * (i / (columns - 2)) ** 0.4) for i in range(columns - 1)}
+    start = torch.randn(
+        rows, pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    states = [start]
+
+    def keep(pipeline, step, timestep, tensors):
+        if step in kept:
+            states.append(tensors["latents"])
+
+    generator = torch.Generator().manual_seed(seed)
+    pipeline(latents=start, num_inference_steps=steps, generator=generator, callback_on_step_end=keep)
+    strips = [pipeline.image_processor.postprocess(state, "pil") for state in states]
+    tiles = [
+        strips[column][row].resize((84, 84), Image.Resampling.NEAREST)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    make_image_grid(tiles, rows, columns).convert("L").save(file)
+
+
+def forward(file, num_images=300):
+    """Images of the embedded Fashion-MNIST on their way to noise, in both ways, with the test."""
+    source = draw_images(open_images(DataArguments(), 28), num_images, seed=2)
+    x_0 = to_model_range(decode_all(source, 0)["images"])
+    generator = torch.Generator().manual_seed(0)
+    marginals = forward_marginals(GaussianDiffusionScheduler(), x_0, [0, 29, 59, 99, 299, 999], generator)
+    save_figure(draw_forward_process(marginals), file)
+
+
+def guidance(file, with_classes, steered, shown=8):
+    """Eight samples of each class: with classes and no guidance, guided by them, and guided by a classifier."""
+    grids = []
+    for folder, options in (
+        (with_classes, {"guidance_scale": 1.0}),
+        (with_classes, {"guidance_scale": 3.0}),
+        (steered, {"classifier_guidance_scale": 10.0}),
+    ):
+        pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
+        # The seeds of benchmarks/class_recognition.py, which draws 20 of each class.
+        rows = [
+            sample_images(
+                pipeline, shown, seed=20 * label, class_labels=label, num_inference_steps=50, eta=0.0, **options
+            )
+            for label in range(10)
+        ]
+        grids.append(image_rows(rows))
+    gap = 16
+    picture = Image.new("L", (3 * grids[0].width + 2 * gap, grids[0].height), 255)
+    for i, grid in enumerate(grids):
+        picture.paste(grid, (i * (grid.width + gap), 0))
+    picture.save(file)

@@ -1,0 +1,99 @@
+"""Pictures of docs/point_clouds.md and docs/sde_and_langevin.md; `figures.py` says which model each needs."""
+
+import torch
+
+from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.data.point_clouds import swiss_roll, two_moons
+from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.pipelines.trajectory_pictures import save_animation
+from ddpm_hf.training.arguments import DataArguments
+from ddpm_hf.training.loss_curve import draw_loss_curve
+from ddpm_hf.visualization import (
+    draw_forward_process,
+    draw_path,
+    draw_score_field,
+    model_figures,
+    path_images,
+    save_figure,
+    scheduler_figures,
+    score,
+)
+
+ROLL = DataArguments(dataset="swiss_roll")
+
+
+def schedules(file):
+    save_figure(scheduler_figures.schedules(), file)
+
+
+def forward(file):
+    """2,000 points: halves of them, noised in the two ways, are compared."""
+    generator = torch.Generator().manual_seed(0)
+    points = standardised(swiss_roll(2000, generator).points)
+    marginals = forward_marginals(GaussianDiffusionScheduler(), points, [0, 29, 59, 99, 299, 999], generator)
+    save_figure(draw_forward_process(marginals), file)
+
+
+def score_field(file):
+    """The exact score of 1,000 points."""
+    points = standardised(swiss_roll(1000, torch.Generator().manual_seed(0)).points)
+    scheduler, predict = exact_model(points)
+    save_figure(draw_score_field(scheduler, predict, points, [9, 99, 199, 299, 499, 999]), file)
+
+
+def langevin(file, t=99, share=0.1, shown=(0, 3, 10, 30, 100, 1000)):
+    """Langevin dynamics at one t, from a blob to x_t of the data: the code of docs/sde_and_langevin.md."""
+    generator = torch.Generator().manual_seed(0)
+    points = standardised(two_moons(500, generator).points)
+    scheduler, predict = exact_model(points)
+    noisy_data = scheduler.add_noise(points, torch.randn(points.shape, generator=generator, dtype=points.dtype), t)
+    x = 0.1 * torch.randn(points.shape, generator=generator, dtype=points.dtype)
+    step, frames = share * (1 - scheduler.alpha_bar(t).item()), {}
+    for done in range(shown[-1] + 1):
+        if done in shown:
+            frames[f"{done:,} steps"] = x
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        x = x + step / 2 * score(scheduler, predict, x, t) + step**0.5 * noise
+    save_figure(draw_path(frames, noisy_data), file)
+
+
+def loss(file, swiss_roll):
+    draw_loss_curve(swiss_roll / "loss.csv", file)
+
+
+def samples(file, swiss_roll):
+    pipeline = GaussianDiffusionPipeline.from_pretrained(swiss_roll)
+    save_figure(model_figures.samples(pipeline, ROLL, 3000, num_inference_steps=100), file)
+
+
+def path(file, swiss_roll):
+    """100 steps of DDPM: a strip of 12 states, or an animation of 40."""
+    pipeline = GaussianDiffusionPipeline.from_pretrained(swiss_roll)
+    if file.suffix == ".gif":
+        save_animation(path_images(model_figures.path(pipeline, 1500, 40, num_inference_steps=100)), file)
+    else:
+        save_figure(draw_path(model_figures.path(pipeline, 1500, 12, num_inference_steps=100)), file)
+
+
+def gamma(file, swiss_roll_calibrated):
+    save_figure(scheduler_figures.gamma(swiss_roll_calibrated), file)
+
+
+def variances(file, swiss_roll_calibrated):
+    pipeline = GaussianDiffusionPipeline.from_pretrained(swiss_roll_calibrated)
+    save_figure(model_figures.variances(pipeline, 25, ROLL), file)
+
+
+def timesteps(file, swiss_roll_calibrated):
+    save_figure(scheduler_figures.timesteps(swiss_roll_calibrated, 25), file)
+
+
+def standardised(points):
+    return (points - points.mean(0)) / points.std(0)
+
+
+def exact_model(points):
+    """The process of DDPM and the exact predictor of its noise."""
+    scheduler = GaussianDiffusionScheduler(clip_sample=False)
+    denoiser = ExactDenoiser.from_points(points, scheduler)
+    return scheduler, lambda x_t, t: denoiser(x_t, t).sample

@@ -1,0 +1,243 @@
+"""What a demo shows: the images as they form, the samplers of a model, the page, and the folder of a Space."""
+
+import ast
+import importlib.metadata
+import time
+
+import numpy as np
+import pytest
+from huggingface_hub import SpaceCard
+from PIL import Image
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
+from ddpm_hf.hub.demo import OWN, first_choice, load_for_demo, samplers_of, serve
+from ddpm_hf.hub.drawing import MOST_VIEWS, draw, shown_by
+from ddpm_hf.hub.space import write_space
+from ddpm_hf.pipelines.image_grids import image_grid, sample_images
+from ddpm_hf.recipes import with_recipe
+from ddpm_hf.training.errors import InputError
+
+WITHOUT_ANYTHING = ["ddpm", "ddpm-large", "ddim", "ddim-2m", "ddpm-2m", "ddim-2m-pc"]
+CALIBRATED = {"mean_square_epsilon": [0.99] * 1000, "timestep_plans": {"4": [999, 700, 250, 20], "3": [999, 400, 20]}}
+
+
+def pipeline_of(unet, classifier=None, **scheduler):
+    pipeline = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler(**scheduler), classifier)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def classifier():
+    levels = {"block_out_channels": (8, 16), "down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
+    return NoisyImageClassifier(8, 1, 3, attention_head_dim=8, norm_num_groups=4, **levels).eval()
+
+
+# The images as they form ---------------------------------------------------------------------------------------------
+
+
+def test_the_last_view_is_what_the_pipeline_gives(tiny_unet):
+    pipeline = pipeline_of(tiny_unet(num_classes=3))
+    options = {"num_inference_steps": 5, "class_labels": 2, "guidance_scale": 2.0}
+    views = list(draw(pipeline, 3, seed=7, **options))
+    assert [view.step for view in views] == [1, 2, 3, 4, 5] and {view.num_steps for view in views} == {5}
+    images = sample_images(pipeline, 3, seed=7, **options)
+    assert views[-1].image == image_grid(images)
+    first = images[0].resize((64, 64), Image.Resampling.NEAREST)
+    assert views[-1].strip.crop((4 * 64, 0, 5 * 64, 64)) == first and views[-1].strip.size == (5 * 64, 2 * 64)
+    assert views[0].image != views[-1].image and views[0].strip.size == (64, 2 * 64)
+    seconds = [view.seconds for view in views]
+    assert seconds[0] > 0 and seconds == sorted(seconds)
+    assert list(draw(pipeline, 3, seed=8, **options))[-1].image != views[-1].image
+
+
+def test_a_long_run_shows_some_of_its_steps_and_the_last(tiny_unet):
+    views = list(draw(pipeline_of(tiny_unet()), num_inference_steps=MOST_VIEWS * 2 - 1))
+    assert len(views) == MOST_VIEWS and views[0].step == 1 and views[-1].step == MOST_VIEWS * 2 - 1
+    strips = [view.strip for view in views]
+    assert len({id(strip) for strip in strips}) == len({strip.tobytes() for strip in strips}) == 12
+
+
+def test_a_reader_who_leaves_ends_the_run(tiny_unet):
+    done = []
+
+    def count(show):
+        for i in range(10**6):
+            done.append(i)
+            show(i)
+            time.sleep(1e-3)
+
+    reader = shown_by(count)
+    assert next(reader) == 0
+    reader.close()
+    ended = len(done)
+    time.sleep(0.02)
+    assert len(done) == ended < 1000
+    views = draw(pipeline_of(tiny_unet()), num_inference_steps=1000)
+    next(views)
+    views.close()
+    assert len(list(draw(pipeline_of(tiny_unet()), num_inference_steps=2))) == 2  # the next one is not kept waiting
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"seed": -1}, r"seed=-1 must be a whole number in 0 .. 4294967295"),
+        ({"seed": None}, "seed=None must be a whole number"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"class_labels": 7}, "class_labels=7 must be whole numbers in 0 .. 2"),
+        ({"num_inference_steps": 5000}, "num_inference_steps=5000 must be in 1 .. 1000"),
+        ({"classifier_guidance_scale": 2.0}, "needs a pipeline with a classifier"),
+    ],
+)
+def test_mistakes_reach_the_reader(tiny_unet, options, message):
+    with pytest.raises(ValueError, match=message):
+        list(draw(pipeline_of(tiny_unet(num_classes=3)), **{"num_inference_steps": 2} | options))
+
+
+# Samplers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "head, scheduler, more",
+    [
+        (None, {}, []),
+        (None, CALIBRATED, ["analytic-ddpm", "analytic-ddim"]),
+        ("npr", {"variance_type": "npr"}, ["npr-ddpm", "npr-ddim"]),
+        ("learned_range", {"variance_type": "learned_range", "beta_schedule": "squaredcos_cap_v2"}, ["iddpm"]),
+    ],
+)
+def test_samplers_are_the_recipes_that_the_model_can_run(tiny_unet, head, scheduler, more):
+    from ddpm_hf.hub.demo_page import with_samplers
+
+    pipeline = pipeline_of(tiny_unet(variance_head=head), **scheduler)
+    samplers = samplers_of(pipeline)
+    assert set(samplers) == {OWN, *WITHOUT_ANYTHING, *more}
+    pipelines = with_samplers(pipeline, samplers)
+    own = pipelines.pop(OWN)
+    assert own.scheduler.config == pipeline.scheduler.config and own.unet is pipeline.unet
+    for name, other in pipelines.items():
+        assert other.scheduler.config == with_recipe(pipeline.scheduler, name).config and other.unet is pipeline.unet
+
+
+def test_a_page_opens_with_the_model_s_plan(tiny_unet):
+    assert first_choice(pipeline_of(tiny_unet(), **CALIBRATED)) == (OWN, 4)
+    assert first_choice(pipeline_of(tiny_unet())) == ("ddim-2m", 25)
+    assert first_choice(pipeline_of(tiny_unet(), num_train_timesteps=12)) == ("ddim-2m", 12)
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page_of():
+    from ddpm_hf.hub.demo_page import demo_page, with_samplers
+
+    def make(pipeline):
+        return demo_page(with_samplers(pipeline, samplers_of(pipeline)), "a model", *first_choice(pipeline))
+
+    return make
+
+
+def test_a_page_has_what_the_model_has(page_of, tiny_unet):
+    def shown(pipeline):
+        parts = {part.elem_id: part for part in page_of(pipeline).blocks.values() if hasattr(part, "elem_id")}
+        choices = {name: parts[name].value for name in ("class", "guidance", "classifier_guidance")}
+        return {name: value for name, value in choices.items() if parts[name].visible}, parts["class"].choices
+
+    labels = [("0", 0), ("1", 1), ("2", 2)]
+    assert shown(pipeline_of(tiny_unet())) == ({}, [])
+    assert shown(pipeline_of(tiny_unet(num_classes=3))) == ({"class": -1, "guidance": 1}, [("any", -1), *labels])
+    # A stock network has a label for each of `num_class_embeds`, and none for no class.
+    assert shown(pipeline_of(tiny_unet(num_class_embeds=3))) == ({"class": 0}, labels)
+    steered = {"class": 0, "classifier_guidance": 1}
+    assert shown(pipeline_of(tiny_unet(), classifier())) == (steered, labels)
+
+
+def test_the_page_served_gives_the_pictures_of_the_pipeline(page_of, tiny_unet):
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    pipeline = pipeline_of(tiny_unet(num_classes=3))
+    page = page_of(pipeline)
+    _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True)
+    try:
+        client = Client(address, verbose=False)
+        drawing = client.submit("ddim", 5, 1, 2.0, 0, 2, 3, api_name="/draw")
+        image, strip, status = drawing.result()
+        seen = [said for *_, said in drawing.outputs()]
+        assert seen[:4] == [f"step {i} of 5" for i in (1, 2, 3, 4)] and status == seen[-1]
+        assert " s** per image, in 5 steps" in status
+        pipeline.scheduler = with_recipe(pipeline.scheduler, "ddim")
+        images = sample_images(pipeline, 2, 3, num_inference_steps=5, class_labels=1, guidance_scale=2.0)
+        assert np.array_equal(Image.open(image).convert("L"), image_grid(images))
+        assert Image.open(strip).size == (5 * 64, 2 * 64)
+        for wrong, message in (
+            (("best", 5, 1, 2.0, 0, 2, 3), "best"),
+            (("ddim", 5000, 1, 2.0, 0, 2, 3), "5000"),
+            (("ddim", 5, 1, 2.0, 0, 2, None), "seed=None must be"),
+            (("ddim", 5, 1, 2.0, 4.0, 2, 3), "needs a pipeline with a classifier"),
+        ):
+            with pytest.raises(AppError, match=message):
+                client.predict(*wrong, api_name="/draw")
+    finally:
+        page.close()
+
+
+# Spaces --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(hub, tiny_unet, tmp_path):
+    """someone/model of a Hub on loopback."""
+    pipeline_of(tiny_unet(num_classes=3), **CALIBRATED).save_pretrained(tmp_path / "model")
+    hub.add("someone/model", tmp_path / "model")
+    return "someone/model"
+
+
+def test_a_port_that_is_taken(shared, hub, tmp_path):
+    with pytest.raises(
+        InputError, match=f"Cannot serve on port {hub.server_port} of 127.0.0.1: choose another --port"
+    ):
+        serve(str(tmp_path / "model"), hub.server_port)
+
+
+def test_a_space_has_all_that_it_runs(shared, tmp_path):
+    folder = tmp_path / "new" / "space"
+    write_space(shared, folder)
+    files = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    assert set(files) == {"README.md", "app.py", "page.py", "pipeline.py", "requirements.txt"}
+    data = SpaceCard.load(folder / "README.md").data
+    assert (data.sdk, data.app_file, data.models) == ("gradio", "app.py", [shared])
+    assert data.sdk_version == importlib.metadata.version("gradio")
+    pinned = dict(line.split("==") for line in files["requirements.txt"].split())
+    assert pinned["diffusers"] == importlib.metadata.version("diffusers") and "+" not in pinned["torch"]
+    assert not any("ddpm_hf" in name for name in pinned)
+    for name in ("app.py", "page.py", "pipeline.py"):
+        for node in ast.walk(ast.parse(files[name])):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "ddpm_hf" not in ast.unparse(node), name
+    assigned = [node for node in ast.parse(files["app.py"]).body if isinstance(node, ast.Assign)]
+    names = {ast.unparse(node.targets[0]): node.value for node in assigned}
+    assert ast.literal_eval(names["MODEL"]) == shared
+    assert ast.literal_eval(names["SAMPLERS"]) == samplers_of(load_for_demo(shared))
+    assert str(tmp_path) not in "".join(files.values())
+
+
+def test_what_no_space_is_made_of(shared, tmp_path):
+    with pytest.raises(InputError, match="share it with `ddpm-hf push`"):
+        write_space(str(tmp_path / "model"), tmp_path / "space")
+    with pytest.raises(InputError, match="is not empty; choose another folder"):
+        write_space(shared, tmp_path)
+    with pytest.raises(InputError, match="someone/none"):
+        write_space("someone/none", tmp_path / "space")
+    assert not (tmp_path / "space").exists()
+
+
+def test_without_gradio_there_is_no_demo(shared, tmp_path, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("ddpm_hf.hub.demo.version", missing)
+    for make in (serve, lambda model: write_space(model, tmp_path / "space")):
+        with pytest.raises(InputError, match=r'pip install "ddpm_hf\[demo\]"'):
+            make(shared)

@@ -1,0 +1,144 @@
+"""Models that cannot be read: every command says in one sentence why, and what to do."""
+
+import json
+import multiprocessing
+import resource
+import sys
+
+import pytest
+from hub_server import OTHER_TOKEN, TOKEN, Fault
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.training.errors import InputError
+
+TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images"
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_unet):
+    GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler()).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def shared(hub, folder, tmp_path):
+    """A Hub with a public and a private model, one of another kind of diffusion, one of text, and one without weights."""
+    hub.add("someone/model", folder)
+    hub.add("someone/private", folder, private=True)
+    latent = {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"], "unet": ["diffusers", "UNet2DModel"]}
+    kinds = {"latent": {"model_index.json": latent}, "text": {"config.json": {"model_type": "bert"}}}
+    for name, files in kinds.items():
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(json.dumps(content))
+        hub.add(f"someone/{name}", tmp_path / name)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    hub.add("someone/half", folder)
+    return hub
+
+
+def refusal(model):
+    with pytest.raises(InputError) as refused:
+        load_pipeline(model)
+    message = str(refused.value)
+    assert "\n" not in message and "hf_" not in message and message.endswith(".")
+    return message
+
+
+@pytest.mark.parametrize(
+    "model, token, said",
+    [
+        (
+            "someone/private",
+            "",
+            "no public repository someone/private: .* log in with `hf auth login`, or set HF_TOKEN",
+        ),
+        ("someone/private", OTHER_TOKEN, "no repository someone/private that your token may read"),
+        ("someone/private", "hf_wrong", "does not know the token to read someone/private with: .*`hf auth login`"),
+        ("someone/model", "hf_wrong", "does not know the token .* a public model needs none"),
+        ("someone/none", TOKEN, "no repository someone/none that your token may read: check the name"),
+        ("someone/my model", TOKEN, "someone/my model is neither a folder here nor a name of a repository: check"),
+        ("no/such/model", TOKEN, "no/such/model is neither a folder here nor a name"),
+        ("someone/text", TOKEN, "someone/text holds another kind of model, for it has no model_index.json: give"),
+        ("someone/latent", TOKEN, f"it has a vqvae too, so its network does not see images. {TAKEN}"),
+        ("someone/half", TOKEN, rf"Cannot take model='someone/half': .*diffusion_pytorch_model.*\. {TAKEN}"),
+    ],
+)
+def test_repositories_that_cannot_be_read(shared, monkeypatch, model, token, said):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(InputError, match=said):
+        load_pipeline(model)
+    refusal(model)
+
+
+def test_a_repository_that_can_be(shared, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert type(load_pipeline("someone/model")) is GaussianDiffusionPipeline
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert type(load_pipeline("someone/private")) is GaussianDiffusionPipeline
+
+
+def test_folders_that_cannot_be_read(folder):
+    assert "unet is not a pipeline folder, for it has no model_index.json" in refusal(folder / "unet")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert TAKEN in refusal(folder)
+
+
+def test_a_network_that_fails(shared, monkeypatch):
+    shared.faults.append(Fault("resolve", "drop", times=99))
+    assert "The Hub cannot be reached to read someone/model" in refusal("someone/model")
+    shared.faults[:] = [Fault("resolve", 403, times=99)]
+    assert "403 Forbidden" in refusal("someone/model")
+
+
+def _load_without_room(model, answer):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    try:
+        load_pipeline(model)
+        answer.send("loaded")
+    except InputError as error:
+        answer.send(str(error))
+
+
+def test_a_cache_without_room(shared, tmp_path):
+    """A limit on the size of files stands for a full disk: the weights are larger, the index and the configs are not."""
+    here, there = multiprocessing.get_context("fork").Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_load_without_room, args=("someone/model", there))
+    process.start()
+    assert here.poll(60)
+    said = here.recv()
+    process.join()
+    assert said.startswith(f"There is no room to download someone/model to ({tmp_path / 'cache'}): make room there")
+    assert (
+        type(load_pipeline("someone/model")) is GaussianDiffusionPipeline
+    )  # what was half-written is in nobody's way
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "{}", "--output", "new.png"],
+        ["interpolate", "{}", "a.png", "b.png", "--output", "new.png"],
+        ["edit", "{}", "a.png", "--strength", "0.5", "--output", "new.png"],
+        ["calibrate", "{}", "--output_dir", "new"],
+        ["evaluate", "{}", "--output", "new"],
+        ["compare", "{}", "--features", "features", "--output", "new"],
+        ["export", "{}", "--output_dir", "new"],
+        ["demo", "{}"],
+        ["demo", "{}", "--space", "new"],
+    ],
+)
+def test_every_command_says_it(shared, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    for model, token, said in (
+        ("someone/private", "", "log in with"),
+        ("someone/text", TOKEN, "another kind of model"),
+    ):
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(sys, "argv", ["ddpm-hf", *(part.format(model) for part in command)])
+        with pytest.raises(SystemExit, match=f"^ddpm-hf: error: .*{said}") as stopped:
+            cli.main()
+        assert isinstance(stopped.value.code, str)  # which Python prints, and exits with 1
+    assert not (tmp_path / "new").exists() and not (tmp_path / "new.png").exists()

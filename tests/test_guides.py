@@ -1,0 +1,219 @@
+"""The guides: their Python runs, their commands exist, their pictures are there and have a maker, translations keep up."""
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf.training.arguments import TrainingArguments, parse_arguments
+from ddpm_hf.training.classifier_arguments import ClassifierArguments
+
+ROOT = Path(__file__).parent.parent
+GUIDES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def names(guides):
+    return [guide.name for guide in guides]
+
+
+def blocks(guide, language):
+    """The fenced blocks of a language, with as many empty lines before each as the page has, so that errors name its line."""
+    found, block, opened = [], None, False
+    for number, line in enumerate(guide.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if line.startswith("```"):
+            opened = not opened
+            if opened and line.strip() == f"```{language}":
+                block = "\n" * number
+            elif block is not None:
+                found.append(block)
+                block = None
+        elif block is not None:
+            block += line
+    return found
+
+
+# Python --------------------------------------------------------------------------------------------------------------
+
+# Translations have the same code, as a test below says.
+ENGLISH = [guide for guide in GUIDES if ".zh-CN" not in guide.name]
+WITH_PYTHON = [guide for guide in ENGLISH if blocks(guide, "python")]
+TINY = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "block_out_channels": (8,),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "norm_num_groups": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with tiny models by the names that the guides have for models; diffusers takes folders before the Hub."""
+    folder = tmp_path_factory.mktemp("guides")
+    torch.manual_seed(0)
+    unconditional = GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), GaussianDiffusionScheduler())
+    unconditional.save_pretrained(folder / "outputs" / "mine")
+    with_classes = GaussianDiffusionPipeline(DDPMUNet2DModel(num_classes=10, **TINY), GaussianDiffusionScheduler())
+    with_classes.save_pretrained(folder / "outputs" / "with_classes")
+    stock = DDPMPipeline(UNet2DModel(**TINY, out_channels=1), DDPMScheduler())
+    stock.save_pretrained(folder / "google" / "ddpm-cifar10-32")
+    return folder
+
+
+def what_readers_bring():
+    """The names of guides for what is the reader's: a model, pictures, a mask, uint8 tensors."""
+    rng = np.random.default_rng(0)
+    image_a, image_b = (Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(2))
+    mask = Image.fromarray(np.array([[0, 255]], dtype=np.uint8).repeat(8, axis=0).repeat(4, axis=1))
+    images = torch.from_numpy(rng.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8))
+    pictures = {"image": image_a, "image_a": image_a, "image_b": image_b, "mask": mask, "images": images}
+    return {"model": "outputs/mine", **pictures}
+
+
+@pytest.mark.parametrize("guide", WITH_PYTHON, ids=names(WITH_PYTHON))
+def test_the_python_of_a_guide_runs(guide, models, tmp_path, monkeypatch):
+    """All blocks of a page in turn, in one namespace, where there is nothing but the models that it names."""
+    for name in ("outputs", "google"):
+        (tmp_path / name).symlink_to(models / name)
+    monkeypatch.chdir(tmp_path)
+    namespace = what_readers_bring() | {"__name__": guide.stem}
+    for block in blocks(guide, "python"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(block, guide, "exec"), namespace)
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+OWN_PARSERS = {"train": TrainingArguments, "train_classifier": ClassifierArguments}
+
+
+def commands(guide):
+    """The lines of shell blocks that call `ddpm-hf`, as lists of arguments; `$name` of a loop stays a word."""
+    for block in blocks(guide, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "ddpm-hf" in words:
+                yield words[words.index("ddpm-hf") + 1 :]
+            elif "training/train.py" in words:
+                yield ["train", *words[words.index("training/train.py") + 1 :]]
+
+
+@pytest.mark.parametrize("guide", ENGLISH, ids=names(ENGLISH))
+def test_the_commands_of_a_guide_exist(guide, monkeypatch, tmp_path):
+    """Verbs and options are parsed, and nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("max_train_steps: 10\n")
+    for words in commands(guide):
+        words = [word.replace("$steps", "25") for word in words]
+        try:
+            parse(words)
+        except (Exception, SystemExit) as error:  # each parser has its own
+            raise AssertionError(f"{guide.name}: ddpm-hf {shlex.join(words)}: {error}") from error
+
+
+def parse(words):
+    if words[0] in OWN_PARSERS:
+        parse_arguments(words[1:], OWN_PARSERS[words[0]])
+        return
+    command = typer.main.get_command(cli.app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context(command.name, list(words))
+
+
+# Pictures and pages --------------------------------------------------------------------------------------------------
+
+
+def linked(guide, pattern):
+    return re.findall(pattern, guide.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """`PICTURES` of docs/figures.py, by file name."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import figures
+
+    yield figures.PICTURES
+    sys.path.remove(str(ROOT / "docs"))
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
+def test_every_picture_is_there_and_has_a_maker(guide, pictures):
+    for target in linked(guide, r"!\[[^\]]*\]\(([^)]+)\)"):
+        file = (guide.parent / target).resolve()
+        assert file.is_file(), target
+        assert file.parent == ROOT / "docs" / "images" and file.name in pictures, target
+
+
+def test_nothing_is_drawn_in_vain(pictures):
+    shown = {Path(target).name for guide in GUIDES for target in linked(guide, r"!\[[^\]]*\]\(([^)]+)\)")}
+    assert set(pictures) == shown == {file.name for file in (ROOT / "docs" / "images").iterdir()}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
+def test_every_link_within_the_repository_leads_somewhere(guide):
+    for target in linked(guide, r"(?<!!)\[[^\]]*\]\(([^)]+)\)"):
+        if not target.startswith(("http://", "https://")):
+            path, _, anchor = target.partition("#")
+            page = (guide.parent / path).resolve() if path else guide
+            assert page.exists(), target
+            assert not anchor or anchor in anchors(page), target
+
+
+def anchors(page):
+    """Those of the headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+READMES = ("README.md", "README.zh-CN.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_translation_has_the_same_code(page):
+    """But for its comments."""
+    english, chinese = ROOT / page, ROOT / page.replace(".md", ".zh-CN.md")
+    for language in ("python", "sh", ""):
+        codes = [[re.sub(r" *#.*", "", block).strip() for block in blocks(g, language)] for g in (english, chinese)]
+        assert codes[0] == codes[1]
+
+
+def test_the_translation_has_the_same_figures():
+    """Every number of a table of the README, in its order."""
+    rows = [re.findall(r"^\|.*\|$", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE) for name in READMES]
+    measured = [
+        [re.findall(r"\d+(?:[.,]\d+)*", row.partition("|")[2].partition("|")[2]) for row in some] for some in rows
+    ]
+    assert measured[0] == measured[1] and sum(map(len, measured[0])) > 10
+
+
+# The site ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
+    """As `mkdocs build --strict`, and with every formula in MathML."""
+    mkdocs_build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra [docs]")
+    pytest.importorskip("latex2mathml", reason="needs the extra [docs]")
+    from mkdocs.config import load_config
+
+    monkeypatch.chdir(ROOT)
+    config = load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path / "site"))
+    with caplog.at_level("WARNING", logger="mkdocs"):
+        mkdocs_build.build(config)
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+    formulas = (tmp_path / "site" / "formulas" / "index.html").read_text(encoding="utf-8")
+    assert formulas.count("<math ") > 80 and 'class="arithmatex"' not in formulas

@@ -1,0 +1,355 @@
+"""Runs that are killed, stopped, or have no room, in processes of their own; and that the same command goes on."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from kill_training import (
+    differences,
+    find_damage,
+    kill_before_operation,
+    kill_in_a_file_after_operation,
+    kill_once,
+    limit_files,
+    list_checkpoints,
+    list_file_operations,
+    main,
+    make_start,
+    on_file_operations,
+    start_run,
+    wait_for,
+)
+
+from ddpm_hf.training import interruptions
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.interruptions import Interrupted, StopRequest, raising_interrupted
+from ddpm_hf.training.loss_curve import read_rows
+from ddpm_hf.training.run_folder import check_run_folder
+from ddpm_hf.training.train import train
+from ddpm_hf.training.whole_files import moved_in_whole, written_whole
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Options, an uninterrupted run of them, and what that did with its files."""
+    folder = tmp_path_factory.mktemp("straight")
+    options = make_start(folder) | {"max_train_steps": STEPS, "output_dir": str(folder / "run")}
+    train(TrainingArguments(**options))  # here, so that the children find all imported
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    shutil.move(folder / "run", folder / "straight")
+    operations = list_file_operations(options)
+    return options, folder / "straight", operations
+
+
+class Run:
+    """A run like the straight one, in a folder of its own."""
+
+    def __init__(self, straight, folder):
+        options, self.straight, self.operations = straight
+        self.options, self.folder, self.log = (
+            options | {"output_dir": str(folder / "run")},
+            folder / "run",
+            folder / "log",
+        )
+
+    def first(self, operation):
+        """The number of the first operation on a file that is called so."""
+        return self.operations.index(operation) + 1
+
+    def start(self, before=lambda: None, **options):
+        """Runs it to its end; returns the exit code, and what it said."""
+        self.log.unlink(missing_ok=True)
+        code = wait_for(start_run(self.options | options, self.log, before))
+        return code, self.log.read_text()
+
+    def start_and(self, act, operation, **options):
+        """The same, with `act()` before an operation on a file."""
+        number = self.first(operation)
+        acts = lambda count, what: act() if count == number else None  # noqa: E731
+        return self.start(lambda: on_file_operations(self.folder, acts), **options)
+
+    def assert_goes_on(self):
+        assert self.start()[0] == 0
+        assert differences(self.folder, self.straight) == []
+
+
+@pytest.fixture
+def run(straight, tmp_path):
+    return Run(straight, tmp_path)
+
+
+# Killed --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "os.rename checkpoints/step-000002.tmp",  # whole, and without its name
+        "os.rename new.tmp/unet/diffusion_pytorch_model.safetensors",  # some of the pipeline moved in
+    ],
+)
+def test_a_killed_run_goes_on(run, operation):
+    kill = kill_before_operation(run.first(operation))
+    found, problems = kill_once(run.options, run.straight, run.log, kill)
+    assert found != "it had ended" and problems == []
+
+
+def test_a_run_killed_in_the_middle_of_a_file_goes_on(run):
+    kill = kill_in_a_file_after_operation(run.first("os.mkdir checkpoints/step-000003.tmp"), 5000)
+    found, problems = kill_once(run.options, run.straight, run.log, kill)
+    assert found == "a checkpoint half written, or half removed; whole checkpoints" and problems == []
+
+
+def test_a_run_killed_while_it_claims_its_folder_goes_on(run):
+    run.start_and(lambda: os.kill(os.getpid(), signal.SIGKILL), "os.rename training_args.tmp.yaml")
+    assert [path.name for path in run.folder.iterdir()] == ["training_args.tmp.yaml"]
+    check_run_folder(TrainingArguments(**run.options))
+
+
+@pytest.mark.slow
+def test_kills_at_many_moments():
+    assert main(30) == 0
+
+
+def test_one_good_checkpoint_is_there_at_every_moment(run):
+    first = run.first("os.rename checkpoints/step-000002.tmp")
+
+    def check(count, what):
+        if count >= first and not any(find_damage(path) is None for path in list_checkpoints(run.folder).values()):
+            os._exit(99)
+
+    assert run.start(lambda: on_file_operations(run.folder, check), checkpoints_limit=1)[0] == 0
+    assert list(list_checkpoints(run.folder)) == [STEPS]
+
+
+# Stopped -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_ends_with_the_code_of_the_signal_and_says_how_to_go_on(run):
+    code, said = run.start_and(lambda: os.kill(os.getpid(), signal.SIGTERM), "os.mkdir checkpoints/step-000002.tmp")
+    # It was saving after update 2, and makes one more.
+    assert code == 128 + signal.SIGTERM
+    message = (
+        f"train: Stopped by SIGTERM. {run.folder} has a checkpoint of step 3 of 4: to continue, run the same command"
+    )
+    assert message in said and "Traceback" not in said
+    assert list(list_checkpoints(run.folder)) == [2, 3]
+    assert run.start()[0] == 0
+    # It also says of the checkpoint of step 3 that what is due after it was left.
+    assert set(differences(run.folder, run.straight)) == {
+        f"checkpoints/step-000003/{name}" for name in ("custom_checkpoint_2.pkl", "manifest.json")
+    }
+
+
+def test_before_the_first_update_there_is_nothing_to_save(run):
+    code, said = run.start_and(lambda: os.kill(os.getpid(), signal.SIGINT), "os.rename training_args.tmp.yaml")
+    assert code == 128 + signal.SIGINT and "train: Stopped by SIGINT before the first checkpoint." in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("listening", [lambda: StopRequest().listening(), lambda: raising_interrupted(str)])
+def test_a_second_signal_quits_at_once(listening, monkeypatch):
+    monkeypatch.setattr(interruptions, "SAME_REQUEST_SECONDS", 0.1)
+    child = os.fork()
+    if child == 0:
+        with listening():
+            for pause in (0, 0, 0.2):
+                try:
+                    time.sleep(pause)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                except Interrupted:
+                    pass
+        os._exit(0)
+    assert wait_for(child) == -signal.SIGTERM
+
+
+def test_signals_are_as_before_afterwards():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="^stopped$"), raising_interrupted(lambda signum: "stopped"):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+# Two processes -------------------------------------------------------------------------------------------------------
+
+
+def launch(options, folder):
+    """A training on two processes, begun: the launcher, and what it says is in launch.log."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "ddpm_hf.training.train", "--config", str(folder / "config.yaml")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with (folder / "launch.log").open("w") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def workers_of(launcher):
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def wait_for_checkpoint(folder, step, launcher):
+    while max(list_checkpoints(folder), default=0) < step:
+        assert launcher.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", [False, True])
+def test_two_processes_stop_and_go_on_together(straight, tmp_path, streaming):
+    options = straight[0] | {"max_train_steps": 40, "checkpoint_every": 4, "sample_every": 0, "log_every": 3}
+    options |= {"streaming": True} if streaming else {}
+    launcher = launch(options | {"output_dir": str(tmp_path / "straight")}, tmp_path)
+    assert launcher.wait() == 0, (tmp_path / "launch.log").read_text()
+    options |= {"output_dir": str(tmp_path / "run")}
+
+    def signalled(choose, signum, step):
+        """Begun, and sent the signal when there is a checkpoint of the step."""
+        launcher = launch(options, tmp_path)
+        wait_for_checkpoint(tmp_path / "run", step, launcher)
+        os.kill(choose(launcher), signum)
+        assert launcher.wait() != 0
+        newest = max(list_checkpoints(tmp_path / "run"))
+        assert step <= newest < 40
+        return newest, (tmp_path / "launch.log").read_text()
+
+    # One is told by the scheduler, and both stop after the same update, with a checkpoint.
+    step, said = signalled(lambda launcher: workers_of(launcher)[1], signal.SIGTERM, 4)
+    assert f"train: Stopped by SIGTERM. {tmp_path / 'run'} has a checkpoint of step {step} of 40" in said
+    assert said.count("has a checkpoint of step") == 1 and "exitcode  : 143" in said
+    # One is killed, and the launcher ends the other.
+    signalled(lambda launcher: workers_of(launcher)[0], signal.SIGKILL, 12)
+    # The launcher is told, and tells both.
+    step, said = signalled(lambda launcher: launcher.pid, signal.SIGTERM, 20)
+    assert f"has a checkpoint of step {step} of 40" in said
+    assert launch(options, tmp_path).wait() == 0
+    assert differences(tmp_path / "run", tmp_path / "straight") == []
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_began(straight, tmp_path):
+    options = straight[0] | {"max_train_steps": 4, "output_dir": str(tmp_path / "run"), "batch_size": 4}
+    assert launch(options, tmp_path).wait() == 0
+    with pytest.raises(
+        InputError, match="holds another run, with 2 processes instead of 1 .their number, batch_size and"
+    ):
+        train(TrainingArguments(**options | {"max_train_steps": 6}))
+    folder = train(TrainingArguments(**options | {"max_train_steps": 6, "gradient_accumulation_steps": 2}))
+    options |= {"gradient_accumulation_steps": 2, "max_train_steps": 6, "output_dir": str(tmp_path / "straight")}
+    straight = train(TrainingArguments(**options))
+    rows = [read_rows(path / "loss.csv") for path in (folder, straight)]
+    assert [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5, 6]
+    # The noise of a batch depends on its place alone, so that it is the same run, up to the order of sums.
+    assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-4)
+
+
+# No room -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save(run):
+    code, said = run.start_and(lambda: limit_files(5000), "os.mkdir checkpoints/step-000003.tmp")
+    assert code == 1 and "Traceback" not in said
+    sentence = said[said.index("train: error:") :]
+    assert sentence.startswith(
+        f"train: error: The checkpoint of step 3 cannot be written in {run.folder}/checkpoints ("
+    )
+    assert "The checkpoint of step 2 stands: make room, or mend the disk, and run the same command again" in sentence
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
+    run.assert_goes_on()
+
+
+def test_a_disk_that_is_full_at_the_end(run):
+    code, said = run.start_and(lambda: limit_files(5000), "os.mkdir new.tmp")
+    assert code == 1 and "Traceback" not in said
+    assert f"train: error: Cannot write {run.folder} (" in said
+    assert not (run.folder / "new.tmp").exists() and not (run.folder / "model_index.json").exists()
+    run.assert_goes_on()
+
+
+def test_a_checkpoint_that_cannot_be_read_back_replaces_none(run):
+    """As of a disk that loses what it was given."""
+
+    def lose_a_bit():
+        file = run.folder / "checkpoints" / "step-000003.tmp" / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+    reading = [n for n, what in enumerate(run.operations) if what == "open checkpoints/step-000003.tmp/manifest.json"]
+    acts = lambda count, what: lose_a_bit() if count == reading[-1] + 1 else None  # noqa: E731
+    code, said = run.start(lambda: on_file_operations(run.folder, acts))
+    assert code == 1
+    assert (
+        "(it was written and cannot be read back: model.safetensors does not have the content that was written" in said
+    )
+    assert list(list_checkpoints(run.folder)) == [1, 2]
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_found_before_the_work(run):
+    with pytest.raises(
+        InputError, match=r"MB of free disk, and the checkpoints need .* keep fewer with --checkpoints_limit"
+    ):
+        train(TrainingArguments(**run.options, checkpoints_limit=10**9))
+    assert not run.folder.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot be written .*/file.: choose another"):
+        train(TrainingArguments(**run.options | {"output_dir": str(tmp_path / "file" / "run")}))
+
+
+def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path):
+    shutil.copytree(run.straight, run.folder)
+    shutil.copytree(run.options["dataset"], tmp_path / "fewer")
+    arguments = run.folder / "training_args.yaml"
+    arguments.write_text(arguments.read_text().replace(run.options["dataset"], str(tmp_path / "fewer")))
+    (tmp_path / "fewer" / "03.png").unlink()
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="holds a run on 16 images, and the data set has 15 now"):
+        train(TrainingArguments(**run.options | {"dataset": str(tmp_path / "fewer"), "max_train_steps": STEPS + 1}))
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+
+
+# Files that are whole ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+    with pytest.raises(InputError, match="Cannot write .*file.txt .*No space left"), written_whole(path) as aside:
+        aside.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"] and path.read_text() == "before"
+
+
+def test_files_are_moved_in_with_the_index_last(tmp_path):
+    """Of two pipelines, each file is of one or the other at every moment, and the first to come has its index last."""
+    (tmp_path / "unet").mkdir()
+    for name in ("index.json", "unet/config.json", "mine.txt"):
+        (tmp_path / name).write_text("before")
+    with moved_in_whole(tmp_path, last="index.json") as aside:
+        (aside / "unet").mkdir()
+        for name in ("index.json", "unet/config.json", "unet/weights"):
+            (aside / name).write_text("after")
+        assert (tmp_path / "index.json").read_text() == "before"
+    files = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"index.json": "after", "unet/config.json": "after", "unet/weights": "after", "mine.txt": "before"}
+
+
+def test_no_limit_to_files_is_left():
+    """The limits above are those of children."""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

@@ -1,0 +1,105 @@
+"""Networks laid out in another way compute the same."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.dry_run import saved_activations
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.model_setup import is_chosen, set_up_model
+from ddpm_hf.training.train import train
+
+CPU = torch.device("cpu")
+
+
+def settings(**options):
+    return SimpleNamespace(**{"channels_last": "no", "compile": "no", "gradient_checkpointing": False} | options)
+
+
+def gradients(unet, generator_seed=1):
+    torch.manual_seed(generator_seed)
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([3, 500, 900])
+    unet(x, t).sample.square().mean().backward()
+    return [p.grad.clone() for p in unet.parameters()]
+
+
+@pytest.mark.parametrize("options", [{"channels_last": "yes"}, {"gradient_checkpointing": True}])
+def test_gradients_stay_the_same(tiny_unet, options):
+    # Dropout draws in the order of memory, and so drops others of channels that come last.
+    dropout = 0.0 if "channels_last" in options else 0.2
+    plain, other = tiny_unet(dropout=dropout).train(), tiny_unet(dropout=dropout).train()
+    set_up_model(other, settings(**options), CPU)
+    names = list(other.state_dict())
+    for a, b in zip(gradients(plain), gradients(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+    assert names == list(plain.state_dict())
+    assert other.is_gradient_checkpointing == bool(options.get("gradient_checkpointing"))
+    weight = other.down_blocks[1].resnets[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == ("channels_last" in options)
+
+
+def test_checkpoints_of_activations_keep_less(tiny_unet):
+    kept = []
+    for checkpointing in (False, True):
+        unet = tiny_unet().train()
+        set_up_model(unet, settings(gradient_checkpointing=checkpointing), CPU)
+        with saved_activations(unet) as sizes:
+            loss = unet(torch.randn(8, 1, 8, 8), torch.arange(8)).sample.sum()
+        kept.append(sum(sizes.values()))
+        del loss
+    assert kept[1] < kept[0] / 2
+
+
+def test_auto_is_what_was_measured_to_be_faster():
+    assert not is_chosen("compile", "auto", CPU) and not is_chosen("channels_last", "auto", CPU)
+    assert is_chosen("compile", "yes", CPU) and not is_chosen("compile", "no", torch.device("cuda"))
+
+
+@pytest.fixture
+def options(tmp_path, image_folder, tiny_pipeline):
+    return {
+        **{"dataset": image_folder, "init_from": tiny_pipeline, "output_dir": str(tmp_path / "run")},
+        **{"max_train_steps": 4, "batch_size": 4, "num_samples": 1, "sample_steps": 2, "checkpoint_every": 2},
+    }
+
+
+@pytest.mark.slow
+def test_channels_last_trains_saves_and_resumes(options, tmp_path):
+    options |= {"channels_last": "yes", "gradient_checkpointing": True, "learning_rate": 1e-2}
+    whole = train(TrainingArguments(**options))
+    parts = options | {"output_dir": str(tmp_path / "parts")}
+    train(TrainingArguments(**parts | {"max_train_steps": 2}))
+    resumed = train(TrainingArguments(**parts))
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_saves_and_resumes(options):
+    """With the C++ compiler of the machine; minutes."""
+    folder = train(TrainingArguments(**options | {"max_train_steps": 2, "compile": "yes"}))
+    plain = train(TrainingArguments(**options | {"max_train_steps": 2, "output_dir": str(folder) + "_plain"}))
+    compiled, eager = (load_file(f / "unet/diffusion_pytorch_model.safetensors") for f in (folder, plain))
+    assert compiled.keys() == eager.keys()
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-3, atol=1e-4)
+    train(TrainingArguments(**options | {"compile": "yes"}))
+
+
+def test_what_does_not_go_together_is_refused(options):
+    with pytest.raises(InputError, match="compile='yes' does not go with objective='ocm'"):
+        TrainingArguments(**options | {"compile": "yes", "variance_head": "ocm", "train_head_only": True})
+
+
+def test_a_missing_extra_is_named(options):
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(
+            InputError, match=r"optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf\[8bit\]'"
+        ):
+            TrainingArguments(**options, optimizer="adamw8bit")
+    else:
+        assert (train(TrainingArguments(**options, optimizer="adamw8bit")) / "unet").is_dir()

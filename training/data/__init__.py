@@ -1,0 +1,49 @@
+"""From any `datasets` data set to batches of uint8 images: opened, looked at, decoded once, walked through."""
+
+from ddpm_hf.training.data.decoding import ImageForm, decode_all, decode_image, decoding_workers
+from ddpm_hf.training.data.images import ImagesInMemory, ImagesOnDemand, load_images, loading_workers
+from ddpm_hf.training.data.mapped import ImagesMapped
+from ddpm_hf.training.data.model_range import to_model_range
+from ddpm_hf.training.data.opening import find_image_column, find_label_column, open_rows, read_labels
+from ddpm_hf.training.data.points import PointSource, draw_points, open_points
+from ddpm_hf.training.data.source import ImageSource, draw_images, open_images
+from ddpm_hf.training.data.streaming import (
+    ImageStream,
+    StreamSource,
+    count_images,
+    describe_data,
+    keep_in_checkpoints,
+    open_stream,
+)
+from ddpm_hf.training.data.walking import EndlessBatches, batches
+
+__all__ = [
+    "EndlessBatches",
+    "ImageForm",
+    "ImageSource",
+    "ImageStream",
+    "ImagesInMemory",
+    "ImagesMapped",
+    "ImagesOnDemand",
+    "PointSource",
+    "StreamSource",
+    "batches",
+    "count_images",
+    "decode_all",
+    "decode_image",
+    "decoding_workers",
+    "describe_data",
+    "draw_images",
+    "draw_points",
+    "find_image_column",
+    "find_label_column",
+    "keep_in_checkpoints",
+    "load_images",
+    "loading_workers",
+    "open_images",
+    "open_points",
+    "open_rows",
+    "open_stream",
+    "read_labels",
+    "to_model_range",
+]

@@ -1,0 +1,161 @@
+"""From stored images to uint8 tensors of one size, with the damaged ones counted and named."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate.utils import get_int_from_env
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ddpm_hf.training.data.survey import IMAGES_PER_READ, open_image
+from ddpm_hf.training.data.walking import batches
+from ddpm_hf.training.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Decoding fewer pixels than this takes less time than starting processes for it, or than keeping the result on disk.
+PIXELS_WORTH_PROCESSES = 20e6
+DAMAGED_TO_NAME = 3
+CENTER = (0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What every image becomes, uint8 (channels, resolution, resolution), and how it gets square."""
+
+    channels: int
+    resolution: int
+    center_crop: bool = True
+
+    @property
+    def shape(self):
+        return self.channels, self.resolution, self.resolution
+
+
+def decode_image(value, form, place=CENTER):
+    """One stored image in its form.
+
+    Args:
+        value: what `datasets` stores for an image.
+        form (`ImageForm`): without its `center_crop` the whole image is squeezed into the square.
+        place (`tuple[float, float]`): of the square that is cut out: (0, 0) is left and top, (1, 1) right and bottom.
+    """
+    image = ImageOps.exif_transpose(open_image(value))
+    if image.mode.startswith("I;16"):  # `convert` would clip 16 bits to 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if form.channels == 1 else "RGB")
+    size = (form.resolution, form.resolution)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS, _square(image.size, place) if form.center_crop else None)
+    return np.asarray(image).reshape(form.resolution, form.resolution, form.channels).transpose(2, 0, 1)
+
+
+def _square(size, place):
+    """The largest square within an image of `size`: left, top, right, bottom; between pixels, so that nothing is blurred."""
+    side = min(size)
+    left, top = (round((length - side) * share) for length, share in zip(size, place, strict=True))
+    return left, top, left + side, top + side
+
+
+def decode_readable(values, form, places=None):
+    """All of `values` that can be read.
+
+    Returns:
+        uint8 images (N, C, H, W), their N positions in `values`, and why each of the others cannot be read, by position.
+    """
+    images, read, damaged = [], [], {}
+    for position, value in enumerate(values):
+        try:
+            images.append(decode_image(value, form, CENTER if places is None else places[position]))
+            read.append(position)
+        except Exception as error:  # PIL raises whatever its decoders raise
+            damaged[position] = f"({(value or {}).get('path') or 'no name'}): {error}"
+    return np.array(images, dtype=np.uint8).reshape(-1, *form.shape), read, damaged
+
+
+class ImageReader(Dataset):
+    """Decodes rows: `{"images", "labels"}` of those that can be read, `"damaged"` for the others.
+
+    Args:
+        source (`ImageSource`): which images.
+        crop_seed (`int`, *optional*): squares are cut out at random places, others in each batch; in the middle without.
+    """
+
+    def __init__(self, source, crop_seed=None):
+        self.source, self.crop_seed = source, crop_seed
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitems__(self, rows):
+        source, places = self.source, None
+        if self.crop_seed is not None:
+            places = np.random.default_rng((self.crop_seed, *rows)).random((len(rows), 2))
+        images, read, damaged = decode_readable(source.rows[rows][source.column], source.form, places)
+        damaged = {int(rows[position]): f"row {rows[position]} {why}" for position, why in damaged.items()}
+        if damaged and source.strict:
+            raise_damaged(next(iter(damaged.values())))
+        batch = {"images": torch.from_numpy(images)}
+        if source.labels is not None:
+            batch["labels"] = torch.from_numpy(source.labels[rows[read]])
+        return batch | {"damaged": damaged}
+
+
+def raise_damaged(which):
+    raise InputError(f"An image cannot be read: {which}. Mend or remove it, or leave out --strict_data.")
+
+
+def fill_gaps(batch, batch_size, damaged):
+    """A batch is whole again: readable images of it stand in for the `damaged`."""
+    readable = len(batch["images"])
+    if readable == batch_size:
+        return batch
+    if readable == 0:
+        raise InputError(f"Not one of {batch_size} images can be read: {next(iter(damaged.values()))}.")
+    fill = torch.arange(batch_size) % readable
+    return {name: tensor[fill] for name, tensor in batch.items()}
+
+
+def decoding_workers(wanted, pixels):
+    """Processes that decode: as many as wanted, by default this process's share of the cores, if it pays."""
+    if wanted is not None:
+        return wanted
+    processes_here = get_int_from_env(["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"], 1)
+    return max(1, os.cpu_count() // processes_here) if pixels > PIXELS_WORTH_PROCESSES else 0
+
+
+def decode_all(source, workers=0):
+    """Every readable image, decoded in parallel, and a warning that counts and names the others."""
+    rows = np.arange(len(source))
+    parts = np.split(rows, range(IMAGES_PER_READ, len(rows), IMAGES_PER_READ))
+    images = torch.empty(len(source), *source.form.shape, dtype=torch.uint8)
+    labels, damaged, filled = [], {}, 0
+    with tqdm(
+        total=len(source), unit="image", desc="Decoding", disable=source.pixels <= PIXELS_WORTH_PROCESSES
+    ) as bar:
+        for batch in batches(ImageReader(source), parts, workers):
+            images[filled : filled + len(batch["images"])] = batch["images"]
+            filled += len(batch["images"])
+            damaged |= batch["damaged"]
+            labels.append(batch.get("labels"))
+            bar.update(len(batch["images"]) + len(batch["damaged"]))
+    report_damage(source, len(damaged), list(damaged.values()))
+    tensors = {"images": images[:filled]}
+    return tensors if source.labels is None else tensors | {"labels": torch.cat(labels)}
+
+
+def report_damage(source, number, damaged):
+    """Counts and names (the first of) the images that cannot be read.
+
+    Raises:
+        InputError: if there are no others.
+    """
+    if number == len(source):
+        raise InputError(f"Not one of {number} images can be read: {damaged[0]}.")
+    if number:
+        named = "; ".join(damaged[:DAMAGED_TO_NAME])
+        logger.warning("Skipped %d of %d images, which cannot be read: %s", number, len(source), named)

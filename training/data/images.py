@@ -1,0 +1,105 @@
+"""The images of a source as data sets that give whole batches: from memory, from a memory map, or decoded on demand."""
+
+import logging
+
+import torch
+from torch.utils.data import Dataset
+
+from ddpm_hf.training.data.decoding import (
+    PIXELS_WORTH_PROCESSES,
+    ImageReader,
+    decode_all,
+    decoding_workers,
+    fill_gaps,
+)
+from ddpm_hf.training.data.mapped import ImagesMapped, cache_file, decode_to_disk, room_on_disk
+from ddpm_hf.training.data.points import PointSource
+
+logger = logging.getLogger(__name__)
+
+
+class ImagesInMemory(Dataset):
+    """All images in one uint8 tensor (N, C, H, W): a batch is one `index_select`."""
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def __len__(self):
+        return len(self.tensors["images"])
+
+    def __getitems__(self, indices):
+        indices = torch.from_numpy(indices)
+        return {name: tensor.index_select(0, indices) for name, tensor in self.tensors.items()}
+
+
+class ImagesOnDemand(Dataset):
+    """Images decoded when their batch is: for data that neither memory nor the disk holds.
+
+    Args:
+        source (`ImageSource`): which images.
+        crop_seed (`int`, *optional*): as in `ImageReader`.
+    """
+
+    def __init__(self, source, crop_seed=None):
+        self.reader = ImageReader(source, crop_seed)
+        self.damaged = set()
+
+    def __len__(self):
+        return len(self.reader)
+
+    def __getitems__(self, indices):
+        batch = self.reader.__getitems__(indices)
+        damaged = batch.pop("damaged")
+        for index in damaged.keys() - self.damaged:
+            self.damaged.add(index)
+            logger.warning("An image cannot be read, others stand in for it (%s)", damaged[index])
+        return fill_gaps(batch, len(indices), damaged)
+
+
+def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_seed=None):
+    """The images where they fit: in memory, else on the disk; else decoded when they are needed. Points as they are.
+
+    What takes long to decode is decoded once, into the cache of `datasets`, wherever it is then kept.
+
+    Args:
+        source (`ImageSource` or `PointSource`): what to load.
+        memory_limit_gb (`float`): decoded images may take so much memory.
+        workers (`int`, *optional*): processes that decode now.
+        disk_limit_gb (`float`, *optional*): decoded images may take so much of the disk; by default what is free.
+        crop_seed (`int`, *optional*): squares are cut out at random places, anew each time: so always on demand.
+    """
+    if isinstance(source, PointSource):
+        return ImagesInMemory(source.tensors())
+    if crop_seed is not None:
+        return ImagesOnDemand(source, crop_seed)
+    workers = decoding_workers(workers, source.pixels)
+    in_memory = source.decoded_bytes <= memory_limit_gb * 2**30
+    if in_memory and source.pixels <= PIXELS_WORTH_PROCESSES:
+        return ImagesInMemory(decode_all(source, workers))
+    if _fits_on_disk(source, disk_limit_gb):
+        mapped = decode_to_disk(source, workers)
+        return ImagesInMemory(mapped.read()) if in_memory else mapped
+    return ImagesInMemory(decode_all(source, workers)) if in_memory else ImagesOnDemand(source)
+
+
+def _fits_on_disk(source, limit_gb):
+    if limit_gb is not None and source.decoded_bytes > limit_gb * 2**30:
+        return False
+    room = room_on_disk(source)
+    if source.decoded_bytes > room:
+        logger.warning(
+            "The decoded images would take %.1f GB of the disk of %s, which has room for %.1f: they are not kept there, and "
+            "decoding them again takes longer. Make room, or lead datasets to another disk with HF_DATASETS_CACHE.",
+            source.decoded_bytes / 1e9,
+            cache_file(source).parent,
+            max(room, 0) / 1e9,
+        )
+        return False
+    return True
+
+
+def loading_workers(images, wanted=None):
+    """Processes that make batches: memory needs none, and a memory map only on a slow disk, if they are `wanted`."""
+    if isinstance(images, ImagesOnDemand):
+        return decoding_workers(wanted, images.reader.source.pixels)
+    return wanted or 0 if isinstance(images, ImagesMapped) else 0

@@ -1,0 +1,143 @@
+"""Images decoded once into Arrow files, which `datasets` caches, and read from there by memory map."""
+
+import errno
+import shutil
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets.fingerprint import Hasher
+from filelock import FileLock
+from torch.utils.data import Dataset
+
+import ddpm_hf
+from ddpm_hf.training.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decode_readable, report_damage
+from ddpm_hf.training.data.survey import IMAGES_PER_READ
+from ddpm_hf.training.errors import InputError
+
+# What decoded images leave free on the disk, for checkpoints and others.
+RESERVE_BYTES = 2 * 2**30
+
+
+class ImagesMapped(Dataset):
+    """Images in memory-mapped Arrow files: a batch is copied out of those of their pages that hold it.
+
+    The pages belong to the system: all processes of a machine share them, and memory keeps as many as it has room for.
+
+    Args:
+        decoded (`datasets.Dataset`): as `decode_to_disk` returns it.
+        labels (`torch.Tensor`, *optional*): of its rows.
+        shape (`tuple[int, int, int]`): channels, height, width.
+    """
+
+    def __init__(self, decoded, labels, shape):
+        self.decoded, self.labels, self.shape = decoded, labels, shape
+
+    def __len__(self):
+        return len(self.decoded)
+
+    @cached_property
+    def blocks(self):
+        """The record batches of the files as arrays (n, C, H, W) that nothing has been read of, and where each begins."""
+        chunks = self.decoded.data.column("pixels").chunks
+        arrays = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, *self.shape) for chunk in chunks]
+        return arrays, np.cumsum([0, *map(len, arrays)])
+
+    def __getstate__(self):
+        # To other processes goes where the files are, not what is in them.
+        return {name: value for name, value in self.__dict__.items() if name != "blocks"}
+
+    def __getitems__(self, rows):
+        arrays, starts = self.blocks
+        images = np.empty((len(rows), *self.shape), dtype=np.uint8)
+        holding = np.searchsorted(starts, rows, side="right") - 1
+        for position, (block, row) in enumerate(zip(holding, rows - starts[holding], strict=True)):
+            images[position] = arrays[block][row]
+        batch = {"images": torch.from_numpy(images)}
+        return batch if self.labels is None else batch | {"labels": self.labels[torch.from_numpy(rows)]}
+
+    def read(self):
+        """All images and labels, as tensors in memory."""
+        arrays, starts = self.blocks
+        images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        for array, start in zip(arrays, starts, strict=False):
+            images.numpy()[start : start + len(array)] = array
+        return {"images": images} if self.labels is None else {"images": images, "labels": self.labels}
+
+
+def decode_to_disk(source, workers=0):
+    """Every readable image of an `ImageSource`, decoded in parallel; found in the cache of `datasets` the next time.
+
+    Processes of one machine that need the same images wait for the first of them.
+
+    Raises:
+        InputError: if no image can be read, or one cannot in `strict` data; if the disk is full.
+    """
+    path = cache_file(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{path}.lock"):
+            decoded = source.rows.map(
+                _decode_table,
+                batched=True,
+                batch_size=IMAGES_PER_READ,
+                with_indices=True,
+                fn_kwargs={"column": source.column, "form": source.form},
+                remove_columns=source.rows.column_names,
+                features=_features(source.form),
+                num_proc=workers or None,
+                cache_file_name=str(path),
+                new_fingerprint=_fingerprint(source),
+                desc="Decoding",
+            )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"The disk of {path.parent} is full ({error}), which decoded images are kept on: make room, lead datasets to "
+            "another disk with HF_DATASETS_CACHE, or decode on demand with --on_disk_limit_gb 0."
+        ) from error
+    rows = np.concatenate([np.empty(0, np.int64), *(c.to_numpy() for c in decoded.data.column("row").chunks)])
+    _check_damage(source, rows)
+    labels = None if source.labels is None else torch.from_numpy(source.labels[rows])
+    return ImagesMapped(decoded, labels, source.form.shape)
+
+
+def room_on_disk(source):
+    """Bytes that the decoded images may take in the cache of `datasets`, those included which are there already."""
+    path = cache_file(source)
+    existing = next(folder for folder in path.parents if folder.exists())
+    cached = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*.arrow"))
+    return shutil.disk_usage(existing).free - RESERVE_BYTES + cached
+
+
+def cache_file(source):
+    """Named as `datasets` does, in one folder, so that nothing is written beside the user's own files."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "ddpm_hf" / f"cache-{_fingerprint(source)}.arrow"
+
+
+def _fingerprint(source):
+    """Changes with the rows, with what they become, and with the version of the code that makes it of them."""
+    return Hasher.hash([source.rows._fingerprint, asdict(source.form), ddpm_hf.__version__])
+
+
+def _features(form):
+    pixels = datasets.Sequence(datasets.Value("uint8"), length=int(np.prod(form.shape)))
+    return datasets.Features({"pixels": pixels, "row": datasets.Value("int64")})
+
+
+def _decode_table(batch, rows, column, form: ImageForm):
+    images, read, _ = decode_readable(batch[column], form)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(form.shape)))
+    return pa.table({"pixels": pixels, "row": pa.array(np.array(rows, dtype=np.int64)[read])})
+
+
+def _check_damage(source, rows):
+    """The cache has the rows that could be read; what is wrong with the others is seen by reading them again."""
+    missing = np.setdiff1d(np.arange(len(source)), rows)
+    named = ImageReader(source).__getitems__(missing[:DAMAGED_TO_NAME])["damaged"] if len(missing) else {}
+    report_damage(source, len(missing), list(named.values()))

@@ -1,0 +1,87 @@
+"""Rows of any `datasets` data set: opened, with nothing decoded, and the columns in it found by their type."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from ddpm_hf.data import FASHION_MNIST
+from ddpm_hf.training.errors import InputError
+
+
+def open_rows(args, streaming=False, **options):
+    """The rows of `args.dataset`, of whatever kind it is, with nothing decoded.
+
+    Args:
+        streaming (`bool`): as an `IterableDataset`, which is read when it is asked for rows.
+        options: for the reader of `datasets`, where it is a single file.
+    """
+    source = args.dataset or str(FASHION_MNIST)
+    path = Path(source)
+    is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    if is_saved and streaming:
+        raise InputError(
+            f"dataset={source!r} was written by `save_to_disk`, which is read by memory map: leave out --streaming."
+        )
+    options["streaming"] = streaming
+    try:
+        if is_saved:
+            rows = datasets.load_from_disk(source)
+            rows = rows[args.split] if isinstance(rows, datasets.DatasetDict) else rows
+        elif path.is_file():
+            kind = {".jsonl": "json", ".tar": "webdataset"}.get(path.suffix, path.suffix.lstrip("."))
+            rows = datasets.load_dataset(kind, data_files={args.split: source}, split=args.split, **options)
+        else:
+            rows = datasets.load_dataset(source, args.dataset_config, split=args.split, streaming=streaming)
+    # Each builder of `datasets` has its own errors for what it cannot read; to the user they are one.
+    except Exception as error:
+        raise InputError(
+            f"Cannot read split {args.split!r} of dataset={source!r} ({type(error).__name__}: {error}). Give a name on the "
+            "Hub, a folder of images, a parquet file or folder, or a folder written by `save_to_disk`, and a --split "
+            "that it has and that is not empty."
+        ) from error
+    return rows
+
+
+def find_image_column(features, wanted=None):
+    """The column of images: the one of type `datasets.Image`, or the one of those that is `wanted`."""
+    found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    return _choose_column("image_column", wanted, found, features, "images")
+
+
+def find_label_column(features, wanted=None):
+    """The column of class labels: the one of type `datasets.ClassLabel`, or any column of integers that is `wanted`."""
+    found = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if wanted in features and "int" in str(getattr(features[wanted], "dtype", "")):
+        return wanted
+    return _choose_column("label_column", wanted, found, features, "class labels")
+
+
+def _choose_column(option, wanted, found, features, kind):
+    described = ", ".join(f"{name} ({getattr(f, 'dtype', type(f).__name__)})" for name, f in features.items())
+    if wanted is not None:
+        if wanted in found:
+            return wanted
+        state = f"does not hold {kind}" if wanted in features else "does not exist"
+        hint = f"choose {' or '.join(found)}" if found else f"none of the columns holds {kind}"
+        raise InputError(f"{option}={wanted!r} {state}: {hint}. The columns are: {described}.")
+    if not found:
+        raise InputError(f"The data set has no column of {kind}. The columns are: {described}.")
+    if len(found) > 1:
+        raise InputError(f"The data set has several columns of {kind}: choose with --{option} {' or '.join(found)}.")
+    return found[0]
+
+
+def read_labels(rows, column):
+    """All labels as int64, and the number of classes."""
+    values = rows.with_format(None).select_columns(column)[:][column]
+    bad = next((i for i, value in enumerate(values) if value is None or value < 0), None)
+    if bad is not None:
+        raise InputError(
+            f"label_column={column!r} has the label {values[bad]} in row {bad}; every image needs one from 0 up."
+        )
+    feature = rows.features[column]
+    classes = feature.num_classes if isinstance(feature, datasets.ClassLabel) else max(values) + 1
+    if max(values) >= classes:
+        raise InputError(f"label_column={column!r} has the label {max(values)}, but only {classes} classes.")
+    return np.asarray(values, dtype=np.int64), classes

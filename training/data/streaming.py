@@ -1,0 +1,361 @@
+"""Images read as they come, from the Hub or from shards, in an order that a position of four numbers restores exactly.
+
+The shards are walked through in permutation after permutation, which the processes share out between them; each process
+shuffles its rows within blocks, by a permutation of (seed, process, block). None of this depends on what was drawn before, as
+the buffer of `datasets.IterableDataset.shuffle` does, whose content no state restores. One process reads and others decode,
+so that the number of those changes nothing.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ddpm_hf.training.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged
+from ddpm_hf.training.data.opening import find_image_column, find_label_column, open_rows
+from ddpm_hf.training.data.survey import IMAGES_PER_READ, survey
+from ddpm_hf.training.data.walking import as_it_is, batches
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.interruptions import ignore_stop_signals
+
+logger = logging.getLogger(__name__)
+
+# Sizes and colours are those of so many images at the beginning.
+SURVEYED_IMAGES = 1000
+# Batches of stored images that are read before they are asked for.
+BATCHES_READ_AHEAD = 16
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """A data set opened as a stream and looked at, and what its images are to become; of how many there are nothing is known.
+
+    `label_column` and `num_classes` are None without classes.
+    """
+
+    rows: datasets.IterableDataset
+    column: str
+    label_column: str | None
+    num_classes: int | None
+    form: ImageForm
+    strict: bool
+
+    @property
+    def channels(self):
+        return self.form.channels
+
+    @property
+    def resolution(self):
+        return self.form.resolution
+
+    @property
+    def num_shards(self):
+        return self.rows.num_shards
+
+    @property
+    def kind(self):
+        return f"images of {self.channels}x{self.resolution}x{self.resolution}"
+
+    @property
+    def network_options(self):
+        """What the network is to know of the data."""
+        return {"sample_size": self.resolution, "in_channels": self.channels}
+
+    @property
+    def scheduler_options(self):
+        """The defaults are for images."""
+        return {}
+
+
+def open_stream(args, default_resolution):
+    """Everything about the data that its beginning tells is found here.
+
+    Args:
+        args (`DataArguments`): which data.
+        default_resolution (`int`): for images whose sizes differ, if `args` names no resolution.
+    """
+    rows = open_rows(args, streaming=True)
+    if rows.features is None:
+        raise InputError(
+            f"dataset={args.dataset!r} does not say which columns it has before it is read: leave out --streaming."
+        )
+    column = find_image_column(rows.features, args.image_column)
+    label_column = find_label_column(rows.features, args.label_column) if args.class_conditional else None
+    if label_column is not None and not isinstance(rows.features[label_column], datasets.ClassLabel):
+        raise InputError(
+            f"label_column={label_column!r} holds integers, and a stream does not tell how many classes they are of: give "
+            "the column the type ClassLabel, or leave out --streaming."
+        )
+    num_classes = None if label_column is None else rows.features[label_column].num_classes
+    rows = rows.select_columns([column] if label_column is None else [column, label_column])
+    rows = rows.cast_column(column, datasets.Image(decode=False)).with_format("arrow")
+    first = _first_values(rows, column, args)
+    seen = survey(first, column)
+    form = ImageForm(seen.channels, args.resolution or seen.side or default_resolution, args.center_crop)
+    return StreamSource(rows, column, label_column, num_classes, form, args.strict_data)
+
+
+def _first_values(rows, column, args):
+    try:
+        values = [
+            row[column] for table in rows.take(SURVEYED_IMAGES).iter(IMAGES_PER_READ) for row in table.to_pylist()
+        ]
+    except Exception as error:  # each reader of `datasets` has its own
+        raise InputError(
+            f"The first images of split {args.split!r} of dataset={args.dataset!r} cannot be read "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not values:
+        raise InputError(
+            f"Split {args.split!r} of dataset={args.dataset!r} has no images: choose another with --split."
+        )
+    return values
+
+
+class Position(NamedTuple):
+    """Where the stream of one process stands: in the middle of a block of rows.
+
+    Args:
+        turn (`int`), row (`int`): those of the first row of the block: turns count the shards on their endless walk.
+        block (`int`): its number.
+        used (`int`): images of it that were given out.
+    """
+
+    turn: int
+    row: int
+    block: int
+    used: int
+
+
+class StoredRow(NamedTuple):
+    """A row as it is stored, and where: the turn that its shard had, the shard, and the number of the row in it."""
+
+    turn: int
+    shard: int
+    row: int
+    values: dict
+
+
+class RowStream(IterableDataset):
+    """Batches of stored rows for one process, for ever, each with the `Position` after it.
+
+    In each epoch of all processes each row comes once. Processes take turns with the shards; where there are more processes
+    than shards, each reads all of them and keeps its part of their rows.
+    """
+
+    def __init__(self, source, batch_size, block_size, seed, process_index=0, num_processes=1, position=None):
+        self.source, self.batch_size, self.block_size, self.seed = source, batch_size, block_size, seed
+        self.process_index = process_index
+        share_rows = source.num_shards < num_processes
+        self.row_step, self.first_row = (num_processes, process_index) if share_rows else (1, 0)
+        self.turn_step, first_turn = (1, 0) if share_rows else (num_processes, process_index)
+        self.position = position or Position(first_turn, row=0, block=0, used=0)
+
+    def __iter__(self):
+        batch = []
+        try:
+            for row, position in self._shuffled():
+                batch.append(row)
+                if len(batch) == self.batch_size:
+                    yield batch, position
+                    batch = []
+        except InputError as error:  # carried to where `raising` raises it
+            yield error
+
+    def _shuffled(self):
+        """Rows in the order of their blocks' permutations, and the position after each.
+
+        While a block is given out the next one is read, row by row, so that none is waited for.
+        """
+        rows = self._rows(self.position.turn, self.position.row)
+        block, used = _read_on([], rows, self.block_size), self.position.used
+        for number in count(self.position.block):
+            present = [row for row in block if row is not None]
+            order = np.random.default_rng((self.seed, self.process_index, number)).permutation(len(present))
+            following = []
+            for given, index in enumerate(order[used:], used + 1):
+                _read_on(following, rows, given)
+                yield present[index], Position(present[0].turn, present[0].row, number, given)
+            block, used = _read_on(following, rows, self.block_size), 0
+
+    def _rows(self, first_turn, first_row):
+        """This process's rows from one on, for ever, with None at the end of each epoch."""
+        order, num_shards = lru_cache(maxsize=1)(self._order), self.source.num_shards
+        for turn in count(first_turn, self.turn_step):
+            epoch, place = divmod(turn, num_shards)
+            shard = int(order(epoch)[place])
+            for row, values in self._shard(shard, first_row):
+                if row % self.row_step == self.first_row:
+                    yield StoredRow(turn, shard, row, values)
+            first_row = 0
+            if (turn + self.turn_step) // num_shards != epoch:
+                yield None
+
+    def _order(self, epoch):
+        return np.random.default_rng((self.seed, epoch)).permutation(self.source.num_shards)
+
+    def _shard(self, shard, first_row):
+        """The rows of one shard from one on, with their numbers."""
+        num_shards = self.source.num_shards
+        rows = self.source.rows.shard(num_shards=num_shards, index=shard)
+        rows = rows.skip(first_row) if first_row else rows
+        number = first_row
+        try:
+            for table in rows.iter(IMAGES_PER_READ):
+                for values in table.to_pylist():
+                    yield number, values
+                    number += 1
+        except Exception as error:  # each reader of `datasets` has its own
+            raise InputError(
+                f"Shard {shard} (counted from 0) of {num_shards} cannot be read from row {number} on "
+                f"({type(error).__name__}: {error}): mend it, and run the same command again to go on from the last "
+                "checkpoint."
+            ) from error
+
+
+def _read_on(block, rows, size):
+    """The block with rows added until it has `size`, or ends with the None of an epoch's end."""
+    while len(block) < size and not (block and block[-1] is None):
+        block.append(next(rows))
+    return block
+
+
+class RowDecoder(Dataset):
+    """Decodes batches of a `RowStream`: `{"images", "labels", "damaged", "position"}`; the batch is filled up where images are
+    damaged."""
+
+    def __init__(self, source, crop_seed=None):
+        self.source, self.crop_seed = source, crop_seed
+
+    def __getitems__(self, wanted):
+        if isinstance(wanted, InputError):
+            return wanted
+        source, (rows, position) = self.source, wanted
+        places = None
+        if self.crop_seed is not None:
+            places = np.random.default_rng((self.crop_seed, *position)).random((len(rows), 2))
+        images, read, damaged = decode_readable([row.values[source.column] for row in rows], source.form, places)
+        damaged = {_name(rows[number]): why for number, why in damaged.items()}
+        if damaged and source.strict:
+            raise_damaged(" ".join(next(iter(damaged.items()))))
+        batch = {"images": torch.from_numpy(images)}
+        if source.label_column is not None:
+            batch["labels"] = torch.tensor([self._label(rows[number]) for number in read], dtype=torch.int64)
+        return fill_gaps(batch, len(rows), list(damaged.values())) | {"damaged": damaged, "position": position}
+
+    def _label(self, row):
+        column, label = self.source.label_column, row.values[self.source.label_column]
+        if label is None or not 0 <= label < self.source.num_classes:
+            raise InputError(
+                f"label_column={column!r} has the label {label} in {_name(row)}; every image needs one from 0 to "
+                f"{self.source.num_classes - 1}."
+            )
+        return label
+
+
+def _name(row):
+    return f"row {row.row} of shard {row.shard}"
+
+
+class ImageStream:
+    """The images of a stream for one process of a run, and its position.
+
+    Args:
+        source (`StreamSource`): which images.
+        block_size (`int`): images among which it shuffles; twice as many stored ones are kept in memory.
+        seed (`int`): of the order.
+        crop_seed (`int`, *optional*): squares are cut out at random places, others in each batch; in the middle without.
+        process_index (`int`), num_processes (`int`): of the run.
+    """
+
+    def __init__(self, source, block_size, seed, crop_seed=None, process_index=0, num_processes=1):
+        self.source, self.block_size, self.seed, self.crop_seed = source, block_size, seed, crop_seed
+        self.process_index, self.num_processes = process_index, num_processes
+        self.position = None
+        self.damaged = set()
+
+    def batches(self, batch_size, workers=0, pin_memory=False):
+        """Batches from the position on, for ever; the position is that after the last one that was given out."""
+        stream = RowStream(
+            *(self.source, batch_size, self.block_size, self.seed),
+            *(self.process_index, self.num_processes, self.position),
+        )
+        rows = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=1 if workers else 0,
+            prefetch_factor=BATCHES_READ_AHEAD if workers else None,
+            collate_fn=as_it_is,
+            worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),
+        )
+        for batch in batches(RowDecoder(self.source, self.crop_seed), rows, workers, pin_memory):
+            self._report(batch.pop("damaged"))
+            self.position = batch.pop("position")
+            yield batch
+
+    def _report(self, damaged):
+        for name in damaged.keys() - self.damaged:
+            self.damaged.add(name)
+            logger.warning(
+                "An image cannot be read, others stand in for it (%s %s); there are %d such so far",
+                *(name, damaged[name], len(self.damaged)),
+            )
+
+    def save_position(self, folder):
+        """Writes where this process stands, into a file of its own."""
+        state = {"num_shards": self.source.num_shards, "num_processes": self.num_processes, "position": self.position}
+        _position_file(folder, self.process_index).write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    def load_position(self, folder):
+        """Goes to where this process stood.
+
+        Raises:
+            InputError: if the stream is not that which was saved.
+        """
+        state = json.loads(_position_file(folder, 0).read_text(encoding="utf-8"))
+        if state["num_shards"] != self.source.num_shards:
+            raise InputError(
+                f"The checkpoint was made with {state['num_shards']} shards, and the data has {self.source.num_shards} now, "
+                "so that their order would be another: restore the data, or choose another output_dir."
+            )
+        if state["num_processes"] != self.num_processes:
+            raise InputError(
+                f"The checkpoint has the places in the stream of {state['num_processes']} processes, and these are "
+                f"{self.num_processes}: continue with as many; their number may change only without --streaming."
+            )
+        state = json.loads(_position_file(folder, self.process_index).read_text(encoding="utf-8"))
+        self.position = None if state["position"] is None else Position(*state["position"])
+
+
+def _position_file(folder, process_index):
+    return Path(folder) / f"stream_position_{process_index}.json"
+
+
+def keep_in_checkpoints(stream, accelerator):
+    """Each process saves and loads its position with what `accelerator` saves and loads.
+
+    Not by `register_for_checkpointing`, which saves what the main process has, and would have to gather it from the others
+    in the middle of writing files, where one of them may fail.
+    """
+    accelerator.register_save_state_pre_hook(lambda models, weights, folder: stream.save_position(folder))
+    accelerator.register_load_state_pre_hook(lambda models, folder: stream.load_position(folder))
+
+
+def count_images(data):
+    """Images of a source, or of what was loaded from it; None of a stream, which does not know."""
+    return None if isinstance(data, (StreamSource, ImageStream)) else len(data)
+
+
+def describe_data(data, kind):
+    """As in "6000 images of 1x28x28"; of readable images, if `data` was loaded already."""
+    number = count_images(data)
+    return f"a stream of {kind}" if number is None else f"{number} {kind}"

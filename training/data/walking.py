@@ -1,0 +1,84 @@
+"""The way through the data: which rows each batch of each process has, for ever."""
+
+from functools import lru_cache
+from itertools import count
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.interruptions import ignore_stop_signals
+
+
+class EndlessBatches(Sampler):
+    """Rows for each batch of one process, for ever: permutation after permutation of the data, cut without a gap.
+
+    The batches of all processes and accumulation steps lie side by side on one walk, so what an update sees depends
+    on their product alone, and a place on the walk is a number: `first_batch`, counted in batches of this process.
+    """
+
+    def __init__(self, num_images, batch_size, seed, first_batch=0, process_index=0, num_processes=1):
+        if batch_size > num_images:
+            raise InputError(f"batch_size={batch_size} is larger than the data, which has {num_images} images.")
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.first_batch, self.process_index, self.num_processes = first_batch, process_index, num_processes
+
+    def __iter__(self):
+        order = lru_cache(maxsize=2)(self._order)
+        for batch in count(self.first_batch):
+            start = (batch * self.num_processes + self.process_index) * self.batch_size
+            epoch, offset = divmod(start, self.num_images)
+            rows = order(epoch)[offset : offset + self.batch_size]
+            missing = self.batch_size - len(rows)
+            yield np.concatenate([rows, order(epoch + 1)[:missing]]) if missing else rows
+
+    def _order(self, epoch):
+        return np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+
+
+def batches(images, batch_sampler, workers=0, pin_memory=False):
+    """Batches of a data set that gives whole ones, each as `batch_sampler` asks for it, prepared by `workers` processes.
+
+    Raises:
+        InputError: what the data set raises, as it was raised, in whichever process.
+    """
+    loader = DataLoader(
+        _Carrying(images),
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=as_it_is,
+        pin_memory=pin_memory,
+        worker_init_fn=ignore_stop_signals,
+        # Its own, so that starting workers never draws from the random state of the training.
+        generator=torch.Generator(),
+    )
+    return raising(loader)
+
+
+class _Carrying(Dataset):
+    """Returns an `InputError` instead of raising it: a DataLoader would wrap it into the traceback of a worker."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, wanted):
+        try:
+            return self.images.__getitems__(wanted)
+        except InputError as error:
+            return error
+
+
+def raising(batches):
+    """The batches, until one of them is an `InputError` that was carried here."""
+    for batch in batches:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+def as_it_is(batch):
+    return batch

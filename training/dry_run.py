@@ -1,0 +1,135 @@
+"""The plan of a run: what it is made of, what it takes and what it will write; found out by a few updates."""
+
+import statistics
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm_hf.training.data import count_images, describe_data
+from ddpm_hf.training.health import peak_memory_gb
+from ddpm_hf.training.trial import Trial, example_batch
+
+TIMED_UPDATES = 3
+
+
+def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
+    """The plan as text. Trains a copy of `unet` for a few updates on this device, and writes nothing."""
+    batch = example_batch(source, args.batch_size)
+    flops = flops_per_image(args, accelerator, unet, scheduler, example_batch(source, 1))
+    trial = Trial(args, accelerator, unet, scheduler)
+    with saved_activations(trial.model) as activations:
+        trial.loss(batch).backward()
+    memory = memory_of(trial) | {"activations": sum(activations.values())}
+    seconds = seconds_per_update(trial, batch)
+    images_per_update = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    images = images_per_update * total_steps
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.items())
+    lines = {
+        "network": f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}M parameters",
+        "data": describe_data(source, source.kind),
+        "update": f"{images_per_update} images: {args.batch_size} at a time, {args.gradient_accumulation_steps} times, on "
+        f"{accelerator.num_processes} process(es)",
+        "length": f"{total_steps} updates, {images} images{describe_passes(images, count_images(source))}",
+        "compute": f"{flops / 1e9:.3f} GFLOPs per image, forward and backward; {flops * images:.2e} FLOPs in all",
+        "memory": f"{format_bytes(sum(memory.values()))} of tensors in each process: {parts}; the most that was taken in "
+        f"this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
+        "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second (median of "
+        f"{TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring and saving",
+        "writes": describe_files(args, memory, total_steps),
+    }
+    head = f"Plan of the run in {args.output_dir} (nothing is written now)"
+    return "\n".join([head, *(f"  {name:<9}{text}" for name, text in lines.items())])
+
+
+def describe_passes(images, images_in_data):
+    return "" if images_in_data is None else f", {images / images_in_data:.1f} passes over the data"
+
+
+def flops_per_image(args, accelerator, unet, scheduler, batch):
+    """Of loss and gradients of a batch of one image, as torch counts them: two for each multiplication with addition."""
+    plain = Trial(replace(args, compile="no"), accelerator, unet, scheduler)
+    with FlopCounterMode(display=False) as counter:
+        plain.loss(batch).backward()
+    return counter.get_total_flops()
+
+
+@contextmanager
+def saved_activations(model):
+    """Bytes by memory address of all that is kept for the backward pass, the weights apart."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield sizes
+
+
+def memory_of(trial):
+    """Bytes of what stays from update to update. One update is done, so that the optimizer has its state."""
+    trial.optimizer.step()
+    gradients = _bytes(p.grad for p in trial.model.parameters() if p.grad is not None)
+    trial.optimizer.zero_grad()
+    states = (value for state in trial.optimizer.state.values() for value in state.values())
+    averages = [trial.ema, *getattr(trial.ema, "others", [])]
+    return {
+        "weights": _bytes(trial.model.parameters()),
+        "gradients": gradients,
+        "optimizer": _bytes(value for value in states if torch.is_tensor(value)),
+        "averages": _bytes(weight for average in averages for weight in average.shadow_params),
+    }
+
+
+def _bytes(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def seconds_per_update(trial, batch):
+    trial.update(batch)  # the first one is slower
+    seconds = []
+    for _ in range(TIMED_UPDATES):
+        start = time.perf_counter()
+        trial.update(batch)
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def describe_files(args, memory, total_steps):
+    """What the run writes into its folder, and how large that is."""
+    weights = memory["weights"]
+    checkpoint = weights + memory["optimizer"] + memory["averages"]
+    times = total_steps // args.checkpoint_every if args.checkpoint_every else 0
+    parts = [
+        f"the pipeline of {format_bytes(weights)}",
+        f"{args.checkpoints_limit} checkpoint(s) of {format_bytes(checkpoint)}, {times} times and at the end",
+        f"{total_steps // args.sample_every if args.sample_every else 0} grids of samples and one at the end",
+        "loss.csv, loss.png, README.md",
+    ]
+    if args.ema == "power":
+        snapshots = total_steps // args.ema_snapshot_every + 1
+        parts.append(f"ema_snapshots of {format_bytes(snapshots * memory['averages'])}")
+    if args.eval_every:
+        parts.append("bits_per_dim.csv")
+    return f"into {args.output_dir}: {'; '.join(parts)}"
+
+
+def format_bytes(size):
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def format_seconds(seconds):
+    return str(timedelta(seconds=round(seconds)))

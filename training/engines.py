@@ -1,0 +1,92 @@
+"""The engines that spread a training over processes, and what accelerate's configuration leaves to be said to them.
+
+DDP gives each process the whole network. FSDP2 gives it a part of the weights, of their gradients and of the optimizer's
+state, DeepSpeed ZeRO-2 a part of the last two. `training/configs/accelerate/` has a configuration for each.
+"""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import PartialState
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    parse_flag_from_env,
+)
+
+from ddpm_hf.processes import join_processes
+from ddpm_hf.training.errors import InputError
+
+
+def join_training(args, **options):
+    """The [`accelerate.Accelerator`] of a training, with the engine that `accelerate launch` was told of.
+
+    Args:
+        args (`RunArguments`): the options of the training.
+        options: of [`accelerate.Accelerator`].
+
+    Raises:
+        InputError: for an engine that is not supported here, and for options that do not go with it.
+    """
+    options |= {"mixed_precision": args.mixed_precision}
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return _join_deepspeed(args, options)
+    accelerator = join_processes(**options)
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.num_processes > 1:
+        _shard_by_fsdp2(args, accelerator)
+    return accelerator
+
+
+def _join_deepspeed(args, options):
+    _check_options(args, "DeepSpeed")
+    if args.mixed_precision == "fp16":
+        raise InputError("mixed_precision='fp16' is not supported with DeepSpeed: choose bf16, or 'no'.")
+    if not torch.accelerator.is_available():
+        # Told that there are CPUs alone, accelerate would leave DeepSpeed out.
+        options |= {"kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]}
+    accelerator = Accelerator(**options)
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin.zero_stage == 3 or plugin.offload_optimizer_device != "none":
+        raise InputError(
+            f"DeepSpeed with zero_stage={plugin.zero_stage} and offload_optimizer_device="
+            f"{plugin.offload_optimizer_device!r} is not supported: take zero_stage 2 and offload_optimizer_device none, or "
+            "fsdp2.yaml, which shards the weights too."
+        )
+    plugin.deepspeed_config |= {
+        "train_micro_batch_size_per_gpu": args.batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "gradient_clipping": args.max_grad_norm,
+        # Its own bf16 would hold the weights in bf16, and their average would not see small updates.
+        "bf16": {"enabled": False},
+        "torch_autocast": {"enabled": args.mixed_precision == "bf16", "dtype": "bfloat16"},
+    }
+    return accelerator
+
+
+def _shard_by_fsdp2(args, accelerator):
+    _check_options(args, "FSDP")
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # On CPUs accelerate takes no notice of FSDP, and says nothing.
+        plugin = FullyShardedDataParallelPlugin()
+        if args.mixed_precision != "no":
+            plugin.set_mixed_precision(args.mixed_precision)
+        accelerator.state.fsdp_plugin = plugin
+        for state in (PartialState(), accelerator.state):
+            state.distributed_type = DistributedType.FSDP
+    if not accelerator.is_fsdp2:
+        raise InputError("FSDP is supported in its version 2: set fsdp_version: 2 in accelerate's configuration.")
+
+
+def _check_options(args, engine):
+    """What has not been made to work with parts of a network, or would not do what it says."""
+    refused = {
+        "optimizer='adamw8bit'": args.optimizer == "adamw8bit",
+        "channels_last='yes'": args.channels_last == "yes",
+        # Its hooks are on the whole weights. And where there is one convolution to train, there is nothing to shard.
+        "train_head_only": getattr(args, "train_head_only", False),
+    }
+    for option, is_given in refused.items():
+        if is_given:
+            raise InputError(
+                f"{option} does not go with {engine}: leave it out, or train with multi_gpu.yaml (DDP) instead."
+            )

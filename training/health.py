@@ -1,0 +1,134 @@
+"""How a training fares: what its log says, and what becomes of an update whose loss or gradient is not finite.
+
+Such an update is skipped: weights and optimizer stay as they were, bit for bit, on every process alike. All of this is
+computed where the losses are; the host reads it when it logs, and until then waits for nothing.
+"""
+
+import sys
+
+import torch
+
+from ddpm_hf.training.sharding import whole
+
+QUARTILES = 4
+
+
+def refuse_nonfinite(loss):
+    """`loss`, with NaN as its gradient where it is not finite.
+
+    A sum of squares can overflow whose gradient does not. So the gradient says it too, and with the sum of the gradients
+    all processes and all batches of an accumulation know.
+    """
+    return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+
+
+class UpdateStatistics:
+    """Losses and gradient norms since the last line of the log, and the updates that were skipped since the beginning.
+
+    Args:
+        num_train_timesteps (`int`): T; the losses are also counted by quarter of it.
+        accelerator (`accelerate.Accelerator`): on its device all sums stay, until they are added over its processes.
+    """
+
+    def __init__(self, num_train_timesteps, accelerator):
+        self.num_train_timesteps, self.accelerator = num_train_timesteps, accelerator
+        self.sums = torch.zeros(4 + 2 * QUARTILES, device=accelerator.device)
+        # Views of it: a sum, and what it is divided by.
+        self.loss, self.grad_norm = self.sums[:2], self.sums[2:4]
+        self.loss_by_quartile = self.sums[4:].view(QUARTILES, 2)
+        # How many in all, and how many of them were the last ones.
+        self.skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
+
+    @torch.no_grad()
+    def add_losses(self, loss, timesteps, weights, losses):
+        """Those of one batch: their weighted mean, and timesteps, weights and losses by image, (B,)."""
+        self.loss += _value_and_count(loss)
+        # Divided by their sum, the weights 1 / (T p_t) make a mean over the timesteps of a quartile, however often each
+        # was drawn.
+        finite = losses.isfinite()
+        weights = weights * finite
+        rows = torch.stack([weights * torch.where(finite, losses, 0), weights], dim=1)
+        quartiles = timesteps * QUARTILES // self.num_train_timesteps
+        is_in = quartiles == torch.arange(QUARTILES, device=quartiles.device).unsqueeze(1)
+        self.loss_by_quartile += (is_in.unsqueeze(2) * rows).sum(1)
+
+    @torch.no_grad()
+    def add_update(self, grad_norm):
+        """The norm of the gradient of an update, before it is clipped; says if it must be skipped, bool, ()."""
+        norm = whole(grad_norm)
+        is_skipped = ~norm.isfinite()
+        self.grad_norm += _value_and_count(norm)
+        self.skipped += is_skipped
+        self.skipped[1] *= is_skipped
+        return is_skipped
+
+    def means(self):
+        """Over the interval and all processes, by their names in the log; NaN where nothing finite was counted.
+
+        Every process must call this.
+        """
+        sums = self.accelerator.reduce(self.sums, "sum").tolist()
+        loss, norm, *quartiles = (_ratio(*sums[i : i + 2]) for i in range(0, len(sums), 2))
+        names = [f"loss_quartile_{number}" for number in range(1, QUARTILES + 1)]
+        return {"loss": loss, "grad_norm": norm, **dict(zip(names, quartiles, strict=True))}
+
+    def begin_interval(self):
+        self.sums.zero_()
+
+    def end_row(self):
+        self.skipped[1] = 0
+
+    def num_skipped(self):
+        """How many updates were skipped in all, and how many in a row up to now."""
+        return self.skipped.tolist()
+
+    def state_dict(self):
+        """Of all processes, which must all call this; one of them saves it."""
+        return {"sums": self.accelerator.gather(self.sums[None]), "skipped": self.skipped}
+
+    def load_state_dict(self, state):
+        sums, processes = state["sums"], self.accelerator.num_processes
+        # Of a run on other processes, each gets an equal part of the whole.
+        own = sums[self.accelerator.process_index] if len(sums) == processes else sums.sum(0) / processes
+        self.sums.copy_(own)
+        self.skipped.copy_(state["skipped"])
+
+
+def _value_and_count(value):
+    """(value, 1), or (0, 0) where it is not finite."""
+    finite = value.isfinite()
+    return torch.stack([torch.where(finite, value, 0), finite.to(value.dtype)])
+
+
+def _ratio(numerator, denominator):
+    return numerator / denominator if denominator else float("nan")
+
+
+def peak_memory_gb(device):
+    """The most memory of the device that tensors have taken, or of the host, that this process has, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # is not there on Windows
+
+    bytes_of_unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_of_unit / 2**30
+
+
+def describe_divergence(args, step, skipped, skipped_in_a_row, kept_step):
+    """Why a run was stopped after `step`, and what to try; `kept_step` is that of its newest checkpoint."""
+    other_precision = {
+        "fp16": "--mixed_precision bf16, whose range is that of float32",
+        "bf16": "--mixed_precision no",
+        "no": "--max_grad_norm below the grad_norm in loss.csv",
+    }[args.mixed_precision]
+    return (
+        f"The training was stopped after update {step}: loss or gradient were not finite in the last {skipped_in_a_row} "
+        f"updates, from {step - skipped_in_a_row + 1} on ({skipped} of all). They were skipped, and the checkpoint of step "
+        f"{kept_step} in {args.output_dir!r} has the weights from before them. The same command goes on from there; if it "
+        f"ends here again, try in a new output_dir a learning_rate below {args.learning_rate:g}, a longer "
+        f"--lr_warmup_steps, or {other_precision}."
+    )

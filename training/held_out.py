@@ -1,0 +1,49 @@
+"""Bits per dimension on images that are not trained on, measured from time to time."""
+
+from dataclasses import fields, replace
+
+from ddpm_hf.evaluation import bits_per_dim
+from ddpm_hf.training.arguments import DataArguments
+from ddpm_hf.training.data import PointSource, decode_all, decoding_workers, draw_images, open_images
+from ddpm_hf.training.errors import InputError
+
+
+def load_held_out(args, source):
+    """Images of `eval_split` in the form of those that are trained on: `{"images": (N, C, H, W), uint8}`, and "labels".
+
+    Args:
+        args (`TrainingArguments`): with `eval_every` above 0.
+        source: what is trained on.
+
+    Raises:
+        InputError: if that split is not there, or has other images or classes, or if points are trained on.
+    """
+    if isinstance(source, PointSource):
+        raise InputError(
+            f"eval_every={args.eval_every} measures bits per dimension, which points do not have: leave it out."
+        )
+    data = DataArguments(**{field.name: getattr(args, field.name) for field in fields(DataArguments)})
+    held_out = open_images(replace(data, split=args.eval_split, resolution=source.resolution), source.resolution)
+    if held_out.channels != source.channels or (held_out.num_classes or 0) > (source.num_classes or 0):
+        raise InputError(
+            f"Split eval_split={args.eval_split!r} has {held_out.channels} channel(s) and {held_out.num_classes} classes, and "
+            f"what is trained on {source.channels} and {source.num_classes}: give another --eval_split."
+        )
+    drawn = draw_images(held_out, args.num_eval_images, args.seed)
+    return decode_all(drawn, decoding_workers(args.dataloader_workers, drawn.pixels))
+
+
+def measure_held_out(unet, scheduler, held_out, args, accelerator):
+    """A row of the log; the processes share the images, and all must call this."""
+    measured = bits_per_dim(
+        unet,
+        scheduler,
+        held_out["images"],
+        num_inference_steps=args.eval_steps,
+        class_labels=held_out.get("labels"),
+        batch_size=args.batch_size,
+        seed=args.seed,
+        accelerator=accelerator,
+        progress_bar=False,
+    )
+    return {"bits_per_dim": measured.total, "bits_per_dim_standard_error": measured.standard_error}

@@ -1,0 +1,111 @@
+"""Signals that ask a run to stop: noted when they come, agreed on by all processes, obeyed between two updates."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import torch
+
+from ddpm_hf.training.errors import InputError
+
+# The keyboard, schedulers, and Slurm's `--signal=USR1@SECONDS`.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# One Ctrl-C reaches a process twice: from the terminal, and from the launcher that passes it on.
+SAME_REQUEST_SECONDS = 2.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run has stopped because a signal asked for it; the message says how to continue.
+
+    `exit_code` is 128 + the signal, as shells have it. Not 0, which would tell a scheduler or `&&` that the run is done.
+    """
+
+    def __init__(self, signum, message):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """Whether one of the processes of a run has been asked to stop."""
+
+    def __init__(self, num_processes=1):
+        self.signum, self.time = 0, None
+        # Through the memory of the hosts: an answer from the devices would have to wait for all they have to do.
+        self.group = torch.distributed.new_group(backend="gloo") if num_processes > 1 else None
+
+    @contextmanager
+    def listening(self):
+        """While signals are noted. A second one, later than `SAME_REQUEST_SECONDS`, quits at once."""
+        with handled_by(self._note):
+            yield
+
+    def _note(self, signum, frame):
+        if not self.signum:
+            self.signum, self.time = signum, time.monotonic()
+        elif time.monotonic() - self.time > SAME_REQUEST_SECONDS:
+            quit_by(signum)
+
+    def agreed(self):
+        """The signal that any of the processes has noted, 0 if there is none: the same in all, which must all call this."""
+        if self.group is None:
+            return self.signum
+        signum = torch.tensor(self.signum)
+        torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX, self.group)
+        return signum.item()
+
+
+@contextmanager
+def raising_interrupted(message):
+    """While a signal raises `Interrupted` at once with `message()`: where there is nothing to save. A second one quits."""
+    first = None
+
+    def handle(signum, frame):
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            raise Interrupted(signum, message(signum))
+        if time.monotonic() - first > SAME_REQUEST_SECONDS:
+            quit_by(signum)
+
+    with handled_by(handle):
+        yield
+
+
+@contextmanager
+def clear_exit(prog):
+    """For a program: what the user is to know is one sentence, and the exit code says how it ended."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"{prog}: error: {error}")
+    except Interrupted as interrupted:
+        if os.environ.get("RANK", "0") == "0":  # of the processes that were started together, one says it
+            print(f"{prog}: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
+
+
+@contextmanager
+def handled_by(handler):
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    before = {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, former in before.items():
+            signal.signal(signum, former)
+
+
+def quit_by(signum):
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+
+
+def ignore_stop_signals(worker):
+    """For processes that work for one that trains: a scheduler signals all, and that one says when they are done."""
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)

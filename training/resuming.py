@@ -1,0 +1,74 @@
+"""What must be the same for a checkpoint to continue a run."""
+
+from accelerate.utils import DistributedType
+
+from ddpm_hf.training.errors import InputError
+
+# These lay the state of a process out in their own way, which another of them cannot read.
+SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def describe_training(accelerator, model, num_images):
+    """What the manifest of a checkpoint says of the training, for `check_same_training`."""
+    shapes = {name: list(p.shape) for name, p in accelerator.unwrap_model(model).named_parameters()}
+    engine = accelerator.distributed_type
+    return {
+        "num_processes": accelerator.num_processes,
+        "engine": engine.value if engine in SHARDING else "DDP",
+        "num_images": num_images,
+        "shapes": shapes,
+    }
+
+
+def check_same_training(manifest, now, output_dir):
+    """Passes where a checkpoint, described by `manifest`, can be continued by the training described by `now`.
+
+    Raises:
+        InputError: if it is of another network, other data or another engine.
+    """
+    where = f"The checkpoint in output_dir={output_dir!r}"
+    other = "Continue it with what it was made with, or choose another output_dir."
+    if manifest["shapes"] != now["shapes"]:
+        raise InputError(
+            f"{where} is of another network: {_first_difference(manifest['shapes'], now['shapes'])}. {other}"
+        )
+    if manifest["num_images"] != now["num_images"]:
+        raise InputError(
+            f"{where} was made with {manifest['num_images']} readable images, and now there are {now['num_images']}, so "
+            f"that their order would be another. {other}"
+        )
+    sharded = DistributedType.DEEPSPEED.value == now["engine"] and manifest["num_processes"] != now["num_processes"]
+    if manifest["engine"] != now["engine"] or sharded:
+        raise InputError(
+            f"{where} was written by {manifest['engine']} on {manifest['num_processes']} processes, in files that "
+            f"{now['engine']} on {now['num_processes']} does not read. {other}"
+        )
+
+
+def _first_difference(before, now):
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            there, here = (_as_words(shapes.get(name)) for shapes in (before, now))
+            return f"{name} {there} in it, and {here} in this one"
+    return "its parameters come in another order"
+
+
+def _as_words(shape):
+    return "is missing" if shape is None else f"has shape {tuple(shape)}"
+
+
+def save_without_wrappers(accelerator):
+    """Checkpoints of one, of several processes and of compiled networks get the same names of weights."""
+
+    def unwrapped(models):
+        return [accelerator.unwrap_model(model, keep_torch_compile=False) for model in models]
+
+    # Engines that shard save and load by themselves and give these hooks no weights and no models.
+    def before_saving(models, weights, folder):
+        weights[:] = [model.state_dict() for model, _ in zip(unwrapped(models), weights, strict=False)]
+
+    def before_loading(models, folder):
+        models[:] = unwrapped(models)
+
+    accelerator.register_save_state_pre_hook(before_saving)
+    accelerator.register_load_state_pre_hook(before_loading)

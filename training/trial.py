@@ -1,0 +1,57 @@
+"""A few updates apart from the run, to know what they take: nothing is written, and the run's random state stays."""
+
+import copy
+
+import torch
+
+from ddpm_hf.training.data import PointSource, to_model_range
+from ddpm_hf.training.head_only import freeze_all_but_head
+from ddpm_hf.training.model_setup import set_up_model
+from ddpm_hf.training.optimizers import make_optimizer
+from ddpm_hf.training.power_ema import make_ema
+from ddpm_hf.training.trainer import objective_of
+
+
+def example_batch(source, size):
+    """Random data in the form of a data source's: `{"images", "labels"}`."""
+    if isinstance(source, PointSource):
+        images = torch.randn(size, source.channels)
+    else:
+        images = torch.randint(256, (size, source.channels, source.resolution, source.resolution), dtype=torch.uint8)
+    labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
+    return {"images": images} | labels
+
+
+class Trial:
+    """Everything that an update needs on this device, and nothing else: network, loss, optimizer and average.
+
+    Args:
+        args (`TrainingArguments`), accelerator (`accelerate.Accelerator`): of the run, for precision and device.
+        unet, scheduler: of the run; the network is copied.
+    """
+
+    def __init__(self, args, accelerator, unet, scheduler):
+        self.args, self.accelerator = args, accelerator
+        self.model = copy.deepcopy(unet).to(accelerator.device)
+        self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
+        set_up_model(self.model, args, accelerator.device)
+        self.objective = objective_of(args, scheduler, accelerator.device)
+        self.num_train_timesteps = scheduler.config.num_train_timesteps
+        self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], args)
+        self.ema = make_ema(self.model.parameters(), args)
+
+    def loss(self, batch):
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        images = to_model_range(batch["images"])
+        timesteps = torch.randint(self.num_train_timesteps, (len(images),), device=images.device)
+        with self.accelerator.autocast():
+            return self.objective(self.model, images, timesteps, batch.get("labels")).mean()
+
+    def update(self, batch):
+        """An update by one batch for each accumulation step."""
+        for _ in range(self.args.gradient_accumulation_steps):
+            self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.model.parameters())

@@ -1,0 +1,82 @@
+"""Files that are there as a whole or not at all, whenever the program is killed or the disk fills up."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ddpm_hf.training.errors import InputError
+
+# What torch, safetensors and Python's own files raise where a write fails.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+ASIDE = ".tmp"
+
+
+@contextmanager
+def written_whole(path):
+    """Gives a path beside `path` to write to, which then takes its place in one step.
+
+    Raises:
+        InputError: where it cannot be written; what was there stays.
+    """
+    path = Path(path)
+    aside = path.with_name(aside_name(path.name))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        flush_to_disk(aside)
+        os.replace(aside, path)
+        flush_to_disk(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise InputError(cannot_write(path, error)) from error
+
+
+@contextmanager
+def moved_in_whole(folder, last):
+    """Gives an empty folder, whose files then take their places in `folder`, each in one step, and the one named `last`
+    when all others have theirs.
+
+    Raises:
+        InputError: where they cannot be written; what was there stays.
+    """
+    folder = Path(folder)
+    aside = folder / f"new{ASIDE}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        files = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
+        for name in files:
+            flush_to_disk(aside / name)
+        for name in sorted(files, key=lambda name: name == Path(last)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(aside / name, folder / name)
+            flush_to_disk((folder / name).parent)
+    except WRITE_ERRORS as error:
+        raise InputError(cannot_write(folder, error)) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def aside_name(name):
+    """What a file is called until it is whole. The suffix stays last: to libraries it names the format."""
+    return f"{Path(name).stem}{ASIDE}{Path(name).suffix}"
+
+
+def cannot_write(path, error):
+    return (
+        f"Cannot write {path} ({error}). What was there before stays: make room, or mend the disk, and run the same "
+        "command again."
+    )
+
+
+def flush_to_disk(path):
+    """Until what was written to a file, or the names in a folder, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
