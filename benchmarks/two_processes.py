@@ -17,7 +17,7 @@ from side_by_side import report
 from ddpm_hf.training.loss_curve import read_rows
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs" / "accelerate"
-TURNS, UPDATES, INTERVAL = 5, 50, 5
+TURNS, UPDATES, INTERVAL = 5, 40, 5
 OPTIONS = {
     **{"preset": "fashion_mnist", "split": "train[:2000]", "batch_size": 32, "max_train_steps": UPDATES},
     **{"log_every": INTERVAL, "sample_every": 0, "checkpoint_every": 0, "num_samples": 1, "sample_steps": 1},

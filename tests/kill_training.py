@@ -146,7 +146,11 @@ def limit_files(size):
 
 
 def kill_once(options, straight, log, prepare=None, seconds=None):
-    """Kills a run, looks at what it left, and runs it again. What is wrong is listed in `problems`."""
+    """Kills a run, looks at what it left, and runs it again.
+
+    Returns:
+        What it left, in words, and what is wrong, a list; None and an empty one if the run ended before it was killed.
+    """
     folder = Path(options["output_dir"])
     child = start_run(options, log, (lambda: prepare(options)) if prepare else lambda: None)
     if seconds is not None:
@@ -154,7 +158,11 @@ def kill_once(options, straight, log, prepare=None, seconds=None):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     code = wait_for(child)
-    found, problems = look_at(folder, code)
+    if code == 0:
+        return None, []
+    found, problems = look_at(folder)
+    if code not in (-signal.SIGKILL, -signal.SIGXFSZ):
+        problems.append(f"ended with {code} instead of being killed")
     if wait_for(start_run(options, log)) != 0:
         problems.append("was not resumed")
     elif different := differences(folder, straight):
@@ -162,10 +170,8 @@ def kill_once(options, straight, log, prepare=None, seconds=None):
     return found, problems
 
 
-def look_at(folder, code):
+def look_at(folder):
     """What a run that was killed left behind, in words, and what of it is damaged."""
-    if code == 0:
-        return "it had ended", []
     # A whole checkpoint is never damaged, and a pipeline that is there loads.
     problems = [
         f"{path.name}: {damage}" for path in list_checkpoints(folder).values() if (damage := find_damage(path))
@@ -277,7 +283,9 @@ def main(number=200, seed=0):
         scenarios = make_scenarios(Path(temporary))
         for i in tqdm(range(number), unit="kill"):
             scenario, kind = scenarios[i % len(scenarios)], KINDS[i // len(scenarios) % len(KINDS)]
-            found, problems = scenario.kill_once(kind, random)
+            found = None
+            while found is None:
+                found, problems = scenario.kill_once(kind, random)
             times[scenario.name, found, kind] += 1
             times[scenario.name, found, "resumed"] += not problems
             if problems:

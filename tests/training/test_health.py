@@ -3,6 +3,7 @@
 import csv
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,16 +296,17 @@ def test_what_cannot_be_held_out_is_refused(options, tmp_path, given, message):
 
 
 @pytest.mark.slow
-def test_two_processes_skip_what_one_of_them_cannot_use(tmp_path, on_two_processes):
+def test_two_processes_skip_what_one_of_them_cannot_use(tmp_path, tiny_pipeline, on_two_processes):
+    (tmp_path / "run").mkdir()
     (tmp_path / "run.py").write_text(f"""
-import sys; sys.path[:0] = {__import__("sys").path!r}
+import sys
 import torch
 from accelerate import Accelerator
-from ddpm_hf import DDPMUNet2DModel
+from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.train import make_scheduler
 from ddpm_hf.training.trainer import Trainer
-from conftest import TINY
+sys.path.insert(0, "{Path(__file__).parent}")
 from test_health import SomeSpoiled
 torch.set_num_threads(1)
 args = TrainingArguments(
@@ -314,7 +316,8 @@ accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)
 images = torch.randn(16, 1, 8, 8)
 data = SomeSpoiled({{"images": images}}, {{2, 4}} if accelerator.process_index else {{3}})
-trainer = Trainer(args, accelerator, DDPMUNet2DModel(**TINY), make_scheduler(args), data, 5)
+unet = GaussianDiffusionPipeline.from_pretrained("{tiny_pipeline}").unet
+trainer = Trainer(args, accelerator, unet, make_scheduler(args), data, 5)
 trainer.resume()
 trainer.fit()
 torch.save([p.detach() for p in trainer.parameters], f"{tmp_path}/{{accelerator.process_index}}.pt")

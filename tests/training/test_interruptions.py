@@ -103,7 +103,7 @@ def run(straight, tmp_path):
 def test_a_killed_run_goes_on(run, operation):
     kill = kill_before_operation(run.first(operation))
     found, problems = kill_once(run.options, run.straight, run.log, kill)
-    assert found != "it had ended" and problems == []
+    assert found is not None and problems == []
 
 
 def test_a_run_killed_in_the_middle_of_a_file_goes_on(run):
@@ -212,9 +212,9 @@ def wait_for_checkpoint(folder, step, launcher):
 def test_two_processes_stop_and_go_on_together(straight, tmp_path, streaming):
     options = straight[0] | {"max_train_steps": 40, "checkpoint_every": 4, "sample_every": 0, "log_every": 3}
     options |= {"streaming": True} if streaming else {}
-    launcher = launch(options | {"output_dir": str(tmp_path / "straight")}, tmp_path)
-    assert launcher.wait() == 0, (tmp_path / "launch.log").read_text()
     options |= {"output_dir": str(tmp_path / "run")}
+    assert launch(options, tmp_path).wait() == 0, (tmp_path / "launch.log").read_text()
+    shutil.move(tmp_path / "run", tmp_path / "straight")  # the card has the name of the folder
 
     def signalled(choose, signum, step):
         """Begun, and sent the signal when there is a checkpoint of the step."""

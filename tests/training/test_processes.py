@@ -66,7 +66,7 @@ def launch():
 
 
 def finished(process):
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
