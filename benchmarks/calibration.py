@@ -6,6 +6,7 @@ A calibration calls the network 100 times for each image, as sampling in 100 ste
 """
 
 import argparse
+from functools import partial
 
 import torch
 from side_by_side import report, time_in_turns
@@ -27,16 +28,26 @@ def main():
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(disable=True)
     images, labels = load_data(DataArguments(), pipeline.unet.config, options.num_images)
 
-    def sample():
-        for batch in images.split(options.batch_size):
+    def sample(num_images):
+        for batch in images[:num_images].split(options.batch_size):
             pipeline(batch_size=len(batch), num_inference_steps=100, output_type="pt")
 
-    def calibrate():
+    def calibrate(num_images):
         estimate_mean_square_epsilon(
-            pipeline.unet, pipeline.scheduler, images, class_labels=labels, batch_size=options.batch_size
+            pipeline.unet,
+            pipeline.scheduler,
+            images[:num_images],
+            class_labels=None if labels is None else labels[:num_images],
+            batch_size=options.batch_size,
         )
 
-    measured = time_in_turns({"sampling in 100 steps": sample, "calibration": calibrate}, options.repeats)
+    def contenders(num_images):
+        return {
+            "sampling in 100 steps": partial(sample, num_images),
+            "calibration": partial(calibrate, num_images),
+        }
+
+    measured = time_in_turns(contenders(options.num_images), options.repeats, warm_up=contenders(64))
     report("calibration", measured | {"images": options.num_images})
 
 

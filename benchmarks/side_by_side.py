@@ -11,15 +11,17 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def time_in_turns(contenders, repeats):
+def time_in_turns(contenders, repeats, warm_up=None):
     """Median seconds of each, and of the ratio of each to the first within a turn.
 
     Args:
-        contenders (`dict[str, Callable]`): the first is what a user would otherwise run. All are called once before.
+        contenders (`dict[str, Callable]`): the first is what a user would otherwise run.
         repeats (`int`): turns.
+        warm_up (`dict[str, Callable]`, *optional*): what is called before the first turn and not timed, where a turn
+            is too long to be made once more; the contenders themselves without it.
     """
     seconds = {name: [] for name in contenders}
-    for run in contenders.values():
+    for run in (warm_up or contenders).values():
         run()
     for _ in range(repeats):
         for name, run in contenders.items():
