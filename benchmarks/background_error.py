@@ -23,7 +23,9 @@ def errors(unet, scheduler, images, t, generator):
     """The standard deviation of x0 that the scheduler assumes, and the errors of x0_hat by kind of pixel."""
     noise = torch.randn(images.shape, generator=generator)
     x_t = scheduler.add_noise(images, noise, t)
-    x0_hat = torch.cat([scheduler.p_mean_variance(unet(x, t).sample, t, x).pred_original_sample for x in x_t.split(50)])
+    x0_hat = torch.cat(
+        [scheduler.p_mean_variance(unet(x, t).sample, t, x).pred_original_sample for x in x_t.split(50)]
+    )
     squares, background = (images - x0_hat) ** 2, images == -1
     gamma = scheduler.config.mean_square_epsilon[t]
     variance = mean_covariance(gamma, scheduler.alpha_bar(t)).clamp(0, scheduler.config.clip_sample_range**2)

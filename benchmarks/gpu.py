@@ -5,7 +5,7 @@ python benchmarks/gpu.py [--unet cifar10] [--batch_size 128]
 1. Images per second of our trainer, of a bare loop and of diffusers' example, by precision, with channels_last and
    torch.compile: what the defaults of `training/model_setup.py` (FASTER) are to be chosen by.
 2. The most memory that each takes.
-3. Lines of the loop that wait for the device between two logs: there must be none.
+3. Lines of the loop that wait for the device between two logs, for three objectives: there must be none.
 4. Skipped updates under fp16 and with 8-bit AdamW: weights must stay finite.
 
 Results are in benchmarks/results. IT HAS NOT BEEN RUN ON A GPU YET: none was at hand.
@@ -22,14 +22,20 @@ import torch
 from accelerate.state import AcceleratorState
 from side_by_side import report
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf import DDPMUNet2DModel
 from ddpm_hf.models.presets import UNET_PRESETS
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.data import ImagesInMemory
 from ddpm_hf.training.run_setup import make_accelerator
+from ddpm_hf.training.train import make_scheduler
 from ddpm_hf.training.trainer import Trainer
 
 HERE = Path(__file__).parent
+OBJECTIVES = {
+    "simple": {},
+    "hybrid": {"variance_head": "learned_range"},
+    "vlb": {"objective": "vlb", "timestep_sampling": "importance"},
+}
 LAYOUTS = [[], ["--channels_last", "yes"], ["--compile", "yes"], ["--channels_last", "yes", "--compile", "yes"]]
 
 
@@ -52,17 +58,17 @@ def make_trainer(unet, updates, data, **options):
         output_dir=tempfile.mkdtemp(), max_train_steps=updates, batch_size=16, log_every=updates, **options
     )
     config = UNET_PRESETS[unet]
-    network = DDPMUNet2DModel(**config)
+    network = DDPMUNet2DModel(**config, variance_head=args.variance_head)
     size = config["sample_size"]
     images = data({"images": torch.rand(256, config["in_channels"], size, size) * 2 - 1})
-    trainer = Trainer(args, make_accelerator(args), network, GaussianDiffusionScheduler(), images, updates)
+    trainer = Trainer(args, make_accelerator(args), network, make_scheduler(args), images, updates)
     trainer.checkpoint = lambda limit=None: None
     return trainer
 
 
-def waits_between_logs(unet):
+def waits_between_logs(unet, **options):
     """Warnings of CUDA about waiting, in the updates 2 to 9 of 10."""
-    trainer = make_trainer(unet, 10, ImagesInMemory, mixed_precision="bf16")
+    trainer = make_trainer(unet, 10, ImagesInMemory, mixed_precision="bf16", **options)
     learn, finish, found = trainer.learn, trainer._finish_update, []
 
     def watched(work):
@@ -106,9 +112,11 @@ def main():
         run("training_step.py", *common, "--updates", "50", "--precisions", "no", "bf16", "fp16", *layout)
     for precision in ("no", "bf16"):
         run("training_memory.py", *common, "--precision", precision)
-    waits = waits_between_logs(options.unet)
+    waits = {objective: waits_between_logs(options.unet, **given) for objective, given in OBJECTIVES.items()}
     measured = {
-        "waits_between_logs": {"count": len(waits), "which": sorted(set(waits))},
+        "waits_between_logs": {
+            objective: {"count": len(found), "which": sorted(set(found))} for objective, found in waits.items()
+        },
         "fp16": skipped_updates(options.unet, mixed_precision="fp16"),
         "bf16": skipped_updates(options.unet, mixed_precision="bf16"),
         "adamw8bit": skipped_updates(options.unet, mixed_precision="bf16", optimizer="adamw8bit"),

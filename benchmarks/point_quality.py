@@ -1,6 +1,6 @@
 """A trained model of a swiss roll: how far its samples are from fresh data, by sampler and number of network calls.
 
-python benchmarks/point_quality.py MODEL [--points 5000] [--steps 25] [--seeds 0 1 2]
+python benchmarks/point_quality.py MODEL [--points 5000] [--steps 25] [--seeds 0 1 2 3 4]
 
 MODEL is the folder of `ddpm-hf train --preset swiss_roll`, calibrated by `ddpm-hf calibrate MODEL --dataset swiss_roll`. The
 distance is the sliced Wasserstein distance of the standardised points; beside it stands that of two draws of the data.
@@ -19,7 +19,7 @@ from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import open_points
 
-RECIPES = ("ddpm", "ddpm-large", "ddim", "analytic-ddpm", "analytic-ddim", "ddim-2m", "ddpm-2m")
+RECIPES = ("ddpm", "ddpm-large", "ddim", "analytic-ddpm", "analytic-ddim", "ddim-2m", "ddim-2m-pc", "ddpm-2m")
 PROJECTIONS = 500
 
 
@@ -49,7 +49,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--points", type=int, default=5000)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
     pipeline = GaussianDiffusionPipeline.from_pretrained(options.model)
     config, count = pipeline.unet.config, options.points

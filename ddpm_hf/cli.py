@@ -23,6 +23,7 @@ Dataset = Annotated[str | None, typer.Option(help="As in training; the embedded 
 DatasetConfig = Annotated[str | None, typer.Option("--dataset_config", help="As in training.")]
 ImageColumn = Annotated[str | None, typer.Option("--image_column", help="As in training.")]
 LabelColumn = Annotated[str | None, typer.Option("--label_column", help="As in training.")]
+PointColumns = Annotated[str | None, typer.Option("--point_columns", help="As in training.")]
 Model = Annotated[str, typer.Argument(help="A pipeline folder, or the id of a repository on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the fastest there is by default.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Images at a time.")]
@@ -287,6 +288,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="One that the model has not been trained on.")] = "test",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    point_columns: PointColumns = None,
     num_images: Annotated[
         int | None, typer.Option("--num_images", min=1, help="As many, drawn at random; all by default.")
     ] = None,
@@ -303,7 +305,7 @@ def evaluate(
 
     if metrics != "bpd":
         raise ValueError(f"metrics={metrics!r} is not known; there is 'bpd'.")
-    data = _data(dataset, dataset_config, split, image_column, label_column)
+    data = _data(dataset, dataset_config, split, image_column, label_column, point_columns)
     evaluate_bits_per_dim(model, output, data, num_images, steps, variance_type, batch_size, seed, device)
 
 
@@ -316,6 +318,7 @@ def calibrate(
     split: Annotated[str, typer.Option(help="That of the training.")] = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    point_columns: PointColumns = None,
     num_images: Annotated[int, typer.Option("--num_images", min=1, help="More make it exacter.")] = 1000,
     plan: Annotated[str | None, typer.Option(help="Numbers of steps to plan timesteps for, as 10,25,50.")] = None,
     plan_cost: Annotated[
@@ -335,7 +338,7 @@ def calibrate(
     """Measure a model's noise prediction and write a copy that samples better in few steps, its weights untouched."""
     from ddpm_hf.calibration.run import calibrate
 
-    data = _data(dataset, dataset_config, split, image_column, label_column)
+    data = _data(dataset, dataset_config, split, image_column, label_column, point_columns)
     plans = None if plan is None else _numbers("plan", plan)
     calibrate(model, output_dir, data, num_images, plans, plan_cost, batch_size, seed, device, push_to_hub)
 
@@ -423,7 +426,6 @@ show = typer.Typer(help="Draw what a model, a run or a data set is like, as a PN
 app.add_typer(show, name="show")
 
 Figure = Annotated[Path, typer.Option("--output", help="The PNG or SVG file to write.")]
-PointColumns = Annotated[str | None, typer.Option("--point_columns", help="As in training.")]
 NumPoints = Annotated[int, typer.Option("--num_samples", min=4, help="Data, and samples, as many.")]
 
 
@@ -541,22 +543,21 @@ def show_score(
     point_columns: PointColumns = None,
     split: Annotated[str, typer.Option(help="As in training.")] = "train",
     num_samples: NumPoints = 1000,
-    timesteps: Annotated[
-        str, typer.Option(help="0-based, with commas between: a panel for each.")
-    ] = "9,99,199,299,499,999",
+    timesteps: Annotated[str | None, typer.Option(help="0-based, with commas between: a panel for each.")] = None,
     seed: Seed = 0,
     device: Device = None,
 ):
     """The score of a model of points as arrows over its noisy data."""
     from ddpm_hf.visualization.model_figures import score_field
 
-    data, chosen = _data(dataset, dataset_config, split, None, None, point_columns), _numbers("timesteps", timesteps)
-    _save_new_figure(lambda: score_field(_pipeline(model, device), data, num_samples, chosen, seed), output)
+    data = _data(dataset, dataset_config, split, None, None, point_columns)
+    timesteps = None if timesteps is None else _numbers("timesteps", timesteps)
+    _save_new_figure(lambda: score_field(_pipeline(model, device), data, num_samples, timesteps, seed), output)
 
 
 @show.command("gamma")
 def show_gamma(model: Model, output: Figure = Path("gamma.png")):
-    """What `ddpm-hf calibrate` measured: the mean square of the predicted noise, and the std of x0 that follows."""
+    """What a calibrated scheduler holds: 1 - the mean square error of the predicted noise, and the std of x0 that follows."""
     from ddpm_hf.visualization.scheduler_figures import gamma
 
     _save_new_figure(lambda: gamma(model), output)

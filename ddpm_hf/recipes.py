@@ -43,7 +43,7 @@ RECIPES = {
     "sn-ddim": _recipe(eta=0.0, variance_type="sn", clip_variance_pixels=1),
     "ocm-ddpm": _recipe(eta=1.0, variance_type="ocm", clip_variance_pixels=2),  # Ou et al. 2025
     "ocm-ddim": _recipe(eta=0.0, variance_type="ocm", clip_variance_pixels=1),
-    "ddim-2m": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras"),  # Lu et al. 2022
+    "ddim-2m": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras"),  # Lu et al. 2022b
     "ddpm-2m": _recipe(eta=1.0, solver_order=2, timestep_spacing="karras"),
     "ddim-2m-pc": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras", corrector=True),  # Zhao et al. 2023
 }

@@ -6,10 +6,12 @@ from PIL import Image
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.evaluation.forward_process import forward_marginals
-from ddpm_hf.pipelines.image_grids import image_rows, sample_images
+from ddpm_hf.pipelines.image_grids import sample_images
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import decode_all, draw_images, open_images, to_model_range
-from ddpm_hf.visualization import draw_forward_process, save_figure
+from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
+
+CLASSES = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"
 
 
 def noise_to_images(file, demo, rows=4, columns=11, steps=100, seed=1):
@@ -46,9 +48,9 @@ def forward(file, num_images=300):
     save_figure(draw_forward_process(marginals), file)
 
 
-def guidance(file, with_classes, steered, shown=8):
-    """Eight samples of each class: with classes and no guidance, guided by them, and guided by a classifier."""
-    grids = []
+def guidance(file, with_classes, steered, shown=4):
+    """Four samples of each class: with classes and no guidance, guided by them, and guided by a classifier."""
+    rows = [[] for _ in CLASSES]
     for folder, options in (
         (with_classes, {"guidance_scale": 1.0}),
         (with_classes, {"guidance_scale": 3.0}),
@@ -56,15 +58,9 @@ def guidance(file, with_classes, steered, shown=8):
     ):
         pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
         # The seeds of benchmarks/class_recognition.py, which draws 20 of each class.
-        rows = [
-            sample_images(
+        for label, row in enumerate(rows):
+            row += sample_images(
                 pipeline, shown, seed=20 * label, class_labels=label, num_inference_steps=50, eta=0.0, **options
             )
-            for label in range(10)
-        ]
-        grids.append(image_rows(rows))
-    gap = 16
-    picture = Image.new("L", (3 * grids[0].width + 2 * gap, grids[0].height), 255)
-    for i, grid in enumerate(grids):
-        picture.paste(grid, (i * (grid.width + gap), 0))
-    picture.save(file)
+    titles = ["with classes, no guidance", "guidance_scale 3", "classifier guidance 10"]
+    save_figure(draw_image_rows(rows, titles, CLASSES), file)

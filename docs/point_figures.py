@@ -27,8 +27,8 @@ def schedules(file):
 
 
 def forward(file):
-    """2,000 points: halves of them, noised in the two ways, are compared."""
-    generator = torch.Generator().manual_seed(0)
+    """2,000 points, noised in the two ways."""
+    generator = torch.Generator().manual_seed(1)
     points = standardised(swiss_roll(2000, generator).points)
     marginals = forward_marginals(GaussianDiffusionScheduler(), points, [0, 29, 59, 99, 299, 999], generator)
     save_figure(draw_forward_process(marginals), file)
@@ -67,7 +67,7 @@ def samples(file, swiss_roll):
 
 
 def path(file, swiss_roll):
-    """100 steps of DDPM: a strip of 12 states, or an animation of 40."""
+    """100 steps of DDPM: a strip of 12 states, or an animation of about 40."""
     pipeline = GaussianDiffusionPipeline.from_pretrained(swiss_roll)
     if file.suffix == ".gif":
         save_animation(path_images(model_figures.path(pipeline, 1500, 40, num_inference_steps=100)), file)

@@ -12,18 +12,27 @@ RESULTS = "benchmarks/results"
 
 
 def on_files(files, config):
-    """The tables and pictures of the benchmarks are pages of the site too."""
-    for path in sorted((ROOT / RESULTS).glob("*")):
-        if path.suffix in (".md", ".png"):
-            file = File.generated(config, f"{RESULTS}/{path.name}", abs_src_path=str(path))
+    """The tables of the benchmarks that guides link to are pages of the site too, with the pictures that they show."""
+    guides = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+    for name in sorted(set(re.findall(rf"\]\(\.\./{RESULTS}/([^)#]+)", guides))):
+        table = (ROOT / RESULTS / name).read_text(encoding="utf-8")
+        for published in (name, *re.findall(r"!\[[^\]]*\]\(([^)]+)\)", table)):
+            file = File.generated(config, f"{RESULTS}/{published}", abs_src_path=str(ROOT / RESULTS / published))
             file.inclusion = file.inclusion.NOT_IN_NAV
             files.append(file)
     return files
 
 
 def on_page_markdown(markdown, **_):
-    """In the repository they are beside docs/, in the site below it."""
-    return markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
+    """In the repository these tables are beside docs/, in the site below it; and the code is not in the site."""
+    markdown = markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
+    return re.sub(r"\[([^\]]*)\]\(\.\./[^)]*\)", r"\1", markdown)
+
+
+def on_page_context(context, page, config, **_):
+    """A page in Chinese says so to browsers and screen readers, and has the theme's words in Chinese."""
+    config.theme["language"] = "zh" if page.file.src_uri.endswith(".zh-CN.md") else "en"
+    return context
 
 
 def on_page_content(content, **_):

@@ -24,6 +24,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
+from tqdm.auto import tqdm as auto_tqdm
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import TrainingArguments
@@ -43,6 +44,8 @@ def make_start(folder):
     """Images, and a network that trains in milliseconds."""
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # it would be a thread
+    for bar in (tqdm, auto_tqdm):
+        bar.set_lock(threading.RLock())  # by default one of all processes, which a child that is killed may hold
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
     (folder / "images").mkdir()

@@ -111,7 +111,7 @@ def test_evaluate(tmp_path, model, image_folder):
         (["--metrics", "beauty"], "metrics='beauty' is not known; there is 'bpd'"),
         (["--steps", "5000"], "num_inference_steps=5000 must be in 1 .. 1000"),
         (["--split", "train"], "Cannot read split 'train'"),
-        (["--num_images", "13"], "num_images=13 is more than the 12 of split 'test'"),
+        (["--num_images", "13"], "13 samples are more than the 12 of split 'test'"),
         (["--variance_type", "medium"], "variance_type='medium' is not one of 'fixed_small'"),
         (["--variance_type", "learned_range"], "The model output has 1 channels .* needs 2"),
     ],

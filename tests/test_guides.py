@@ -1,9 +1,12 @@
 """The guides: their Python runs, their commands exist, their pictures are there and have a maker, translations keep up."""
 
 import contextlib
+import importlib
+import inspect
 import io
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -134,6 +137,81 @@ def parse(words):
     command.make_context(command.name, list(words))
 
 
+# Options that make the quickstart small; its training and its pushes are left out.
+SMALLER = {
+    "sample": ["--num_images", "2", "--steps", "3"],
+    "calibrate": ["--num_images", "60", "--plan", "3"],
+    "evaluate": ["--num_images", "4", "--steps", "5"],
+}
+
+
+@pytest.mark.slow
+def test_each_command_of_the_quickstart_takes_what_the_one_before_it_left(models, tmp_path, monkeypatch):
+    shutil.copytree(models / "outputs" / "mine", tmp_path / "outputs" / "mine")
+    (tmp_path / "outputs" / "mine" / "loss.csv").write_text("step,loss\n1,1.0\n2,0.5\n")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        (tmp_path / "my_images" / split).mkdir(parents=True)
+        for i in range(70):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "my_images" / split / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    done = []
+    for words in commands(ROOT / "docs" / "quickstart.md"):
+        if words[0] not in ("train", "push"):
+            typer.main.get_command(cli.app).main([*words, *SMALLER.get(words[0], [])], standalone_mode=False)
+            done.append(words[0])
+    assert done == ["show", "sample", "calibrate", "sample", "evaluate"]
+
+
+# Formulas, papers, functions -----------------------------------------------------------------------------------------
+
+
+FORMULAS = ROOT / "docs" / "formulas.md"
+# "Ho 2020", "Ho et al. (2020", "Lu et al. 2022b", "Dhariwal & Nichol 2021"; not "Step 2000 of 10000".
+CITATION = re.compile(r"\b([A-Z][a-z]+(?: & [A-Z][a-z]+)?)(?: et al\.)?,? \(?((?:19[5-9]|20[0-2])\d[ab]?)\b(?! of)")
+
+
+def named(path):
+    """What a dotted name imports."""
+    parts = path.split(".")
+    for count in range(len(parts) - 1, 0, -1):  # what a package has before its module of that name
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(path)
+
+
+def test_every_function_of_the_formulas_is_there():
+    """Its name is that of an import; without a module it is of the scheduler, or an argument of the pipeline's call."""
+    of_scheduler = {*dir(GaussianDiffusionScheduler), *inspect.signature(GaussianDiffusionScheduler).parameters}
+    of_pipeline = inspect.signature(GaussianDiffusionPipeline.__call__).parameters
+    tables = [part for part in FORMULAS.read_text(encoding="utf-8").split("\n## ") if "| function |\n" in part]
+    cells = [line.split(" | ")[-1] for table in tables for line in table.splitlines() if line.startswith("| ")]
+    names = [name for cell in cells for name in re.findall(r"`([a-z]\w*(?:\.\w+)*)(?=[`=(])", cell)]
+    assert len(tables) == 6 and len(names) > 60
+    for name in names:
+        if name.startswith("ddpm_hf."):
+            assert callable(named(name)), name
+        else:
+            assert name in of_scheduler or name in of_pipeline, name
+
+
+def test_every_citation_is_a_reference():
+    folders = [ROOT / name for name in ("ddpm_hf", "training", "pipelines")]
+    texts = [path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.rglob("*.py"))]
+    texts += [guide.read_text(encoding="utf-8").partition("## References")[0] for guide in ENGLISH]
+    cited = {" ".join(found) for text in texts for found in CITATION.findall(re.sub(r"\s+(?:# )?", " ", text))}
+    listed = re.findall(r"^\| (\w[\w& ]*?\d{4}[ab]?) \|", FORMULAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(listed) > 40 and listed == sorted(set(listed), key=lambda key: key.replace(" &", "")), listed
+    assert not cited - set(listed), cited - set(listed)
+    assert not set(listed) - cited, set(listed) - cited
+
+
 # Pictures and pages --------------------------------------------------------------------------------------------------
 
 
@@ -217,3 +295,9 @@ def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
     assert not [record for record in caplog.records if record.levelname != "INFO"]
     formulas = (tmp_path / "site" / "formulas" / "index.html").read_text(encoding="utf-8")
     assert formulas.count("<math ") > 80 and 'class="arithmatex"' not in formulas
+    languages = {
+        name: (tmp_path / "site" / name / "index.html").read_text() for name in ("quickstart", "quickstart.zh-CN")
+    }
+    assert '<html lang="en"' in languages["quickstart"] and '<html lang="zh"' in languages["quickstart.zh-CN"]
+    tables = {path.name for path in (tmp_path / "site" / "benchmarks" / "results").iterdir()}
+    assert tables == {"point_cloud", "point_cloud_clipped", "point_quality", "reverse_sde"}

@@ -3,6 +3,7 @@
 import io
 import sys
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -17,6 +18,8 @@ from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.visualization import (
     draw_forward_process,
     draw_gamma,
+    draw_image_rows,
+    draw_loss,
     draw_path,
     draw_samples,
     draw_schedules,
@@ -67,6 +70,7 @@ def test_gamma_and_what_follows_from_it():
     figure = draw_gamma(scheduler)
     (gamma,), (std,) = (list(curves(axes).values()) for axes in figure.axes)
     assert_close(gamma, torch.tensor(GAMMA).double())
+    assert figure.axes[0].get_ylabel() == "mean_square_epsilon = $1 - R_t$"
     alpha_bar = scheduler.alpha_bar(500)
     assert std[500].item() == pytest.approx(min(1, ((1 - alpha_bar) / alpha_bar * (1 - GAMMA[500])).item()) ** 0.5)
     with pytest.raises(ValueError, match="no mean_square_epsilon.*ddpm-hf calibrate"):
@@ -143,7 +147,7 @@ def test_samples_over_data():
     figure = draw_samples(data, drawn)
     offsets = [[torch.as_tensor(c.get_offsets().data) for c in axes.collections] for axes in figure.axes]
     assert [[len(points) for points in panel] for panel in offsets] == [[50], [30], [50, 30]]
-    assert [axes.get_title() for axes in figure.axes] == ["50 data", "30 samples", "samples over data"]
+    assert [axes.get_title() for axes in figure.axes] == ["50 points of the data", "30 samples", "samples over data"]
     low, high = figure.axes[2].get_xlim()
     assert low < data[:, 0].min() and high > data[:, 0].max()
 
@@ -159,11 +163,38 @@ def test_the_score_of_normal_data_points_to_the_middle():
     x_t = 2 * normal(20, 2).double()
     for t in (0, 300, 999):
         assert_close(score(scheduler, predict, x_t, t), -x_t, rtol=1e-6, atol=1e-6)
-    figure = draw_score_field(scheduler, predict, normal(50, 2).double(), [10, 999], arrows=4)
+    figure = draw_score_field(scheduler, predict, normal(50, 2).double(), [10, 999], arrows=8)
     for axes in figure.axes:
         (arrows,) = [c for c in axes.collections if type(c).__name__ == "Quiver"]
-        assert_close(torch.tensor(arrows.U).float(), -torch.tensor(arrows.X).float(), rtol=1e-4, atol=1e-4)
-    assert figure.axes[1].get_title() == "t = 999, noise 1"
+        pairs = (arrows.X, arrows.Y), (arrows.U, arrows.V)
+        places, drawn = (torch.from_numpy(np.stack(pair, axis=1)).float() for pair in pairs)
+        lengths = places.norm(dim=1)
+        longest = lengths.median()
+        assert longest < lengths.max()
+        assert_close(drawn, -places * (longest / lengths).clamp(max=1)[:, None], rtol=1e-4, atol=1e-4)
+    assert figure.axes[1].get_title() == r"t = 999, $\sqrt{1 - \bar\alpha_t}$ = 1"
+
+
+def test_rows_of_images_keep_their_pixels_under_their_titles():
+    shades = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 5), dtype=np.uint8)
+    rows = [[Image.fromarray(image) for image in row] for row in shades]
+    file = io.BytesIO()
+    save_figure(draw_image_rows(rows, [*"abcd"], ["one", "two"], tile=10), file)
+    grid = np.asarray(Image.open(file).convert("L"))[-20:, -40:].astype(int)
+    expected = np.block([list(row) for row in shades]).repeat(2, 0).repeat(2, 1)
+    assert np.abs(grid - expected).max() <= 1  # matplotlib rounds some shades down
+    bare, titled = (draw_image_rows(rows, titles, tile=10) for titles in ([], ["left half", "right half"]))
+    (line,) = titled.axes[0].lines
+    assert set(line.get_xdata()) == {9.5} and titled.axes[0].get_xticks().tolist() == [4.5, 14.5]
+    assert not bare.axes[0].lines and bare.get_size_inches().tolist() == pytest.approx([40 / 150, 20 / 150])
+
+
+def test_the_loss_by_update():
+    figure = draw_loss([{"step": 10, "loss": 0.9}, {"step": 20, "loss": 0.5}])
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[10, 0.9], [20, 0.5]] and labels(figure) == [
+        ("optimizer updates", "training loss")
+    ]
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
@@ -246,6 +277,9 @@ def test_samples_are_in_the_units_of_the_data(model):
 
 def test_every_command(tmp_path, model):
     (tmp_path / "loss.csv").write_text("step,loss,lr,images_per_second\n1,0.9,0.1,5\n2,0.5,0.1,5\n")
+    pipeline = GaussianDiffusionPipeline.from_pretrained(model)
+    scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, mean_square_epsilon=GAMMA[::50])
+    GaussianDiffusionPipeline(pipeline.unet, scheduler).save_pretrained(tmp_path / "calibrated")
     points = ["--dataset", "two_moons", "--num_samples", 20]
     commands = {
         "schedules.svg": ["schedules"],
@@ -256,6 +290,8 @@ def test_every_command(tmp_path, model):
         "path.png": ["path", model, "--num_samples", 9, "--frames", 3, "--device", "cpu"],
         "path.gif": ["path", model, "--num_samples", 9, "--frames", 3, "--eta", 0, "--device", "cpu"],
         "score.png": ["score", model, *points, "--timesteps", "3,19", "--device", "cpu"],
+        "score_by_default.png": ["score", model, *points, "--device", "cpu"],
+        "gamma.png": ["gamma", tmp_path / "calibrated"],
         "variances.png": ["variances", model, "--steps", 5, "--device", "cpu"],
         "timesteps.svg": ["timesteps", model, "--steps", 5],
     }

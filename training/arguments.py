@@ -32,6 +32,8 @@ MAY_CHANGE = {
     *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
     *("checkpoints_limit", "report_to", "dataloader_workers", "push_to_hub", "hub_model_id", "hub_private"),
     *("hub_license", "eval_split", "num_eval_images", "eval_every", "eval_steps"),
+    # Where the images are; a checkpoint knows how many of them can be read.
+    *("in_memory_limit_gb", "on_disk_limit_gb"),
     *("max_nonfinite_steps", "ema_snapshot_every", "gradient_checkpointing", "dry_run", "find_batch_size"),
 }
 
@@ -281,7 +283,9 @@ class TrainingArguments(RunArguments):
         "Split that holds them; by default test of the embedded Fashion-MNIST. A part of one works too: "
         "--split train[:95%%] --eval_split train[95%%:].",
     )
-    num_eval_images: int = option(256, "Images of it, drawn at random; fewer where it has fewer.")
+    num_eval_images: int = option(
+        256, "Images of it, drawn at random (with --streaming the first ones); fewer where it has fewer."
+    )
     eval_steps: int = option(50, "Network calls per image; fewer than training's steps give a looser bound.")
 
     # Run folder, logs and samples

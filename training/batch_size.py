@@ -3,10 +3,10 @@
 import dataclasses
 
 import torch
-from accelerate.utils import DistributedType, find_executable_batch_size
+from accelerate.utils import find_executable_batch_size
 
 from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.trial import Trial, example_batch
+from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 
 
 def with_fitting_batch(args, accelerator, unet, scheduler, source):
@@ -16,14 +16,9 @@ def with_fitting_batch(args, accelerator, unet, scheduler, source):
     gradients).
 
     Raises:
-        InputError: if a single image does not fit, or for engines that shard the network, of which a trial in one process
-            knows nothing.
+        InputError: if a single image does not fit, or for engines that shard the network.
     """
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise InputError(
-            "find_batch_size tries the whole network on each device, which FSDP and DeepSpeed do not have: leave it out, and "
-            "give --batch_size."
-        )
+    check_can_be_tried(accelerator, "find_batch_size", "leave it out, and give --batch_size")
 
     def try_update(batch_size):
         # One batch is enough: accumulation takes no more.

@@ -11,8 +11,10 @@ import re
 import shutil
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list
+from torch.distributed.checkpoint.api import CheckpointException
 
+from ddpm_hf.processes import together
 from ddpm_hf.training.checkpoint_manifest import find_damage, forget_cached, read_manifest, write_manifest
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.whole_files import ASIDE, WRITE_ERRORS, flush_to_disk
@@ -37,7 +39,8 @@ def list_checkpoints(output_dir):
 def save_checkpoint(accelerator, output_dir, step, limit, about):
     """Saves what `accelerator` has prepared and registered; every process must call this.
 
-    The new checkpoint is read back from the disk before it gets its name, and has its name before an older one goes.
+    What is registered must have its state at hand, for where one process fails to write, none can wait for another. The new
+    checkpoint is read back from the disk before it gets its name, and has its name before an older one goes.
 
     Args:
         limit (`int`): the number of checkpoints that are left, this one included.
@@ -50,9 +53,9 @@ def save_checkpoint(accelerator, output_dir, step, limit, about):
     aside = final.with_name(final.name + ASIDE)
     try:
         # On every process: each has a random state of its own, and a sharded model a part of the weights.
-        _together(accelerator, lambda: _make_empty(aside), main_process_only=True)
-        _together(accelerator, lambda: accelerator.save_state(str(aside)))
-        _together(accelerator, lambda: _seal(aside, final, about), main_process_only=True)
+        together(accelerator, lambda: _make_empty(aside), WRITE_ERRORS, main_process_only=True)
+        together(accelerator, lambda: _save_state(accelerator, aside), WRITE_ERRORS)
+        together(accelerator, lambda: _seal(aside, final, about), WRITE_ERRORS, main_process_only=True)
     except InputError as error:
         if accelerator.is_main_process:
             shutil.rmtree(aside, ignore_errors=True)
@@ -67,22 +70,22 @@ def save_checkpoint(accelerator, output_dir, step, limit, about):
     accelerator.wait_for_everyone()
 
 
-def _together(accelerator, work, main_process_only=False):
-    """Does `work`, and raises `InputError` in every process if it failed in one: none is left waiting for another."""
-    problem = None
-    if accelerator.is_main_process or not main_process_only:
-        try:
-            work()
-        except WRITE_ERRORS as error:
-            problem = " ".join(str(error).split())
-    problems = [problem for problem in gather_object([problem]) if problem]
-    if problems:
-        raise InputError(problems[0])
-
-
 def _make_empty(folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+def _save_state(accelerator, folder):
+    try:
+        accelerator.save_state(str(folder))
+    except CheckpointException as error:  # of FSDP, in every process, whichever failed; it is no `Exception`
+        cause, _ = next(iter(error.failures.values()))
+        raise OSError(str(cause)) from error
+    except WRITE_ERRORS as error:
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # The others wait within DeepSpeed and cannot be told: when this one has ended, the launcher ends them.
+            raise InputError(" ".join(str(error).split())) from error
+        raise
 
 
 def _seal(aside, final, about):

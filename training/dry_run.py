@@ -1,5 +1,6 @@
 """The plan of a run: what it is made of, what it takes and what it will write; found out by a few updates."""
 
+import math
 import statistics
 import time
 from contextlib import contextmanager
@@ -11,13 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_hf.training.data import count_images, describe_data
 from ddpm_hf.training.health import peak_memory_gb
-from ddpm_hf.training.trial import Trial, example_batch
+from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 
 TIMED_UPDATES = 3
 
 
 def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
-    """The plan as text. Trains a copy of `unet` for a few updates on this device, and writes nothing."""
+    """The plan as text. Trains a copy of `unet` for a few updates on this device, and writes nothing.
+
+    Raises:
+        InputError: for engines that shard the network.
+    """
+    check_can_be_tried(
+        accelerator, "dry_run", "to know all but memory and time, launch it with multi_gpu.yaml instead"
+    )
     batch = example_batch(source, args.batch_size)
     flops = flops_per_image(args, accelerator, unet, scheduler, example_batch(source, 1))
     trial = Trial(args, accelerator, unet, scheduler)
@@ -116,7 +124,7 @@ def describe_files(args, memory, total_steps):
         "loss.csv, loss.png, README.md",
     ]
     if args.ema == "power":
-        snapshots = total_steps // args.ema_snapshot_every + 1
+        snapshots = math.ceil(total_steps / args.ema_snapshot_every)
         parts.append(f"ema_snapshots of {format_bytes(snapshots * memory['averages'])}")
     if args.eval_every:
         parts.append("bits_per_dim.csv")

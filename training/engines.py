@@ -14,7 +14,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from ddpm_hf.processes import join_processes
+from ddpm_hf.processes import LONGEST_WAIT, join_processes
 from ddpm_hf.training.errors import InputError
 
 
@@ -41,10 +41,10 @@ def _join_deepspeed(args, options):
     _check_options(args, "DeepSpeed")
     if args.mixed_precision == "fp16":
         raise InputError("mixed_precision='fp16' is not supported with DeepSpeed: choose bf16, or 'no'.")
-    if not torch.accelerator.is_available():
-        # Told that there are CPUs alone, accelerate would leave DeepSpeed out.
-        options |= {"kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]}
-    accelerator = Accelerator(**options)
+    # Told that there are CPUs alone, accelerate would leave DeepSpeed out.
+    backend = {} if torch.accelerator.is_available() else {"backend": "gloo"}
+    group = InitProcessGroupKwargs(timeout=LONGEST_WAIT, **backend)
+    accelerator = Accelerator(**options, kwargs_handlers=[group])
     plugin = accelerator.state.deepspeed_plugin
     if plugin.zero_stage == 3 or plugin.offload_optimizer_device != "none":
         raise InputError(

@@ -3,17 +3,30 @@
 from dataclasses import fields, replace
 
 from ddpm_hf.evaluation import bits_per_dim
+from ddpm_hf.processes import main_process_first
 from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import PointSource, decode_all, decoding_workers, draw_images, open_images
+from ddpm_hf.training.data import (
+    PointSource,
+    decode_all,
+    decode_first,
+    decoding_workers,
+    draw_images,
+    open_images,
+    open_stream,
+)
 from ddpm_hf.training.errors import InputError
 
 
-def load_held_out(args, source):
+def load_held_out(args, source, accelerator):
     """Images of `eval_split` in the form of those that are trained on: `{"images": (N, C, H, W), uint8}`, and "labels".
+
+    They are drawn at random, or with `streaming`, which reads no more than it must, they are the first ones. The same in
+    every process.
 
     Args:
         args (`TrainingArguments`): with `eval_every` above 0.
         source: what is trained on.
+        accelerator (`accelerate.Accelerator`): of the run.
 
     Raises:
         InputError: if that split is not there, or has other images or classes, or if points are trained on.
@@ -23,12 +36,16 @@ def load_held_out(args, source):
             f"eval_every={args.eval_every} measures bits per dimension, which points do not have: leave it out."
         )
     data = DataArguments(**{field.name: getattr(args, field.name) for field in fields(DataArguments)})
-    held_out = open_images(replace(data, split=args.eval_split, resolution=source.resolution), source.resolution)
+    data = replace(data, split=args.eval_split, resolution=source.resolution)
+    open_data = open_stream if args.streaming else open_images
+    held_out = main_process_first(accelerator, lambda: open_data(data, source.resolution))
     if held_out.channels != source.channels or (held_out.num_classes or 0) > (source.num_classes or 0):
         raise InputError(
             f"Split eval_split={args.eval_split!r} has {held_out.channels} channel(s) and {held_out.num_classes} classes, and "
             f"what is trained on {source.channels} and {source.num_classes}: give another --eval_split."
         )
+    if args.streaming:
+        return decode_first(held_out, args.num_eval_images, args.seed)
     drawn = draw_images(held_out, args.num_eval_images, args.seed)
     return decode_all(drawn, decoding_workers(args.dataloader_workers, drawn.pixels))
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ddpm_hf.processes import LONGEST_WAIT
 from ddpm_hf.training.errors import InputError
 
 # The keyboard, schedulers, and Slurm's `--signal=USR1@SECONDS`.
@@ -34,7 +35,9 @@ class StopRequest:
     def __init__(self, num_processes=1):
         self.signum, self.time = 0, None
         # Through the memory of the hosts: an answer from the devices would have to wait for all they have to do.
-        self.group = torch.distributed.new_group(backend="gloo") if num_processes > 1 else None
+        self.group = None
+        if num_processes > 1:
+            self.group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
     @contextmanager
     def listening(self):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.whole_files import cannot_write, flush_to_disk, written_whole
-from ddpm_hf.visualization.style import new_figure, save_figure
+from ddpm_hf.visualization.loss import draw_loss
+from ddpm_hf.visualization.style import save_figure
 
 
 def append_row(path, row):
@@ -48,12 +49,6 @@ def drop_rows_after(path, step):
 
 
 def draw_loss_curve(csv_path, png_path):
-    rows = read_rows(csv_path)
-    figure, ((axes,),) = new_figure(6, 4)
-    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows])
-    axes.set(xlabel="optimizer updates", ylabel="training loss", yscale="log")
-    # Most of a course is within one power of ten.
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    figure = draw_loss(read_rows(csv_path))
     with written_whole(png_path) as aside:
         save_figure(figure, aside)

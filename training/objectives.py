@@ -142,9 +142,9 @@ def ocm_losses(scheduler, predict, batch, probe):
     output = predict(noisy)
     epsilon = predicted_epsilon(scheduler, output, batch.timesteps, noisy)
     (product,) = torch.autograd.grad(epsilon, noisy, probe, retain_graph=True)
-    sigma = (1 - scheduler.alpha_bar(batch.timesteps)).sqrt().to(noisy)
-    sigma = sigma.view(-1, *(1,) * (noisy.ndim - 1))
-    return _head_losses(output, 1 - sigma * probe * product)
+    # sqrt(1 - abar_t) times a tensor is what noise adds to x_t. So it is computed where x_t is, and the host does not wait.
+    scaled = scheduler.add_noise(torch.zeros_like(product), probe * product, batch.timesteps)
+    return _head_losses(output, 1 - scaled)
 
 
 def predicted_epsilon(scheduler, output, timesteps, noisy):

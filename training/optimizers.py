@@ -1,6 +1,7 @@
 """The optimizers, and how each skips an update."""
 
 import torch
+from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper  # is there without DeepSpeed too
 
 
 def make_optimizer(parameters, args):
@@ -24,6 +25,9 @@ def step_or_skip(optimizer, skipped):
         optimizer (`accelerate.optimizer.AcceleratedOptimizer`)
         skipped (`torch.Tensor`): bool, (), on the device. Where it is true, weights and state stay as they are.
     """
+    # DeepSpeed has made or skipped its update in the backward pass, and this one does nothing.
+    if isinstance(optimizer, DeepSpeedOptimizerWrapper):
+        return
     # torch's fused kernels read this on the device and then leave everything alone. The scaler of fp16 looks at the
     # gradients itself, and sets it likewise.
     if getattr(optimizer.optimizer, "_step_supports_amp_scaling", False):

@@ -30,7 +30,7 @@ from ddpm_hf.training.sharding import whole
 from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
 FOLDER = "ema_snapshots"
-NAME = re.compile(r"step-(\d+)_std-(.+)\.safetensors")
+NAME = re.compile(r"step-(\d+)_std-\d+\.\d+\.safetensors")
 # That of gamma = 0, the plain mean of all weights there ever were: nothing is longer.
 LONGEST_STD = 1 / math.sqrt(12)
 
@@ -106,7 +106,8 @@ def save_snapshots(ema, names, run_folder, is_main_process=True):
         if is_main_process:
             file = f"step-{average.optimization_step:06d}_std-{average.std:.3f}.safetensors"
             tensors = {name: weight.cpu().contiguous() for name, weight in zip(names, weights, strict=True)}
-            about = {"step": str(average.optimization_step), "std": repr(average.std)}
+            # The name has it in three digits. Nothing else is said: safetensors would write two things in any order.
+            about = {"std": repr(average.std)}
             with written_whole(Path(run_folder) / FOLDER / file) as path:
                 save_file(tensors, path, about)
 
@@ -161,7 +162,12 @@ def reconstruction_weights(steps, stds, step, std):
 def list_snapshots(run_folder):
     """(step, std, path) of each, by step and std."""
     found = [(NAME.fullmatch(path.name), path) for path in (Path(run_folder) / FOLDER).glob("step-*")]
-    return sorted((int(match[1]), float(match[2]), path) for match, path in found if match)
+    return sorted((int(match[1]), _std_of(path), path) for match, path in found if match)
+
+
+def _std_of(path):
+    with safe_open(path, "pt") as file:
+        return float(file.metadata()["std"])
 
 
 def reconstruct_average(run_folder, std, step=None):

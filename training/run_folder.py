@@ -6,24 +6,28 @@ import platform
 import shutil
 import signal
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
 import ddpm_hf
-from ddpm_hf.training.arguments import MAY_CHANGE, option_names
+from ddpm_hf.training.arguments import MAY_CHANGE, option_names, read_stds
 from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.whole_files import aside_name, written_whole
 
 ARGUMENTS_FILE = "training_args.yaml"
 FINISHED_FILE = f"{FOLDER}/finished.json"
+LOGS_FOLDER = "logs"
+# A file may be seen so much later on another machine: network file systems remember for a while what was not there.
+SECONDS_UNTIL_SEEN = 60
 LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "transformers", "huggingface_hub")
 
 
 def check_run_folder(args, num_processes=1):
-    """Passes where the folder is empty or holds this very run.
+    """Passes where the folder is empty or holds this very run, or one that ended before its first update.
 
     Raises:
         InputError: if it holds anything else, naming the files or the options that differ.
@@ -48,7 +52,8 @@ def check_run_folder(args, num_processes=1):
             f"{folder / ARGUMENTS_FILE} does not hold the options of a run: restore it, or choose another output_dir."
         )
     differences = _differences(stored, args, num_processes)
-    if differences:
+    # What a run wrote before its first update is none to protect; the advice that it ended with may be another option.
+    if differences and not set(present) <= {ARGUMENTS_FILE, LOGS_FOLDER}:
         raise InputError(
             f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of that "
             "run to continue it, or choose another output_dir."
@@ -81,12 +86,13 @@ def _differences(stored, args, num_processes):
         if name not in free and before[name] != now[name]:
             reason = f" (the {args.lr_scheduler} schedule was laid out for it)" if name in length else ""
             differences.append(f"{name}={before[name]} instead of {now[name]}{reason}")
-    if processes_before != num_processes and not same_updates:
-        differences.append(
-            f"{processes_before} processes instead of {num_processes} (their number, batch_size and "
-            "gradient_accumulation_steps may change as long as their product stays)"
-        )
-    return differences
+    if processes_before != num_processes and getattr(args, "streaming", False):
+        reason = "each has a place of its own in a stream, so that their number stays"
+    elif processes_before != num_processes and not same_updates:
+        reason = "their number, batch_size and gradient_accumulation_steps may change as long as their product stays"
+    else:
+        return differences
+    return [*differences, f"{processes_before} processes instead of {num_processes} ({reason})"]
 
 
 def _images_per_update(options, num_processes):
@@ -112,24 +118,28 @@ def check_data_unchanged(args, num_images):
 
 
 def check_room(args, model):
-    """Passes where the disk has room for the checkpoints.
+    """Passes where the disk has room for the checkpoints, for the pipeline and for the first snapshots of averages.
 
     Raises:
         InputError: if it has not; before the long work.
     """
     folder = Path(args.output_dir).absolute()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    # The weights, their average, and the two means of Adam.
-    size = 4 * trained + 2 * frozen
+    num_averages = len(read_stds(args.ema_stds)) if args.ema == "power" else 1
+    # The weights, their averages, and the two means of Adam.
+    size = (1 + num_averages) * weights + 2 * trained
+    # The pipeline, which is written aside also where one is there, and snapshots of all averages.
+    others = weights + (num_averages * weights if args.ema == "power" else 0)
     # One more than are kept, because an old one goes when the new one is there.
     missing = max(args.checkpoints_limit + 1 - len(list_checkpoints(folder)), 1)
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if free < missing * size:
+    needed = missing * size + others
+    if free < needed:
         raise InputError(
-            f"output_dir={args.output_dir!r} has {free / 1e6:.0f} MB of free disk, and the checkpoints need "
-            f"{missing * size / 1e6:.0f} MB ({missing} of {size / 1e6:.0f} MB): make room, choose another output_dir, or "
-            "keep fewer with --checkpoints_limit."
+            f"output_dir={args.output_dir!r} has {free / 1e6:.0f} MB of free disk, and the run needs "
+            f"{needed / 1e6:.0f} MB ({missing} checkpoint(s) of {size / 1e6:.0f} MB, and the averaged weights): make room, "
+            "choose another output_dir, or keep fewer with --checkpoints_limit."
         )
 
 
@@ -161,6 +171,22 @@ def write_arguments(args, num_processes=1, num_images=None):
     text = yaml.safe_dump(options | {"environment": environment}, sort_keys=False)
     with written_whole(folder / ARGUMENTS_FILE) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def check_folder_is_shared(args):
+    """Passes where this process sees what the main one has written, which other machines may have to wait for.
+
+    Raises:
+        InputError: if it does not.
+    """
+    path, begun = Path(args.output_dir) / ARGUMENTS_FILE, time.monotonic()
+    while not path.exists():
+        if time.monotonic() - begun > SECONDS_UNTIL_SEEN:
+            raise InputError(
+                f"output_dir={args.output_dir!r} must be on a disk that all machines share, under the same path: "
+                f"{platform.node()} does not see what the main process has written there."
+            )
+        time.sleep(1)
 
 
 def describe_environment(num_processes=1):

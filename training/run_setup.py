@@ -1,12 +1,14 @@
-"""What every training does before its first update: the accelerator, the length of the run, the images."""
+"""What every training does before its first update: the accelerator, the length of the run, the images, the checkpoint."""
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
+from ddpm_hf.processes import together
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.data import (
     ImageStream,
@@ -19,7 +21,14 @@ from ddpm_hf.training.data import (
 )
 from ddpm_hf.training.engines import join_training
 from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.run_folder import check_data_unchanged, check_room, is_finished, write_arguments
+from ddpm_hf.training.run_folder import (
+    LOGS_FOLDER,
+    check_data_unchanged,
+    check_folder_is_shared,
+    check_room,
+    is_finished,
+    write_arguments,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +45,7 @@ def make_accelerator(args):
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
         log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir) / "logs")),
+        project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir) / LOGS_FOLDER)),
     )
 
 
@@ -69,7 +78,7 @@ def count_steps(args, num_images, num_processes):
 
 
 def begin_run(args, accelerator, source, model):
-    """Claims the output folder, starts the trackers, and decodes what memory or the disk holds.
+    """Claims the output folder, if it is not that of a run to continue, and decodes what memory or the disk holds.
 
     Args:
         model: what is to be trained, of which the disk must hold checkpoints.
@@ -77,17 +86,35 @@ def begin_run(args, accelerator, source, model):
     Returns:
         The images, as a data set, and the number of processes that prepare its batches.
     """
-    check_data_unchanged(args, count_images(source))
-    check_room(args, model)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_arguments(args, accelerator.num_processes, count_images(source))
-    images, workers = load_data(args, accelerator, source)
+
+    def check():
+        check_data_unchanged(args, count_images(source))
+        check_room(args, model)
+
+    def claim():
+        if not list_checkpoints(args.output_dir):
+            write_arguments(args, accelerator.num_processes, count_images(source))
+
+    together(accelerator, check)
+    together(accelerator, claim, main_process_only=True)
+    together(accelerator, lambda: check_folder_is_shared(args))
+    return load_data(args, accelerator, source)
+
+
+def resume_run(args, accelerator, source, loop):
+    """Continues from the newest checkpoint, if there is one, and starts the trackers.
+
+    Its options are written after it is known that they go with the checkpoint: a run that is refused changes nothing.
+    """
+    loop.resume()
+    step = loop.progress.step
+    if step:
+        write = partial(write_arguments, args, accelerator.num_processes, count_images(source))
+        together(accelerator, write, main_process_only=True)
     if args.report_to != "none":
         # What was shown after the checkpoint that the run goes on from is shown anew.
-        purged = {"tensorboard": {"purge_step": max(list_checkpoints(args.output_dir), default=0) + 1}}
+        purged = {"tensorboard": {"purge_step": step + 1}}
         accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()}, init_kwargs=purged)
-    return images, workers
 
 
 def load_data(args, accelerator, source):

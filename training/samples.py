@@ -19,6 +19,7 @@ def sample_grid(
     unet,
     scheduler,
     num_samples,
+    batch_size,
     num_inference_steps,
     seed,
     accelerator,
@@ -27,19 +28,24 @@ def sample_grid(
 ):
     """Samples as one image, points as a scatter, or None if `is_to_stop()` became true in any process; every process must call this.
 
-    Sample i starts from the noise of the generator `seed + i`, whichever process draws it. eta is 0, so that from one grid
-    to the next nothing changes but the weights.
+    Each process draws `batch_size` of its part at a time. Sample i starts from the noise of the generator `seed + i`,
+    whichever process draws it. eta is 0, so that from one grid to the next nothing changes but the weights.
     """
-    places = own_part(num_samples, accelerator)
-    images = _draw(unet, scheduler, places, num_inference_steps, seed, num_classes, is_to_stop) if places else []
-    images = gather_parts([None] if images is None else list(images), accelerator)
+    places, images = own_part(num_samples, accelerator), []
+    try:
+        for first in range(0, len(places), batch_size):
+            batch = places[first : first + batch_size]
+            images += _draw(unet, scheduler, batch, num_inference_steps, seed, num_classes, is_to_stop)
+    except _Stopped:
+        images = [None]
+    images = gather_parts(images, accelerator)
     if any(image is None for image in images):
         return None
     return to_image(draw_points(np.stack(images))) if is_of_points(unet.config) else image_grid(images)
 
 
 def _draw(unet, scheduler, places, num_inference_steps, seed, num_classes, is_to_stop):
-    """The samples of these places, or None if they were given up."""
+    """A list of the samples of these places; raises `_Stopped` if they were given up."""
     # A scheduler of its own: sampling sets timesteps.
     pipeline = GaussianDiffusionPipeline(unet=unet, scheduler=scheduler.from_config(scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
@@ -51,15 +57,14 @@ def _draw(unet, scheduler, places, num_inference_steps, seed, num_classes, is_to
     was_training = unet.training
     unet.eval()
     try:
-        return pipeline(
+        drawn = pipeline(
             batch_size=len(places),
             class_labels=None if num_classes is None else torch.tensor(places, device=unet.device) % num_classes,
             generator=[torch.Generator().manual_seed(seed + place) for place in places],
             num_inference_steps=num_inference_steps,
             eta=0.0,
             callback_on_step_end=stop_if_asked,
-        ).images
-    except _Stopped:
-        return None
+        )
+        return list(drawn.images)
     finally:
         unet.train(was_training)

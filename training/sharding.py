@@ -19,20 +19,27 @@ def shard_like(tensor, like):
 
 
 class SavedWhole:
-    """Something with sharded tensors in its state, as checkpoints are to have it.
+    """Something whose state is spread over the processes, as checkpoints are to have it.
 
-    Of what is registered with it, accelerate saves what the main process has.
+    Of what is registered with it, accelerate saves what the main process has, and asks for it in the middle of writing
+    files, where one process may fail and none can wait for another. So the state is gathered before.
 
     Args:
-        stateful: has a `state_dict` and a `load_state_dict`.
+        stateful: has a `state_dict`, which every process must call, and a `load_state_dict`.
         is_main_process (`bool`): of those processes that need not keep what is not saved.
     """
 
     def __init__(self, stateful, is_main_process):
-        self.stateful, self.is_main_process = stateful, is_main_process
+        self.stateful, self.is_main_process, self.gathered = stateful, is_main_process, None
+
+    def gather(self):
+        """For the `state_dict` that follows; every process must call this."""
+        self.gathered = tree_map(self._kept, self.stateful.state_dict())
 
     def state_dict(self):
-        return tree_map(self._kept, self.stateful.state_dict())
+        """What was gathered, which may be large and is not kept."""
+        state, self.gathered = self.gathered, None
+        return state
 
     def _kept(self, value):
         if not isinstance(value, DTensor):

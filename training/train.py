@@ -7,6 +7,7 @@ The result is a pipeline folder with the averaged weights. The same command agai
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -18,6 +19,7 @@ from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
+from ddpm_hf.processes import leave_processes, main_process_first, together
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.data import PointSource, count_images, open_images, open_points, open_stream
@@ -27,7 +29,7 @@ from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
-from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
+from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, resume_run, steps_to_do
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 from ddpm_hf.training.whole_files import moved_in_whole
 
@@ -63,17 +65,18 @@ def _train(args):
     folder = Path(args.output_dir)
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
-    with accelerator.main_process_first():  # one process downloads
-        source = open_data(args)
+    source = main_process_first(accelerator, lambda: open_data(args))
     total_steps = steps_to_do(args, accelerator, count_images(source))
     if args.dry_run:
         if total_steps is not None:
             plan(args, accelerator, source, total_steps)
         return folder
     push = None
-    if args.push_to_hub and accelerator.is_main_process:
+    if args.push_to_hub:
         name = args.hub_model_id or folder.resolve().name
-        push = BackgroundPush(prepare_repository(name, args.hub_private or None))
+        prepare = partial(prepare_repository, name, args.hub_private or None)
+        target = together(accelerator, prepare, main_process_only=True)
+        push = BackgroundPush(target) if accelerator.is_main_process else None
     if total_steps is not None:
         run(args, accelerator, source, total_steps, push)
     if push is not None:
@@ -109,7 +112,7 @@ def default_resolution(args):
 def run(args, accelerator, source, total_steps, push=None):
     set_seed(args.seed)  # the same weights in every process
     unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
-    held_out = load_held_out(args, source) if args.eval_every else None
+    held_out = load_held_out(args, source, accelerator) if args.eval_every else None
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
     images, workers = begin_run(args, accelerator, source, unet)
@@ -117,10 +120,10 @@ def run(args, accelerator, source, total_steps, push=None):
         args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push, held_out
     )
     accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
-    trainer.resume()
+    resume_run(args, accelerator, source, trainer)
     trainer.fit()
     finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
-    accelerator.end_training()
+    leave_processes(accelerator)
 
 
 def plan(args, accelerator, source, total_steps):
@@ -137,15 +140,17 @@ def finish(trainer, repository):
     if trainer.held_out is not None:
         trainer.evaluate()
     with trainer.averaged_model() as unet:
-        if trainer.accelerator.is_main_process:
-            log = trainer.folder / "loss.csv"
-            if log.exists():
-                draw_loss_curve(log, trainer.folder / "loss.png")
-            with moved_in_whole(trainer.folder, last=DiffusionPipeline.config_name) as aside:
-                trainer.save_pipeline(unet, aside)
-            write_card(trainer.folder, repository, trainer.args.hub_license)
-            mark_finished(trainer.folder, trainer.total_steps)
-    trainer.accelerator.wait_for_everyone()
+        together(trainer.accelerator, lambda: write_result(trainer, unet, repository), main_process_only=True)
+
+
+def write_result(trainer, unet, repository):
+    log = trainer.folder / "loss.csv"
+    if log.exists():
+        draw_loss_curve(log, trainer.folder / "loss.png")
+    with moved_in_whole(trainer.folder, last=DiffusionPipeline.config_name) as aside:
+        trainer.save_pipeline(unet, aside)
+    write_card(trainer.folder, repository, trainer.args.hub_license)
+    mark_finished(trainer.folder, trainer.total_steps)
 
 
 def make_unet(args, source):

@@ -10,6 +10,7 @@ section 4). The same command again continues an interrupted run.
 import json
 import math
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from accelerate.utils import set_seed
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
 from ddpm_hf.evaluation.measured_model import discrete_chain
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.processes import leave_processes, main_process_first, together
 from ddpm_hf.training.arguments import DataArguments, parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
@@ -27,7 +29,7 @@ from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
-from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, steps_to_do
+from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, resume_run, steps_to_do
 from ddpm_hf.training.training_loop import TrainingLoop
 from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
@@ -62,16 +64,21 @@ def train_classifier(args):
 def _train_classifier(args):
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
-    with accelerator.main_process_first():  # one process downloads
-        pipeline = load_pipeline(args.model)
-        scheduler = noising_scheduler(pipeline, args.model)
-        source = open_labelled_images(args, args.split, pipeline.unet.config)
-        held_out = open_labelled_images(args, args.eval_split, pipeline.unet.config)
+    pipeline, scheduler, source, held_out = main_process_first(accelerator, lambda: open_all(args))
     check_classes(source, held_out, args)
     total_steps = steps_to_do(args, accelerator, len(source))
     if total_steps is not None:
         run(args, accelerator, pipeline, scheduler, source, held_out, total_steps)
     return Path(args.output_dir)
+
+
+def open_all(args):
+    pipeline = load_pipeline(args.model)
+    scheduler = noising_scheduler(pipeline, args.model)
+    source, held_out = (
+        open_labelled_images(args, split, pipeline.unet.config) for split in (args.split, args.eval_split)
+    )
+    return pipeline, scheduler, source, held_out
 
 
 def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
@@ -91,26 +98,29 @@ def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
         workers,
     )
     accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
-    loop.resume()
+    resume_run(args, accelerator, source, loop)
     loop.fit()
     finish(loop, pipeline, scheduler, held_out)
-    accelerator.end_training()
+    leave_processes(accelerator)
 
 
 def finish(loop, pipeline, scheduler, held_out):
     """Accuracy, curve and pipeline, and last the mark that says that the run is finished."""
     with loop.averaged_model() as classifier:
-        if loop.accelerator.is_main_process:
-            draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
-            report = measure(loop.args, classifier, scheduler, held_out)
-            pipeline.register_modules(classifier=classifier)
-            with moved_in_whole(loop.folder, last=pipeline.config_name) as aside:
-                pipeline.save_pretrained(aside)
-            with written_whole(loop.folder / ACCURACY_FILE) as aside:
-                aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-            print(accuracy_table(report))
-            mark_finished(loop.folder, loop.total_steps)
-    loop.accelerator.wait_for_everyone()
+        write = partial(write_result, loop, classifier, pipeline, scheduler, held_out)
+        together(loop.accelerator, write, main_process_only=True)
+
+
+def write_result(loop, classifier, pipeline, scheduler, held_out):
+    draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
+    report = measure(loop.args, classifier, scheduler, held_out)
+    pipeline.register_modules(classifier=classifier)
+    with moved_in_whole(loop.folder, last=pipeline.config_name) as aside:
+        pipeline.save_pretrained(aside)
+    with written_whole(loop.folder / ACCURACY_FILE) as aside:
+        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(accuracy_table(report))
+    mark_finished(loop.folder, loop.total_steps)
 
 
 def measure(args, classifier, scheduler, held_out):

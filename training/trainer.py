@@ -69,7 +69,6 @@ class Trainer(TrainingLoop):
             self.sample()
         if self.is_due(self.args.eval_every):
             self.evaluate()
-        super().between_updates()
         is_saved = self.is_due(self.args.sample_every) or self.is_due(self.args.checkpoint_every)
         if is_saved and self.args.push_to_hub:
             with self.clock_stopped():
@@ -113,6 +112,7 @@ class Trainer(TrainingLoop):
                     unet,
                     self.scheduler,
                     self.args.num_samples,
+                    self.args.batch_size,
                     self.args.sample_steps,
                     self.args.seed,
                     self.accelerator,

@@ -10,6 +10,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
+from ddpm_hf.processes import leave_processes
 from ddpm_hf.training import loss_curve
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, save_checkpoint
@@ -38,19 +39,16 @@ from ddpm_hf.training.timestep_samplers import make_timestep_sampler
 
 
 class Progress:
-    """Where a run stands."""
+    """Where a run stands: updates done."""
 
     def __init__(self):
-        # Updates done.
         self.step = 0
-        # Whether the run was stopped before what is due after `step` was done.
-        self.stopped_between = False
 
     def state_dict(self):
-        return {"step": self.step, "stopped_between": self.stopped_between}
+        return {"step": self.step}
 
     def load_state_dict(self, state):
-        self.step, self.stopped_between = state["step"], state["stopped_between"]
+        self.step = state["step"]
 
 
 class TrainingLoop:
@@ -93,12 +91,10 @@ class TrainingLoop:
         self.saved_step = None
         self.stop = StopRequest(accelerator.num_processes)
         save_without_wrappers(accelerator)
+        average, statistics = (SavedWhole(part, accelerator.is_main_process) for part in (self.ema, self.statistics))
+        self.saved_whole = average, statistics
         accelerator.register_for_checkpointing(
-            self.lr_scheduler,
-            SavedWhole(self.ema, accelerator.is_main_process),
-            self.progress,
-            self.timestep_sampler,
-            self.statistics,
+            self.lr_scheduler, average, self.progress, self.timestep_sampler, statistics
         )
         if isinstance(images, ImageStream):
             keep_in_checkpoints(images, accelerator)
@@ -134,7 +130,8 @@ class TrainingLoop:
         self.interval_start, self.interval_images = time.perf_counter(), 0
         remaining = (self.total_steps - self.progress.step) * self.args.gradient_accumulation_steps
         with self.stop.listening(), self._progress_bar() as self.bar:
-            if self.progress.stopped_between:
+            if self.progress.step:
+                # A checkpoint is from before what is due after its update.
                 self._do_what_is_due()
             for place, batch in self._numbered(islice(self._loader(), remaining)):
                 self.learn(batch, place)
@@ -142,25 +139,29 @@ class TrainingLoop:
                     self._finish_update()
                     self.stop_if_asked()  # before what may take long
                     self._do_what_is_due()
-            # What comes after the last update is no training, and does not lose it.
-            self.checkpoint()
 
     def _do_what_is_due(self):
+        """After an update, and again where a run goes on from its checkpoint."""
         if self.is_logged():
             self._stop_if_diverged()
+        # First of all: what fails in the rest, or is killed there, loses no update.
+        if self.is_last() or self._is_to_be_saved():
+            self.checkpoint()
         if self.args.ema == "power" and (self.is_last() or self.is_due(self.args.ema_snapshot_every)):
             self._save_snapshots()
         if not self.is_last():
             self.between_updates()
-        self.progress.stopped_between = False
+
+    def _is_to_be_saved(self):
+        # Until it is known if more updates are skipped, the last checkpoint stays that from before them.
+        return self.is_due(self.args.checkpoint_every) and not self.statistics.num_skipped()[1]
 
     def stop_if_asked(self):
         """Saves and raises `Interrupted` if any process was sent a signal to stop; every process must call this."""
         signum = self.stop.agreed()
         if signum:
-            self.progress.stopped_between = True
             self.checkpoint()
-            self.accelerator.end_training()
+            leave_processes(self.accelerator)
             raise Interrupted(signum, how_to_continue(signum, self.folder, self.total_steps))
 
     def _progress_bar(self):
@@ -232,10 +233,7 @@ class TrainingLoop:
         self.bar.update()
 
     def between_updates(self):
-        """What is due after an update that is not the last."""
-        # Until it is known if more updates are skipped, the last checkpoint stays that from before them.
-        if self.is_due(self.args.checkpoint_every) and not self.statistics.num_skipped()[1]:
-            self.checkpoint()
+        """What else is due after an update that is not the last, and is saved."""
 
     def _save_snapshots(self):
         with self.clock_stopped():
@@ -275,11 +273,10 @@ class TrainingLoop:
             return
         step = self.progress.step
         if self.saved_step is None or self.saved_step < step - in_a_row:
-            self.progress.stopped_between = True
             self.statistics.end_row()  # who goes on has all chances again
             # None goes for it: what brought this about may have begun before the first of them.
             self.checkpoint(self.args.checkpoints_limit + 1)
-        self.accelerator.end_training()
+        leave_processes(self.accelerator)
         raise InputError(describe_divergence(self.args, step, skipped, in_a_row, self.saved_step))
 
     @contextmanager
@@ -325,5 +322,7 @@ class TrainingLoop:
             step, limit = self.progress.step, limit or self.args.checkpoints_limit
             about = describe_training(self.accelerator, self.model, count_images(self.images))
             if step != self.saved_step:
+                for part in self.saved_whole:
+                    part.gather()
                 save_checkpoint(self.accelerator, self.folder, step, limit, about)
                 self.saved_step = step

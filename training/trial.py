@@ -3,8 +3,10 @@
 import copy
 
 import torch
+from accelerate.utils import DistributedType
 
 from ddpm_hf.training.data import PointSource, to_model_range
+from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.model_setup import set_up_model
 from ddpm_hf.training.optimizers import make_optimizer
@@ -20,6 +22,18 @@ def example_batch(source, size):
         images = torch.randint(256, (size, source.channels, source.resolution, source.resolution), dtype=torch.uint8)
     labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
     return {"images": images} | labels
+
+
+def check_can_be_tried(accelerator, option, advice):
+    """Passes where the run will have the whole network on each device, as a trial has.
+
+    Raises:
+        InputError: for engines that shard it, of which a trial in one process knows nothing.
+    """
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise InputError(
+            f"{option} tries the whole network on each device, which FSDP and DeepSpeed do not have: {advice}."
+        )
 
 
 class Trial:

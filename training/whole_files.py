@@ -29,7 +29,7 @@ def written_whole(path):
         flush_to_disk(aside)
         os.replace(aside, path)
         flush_to_disk(path.parent)
-    except OSError as error:
+    except WRITE_ERRORS as error:
         aside.unlink(missing_ok=True)
         raise InputError(cannot_write(path, error)) from error
 

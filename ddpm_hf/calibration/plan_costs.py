@@ -225,7 +225,7 @@ def _square_errors(chain, candidates, path, solver_order):
 def _extrapolation_weights(chain, s, t, r):
     """What x0_hat(t) - x0_hat(r) is multiplied by in the mean of the step t -> s after r -> t, (S, R).
 
-    posterior_x0 * h / (2 h_last), with h and h_last their lengths in log(signal / noise) (Lu et al. 2022, algorithm 2); 0
+    posterior_x0 * h / (2 h_last), with h and h_last their lengths in log(signal / noise) (Lu et al. 2022b, algorithm 2); 0
     for the steps that the scheduler takes in first order.
     """
     alpha_bar_s, alpha_bar_t, alpha_bar_r = (chain.alpha_bar(x) for x in (s, t, r))

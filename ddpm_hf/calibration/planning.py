@@ -11,7 +11,7 @@ from ddpm_hf.training.errors import InputError
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
 # How many images, paths, and paths with errors, plans are made from.
-PLAN_IMAGES, PLAN_PATHS, GROWTH_PATHS = 64, 48, 24
+PLAN_IMAGES, PLAN_PATHS, GROWTH_PATHS = 64, 96, 48
 # Network calls for each candidate and image or path: a path is followed in twice as many steps, and what has left a path
 # at ten places is followed too, for half of the way on average.
 CALLS = {

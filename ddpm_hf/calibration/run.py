@@ -26,6 +26,8 @@ from ddpm_hf.training.data import to_model_range
 from ddpm_hf.training.errors import InputError
 
 STATE_FILE = "calibration_state.npz"
+# The options that say which data.
+OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_columns")
 
 
 def calibrate(
@@ -44,8 +46,9 @@ def calibrate(
 
     The weights stay what they are. The new folder's scheduler draws with the `analytic` variance (`with_recipe`:
     analytic-ddpm, or analytic-ddim for a model at eta = 0), unless the model has a variance head, which it then keeps
-    using; with plans by local error it takes the deterministic steps that these were made for (ddim-2m). Beside the model
-    there are `calibration.json` and `calibration.png`. Called again after it was cut off, it goes on where it was.
+    using; with plans by local or global error it takes the deterministic steps that these were made for (ddim-2m-pc).
+    Beside the model there are `calibration.json` and `calibration.png`. Called again after it was cut off, it goes on where
+    it was.
 
     Runs on one process, or on all that `accelerate launch` starts (plans are made on one). A class-conditional model is
     given the labels of the data. A model of latents (`LDMPipeline`) is given what its autoencoder makes of the images, and
@@ -148,7 +151,7 @@ def _has_head(unet):
 
 def _options(model, data, num_images, plans, plan_cost, batch_size, seed):
     """What `ddpm-hf calibrate` was given, by the names of its options; folders and files by their whole path."""
-    of_data = {name: getattr(data, name) for name in ("dataset_config", "split", "image_column", "label_column")}
+    of_data = {name: getattr(data, name) for name in OF_DATA}
     dataset = None if data.dataset is None else _whole_path(data.dataset)
     options = {
         "model": _whole_path(model),

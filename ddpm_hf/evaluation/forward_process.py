@@ -10,7 +10,7 @@ from ddpm_hf.evaluation.distances import energy_test
 class ForwardMarginal(NamedTuple):
     """x_t of the same x_0 in two ways: `step_by_step` and `at_once`, both (N, *), and the test of whether they agree.
 
-    distance: energy distance between the two, of halves of them that come from different x_0.
+    distance: energy distance between the noise in the one and the noise in the other.
     p: of a distance as large or larger where the two are of one distribution.
     """
 
@@ -45,12 +45,13 @@ def step_by_step(scheduler, x_0, timesteps, generator=None):
 def forward_marginals(scheduler, x_0, timesteps, generator=None, num_permutations=999):
     """[`ForwardMarginal`] for each of the timesteps: the definition, the closed form (Ho 2020, eq. 4), and a test.
 
-    The test compares the first half of the samples, noised step by step, with the second half, noised at once, because it
-    needs independent draws: two clouds from the same x_0 are nearer than that.
+    Given x_0, the closed form says that (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t) is standard normal. The test compares
+    this noise in the samples of the one way with that in those of the other: it does not depend on x_0, so that all are
+    independent draws, and it shows at the first timesteps too, where in x_t itself the data hide it.
 
     Args:
         scheduler ([`SchedulerMixin`]): the diffusion process.
-        x_0 (`torch.Tensor`): (N, *), N at least 4.
+        x_0 (`torch.Tensor`): (N, *), N at least 2.
         timesteps (`list[int]`): ascending, 0-based.
         generator (`torch.Generator`, *optional*): of the noise and of the test.
         num_permutations (`int`): of `energy_test`.
@@ -58,12 +59,16 @@ def forward_marginals(scheduler, x_0, timesteps, generator=None, num_permutation
     last = scheduler.config.num_train_timesteps - 1
     if not timesteps or min(timesteps) < 0 or max(timesteps) > last or sorted(set(timesteps)) != list(timesteps):
         raise ValueError(f"timesteps={timesteps} must ascend, each one in 0 .. {last}.")
-    if len(x_0) < 4:
-        raise ValueError(f"There are {len(x_0)} samples; to compare halves of them takes at least 4.")
-    half, marginals = len(x_0) // 2, []
+    if len(x_0) < 2:
+        raise ValueError(f"There is {len(x_0)} sample; the test takes at least 2.")
+    marginals = []
     for t, chain in zip(timesteps, step_by_step(scheduler, x_0, timesteps, generator), strict=True):
         noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=x_0.device)
         direct = scheduler.add_noise(x_0, noise, torch.tensor([t] * len(x_0)))
-        test = energy_test(chain[:half].flatten(1), direct[half:].flatten(1), num_permutations, generator)
+        alpha_bar = scheduler.alphas_cumprod[t].item()
+        in_chain, in_direct = (
+            (x_t - alpha_bar**0.5 * x_0).flatten(1) / (1 - alpha_bar) ** 0.5 for x_t in (chain, direct)
+        )
+        test = energy_test(in_chain, in_direct, num_permutations, generator)
         marginals.append(ForwardMarginal(t, chain, direct, *test))
     return marginals

@@ -115,7 +115,9 @@ def load_data(data, unet_config, num_images=None, seed=0):
 
 def _check_enough(num_images, source, data):
     if num_images is not None and num_images > len(source):
-        raise InputError(f"num_images={num_images} is more than the {len(source)} of split {data.split!r}.")
+        raise InputError(
+            f"{num_images} samples are more than the {len(source)} of split {data.split!r}: ask for fewer."
+        )
 
 
 def _seconds_per_step(score, images, labels):

@@ -138,7 +138,7 @@ def _decoder_term(scheduler, p, x0, prev_timestep, levels):
 def _decoder_variance(scheduler, p, prev_timestep):
     kind, least = scheduler.config.variance_type, scheduler.config.eta**2 * scheduler.decoder_variance(prev_timestep)
     if kind.startswith("fixed_small"):
-        return p.mean.new_tensor(least)
+        return p.mean.new_full((), least)  # filled on the device: the host would wait for a copy
     return p.variance.clamp(min=least) if kind in COVARIANCE_TYPES else p.variance
 
 

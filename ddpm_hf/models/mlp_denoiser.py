@@ -1,18 +1,14 @@
 """The denoiser of points: a small fully connected network, with the interface of diffusers' `UNet2DModel`."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 from ddpm_hf.schedulers.covariances import VARIANCE_HEADS
-
-# Of the slowest wave of the time embedding, in timesteps over 2 pi (Vaswani et al. 2017, section 3.5).
-LONGEST_PERIOD = 10_000
 
 
 class MLPDenoiser(ModelMixin, ConfigMixin):
@@ -66,8 +62,6 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
                 f"{in_channels} and variance_head={variance_head!r}."
             )
         self.register_to_config(out_channels=channels)
-        frequencies = torch.arange(time_embedding_dim // 2) * (-2 * math.log(LONGEST_PERIOD) / time_embedding_dim)
-        self.register_buffer("frequencies", frequencies.exp(), persistent=False)
         self.input_block = MLPBlock(in_channels, width)
         self.time_block = MLPBlock(time_embedding_dim, width)
         if num_classes is not None:
@@ -128,9 +122,11 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
 
     def _condition(self, timestep, class_labels, sample):
         """What the core knows of t and the class, (B, width), or (1, width) where it is the same for all."""
-        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1, 1)
-        phases = timesteps * self.frequencies
-        embedding = torch.cat([phases.cos(), phases.sin()], dim=1)
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        # In float32 whatever the weights are: in half precision neighbouring timesteps would be one.
+        embedding = get_timestep_embedding(
+            timesteps, self.config.time_embedding_dim, flip_sin_to_cos=True, downscale_freq_shift=0
+        )
         condition = self.time_block(embedding.to(sample.dtype))
         if self.config.num_classes is None:
             return condition

@@ -150,7 +150,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         prediction_type: what the model predicts: `epsilon`, `sample` (x0) or `v_prediction` (Salimans & Ho 2022).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x0_hat (Saharia 2022).
         timestep_spacing: `leading`, `linspace`, `trailing` (Lin et al. 2023, table 2); `quadratic` (Song 2020,
-            appendix D.3, here to T - 1 and without repeats), `logsnr` (even in log-SNR, Lu 2022), `karras` (even in
+            appendix D.2, here to T - 1 and without repeats), `logsnr` (even in log-SNR, Lu 2022a), `karras` (even in
             sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of the `analytic` variances, Bao 2022a, section 4).
             Timesteps are whole numbers, the nearest to the formula's.
         steps_offset: added to the timesteps of `leading`.
@@ -160,7 +160,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             With True, eta = 1 is the DDPM step whether or not something was clipped. Improved DDPM's code re-derives,
             that of Analytic-DPM does not, diffusers' DDIM does on request.
         solver_order: 1, or 2: the mean that `step` draws from uses x0_hat extrapolated in log-SNR from this call and the
-            last, which at eta = 0 is DPM-Solver++ 2M (Lu et al. 2022, algorithm 2) and at eta = 1 its SDE form. The
+            last, which at eta = 0 is DPM-Solver++ 2M (Lu et al. 2022b, algorithm 2) and at eta = 1 its SDE form. The
             first step, and the one to clean data, are of first order.
         corrector: once x0_hat at x_t is known, correct the step that led to x_t by it, before the next (the corrector of
             UniPC, Zhao et al. 2023): one order more for the deterministic sampler, and no further network call.
@@ -338,14 +338,17 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self._previous = torch.from_numpy(ascending[below])
         self._trajectory = torch.from_numpy(ascending[1:])
         self._decoder_variance = self._second_posterior_variance(ascending[1:])
-        self._tables, self._rows = {}, {}
+        self._tables, self._rows, self._previous_tables = {}, {}, {}
         self._last = None
 
     def previous_timestep(self, timestep):
         """The timestep that follows `timestep` (int, or tensor of any shape) in sampling; -1 is clean data."""
-        if isinstance(timestep, torch.Tensor):
-            return self._previous.to(timestep.device)[timestep]
-        return self._previous[timestep].item()
+        if not isinstance(timestep, torch.Tensor):
+            return self._previous[timestep].item()
+        table = self._previous_tables.get(timestep.device)
+        if table is None:  # once for each device: the host waits for every copy
+            table = self._previous_tables[timestep.device] = self._previous.to(timestep.device)
+        return table[timestep]
 
     def alpha_bar(self, timesteps):
         """alpha_bar in float64 on the host, for timesteps (int or tensor of any shape) from -1, which is clean data."""
@@ -686,7 +689,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         """For the steps u -> t: the weight of x0_hat(t), that of x0_hat(u) being the rest, and `posterior_x0`; 0 without u.
 
         x0 enters x_t by int e^(k l) x0(l) dl over l = log(signal / noise), k = 1 for the probability flow and 2 for the
-        reverse SDE (Lu et al. 2022); where x0 goes evenly from one to the other over h, the weight is 1 / (1 - e^(-k h)) -
+        reverse SDE (Lu et al. 2022b); where x0 goes evenly from one to the other over h, the weight is 1 / (1 - e^(-k h)) -
         1 / (k h).
         """
         u, begins = self._timesteps_before(t)

@@ -8,7 +8,10 @@ from ddpm_hf.visualization.style import new_figure
 
 
 def draw_gamma(scheduler):
-    """Gamma_t = E |eps_hat(x_t, t)|^2 / d, and the standard deviation of x0 given x_t that follows (Bao et al. 2022a).
+    """`mean_square_epsilon` of a scheduler, and the standard deviation of x0 given x_t that follows (Bao et al. 2022a).
+
+    That of `ddpm-hf calibrate` is 1 - R_t, one minus the mean square error of the predicted noise (Bao et al. 2022b); a config
+    may hold Gamma_t = E |eps_hat(x_t, t)|^2 / d itself, which is the same where eps_hat is the conditional mean of the noise.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): with `mean_square_epsilon` in its config.
@@ -22,7 +25,7 @@ def draw_gamma(scheduler):
     figure, axes = new_figure(8, 3.2, 1, 2)
     left, right = axes[0]
     left.plot(gamma)
-    left.set(xlabel="timestep t", ylabel=r"$\Gamma_t = E\,|\hat\epsilon(x_t, t)|^2 / d$", ylim=(0, 1.05))
+    left.set(xlabel="timestep t", ylabel="mean_square_epsilon = $1 - R_t$", ylim=(0, 1.05))
     right.plot(covariance.clamp(0, most).sqrt())
     right.set(xlabel="timestep t", ylabel=r"std of $x_0$ given $x_t$ (unit of $x_t$)")
     return figure

@@ -1,5 +1,11 @@
 """Images within figures."""
 
+import numpy as np
+
+from ddpm_hf.visualization.style import PIXELS_PER_INCH, new_figure
+
+FONT_POINTS, LINE_PIXELS, GAP = 9, 22, 8
+
 
 def show_image(axes, image):
     """An image (C, H, W) of the model's range [-1, 1], without axes; of one channel in grey."""
@@ -7,3 +13,46 @@ def show_image(axes, image):
     axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
+
+
+def draw_image_rows(rows, column_titles=(), row_titles=(), tile=84):
+    """Rows of images as one picture, each pixel a square of whole pixels, with what they are written over and beside them.
+
+    Args:
+        rows (`list[list[PIL.Image.Image]]`): all of one size and mode; rows of one length.
+        column_titles (`list[str]`, *optional*): one for each column, or for each group of as many columns, which are set apart.
+        row_titles (`list[str]`, *optional*): one for each row.
+        tile (`int`): pixels of the longer side of an image, at least.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    pixels = np.concatenate([np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows])
+    enlarged = -(-tile // max(rows[0][0].size))
+    height, width = (side * enlarged for side in pixels.shape[:2])
+    left = max((_pixels_wide(title) + 2 * GAP for title in row_titles), default=0)
+    top = max((LINE_PIXELS * len(title.splitlines()) + GAP for title in column_titles), default=0)
+    figure, ((axes,),) = new_figure((left + width) / PIXELS_PER_INCH, (top + height) / PIXELS_PER_INCH)
+    figure.set_layout_engine("none")
+    axes.set_position([left / (left + width), 0, width / (left + width), height / (top + height)])
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=FONT_POINTS, labeltop=True, labelbottom=False, pad=3)
+    axes.set_xticks(_middles(pixels.shape[1], len(column_titles)), column_titles)
+    axes.set_yticks(_middles(pixels.shape[0], len(row_titles)), row_titles)
+    if 0 < len(column_titles) < len(rows[0]):
+        for i in range(1, len(column_titles)):
+            axes.axvline(i * pixels.shape[1] / len(column_titles) - 0.5, color="white", linewidth=5)
+    return figure
+
+
+def _middles(length, parts):
+    return [(i + 0.5) * length / parts - 0.5 for i in range(parts)]
+
+
+def _pixels_wide(text):
+    from matplotlib.textpath import TextPath
+
+    points = max(TextPath((0, 0), line, size=FONT_POINTS).get_extents().width for line in text.splitlines())
+    return round(points * PIXELS_PER_INCH / 72)

@@ -1,5 +1,7 @@
 """Figures of a model and its data, from its folder: what `ddpm-hf show` draws of them."""
 
+from dataclasses import replace
+
 import torch
 
 from ddpm_hf.calibration.reverse_variances import reverse_variances
@@ -14,8 +16,9 @@ from ddpm_hf.visualization.calibration import draw_variances
 from ddpm_hf.visualization.forward_process import draw_forward_process
 from ddpm_hf.visualization.points import draw_samples, draw_score_field
 
-# Out of 1000, where the forward process is looked at by default.
-SHOWN_THOUSANDTHS = (0, 29, 59, 99, 299, 999)
+# Timesteps out of 1000 that are looked at by default.
+FORWARD_THOUSANDTHS = (0, 29, 59, 99, 299, 999)
+SCORE_THOUSANDTHS = (9, 99, 199, 299, 499, 999)
 
 
 def forward(pipeline, data, num_samples, timesteps=None, num_images=2, seed=0):
@@ -27,8 +30,7 @@ def forward(pipeline, data, num_samples, timesteps=None, num_images=2, seed=0):
         timesteps (`list[int]`, *optional*): 0-based; t = 0, 29, 59, 99, 299, 999 by default, scaled to T.
         num_images (`int`): rows of images.
     """
-    steps = pipeline.scheduler.config.num_train_timesteps
-    timesteps = timesteps or sorted({round((t + 1) * steps / 1000 - 1e-9) - 1 for t in SHOWN_THOUSANDTHS} - {-1})
+    timesteps = timesteps or _scaled(FORWARD_THOUSANDTHS, pipeline.scheduler)
     x_0 = clean_samples(pipeline, data, num_samples, seed)
     generator = torch.Generator().manual_seed(seed)
     return draw_forward_process(forward_marginals(pipeline.scheduler, x_0, timesteps, generator), num_images)
@@ -71,14 +73,15 @@ def path(pipeline, num_samples, num_frames, seed=0, **options):
     return {titles[i]: [noise, *states][i] for i in chosen}
 
 
-def score_field(pipeline, data, num_samples, timesteps, seed=0):
+def score_field(pipeline, data, num_samples, timesteps=None, seed=0):
     """The model's score over its data.
 
     Args:
         data (`DataArguments`): which points.
-        timesteps (`list[int]`): a panel for each.
+        timesteps (`list[int]`, *optional*): a panel for each; t = 9, 99, 199, 299, 499, 999 by default, scaled to T.
     """
     _check_points(pipeline, "Arrows show a plane, not images.")
+    timesteps = timesteps or _scaled(SCORE_THOUSANDTHS, pipeline.scheduler)
     points = clean_samples(pipeline, data, num_samples, seed)
     return draw_score_field(pipeline.scheduler, _predictor(pipeline), points, timesteps)
 
@@ -101,8 +104,15 @@ def variances(pipeline, num_inference_steps, data=None, num_samples=256, seed=0)
 
 def clean_samples(pipeline, data, num_samples, seed):
     """x_0 as the network takes it, float32, (N, C, *)."""
+    # A named distribution has as many points as are asked for.
+    data = replace(data, num_points=max(data.num_points, num_samples))
     x_0, _ = load_data(data, pipeline.unet.config, num_samples, seed)
     return x_0 if is_of_points(pipeline.unet.config) else to_model_range(x_0)
+
+
+def _scaled(thousandths, scheduler):
+    """Timesteps out of 1000 as those of the scheduler, ascending, each once."""
+    return sorted({round((t + 1) * len(scheduler) / 1000 - 1e-9) - 1 for t in thousandths} - {-1})
 
 
 def _predictor(pipeline):

@@ -4,7 +4,7 @@ import torch
 
 from ddpm_hf.visualization.style import new_figure, plane, scatter, to_image
 
-PLANE = "$x_1$ to the right, $x_2$ upwards, as the network has them"
+PLANE = "$x_1$ across, $x_2$ up (standardised units)"
 COLORS = {"data": "0.55", "samples": "C3"}
 
 
@@ -20,16 +20,14 @@ def draw_samples(data, samples):
     figure, ((left, middle, right),) = new_figure(8, 3.1, 1, 3, sharex=True, sharey=True)
     low, high = data.amin(0), data.amax(0)
     margin = 0.1 * (high - low)
-    for axes, shown in (
-        (left, {"data": data}),
-        (middle, {"samples": samples}),
-        (right, {"data": data, "samples": samples}),
+    for axes, title, shown in (
+        (left, f"{len(data):,} points of the data", {"data": data}),
+        (middle, f"{len(samples):,} samples", {"samples": samples}),
+        (right, "samples over data", {"data": data, "samples": samples}),
     ):
         for name, points in shown.items():
             scatter(axes, points, color=COLORS[name])
-        counts = [f"{len(points):,} {name}" for name, points in shown.items()]
-        axes.set(title=counts[0] if len(counts) == 1 else "samples over data")
-        axes.set(xlabel="$x_1$ (data's unit)", aspect="equal")
+        axes.set(title=title, xlabel="$x_1$ (data's unit)", aspect="equal")
     (x_low, y_low), (x_high, y_high) = (low - margin).tolist(), (high + margin).tolist()
     left.set(xlim=(x_low, x_high), ylim=(y_low, y_high), ylabel="$x_2$ (data's unit)")
     return figure
@@ -69,7 +67,8 @@ def path_images(frames, data=None):
 def draw_score_field(scheduler, predict, data, timesteps, limit=3.0, arrows=18):
     """The score d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t) as arrows, over the data noised to t.
 
-    Arrows are drawn to one scale within a panel, and their length tells the size of the score there, relative to the longest.
+    Arrows have one scale within a panel, and another in each panel. Those longer than the panel's median, far from all data,
+    are cut to it: otherwise those between the data would be too short to be seen.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): the process, and what the network predicts.
@@ -90,23 +89,33 @@ def draw_score_field(scheduler, predict, data, timesteps, limit=3.0, arrows=18):
     figure, axes = new_figure(2.7 * columns, 2.9 * rows, rows, columns, sharex=True, sharey=True)
     for one, t in zip(axes.flat, timesteps, strict=False):
         scatter(one, scheduler.add_noise(data, noise, t), color="C1", alpha=0.5)
-        one.quiver(*grid.T, *score(scheduler, predict, grid, t).T, color="C0", width=0.005, angles="xy")
+        field, longest = _cut(score(scheduler, predict, grid, t))
+        unit = {"angles": "xy", "scale_units": "xy", "scale": longest / (line[1] - line[0]).item()}
+        one.quiver(*grid.T, *field.T, color="C0", width=0.005, minlength=0, **unit)
         plane(one, limit)
-        one.set_title(f"t = {t}, noise {(1 - scheduler.alpha_bar(t)).sqrt():.2g}", fontsize="medium")
+        noise_level = (1 - scheduler.alpha_bar(t)).sqrt()
+        one.set_title(rf"t = {t}, $\sqrt{{1 - \bar\alpha_t}}$ = {noise_level:.2g}", fontsize="medium")
     for one in axes.flat[len(timesteps) :]:
         one.set_axis_off()
     for one in axes[:, 0]:
-        one.set_ylabel("$x_2$")
+        one.set_ylabel("$x_2$ (standardised)")
     for one in axes[-1]:
-        one.set_xlabel("$x_1$")
+        one.set_xlabel("$x_1$ (standardised)")
     return figure
 
 
 def score(scheduler, predict, x_t, timestep):
-    """d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t), of x_t's shape (Song et al. 2021, section 4)."""
+    """d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t), of x_t's shape (Song et al. 2021, section 3.3)."""
     t = torch.tensor(timestep)
     kernel = scheduler.p_mean_variance(predict(x_t, t), t, x_t, use_clipped_model_output=False)
     return -kernel.pred_epsilon / (1 - scheduler.alpha_bar(t)).sqrt().to(x_t.dtype)
+
+
+def _cut(arrows):
+    """Arrows (N, 2), none longer than the median of their lengths, and that length."""
+    lengths = arrows.norm(dim=1, keepdim=True)
+    longest = lengths.median()
+    return arrows * (longest / lengths).clamp(max=1), longest.item()
 
 
 def _draw_frame(axes, title, points, data):

@@ -224,7 +224,7 @@ def test_somewhere_it_must_go(stock_model, data):
         ({"plan_cost": "fid"}, "plan_cost='fid' is not one of 'bound', 'local_error', 'global_error'"),
         ({"plans": [5, 0]}, "A plan of 0 steps cannot be made: it must have 1 .. 10"),
         ({"plans": [5, 11]}, "A plan of 11 steps"),
-        ({"num_images": 31}, "num_images=31 is more than the 30"),
+        ({"num_images": 31}, "31 samples are more than the 30"),
     ],
 )
 def test_options_that_do_not_fit(stock_model, data, tmp_path, options, message):

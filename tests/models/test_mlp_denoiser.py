@@ -48,6 +48,17 @@ def test_time_and_class_matter_and_no_class_is_the_null_label():
     assert (network(points(), 6).sample - null).abs().max() > 1e-4
 
 
+def test_half_precision_tells_neighbouring_timesteps_apart():
+    """In bfloat16 998 and 999 are one number, and sin(t) of a rounded t is another's."""
+    network, t = small(), torch.tensor([997, 998, 999])
+    heard = []
+    network.time_block.register_forward_pre_hook(lambda block, inputs: heard.append(inputs[0]))
+    for dtype in (torch.float32, torch.bfloat16):
+        network.to(dtype)(points(3).to(dtype), t)
+    assert_close(heard[1].float(), heard[0], rtol=0, atol=2**-8)
+    assert len(heard[1].unique(dim=0)) == 3
+
+
 def test_sampling_does_not_write_over_what_it_is_given():
     network, given = small(), points()
     with torch.no_grad():

@@ -135,7 +135,16 @@ def test_a_signal_in_the_last_update_leaves_nothing_to_train(start):
     assert start("run", after=0).progress.step == STEPS
 
 
-def test_a_signal_while_sampling_gives_up_the_samples_which_are_drawn_later(start):
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def fail():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what_happens", [stop, fail])
+def test_what_happens_while_sampling_loses_no_update_and_samples_are_drawn_later(start, what_happens):
     options = {"sample_every": 4, "num_samples": 2, "sample_steps": 3}
     whole = start("whole", **options)
 
@@ -143,7 +152,7 @@ def test_a_signal_while_sampling_gives_up_the_samples_which_are_drawn_later(star
         def hook(unet, inputs):
             calls.append(trainer.progress.step)
             if not unet.training:
-                os.kill(os.getpid(), signal.SIGTERM)
+                what_happens()
 
         trainer.model.register_forward_pre_hook(hook)
 

@@ -218,10 +218,16 @@ def test_a_crop_is_either_random_or_none():
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr(
+        "os.sched_getaffinity", lambda process: set(range(16)), raising=False
+    )  # those of a queue's job
     assert decoding_workers(None, 1e9) == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert decoding_workers(None, 1e9) == 2
+    assert decoding_workers(None, 1e9, alone=True) == 16
+    monkeypatch.delattr("os.sched_getaffinity")  # as on a Mac
+    assert decoding_workers(None, 1e9) == 8
     assert decoding_workers(5, 1e9) == 5
     assert decoding_workers(None, 1e3) == 0
 

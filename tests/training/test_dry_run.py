@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from diffusers.utils.outputs import BaseOutput
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_size import largest_batch_size, with_fitting_batch
 from ddpm_hf.training.data import open_images
-from ddpm_hf.training.dry_run import flops_per_image, format_bytes, saved_activations
+from ddpm_hf.training.dry_run import describe_plan, flops_per_image, format_bytes, saved_activations
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.train import main, train
 
@@ -129,6 +130,18 @@ def test_not_even_one_image(options, narrow_unet, make_accelerator):
     args = TrainingArguments(**options, find_batch_size=True)
     with pytest.raises(InputError, match="Not even one image at a time fits into the memory of cpu: choose a smaller"):
         with_fitting_batch(args, make_accelerator(), narrow_unet, GaussianDiffusionScheduler(), open_images(args, 8))
+
+
+def test_of_a_sharded_network_nothing_can_be_tried(options, tiny_unet, make_accelerator):
+    args, accelerator, scheduler = TrainingArguments(**options), make_accelerator(), GaussianDiffusionScheduler()
+    accelerator.state.distributed_type = DistributedType.FSDP
+    tried = (args, accelerator, tiny_unet(), scheduler, open_images(args, 8))
+    with pytest.raises(
+        InputError, match="dry_run tries the whole network on each device, which FSDP .*: to know all but"
+    ):
+        describe_plan(*tried, 6)
+    with pytest.raises(InputError, match="find_batch_size tries the whole network on each device.*give --batch_size"):
+        with_fitting_batch(*tried)
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ import csv
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoints import list_checkpoints
@@ -17,7 +19,8 @@ from ddpm_hf.training.data import ImagesInMemory, to_model_range
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.health import UpdateStatistics, refuse_nonfinite
 from ddpm_hf.training.loss_curve import read_rows
-from ddpm_hf.training.timestep_samplers import ImportanceTimesteps
+from ddpm_hf.training.objectives import make_objective
+from ddpm_hf.training.timestep_samplers import ImportanceTimesteps, make_timestep_sampler
 from ddpm_hf.training.train import make_scheduler, train
 from ddpm_hf.training.trainer import Trainer
 
@@ -180,6 +183,66 @@ def test_nothing_is_read_between_logs(make_trainer, options):
     learning, finishing = counts[::2], counts[1::2]
     assert learning == [len(of_add_noise.found)] * 8
     assert [count > 0 for count in finishing] == [False, False, False, True] * 2  # where it logs
+
+
+class HostCopies(TorchFunctionMode):
+    """Collects what takes values from the host to a device: the host waits for the copy, if they are not in pinned memory."""
+
+    # They make a tensor of the host, whichever device they are asked for.
+    MAKING = ("tensor", "new_tensor")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [value for value in tree_leaves((args, kwargs, result)) if isinstance(value, torch.Tensor)]
+        if func.__name__ in self.MAKING or len({tensor.device for tensor in tensors}) > 1:
+            self.found.append(func)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("objective", "variance_head", "sampling"),
+    [
+        ("simple", None, "low_discrepancy"),
+        ("hybrid", "learned_range", "uniform"),
+        ("vlb", None, "importance"),
+        ("vlb", "learned_range", "importance"),
+        ("npr", "npr", "uniform"),
+        ("sn", "sn", "uniform"),
+        ("ocm", "ocm", "uniform"),
+    ],
+)
+def test_nothing_is_read_from_a_device_or_copied_to_it(tiny_unet, objective, variance_head, sampling):
+    """On one whose tensors have no values, so that reading them is an error. The first batch may make tables."""
+    scheduler = GaussianDiffusionScheduler(
+        variance_type=variance_head or "fixed_small", prediction_type="v_prediction"
+    )
+    device = torch.device("meta")
+    network = tiny_unet(variance_head=variance_head, num_classes=3).to(device)
+    accelerator = SimpleNamespace(
+        device=device, gather=lambda tensors: tensors, gradient_accumulation_steps=1, num_processes=1
+    )
+    sampler = make_timestep_sampler(sampling, len(scheduler), accelerator, seed=0)
+    statistics = UpdateStatistics(len(scheduler), accelerator)
+    loss_of = make_objective(objective, scheduler, min_snr_gamma=5.0, device=device)
+    images, labels = torch.zeros(4, 1, 8, 8, device=device), torch.zeros(4, dtype=torch.int64, device=device)
+
+    def learn():
+        timesteps, weights = sampler.sample(4, 0)
+        losses = loss_of(network, images, timesteps, labels)
+        loss = (weights * losses).mean()
+        refuse_nonfinite(loss).backward()
+        statistics.add_update(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+        sampler.update(timesteps, losses)
+        statistics.add_losses(loss, timesteps, weights, losses)
+
+    learn()
+    with HostCopies() as copies:
+        learn()
+    assert copies.found == []
 
 
 def test_losses_by_quartile_are_means_over_its_timesteps(make_accelerator):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.interruptions import Interrupted, StopRequest, raising_interrupted
 from ddpm_hf.training.loss_curve import read_rows
-from ddpm_hf.training.run_folder import check_run_folder
+from ddpm_hf.training.run_folder import check_run_folder, write_arguments
 from ddpm_hf.training.train import train
 from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
@@ -139,18 +140,14 @@ def test_one_good_checkpoint_is_there_at_every_moment(run):
 
 def test_the_command_ends_with_the_code_of_the_signal_and_says_how_to_go_on(run):
     code, said = run.start_and(lambda: os.kill(os.getpid(), signal.SIGTERM), "os.mkdir checkpoints/step-000002.tmp")
-    # It was saving after update 2, and makes one more.
+    # It was saving after update 2, and leaves the samples that are due after it.
     assert code == 128 + signal.SIGTERM
     message = (
-        f"train: Stopped by SIGTERM. {run.folder} has a checkpoint of step 3 of 4: to continue, run the same command"
+        f"train: Stopped by SIGTERM. {run.folder} has a checkpoint of step 2 of 4: to continue, run the same command"
     )
     assert message in said and "Traceback" not in said
-    assert list(list_checkpoints(run.folder)) == [2, 3]
-    assert run.start()[0] == 0
-    # It also says of the checkpoint of step 3 that what is due after it was left.
-    assert set(differences(run.folder, run.straight)) == {
-        f"checkpoints/step-000003/{name}" for name in ("custom_checkpoint_2.pkl", "manifest.json")
-    }
+    assert list(list_checkpoints(run.folder)) == [1, 2] and not (run.folder / "samples").exists()
+    run.assert_goes_on()
 
 
 def test_before_the_first_update_there_is_nothing_to_save(run):
@@ -256,6 +253,14 @@ def test_one_process_goes_on_with_what_two_began(straight, tmp_path):
     assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-4)
 
 
+def test_a_stream_keeps_the_number_of_its_processes(tmp_path):
+    args = TrainingArguments(streaming=True, max_train_steps=4, output_dir=str(tmp_path))
+    write_arguments(args, num_processes=2)
+    (tmp_path / "loss.csv").touch()
+    with pytest.raises(InputError, match="with 2 processes instead of 1 .each has a place of its own in a stream"):
+        check_run_folder(replace(args, gradient_accumulation_steps=2))
+
+
 # No room -------------------------------------------------------------------------------------------------------------
 
 
@@ -299,9 +304,7 @@ def test_a_checkpoint_that_cannot_be_read_back_replaces_none(run):
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_found_before_the_work(run):
-    with pytest.raises(
-        InputError, match=r"MB of free disk, and the checkpoints need .* keep fewer with --checkpoints_limit"
-    ):
+    with pytest.raises(InputError, match=r"MB of free disk, and the run needs .* keep fewer with --checkpoints_limit"):
         train(TrainingArguments(**run.options, checkpoints_limit=10**9))
     assert not run.folder.exists()
 
@@ -312,14 +315,22 @@ def test_a_folder_that_cannot_be_made_is_found_before_the_work(run, tmp_path):
         train(TrainingArguments(**run.options | {"output_dir": str(tmp_path / "file" / "run")}))
 
 
-def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (os.remove, "holds a run on 16 images, and the data set has 15 now"),
+        # That is found when it is decoded.
+        (lambda path: path.write_bytes(b"nothing"), "was made with 16 readable images, and now there are 15"),
+    ],
+)
+def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path, change, message):
     shutil.copytree(run.straight, run.folder)
     shutil.copytree(run.options["dataset"], tmp_path / "fewer")
     arguments = run.folder / "training_args.yaml"
     arguments.write_text(arguments.read_text().replace(run.options["dataset"], str(tmp_path / "fewer")))
-    (tmp_path / "fewer" / "03.png").unlink()
+    change(tmp_path / "fewer" / "03.png")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="holds a run on 16 images, and the data set has 15 now"):
+    with pytest.raises(InputError, match=message):
         train(TrainingArguments(**run.options | {"dataset": str(tmp_path / "fewer"), "max_train_steps": STEPS + 1}))
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
 

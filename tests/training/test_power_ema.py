@@ -1,11 +1,12 @@
 """Averages whose length is chosen afterwards, against the integrals and long sums that they stand for."""
 
 import math
+import resource
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.training.arguments import TrainingArguments
@@ -20,7 +21,9 @@ from ddpm_hf.training.power_ema import (
     save_reconstructed,
     save_snapshots,
 )
+from ddpm_hf.training.run_folder import check_room
 from ddpm_hf.training.train import train
+from ddpm_hf.training.whole_files import aside_name
 
 
 def std_of_gamma(gamma):
@@ -108,6 +111,29 @@ def test_any_length_comes_out_as_exact_as_theory_says(snapshots, trajectory, std
     assert (error < 0.02).all()
 
 
+def test_lengths_are_as_exact_as_they_were_given(tmp_path):
+    """Though the names of the files have three digits."""
+    save_snapshots(PowerEMA([torch.nn.Parameter(torch.ones(3))], [0.0014, 0.0754]), ["theta"], tmp_path)
+    assert [std for _, std, _ in list_snapshots(tmp_path)] == [0.0014, 0.0754]
+
+
+def test_a_snapshot_that_is_cut_short_is_none(tmp_path):
+    """By a full disk, which is said, and by a kill, of which the aside is left."""
+    ema = PowerEMA([torch.nn.Parameter(torch.ones(10_000))], [0.05])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"Cannot write .*step-000000_std-0\.050\.safetensors .*make room"):
+            save_snapshots(ema, ["theta"], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "ema_snapshots").iterdir()) == []
+    save_snapshots(ema, ["theta"], tmp_path)
+    (_, _, path), *_ = list_snapshots(tmp_path)
+    path.rename(path.with_name(aside_name(path.name)))
+    assert list_snapshots(tmp_path) == []
+
+
 def test_what_was_kept_is_the_answer_itself():
     steps, stds = [100, 100, 200, 200], [0.05, 0.1, 0.05, 0.1]
     weights, share_left = reconstruction_weights(steps, stds, 200, 0.1)
@@ -139,9 +165,7 @@ def test_a_run_in_two_parts_and_what_is_made_of_it_afterwards(options, tmp_path)
     folder = train(TrainingArguments(**parts))
     for std in ("0.050", "0.100"):
         name = f"ema_snapshots/step-000005_std-{std}.safetensors"
-        # Not byte for byte: safetensors writes what is said beside the tensors in any order.
-        expected, resumed = load_file(straight / name), load_file(folder / name)
-        assert all(torch.equal(resumed[key], expected[key]) for key in expected | resumed)
+        assert (folder / name).read_bytes() == (straight / name).read_bytes()
     found = list_snapshots(folder)
     assert [(step, std) for step, std, _ in found] == [(s, std) for s in (2, 4, 5) for std in (0.05, 0.1)]
     with_first = GaussianDiffusionPipeline.from_pretrained(folder).unet.state_dict()
@@ -153,6 +177,18 @@ def test_a_run_in_two_parts_and_what_is_made_of_it_afterwards(options, tmp_path)
     longer = GaussianDiffusionPipeline.from_pretrained(tmp_path / "longer")
     assert longer(batch_size=1, num_inference_steps=2).images[0].size == (8, 8)
     assert not torch.allclose(longer.unet.conv_in.weight, with_first["conv_in.weight"], atol=1e-6)
+
+
+def test_the_disk_is_to_have_room_for_all_averages(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: namedtuple("Usage", "free")(63e6))
+    four_mb = torch.nn.Linear(1000, 1000, bias=False)
+    given = {"output_dir": str(tmp_path), "max_train_steps": 1, "checkpoints_limit": 1}
+    check_room(TrainingArguments(**given), four_mb)
+    # In each of two checkpoints the weights, three averages and two means of Adam; the pipeline; and three snapshots.
+    with pytest.raises(
+        InputError, match=r"has 63 MB of free disk, and the run needs 64 MB \(2 checkpoint\(s\) of 24 MB"
+    ):
+        check_room(TrainingArguments(**given, ema="power", ema_stds="0.05,0.10,0.20"), four_mb)
 
 
 def test_what_cannot_be_reconstructed_is_refused(snapshots, tmp_path):

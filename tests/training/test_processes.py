@@ -21,9 +21,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.processes import own_part
+from ddpm_hf.processes import LONGEST_WAIT, join_processes, own_part
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_seeds import seed_batch
+from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.run_setup import make_accelerator
@@ -115,8 +116,21 @@ def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
     difference = np.stack([np.asarray(a).astype(int) - np.asarray(b) for a, b in zip(whole, parts, strict=True)])
     assert np.abs(difference).max() <= 1  # rounding to 8 bits
     assert len({image.tobytes() for image in whole}) == 5
-    grid = sample_grid(unet, scheduler, 5, 2, 7, make_accelerator(), 3)
-    assert grid.size == (3 * 64, 2 * 64)
+    grids = [sample_grid(unet, scheduler, 5, batch_size, 2, 7, make_accelerator(), 3) for batch_size in (2, 5)]
+    assert grids[0].size == (3 * 64, 2 * 64)
+    assert np.abs(np.asarray(grids[0]).astype(int) - grids[1]).max() <= 1
+
+
+def test_processes_wait_for_one_that_works_alone(monkeypatch):
+    variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    join_processes("cpu")
+    try:
+        group = torch.distributed.group.WORLD
+        assert group._get_backend(torch.device("cpu")).options._timeout == LONGEST_WAIT
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 # Configurations ------------------------------------------------------------------------------------------------------
@@ -169,12 +183,15 @@ def test_a_sharded_average_is_whole_in_a_checkpoint(tmp_path):
         mesh, weight = init_device_mesh("cpu", (1,)), torch.arange(6.0).view(3, 2)
         first, second = (EMAModel([distribute_tensor(w, mesh)]) for w in (weight, torch.zeros(3, 2)))
         first.optimization_step = 5
-        state = SavedWhole(first, is_main_process=True).state_dict()
+        saved, saved_elsewhere = (SavedWhole(first, is_main_process=is_main) for is_main in (True, False))
+        for part in (saved, saved_elsewhere):
+            part.gather()
+        state = saved.state_dict()
         assert type(state["shadow_params"][0]) is torch.Tensor
         SavedWhole(second, is_main_process=True).load_state_dict(state)
         assert isinstance(second.shadow_params[0], DTensor) and second.optimization_step == 5
         assert torch.equal(second.shadow_params[0].full_tensor(), weight)
-        assert SavedWhole(first, is_main_process=False).state_dict()["shadow_params"] == [None]
+        assert saved_elsewhere.state_dict()["shadow_params"] == [None]
     finally:
         torch.distributed.destroy_process_group()
 
@@ -309,3 +326,70 @@ def test_the_preset_trains_with_every_configuration_of_a_cpu(tmp_path, launch, c
     output = launch(config, script, "--preset", "fashion_mnist", *flags(changes))
     assert "2 updates on cpu" in output
     assert DiffusionPipeline.from_pretrained(tmp_path / "run").unet.config.sample_size == 28
+
+
+# One process fails ---------------------------------------------------------------------------------------------------
+
+FULL_DISK = """
+import os, sys
+from kill_training import limit_files, on_file_operations
+from ddpm_hf.training.train import main
+
+folder, rank, *flags = sys.argv[1:]
+if os.environ["RANK"] == rank:
+    on_file_operations(folder, lambda number, what: limit_files(5000) if what.endswith("step-000004.tmp") else None)
+main(flags)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "rank"),
+    [("multi_cpu", 0), ("multi_cpu", 1), ("fsdp2", 0), ("fsdp2", 1), ("deepspeed_zero2", 0), ("deepspeed_zero2", 1)],
+)
+def test_a_disk_that_is_full_for_one_process_ends_all(tmp_path, launch, options, monkeypatch, config, rank):
+    if config == "deepspeed_zero2" and find_spec("deepspeed") is None:
+        pytest.skip("needs deepspeed")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"))
+    script, run = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(FULL_DISK)
+    arguments = flags(options | {"output_dir": str(run), "batch_size": 4})
+    process = launch.start(config, *ON_TWO, str(script), str(run), str(rank), *arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    sentence = f"train: error: The checkpoint of step 4 cannot be written in {run}/checkpoints ("
+    # DeepSpeed leaves it to the launcher to end the other one.
+    assert sentence in output if config == "deepspeed_zero2" else output.count(sentence) == 2, output
+    assert "The checkpoint of step 2 stands: make room, or mend the disk" in output[output.index(sentence) :]
+    assert list(list_checkpoints(run)) == [2]
+
+
+APART = """
+import os, sys
+from ddpm_hf.training import run_folder
+from ddpm_hf.training.train import main
+
+os.chdir(os.path.join(sys.argv[1], os.environ["RANK"]))
+run_folder.SECONDS_UNTIL_SEEN = 1
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "output_dir='run' must be on a disk that all machines share"),
+        ({"dataset": "/no/such/data"}, "Cannot read split 'train' of dataset='/no/such/data'"),
+    ],
+)
+def test_what_one_process_finds_wrong_ends_all(tmp_path, launch, options, changes, message):
+    """Two that do not see the same folder, as on machines without a shared disk; and an error of the main process."""
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    (tmp_path / "script.py").write_text(APART)
+    arguments = flags(options | {"output_dir": "run", "batch_size": 4} | changes)
+    process = launch.start("multi_cpu", *ON_TWO, str(tmp_path / "script.py"), str(tmp_path), *arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert output.count(f"train: error: {message}") == 2, output

@@ -16,6 +16,8 @@ from PIL import Image
 from ddpm_hf.training.arguments import DataArguments, TrainingArguments
 from ddpm_hf.training.data import ImageStream, count_images, open_stream
 from ddpm_hf.training.errors import InputError
+from ddpm_hf.training.held_out import load_held_out
+from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import make_scheduler, train
 from ddpm_hf.training.trainer import Trainer
 
@@ -191,6 +193,15 @@ def test_data_that_shrank_and_other_processes_are_refused(source, tmp_path):
         stream_of(shrunk).load_position(tmp_path)
 
 
+def test_a_process_without_images_says_so(tmp_path):
+    source = opened(write_shards(tmp_path / "few", (2,)))
+    assert sorted(numbers_of(stream_of(source, process_index=1, num_processes=3), 1, 2).ravel()) == [1, 1]
+    with pytest.raises(
+        InputError, match=r"Process 2 .* of 3 gets no images .* 1 shard\(s\) has more than 2\. Start fewer"
+    ):
+        numbers_of(stream_of(source, process_index=2, num_processes=3), 1, 1)
+
+
 # --- what cannot be read
 
 
@@ -358,6 +369,24 @@ def test_a_plan_of_a_stream(options, capsys):
     assert "a stream of images of 1x8x8" in printed
     assert "passes over the data" not in printed
     assert not os.path.exists(options["output_dir"])
+
+
+def test_held_out_images_are_streamed_too(options, tmp_path, source, make_accelerator):
+    """The first ones, from shards in an order by the seed, without those that are damaged; and nothing is prepared."""
+    values = [stored(100 + number) for number in range(9)]
+    values[4] = b"nothing"
+    write_shards(tmp_path / "test", (4, 5), values)
+    for path in sorted((tmp_path / "test").iterdir()):
+        path.rename(tmp_path / "shards" / path.name.replace("train", "test"))
+    options |= {"eval_split": "test", "eval_every": 2, "eval_steps": 2, "max_train_steps": 2}
+    given = TrainingArguments(**options, num_eval_images=6, class_conditional=True)
+    held_out = load_held_out(given, opened(options["dataset"], class_conditional=True), make_accelerator())
+    numbers = held_out["images"][:, 0, 0, 0] - 100
+    assert numbers.tolist() in ([0, 1, 2, 3, 5], [5, 6, 7, 8, 0])
+    assert torch.equal(held_out["labels"], numbers.long() % 3)
+    folder = train(TrainingArguments(**options))
+    assert len(read_rows(folder / "bits_per_dim.csv")) == 1
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 @pytest.mark.slow

@@ -93,7 +93,8 @@ def test_a_finished_run_says_so_and_does_nothing(options, capsys):
 
 def test_more_steps_continue_a_finished_run(options, tmp_path):
     train(TrainingArguments(**options))
-    folder = train(TrainingArguments(**options | {"max_train_steps": 6}))
+    decoded_each_time = {"in_memory_limit_gb": 0.0, "on_disk_limit_gb": 0.0}
+    folder = train(TrainingArguments(**options | {"max_train_steps": 6}, **decoded_each_time))
     assert list(list_checkpoints(folder)) == [4, 6]
     straight = train(TrainingArguments(**options | {"max_train_steps": 6, "output_dir": str(tmp_path / "straight")}))
     name = "unet/diffusion_pytorch_model.safetensors"
@@ -124,6 +125,16 @@ def test_another_run_s_folder_is_refused_and_untouched(options):
     with pytest.raises(InputError, match="holds another run, with batch_size=4 instead of 2; seed=3 instead of 5"):
         train(TrainingArguments(**options | {"batch_size": 2, "seed": 5}))
     assert files_of(folder) == before
+
+
+def test_a_run_that_ended_before_its_first_update_leaves_nothing_to_protect(options, tmp_path):
+    """What its error advises is another option."""
+    (tmp_path / "images" / "cat" / "03.png").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="03.png.* or leave out --strict_data"):
+        train(TrainingArguments(**options, strict_data=True))
+    folder = train(TrainingArguments(**options | {"batch_size": 2}))
+    assert max(list_checkpoints(folder)) == 4
+    assert yaml.safe_load((folder / "training_args.yaml").read_text())["batch_size"] == 2
 
 
 def test_a_folder_of_other_files_is_refused_and_untouched(options, tmp_path):

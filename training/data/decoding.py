@@ -120,12 +120,21 @@ def fill_gaps(batch, batch_size, damaged):
     return {name: tensor[fill] for name, tensor in batch.items()}
 
 
-def decoding_workers(wanted, pixels):
-    """Processes that decode: as many as wanted, by default this process's share of the cores, if it pays."""
+def decoding_workers(wanted, pixels, alone=False):
+    """Processes that decode: as many as wanted, by default this process's share of the cores, if it pays.
+
+    Where it decodes `alone`, while the other processes of the machine wait for it, its share is all of them.
+    """
     if wanted is not None:
         return wanted
     processes_here = get_int_from_env(["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"], 1)
-    return max(1, os.cpu_count() // processes_here) if pixels > PIXELS_WORTH_PROCESSES else 0
+    share = max(1, _usable_cores() // (1 if alone else processes_here))
+    return share if pixels > PIXELS_WORTH_PROCESSES else 0
+
+
+def _usable_cores():
+    """Those that this process may run on, which a queue or a container makes fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def decode_all(source, workers=0):
@@ -143,19 +152,19 @@ def decode_all(source, workers=0):
             damaged |= batch["damaged"]
             labels.append(batch.get("labels"))
             bar.update(len(batch["images"]) + len(batch["damaged"]))
-    report_damage(source, len(damaged), list(damaged.values()))
+    report_damage(len(source), len(damaged), list(damaged.values()))
     tensors = {"images": images[:filled]}
     return tensors if source.labels is None else tensors | {"labels": torch.cat(labels)}
 
 
-def report_damage(source, number, damaged):
+def report_damage(num_images, number, damaged):
     """Counts and names (the first of) the images that cannot be read.
 
     Raises:
         InputError: if there are no others.
     """
-    if number == len(source):
+    if number == num_images:
         raise InputError(f"Not one of {number} images can be read: {damaged[0]}.")
     if number:
         named = "; ".join(damaged[:DAMAGED_TO_NAME])
-        logger.warning("Skipped %d of %d images, which cannot be read: %s", number, len(source), named)
+        logger.warning("Skipped %d of %d images, which cannot be read: %s", number, num_images, named)

@@ -72,14 +72,14 @@ def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_
         return ImagesInMemory(source.tensors())
     if crop_seed is not None:
         return ImagesOnDemand(source, crop_seed)
-    workers = decoding_workers(workers, source.pixels)
     in_memory = source.decoded_bytes <= memory_limit_gb * 2**30
-    if in_memory and source.pixels <= PIXELS_WORTH_PROCESSES:
-        return ImagesInMemory(decode_all(source, workers))
-    if _fits_on_disk(source, disk_limit_gb):
-        mapped = decode_to_disk(source, workers)
+    is_decoded_at_once = in_memory and source.pixels <= PIXELS_WORTH_PROCESSES
+    if not is_decoded_at_once and _fits_on_disk(source, disk_limit_gb):
+        mapped = decode_to_disk(source, decoding_workers(workers, source.pixels, alone=True))
         return ImagesInMemory(mapped.read()) if in_memory else mapped
-    return ImagesInMemory(decode_all(source, workers)) if in_memory else ImagesOnDemand(source)
+    if not in_memory:
+        return ImagesOnDemand(source)
+    return ImagesInMemory(decode_all(source, decoding_workers(workers, source.pixels)))
 
 
 def _fits_on_disk(source, limit_gb):

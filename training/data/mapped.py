@@ -140,4 +140,4 @@ def _check_damage(source, rows):
     """The cache has the rows that could be read; what is wrong with the others is seen by reading them again."""
     missing = np.setdiff1d(np.arange(len(source)), rows)
     named = ImageReader(source).__getitems__(missing[:DAMAGED_TO_NAME])["damaged"] if len(missing) else {}
-    report_damage(source, len(missing), list(named.values()))
+    report_damage(len(source), len(missing), list(named.values()))

@@ -10,7 +10,7 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm.auto import tqdm
 
-from ddpm_hf.training.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged
+from ddpm_hf.training.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
 from ddpm_hf.training.data.opening import find_image_column, find_label_column, open_rows
 from ddpm_hf.training.data.survey import IMAGES_PER_READ, survey
 from ddpm_hf.training.data.walking import as_it_is, batches
@@ -153,7 +154,7 @@ class RowStream(IterableDataset):
 
     def __init__(self, source, batch_size, block_size, seed, process_index=0, num_processes=1, position=None):
         self.source, self.batch_size, self.block_size, self.seed = source, batch_size, block_size, seed
-        self.process_index = process_index
+        self.process_index, self.num_processes = process_index, num_processes
         share_rows = source.num_shards < num_processes
         self.row_step, self.first_row = (num_processes, process_index) if share_rows else (1, 0)
         self.turn_step, first_turn = (1, 0) if share_rows else (num_processes, process_index)
@@ -169,6 +170,10 @@ class RowStream(IterableDataset):
                     batch = []
         except InputError as error:  # carried to where `raising` raises it
             yield error
+
+    def first_epoch(self):
+        """The rows of one epoch from the position on: shard after shard, and not shuffled."""
+        return takewhile(lambda row: row is not None, self._rows(self.position.turn, self.position.row))
 
     def _shuffled(self):
         """Rows in the order of their blocks' permutations, and the position after each.
@@ -187,16 +192,29 @@ class RowStream(IterableDataset):
             block, used = _read_on(following, rows, self.block_size), 0
 
     def _rows(self, first_turn, first_row):
-        """This process's rows from one on, for ever, with None at the end of each epoch."""
+        """This process's rows from one on, for ever, with None at the end of each epoch.
+
+        Raises:
+            InputError: if it has none, and would look for them for ever.
+        """
         order, num_shards = lru_cache(maxsize=1)(self._order), self.source.num_shards
+        has_rows = False
         for turn in count(first_turn, self.turn_step):
             epoch, place = divmod(turn, num_shards)
             shard = int(order(epoch)[place])
             for row, values in self._shard(shard, first_row):
                 if row % self.row_step == self.first_row:
+                    has_rows = True
                     yield StoredRow(turn, shard, row, values)
             first_row = 0
             if (turn + self.turn_step) // num_shards != epoch:
+                # Where processes take turns with the shards, another epoch brings it others.
+                if self.row_step > 1 and not has_rows:
+                    raise InputError(
+                        f"Process {self.process_index} (counted from 0) of {self.num_processes} gets no images of the stream: "
+                        f"none of its {num_shards} shard(s) has more than {self.first_row}. Start fewer processes, or leave out "
+                        "--streaming."
+                    )
                 yield None
 
     def _order(self, epoch):
@@ -238,10 +256,15 @@ class RowDecoder(Dataset):
     def __getitems__(self, wanted):
         if isinstance(wanted, InputError):
             return wanted
-        source, (rows, position) = self.source, wanted
-        places = None
+        (rows, position), places = wanted, None
         if self.crop_seed is not None:
             places = np.random.default_rng((self.crop_seed, *position)).random((len(rows), 2))
+        batch, damaged = self.decode(rows, places)
+        return fill_gaps(batch, len(rows), list(damaged.values())) | {"damaged": damaged, "position": position}
+
+    def decode(self, rows, places=None):
+        """Those of the rows that can be read, and why each of the others cannot, by its name."""
+        source = self.source
         images, read, damaged = decode_readable([row.values[source.column] for row in rows], source.form, places)
         damaged = {_name(rows[number]): why for number, why in damaged.items()}
         if damaged and source.strict:
@@ -249,7 +272,7 @@ class RowDecoder(Dataset):
         batch = {"images": torch.from_numpy(images)}
         if source.label_column is not None:
             batch["labels"] = torch.tensor([self._label(rows[number]) for number in read], dtype=torch.int64)
-        return fill_gaps(batch, len(rows), list(damaged.values())) | {"damaged": damaged, "position": position}
+        return batch, damaged
 
     def _label(self, row):
         column, label = self.source.label_column, row.values[self.source.label_column]
@@ -263,6 +286,29 @@ class RowDecoder(Dataset):
 
 def _name(row):
     return f"row {row.row} of shard {row.shard}"
+
+
+def decode_first(source, num_images, seed):
+    """The first images of a stream whose shards come in an order by `seed`, as `decode_all` gives them.
+
+    Args:
+        source (`StreamSource`): which stream.
+        num_images (`int`): so many stored ones, or all that there are.
+
+    Raises:
+        InputError: if none of them can be read.
+    """
+    rows = islice(RowStream(source, batch_size=1, block_size=1, seed=seed).first_epoch(), num_images)
+    decoder, decoded, damaged, number = RowDecoder(source), [], {}, 0
+    with tqdm(total=num_images, unit="image", desc="Reading", delay=2) as bar:
+        while part := list(islice(rows, IMAGES_PER_READ)):
+            batch, why = decoder.decode(part)
+            decoded.append(batch)
+            damaged |= {name: f"{name} {reason}" for name, reason in why.items()}
+            number += len(part)
+            bar.update(len(part))
+    report_damage(number, len(damaged), list(damaged.values()))
+    return {name: torch.cat([batch[name] for batch in decoded]) for name in decoded[0]}
 
 
 class ImageStream:
