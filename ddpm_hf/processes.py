@@ -57,6 +57,7 @@ def together(accelerator, work, errors=InputError, main_process_only=False):
         except errors as error:
             problem = " ".join(str(error).split())
     problems = [problem for problem in gather_parts([problem], accelerator) if problem is not None]
+    accelerator.wait_for_everyone()  # what raises may end the program: see `leave_processes`
     if problems:
         raise InputError(problems[0])
     return result

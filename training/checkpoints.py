@@ -66,7 +66,7 @@ def save_checkpoint(accelerator, output_dir, step, limit, about):
             "disk, and run the same command again to go on."
         ) from error
     if accelerator.is_main_process:
-        _rotate(output_dir, limit)
+        remove_old_checkpoints(output_dir, limit)
     accelerator.wait_for_everyone()
 
 
@@ -97,7 +97,8 @@ def _seal(aside, final, about):
     flush_to_disk(final.parent)
 
 
-def _rotate(output_dir, limit):
+def remove_old_checkpoints(output_dir, limit):
+    """All but the newest `limit`, and those that were set aside as damaged."""
     damaged = (Path(output_dir) / FOLDER).glob(f"*{DAMAGED}")
     for old in [*list(list_checkpoints(output_dir).values())[:-limit], *damaged]:
         # First by name, so that what is half removed is not taken for a checkpoint.

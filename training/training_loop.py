@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ddpm_hf.processes import leave_processes
 from ddpm_hf.training import loss_curve
 from ddpm_hf.training.batch_seeds import seed_batch
-from ddpm_hf.training.checkpoints import load_newest_checkpoint, save_checkpoint
+from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
 from ddpm_hf.training.data import (
     EndlessBatches,
     ImageStream,
@@ -326,3 +326,6 @@ class TrainingLoop:
                     part.gather()
                 save_checkpoint(self.accelerator, self.folder, step, limit, about)
                 self.saved_step = step
+            elif self.is_last() and self.accelerator.is_main_process:
+                # A run that was killed after its last save had not come to this.
+                remove_old_checkpoints(self.folder, limit)

@@ -98,6 +98,7 @@ def run(straight, tmp_path):
     "operation",
     [
         "os.rename checkpoints/step-000002.tmp",  # whole, and without its name
+        "os.rename checkpoints/step-000002",  # the last one has its name, and the old one is still there
         "os.rename new.tmp/unet/diffusion_pytorch_model.safetensors",  # some of the pipeline moved in
     ],
 )
