@@ -156,12 +156,12 @@ def local_errors(
     check_labels(class_labels, num_paths)
     pipeline = GaussianDiffusionPipeline(unet, chain)
     fine = sorted({*candidates, *((a + b) // 2 for a, b in pairwise(candidates))}, reverse=True)
-    chain.set_timesteps(timesteps=fine)
     squares = 0.0
     calls = ceil(num_paths / batch_size) * len(fine)
     with evaluating(unet), tqdm(total=calls, desc="paths", unit="call", disable=not progress_bar) as bar:
         for first in range(0, num_paths, batch_size):
             x_T = starting_noise(unet, seed, first, min(batch_size, num_paths - first))
+            chain.set_timesteps(timesteps=fine)  # and the steps of other paths are forgotten
             labels = pipeline.encode_labels(labels_of(class_labels, first, len(x_T)), 1.0, len(x_T), x_T.device)
             path = _fine_path(pipeline, x_T, labels, set(candidates), bar.update)
             squares = squares + _square_errors(chain, candidates, path, solver_order)

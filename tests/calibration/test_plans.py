@@ -176,6 +176,16 @@ def test_local_errors_are_those_of_the_schedulers_steps(solver_order):
         assert errors[tuple(node)] == pytest.approx(expected, rel=0.1, abs=2e-4)
 
 
+def test_paths_in_batches_are_those_of_one_batch():
+    """Also where the scheduler looks back further, and would find the paths of the batch before."""
+    scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2, corrector=True)
+    unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
+    few, many = (
+        local_errors(unet, scheduler, CANDIDATES, num_paths=5, batch_size=size, progress_bar=False) for size in (3, 5)
+    )
+    np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-7)
+
+
 def starts(place):
     from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 
