@@ -18,7 +18,7 @@ from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.processes import join_processes
+from ddpm_hf.processes import join_processes, main_process_first
 from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import DataArguments
@@ -87,8 +87,7 @@ def calibrate(
     pipeline = loaded.pipeline
     check_plans(plans, plan_cost, pipeline.scheduler.config, of_latents=loaded.encode is not None)
     data = data or DataArguments()
-    with accelerator.main_process_first():  # one process downloads
-        images, labels = load_data(data, loaded.image_config, num_images, seed)
+    images, labels = main_process_first(accelerator, lambda: load_data(data, loaded.image_config, num_images, seed))
     if push_to_hub is not None and accelerator.is_main_process:
         push_to_hub = prepare_repository(push_to_hub).repository
     duration = _duration(loaded, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)

@@ -24,7 +24,7 @@ from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.pipelines.image_grids import LEGIBLE_SIDE
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.processes import gather_parts, join_processes, own_part
+from ddpm_hf.processes import gather_parts, join_processes, main_process_first, own_part
 from ddpm_hf.recipes import check_head
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import DataArguments
@@ -153,8 +153,7 @@ def compare(
 
 
 def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator):
-    with accelerator.main_process_first():  # one process downloads
-        images, labels = load_data(data, pipeline.unet.config)
+    images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config))
     # Data sets are often sorted by class: the first images are to be like all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return Task(

@@ -12,7 +12,7 @@ from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import classes_of, is_of_points
-from ddpm_hf.processes import join_processes
+from ddpm_hf.processes import join_processes, main_process_first
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, draw_points, open_images, open_points
 from ddpm_hf.training.errors import InputError
@@ -59,8 +59,7 @@ def evaluate_bits_per_dim(
         scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
         pipeline.register_modules(scheduler=scheduler)
     data = data or DataArguments(split="test")
-    with accelerator.main_process_first():  # one process downloads
-        images, labels = load_data(data, pipeline.unet.config, num_images, seed)
+    images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config, num_images, seed))
     score = partial(bits_per_dim, pipeline.unet, pipeline.scheduler, batch_size=batch_size, seed=seed)
     calls = ceil(len(images) / (batch_size * accelerator.num_processes)) * (steps or len(pipeline.scheduler))
     first_labels = None if labels is None else labels[:batch_size]

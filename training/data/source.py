@@ -10,8 +10,25 @@ from ddpm_hf.training.data.opening import find_image_column, find_label_column, 
 from ddpm_hf.training.data.survey import spread_values, survey
 
 
+class SquareImages:
+    """What network and scheduler are to know of images that are `channels` and `resolution` large, stored or streamed."""
+
+    @property
+    def kind(self):
+        return f"images of {self.channels}x{self.resolution}x{self.resolution}"
+
+    @property
+    def network_options(self):
+        return {"sample_size": self.resolution, "in_channels": self.channels}
+
+    @property
+    def scheduler_options(self):
+        """The defaults are for images."""
+        return {}
+
+
 @dataclass(frozen=True)
-class ImageSource:
+class ImageSource(SquareImages):
     """A data set opened and looked at, and what its images are to become.
 
     `size` is as in `Survey`; `pixels` are all that there are to decode.
@@ -34,20 +51,6 @@ class ImageSource:
     @property
     def form(self):
         return ImageForm(self.channels, self.resolution, self.center_crop)
-
-    @property
-    def kind(self):
-        return f"images of {self.channels}x{self.resolution}x{self.resolution}"
-
-    @property
-    def network_options(self):
-        """What the network is to know of the data."""
-        return {"sample_size": self.resolution, "in_channels": self.channels}
-
-    @property
-    def scheduler_options(self):
-        """The defaults are for images."""
-        return {}
 
     @property
     def decoded_bytes(self):

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.training.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
 from ddpm_hf.training.data.opening import find_image_column, find_label_column, open_rows
+from ddpm_hf.training.data.source import SquareImages
 from ddpm_hf.training.data.survey import IMAGES_PER_READ, survey
 from ddpm_hf.training.data.walking import as_it_is, batches
 from ddpm_hf.training.errors import InputError
@@ -36,7 +37,7 @@ BATCHES_READ_AHEAD = 16
 
 
 @dataclass(frozen=True)
-class StreamSource:
+class StreamSource(SquareImages):
     """A data set opened as a stream and looked at, and what its images are to become; of how many there are nothing is known.
 
     `label_column` and `num_classes` are None without classes.
@@ -60,20 +61,6 @@ class StreamSource:
     @property
     def num_shards(self):
         return self.rows.num_shards
-
-    @property
-    def kind(self):
-        return f"images of {self.channels}x{self.resolution}x{self.resolution}"
-
-    @property
-    def network_options(self):
-        """What the network is to know of the data."""
-        return {"sample_size": self.resolution, "in_channels": self.channels}
-
-    @property
-    def scheduler_options(self):
-        """The defaults are for images."""
-        return {}
 
 
 def open_stream(args, default_resolution):
