@@ -6,6 +6,7 @@ Both have the layers of `MLPDenoiser`, T = 1000 and the same betas. The plain lo
 over a `TensorDataset`, alphas_cumprod indexed at each step, the time embedding made anew for every point, Adam as it comes,
 `loss.item()`. Ours is the `Trainer` with all that it does beside (clipped gradients, averaged weights, statistics), and also
 its objective and optimizer alone, which do no more than the plain loop. Sampling is measured on some of the 1000 steps.
+What no loop can go below is measured beside: the two large matrix products of a step, and the passes through the network.
 """
 
 import argparse
@@ -142,6 +143,33 @@ def our_sampling(count, steps):
     return lambda: pipeline(count, timesteps=timesteps)
 
 
+def products_of_sampling(count, steps):
+    """The two products of a step for which all timesteps are one: nothing else of the network, and no sampler."""
+    hidden, wide = torch.randn(count, 256), torch.randn(count, 512)
+    into_core, through_core = torch.randn(512, 256), torch.randn(256, 512)
+
+    @torch.no_grad()
+    def run():
+        for _ in range(steps):
+            nn.functional.linear(hidden, into_core)
+            nn.functional.linear(wide, through_core)
+
+    return run
+
+
+def passes_of_training(batch_size, updates):
+    """The forward and the backward pass of the network on one batch: no data, no noise, no optimizer."""
+    network = PlainNetwork()
+    x, t, target = torch.randn(batch_size, 2), torch.randint(STEPS, (batch_size,)), torch.randn(batch_size, 2)
+
+    def run():
+        for _ in range(updates):
+            nn.functional.mse_loss(network(x, t), target).backward()
+            network.zero_grad()
+
+    return run
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 128])
@@ -152,7 +180,7 @@ def main():
     options = parser.parse_args()
     points = open_points(parse_arguments(["--preset", "swiss_roll"])).points
     measured = {}
-    sampling = {"plain loop": plain_sampling, "ddpm_hf": our_sampling}
+    sampling = {"plain loop": plain_sampling, "ddpm_hf": our_sampling, "matrix products alone": products_of_sampling}
     contenders = {name: make(options.points, options.steps) for name, make in sampling.items()}
     for name, row in time_in_turns(contenders, options.repeats).items():
         measured[f"sampling {options.points} points, {name}"] = per_step(row, options.steps)
@@ -161,6 +189,7 @@ def main():
             "plain loop": plain_training(points, batch_size, options.updates),
             "ddpm_hf": our_training(batch_size, options.updates),
             "ddpm_hf, objective and optimizer alone": our_objective(batch_size, options.updates),
+            "passes through the network alone": passes_of_training(batch_size, options.updates),
         }
         for name, row in time_in_turns(contenders, options.repeats).items():
             measured[f"training with batches of {batch_size}, {name}"] = per_step(row, options.updates)

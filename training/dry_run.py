@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
 from ddpm_hf.training.data import count_images, describe_data
 from ddpm_hf.training.health import peak_memory_gb
@@ -35,7 +36,7 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
     seconds = seconds_per_update(trial, batch)
     images_per_update = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     images = images_per_update * total_steps
-    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in memory.items())
+    parts = ", ".join(f"{name} {tqdm.format_sizeof(size, 'B')}" for name, size in memory.items())
     lines = {
         "network": f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}M parameters",
         "data": describe_data(source, source.kind),
@@ -43,8 +44,8 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
         f"{accelerator.num_processes} process(es)",
         "length": f"{total_steps} updates, {images} images{describe_passes(images, count_images(source))}",
         "compute": f"{flops / 1e9:.3f} GFLOPs per image, forward and backward; {flops * images:.2e} FLOPs in all",
-        "memory": f"{format_bytes(sum(memory.values()))} of tensors in each process: {parts}; the most that was taken in "
-        f"this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
+        "memory": f"{tqdm.format_sizeof(sum(memory.values()), 'B')} of tensors in each process: {parts}; the most that was "
+        f"taken in this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
         "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second (median of "
         f"{TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring and saving",
         "writes": describe_files(args, memory, total_steps),
@@ -118,25 +119,17 @@ def describe_files(args, memory, total_steps):
     checkpoint = weights + memory["optimizer"] + memory["averages"]
     times = total_steps // args.checkpoint_every if args.checkpoint_every else 0
     parts = [
-        f"the pipeline of {format_bytes(weights)}",
-        f"{args.checkpoints_limit} checkpoint(s) of {format_bytes(checkpoint)}, {times} times and at the end",
+        f"the pipeline of {tqdm.format_sizeof(weights, 'B')}",
+        f"{args.checkpoints_limit} checkpoint(s) of {tqdm.format_sizeof(checkpoint, 'B')}, {times} times and at the end",
         f"{total_steps // args.sample_every if args.sample_every else 0} grids of samples and one at the end",
         "loss.csv, loss.png, README.md",
     ]
     if args.ema == "power":
         snapshots = math.ceil(total_steps / args.ema_snapshot_every)
-        parts.append(f"ema_snapshots of {format_bytes(snapshots * memory['averages'])}")
+        parts.append(f"ema_snapshots of {tqdm.format_sizeof(snapshots * memory['averages'], 'B')}")
     if args.eval_every:
         parts.append("bits_per_dim.csv")
     return f"into {args.output_dir}: {'; '.join(parts)}"
-
-
-def format_bytes(size):
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
 
 
 def format_seconds(seconds):

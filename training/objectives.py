@@ -111,7 +111,7 @@ def npr_losses(scheduler, output, batch):
 
     "Noise prediction residual" (Bao et al. 2022b, section 3): right whatever the error of eps_hat, which is held fixed.
     """
-    residual = batch.noise - predicted_epsilon(scheduler, output.detach(), batch.timesteps, batch.noisy)
+    residual = batch.noise - scheduler.get_epsilon(output.detach(), batch.timesteps, batch.noisy)
     return _head_losses(output, residual.square())
 
 
@@ -121,7 +121,7 @@ def sn_losses(scheduler, output, batch):
     "Squared noise" (Bao et al. 2022b, section 3), where the network predicts E[eps^2 | x_t] itself: see
     `ddpm_hf.schedulers.covariances.head_covariance`. Right where eps_hat is.
     """
-    epsilon = predicted_epsilon(scheduler, output.detach(), batch.timesteps, batch.noisy)
+    epsilon = scheduler.get_epsilon(output.detach(), batch.timesteps, batch.noisy)
     return _head_losses(output, batch.noise.square() - epsilon.square())
 
 
@@ -140,16 +140,11 @@ def ocm_losses(scheduler, predict, batch, probe):
     # also made with a derivative of zero of its weights), has no fused attention, and no group norm under autocast.
     noisy = batch.noisy.detach().requires_grad_()
     output = predict(noisy)
-    epsilon = predicted_epsilon(scheduler, output, batch.timesteps, noisy)
+    epsilon = scheduler.get_epsilon(output, batch.timesteps, noisy)
     (product,) = torch.autograd.grad(epsilon, noisy, probe, retain_graph=True)
     # sqrt(1 - abar_t) times a tensor is what noise adds to x_t. So it is computed where x_t is, and the host does not wait.
     scaled = scheduler.add_noise(torch.zeros_like(product), probe * product, batch.timesteps)
     return _head_losses(output, 1 - scaled)
-
-
-def predicted_epsilon(scheduler, output, timesteps, noisy):
-    """eps_hat as the network means it, whatever it predicts; `scheduler` must not clip."""
-    return scheduler.p_mean_variance(output, timesteps, noisy, use_clipped_model_output=False).pred_epsilon
 
 
 def rademacher_like(tensor):

@@ -35,15 +35,8 @@ logger = logging.get_logger(__name__)
 FEWEST_DRAWS = 4
 # As many calls for each image as sampling it in 100 steps takes.
 TIMESTEPS_PER_IMAGE = 100
-# The network's own prediction: nothing of it clipped, whatever sampling does.
-RAW_PREDICTION = {
-    "variance_type": "fixed_small",
-    "clip_sample": False,
-    "thresholding": False,
-    "use_clipped_model_output": False,
-    "timestep_spacing": "leading",
-    "timestep_plans": None,
-}
+# What no measurement needs, and what another network than this may have been made for.
+PLAIN_CHAIN = {"variance_type": "fixed_small", "timestep_spacing": "leading", "timestep_plans": None}
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def estimate_mean_square_epsilon(
             chain, a prediction that is not finite, and a `state_file` of another estimate.
     """
     unet = unet if accelerator is None else accelerator.unwrap_model(unet)
-    chain = discrete_chain(scheduler, "be calibrated", **RAW_PREDICTION)
+    chain = discrete_chain(scheduler, "be calibrated", **PLAIN_CHAIN)
     check_chain_length(unet, chain)
     pipeline = GaussianDiffusionPipeline(unet, chain)
     per_image = min(TIMESTEPS_PER_IMAGE, len(chain)) if timesteps_per_image is None else timesteps_per_image
@@ -203,10 +196,9 @@ def _draws_of_batch(pipeline, x0, timesteps, labels, generators, update_bar):
     labels = pipeline.encode_labels(labels, batch_size=len(x0), device=device)
     predicted, known, residual = [], [], []
     noises = noise_of_steps(generators, timesteps.shape[1], x0)
-    for t, t_on_device, noise in zip(timesteps.T, timesteps.T.to(device), noises, strict=True):
-        x_t = scheduler.add_noise(x0, noise, t_on_device)
-        output = pipeline.predict(x_t, t_on_device, t_on_device, labels)
-        epsilon = scheduler.p_mean_variance(output, t, x_t, prev_timestep=-1).pred_epsilon
+    for t, noise in zip(timesteps.T.to(device), noises, strict=True):
+        x_t = scheduler.add_noise(x0, noise, t)
+        epsilon = scheduler.get_epsilon(pipeline.predict(x_t, t, t, labels), t, x_t)
         predicted.append(_mean_square(epsilon))
         known.append(_mean_square(noise) - 1)
         residual.append(_mean_square(noise - epsilon))

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
+from tqdm.auto import tqdm
 
 from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
 from ddpm_hf.hub.model_folder import check_model_folder, files_to_share
@@ -71,7 +72,7 @@ class Push(NamedTuple):
         """A line for each file that a commit changes, and the sum."""
         kinds = {"new": self.changes.new, "changed": self.changes.changed, "removed": self.changes.removed}
         lines = [
-            f"{kind:8} {_readable(self.sizes.get(name, 0)):>8}  {name}"
+            f"{kind:8} {tqdm.format_sizeof(self.sizes.get(name, 0), 'B'):>8}  {name}"
             for kind, names in kinds.items()
             for name in names
         ]
@@ -79,7 +80,7 @@ class Push(NamedTuple):
         sent = sum(self.sizes[name] for name in self.changes.new + self.changes.changed)
         place = "a pull request to" if self.target.create_pr else f"{self.target.revision} of"
         lines.append(
-            f"{len(self.changes.new + self.changes.changed)} files, {_readable(sent)}, for {place} "
+            f"{len(self.changes.new + self.changes.changed)} files, {tqdm.format_sizeof(sent, 'B')}, for {place} "
             f"{self.target.repository}; {len(self.changes.same)} are there already"
         )
         return "\n".join(lines)
@@ -353,14 +354,6 @@ def _license_there(target):
 
 def _size(content):
     return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _readable(size):
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
 
 
 def _sizes(files):

@@ -549,6 +549,22 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
                 "at eta=0: use guidance_form='score', or eta > 0."
             )
 
+    def get_epsilon(self, model_output, timesteps, sample):
+        """eps_hat as the network means it, whatever it predicts: x0 or v too (Salimans & Ho 2022, appendix D).
+
+        Nothing is clipped, and a variance head is left out. Half precision gives float32.
+
+        Args:
+            timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.
+        """
+        output, _, x_t = self._prepared(model_output, sample)
+        if self.config.prediction_type == "epsilon":
+            return output
+        signal, sigma = self._signal_and_sigma(timesteps, x_t)
+        if self.config.prediction_type == "sample":
+            return (x_t - signal * output) / sigma
+        return _affine(signal, output, sigma, x_t)
+
     def _prepared(self, model_output, sample):
         """The prediction, the variance head (or None) and x_t, in the dtype of the arithmetic."""
         channels, given = sample.shape[1], model_output.shape[1]

@@ -107,8 +107,7 @@ def draw_score_field(scheduler, predict, data, timesteps, limit=3.0, arrows=18):
 def score(scheduler, predict, x_t, timestep):
     """d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t), of x_t's shape (Song et al. 2021, section 3.3)."""
     t = torch.tensor(timestep)
-    kernel = scheduler.p_mean_variance(predict(x_t, t), t, x_t, use_clipped_model_output=False)
-    return -kernel.pred_epsilon / (1 - scheduler.alpha_bar(t)).sqrt().to(x_t.dtype)
+    return -scheduler.get_epsilon(predict(x_t, t), t, x_t) / (1 - scheduler.alpha_bar(t)).sqrt().to(x_t.dtype)
 
 
 def _cut(arrows):

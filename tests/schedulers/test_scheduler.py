@@ -243,6 +243,21 @@ def test_trained_betas_and_short_chains(batch):
     assert_close(step.prev_sample, step.pred_original_sample)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("options", [{}, {"thresholding": True}, {"variance_type": "learned"}])
+def test_get_epsilon_is_the_noise_whatever_is_predicted_and_clipped(batch, prediction_type, options):
+    scheduler = GaussianDiffusionScheduler(prediction_type=prediction_type, **options)
+    x0, noise = 5 * batch[1], torch.randn_like(batch[1])
+    for timesteps in (0, torch.tensor(400), torch.tensor([0, 400, 999])):
+        exact = {"epsilon": noise, "sample": x0, "v_prediction": scheduler.get_velocity(x0, noise, timesteps)}
+        output = exact[prediction_type]
+        if options.get("variance_type") == "learned":
+            output = torch.cat([output, torch.full_like(output, 7.0)], dim=1)
+        x_t = scheduler.add_noise(x0, noise, timesteps)
+        assert_close(scheduler.get_epsilon(output, timesteps, x_t), noise, rtol=1e-9, atol=1e-9)
+        assert scheduler.get_epsilon(output.half(), timesteps, x_t.half()).dtype == torch.float32
+
+
 def test_zero_terminal_snr(batch):
     scheduler = GaussianDiffusionScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
     scheduler.set_timesteps(10)

@@ -9,7 +9,7 @@ from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_size import largest_batch_size, with_fitting_batch
 from ddpm_hf.training.data import open_images
-from ddpm_hf.training.dry_run import describe_plan, flops_per_image, format_bytes, saved_activations
+from ddpm_hf.training.dry_run import describe_plan, flops_per_image, saved_activations
 from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.train import main, train
 
@@ -150,13 +150,3 @@ def test_a_batch_that_fits_trains_what_it_would_have_trained(options, tmp_path):
     found = train(TrainingArguments(**options | {"output_dir": str(tmp_path / "found"), "find_batch_size": True}))
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (plain / name).read_bytes() == (found / name).read_bytes()
-
-
-def test_sizes_in_words():
-    assert [format_bytes(size) for size in (0, 999, 1000, 2_345_678, 3e12)] == [
-        "0 B",
-        "999 B",
-        "1 KB",
-        "2 MB",
-        "3000.00 GB",
-    ]

@@ -303,7 +303,7 @@ def test_ocm_targets_have_the_diagonal_of_the_jacobian_as_mean(attending_unet, p
 
     def epsilon(x):
         output = attending_unet(x, timestep).sample
-        return scheduler.p_mean_variance(output, timestep, x, use_clipped_model_output=False).pred_epsilon
+        return scheduler.get_epsilon(output, timestep, x)
 
     jacobian = torch.autograd.functional.jacobian(epsilon, x_t).view(64, 64)
     probes = hadamard(64).view(64, 1, 8, 8)

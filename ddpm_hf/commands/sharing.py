@@ -1,0 +1,76 @@
+"""The verbs that give a model to others: `push`, `export`, `demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddpm_hf.commands.options import Device, Model, fastest_device
+
+app = typer.Typer()
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A pipeline folder.")],
+    repository: Annotated[str, typer.Argument(help="NAME or OWNER/NAME on the Hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it as a private one.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, made from main if it is not there; main by default.")
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create_pr", help="Offer the commit as a pull request.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry_run", help="Say which files would change, with their sizes, and change nothing.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="For the model card, as the Hub spells it: apache-2.0.")] = None,
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="A folder of `compare` or `evaluate` for the card; may be repeated.")
+    ] = None,
+):
+    """Upload a pipeline folder with a model card, in one commit; the same command again goes on where it stopped."""
+    from ddpm_hf.hub.push import push_folder
+
+    pushed = push_folder(folder, repository, private or None, revision, create_pr, dry_run, license, evaluation or ())
+    typer.echo(str(pushed))
+    typer.echo("Nothing was changed (--dry_run)." if dry_run else f"Uploaded: {pushed.url}")
+
+
+@app.command()
+def export(
+    model: Model,
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="A folder that is not there yet.")],
+    stock: Annotated[bool, typer.Option("--stock", help="Stock classes of diffusers alone, without code.")] = False,
+):
+    """Write a model as a repository: with the code that runs it, or of stock classes alone."""
+    from ddpm_hf.hub.export import export_self_contained, export_stock
+
+    if not stock:
+        export_self_contained(model, output_dir)
+    else:
+        for loss in export_stock(model, output_dir):
+            typer.echo(f"not held by stock classes: {loss}")
+    typer.echo(f"The repository is in {output_dir}")
+
+
+@app.command()
+def demo(
+    model: Model,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on by default.")
+    ] = None,
+    device: Device = None,
+    space: Annotated[
+        Path | None, typer.Option(help="Write a folder for a Space of the Hub instead; it must not be there yet.")
+    ] = None,
+):
+    """Serve a page on this machine that draws images, as they form, by any sampler that the model can run."""
+    if space is None:
+        from ddpm_hf.hub.demo import serve
+
+        return serve(model, port, device or fastest_device())
+    from ddpm_hf.hub.space import write_space
+
+    if port is not None:
+        raise ValueError("--port is of a page on this machine; leave it out with --space.")
+    write_space(model, space)
+    typer.echo(f"The Space is in {space}; `hf upload OWNER/NAME {space} . --type space` shares it.")
