@@ -63,8 +63,8 @@ def calibrate(
         num_images (`int`): as many, drawn at random by `seed`.
         plans (`list[int]`, *optional*): numbers of steps K to plan timesteps for.
         plan_cost (`str`): what plans are made to keep low: "bound", the variational bound, for likelihood; "local_error",
-            the errors of deterministic second-order steps, for samples in very few steps; "global_error", what those
-            errors have become in the samples, for samples in more steps.
+            the errors of deterministic second-order steps, for samples; "global_error", what those errors have become in
+            the samples, which takes 2.5 times the network calls and makes better ones.
         batch_size (`int`): images at a time and process.
         seed (`int`): of the noise, of the timesteps, and of the choice of images.
         device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.

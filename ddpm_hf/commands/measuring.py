@@ -68,7 +68,7 @@ def calibrate(
         str,
         typer.Option(
             "--plan_cost",
-            help="What a plan keeps low: bound (likelihood), local_error (samples in few steps), global_error (in more).",
+            help="What a plan keeps low: bound (likelihood), local_error (samples), global_error (samples; slower, better).",
         ),
     ] = "bound",
     push_to_hub: Annotated[
