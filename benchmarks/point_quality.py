@@ -1,6 +1,6 @@
 """A trained model of a swiss roll: how far its samples are from fresh data, by sampler and number of network calls.
 
-python benchmarks/point_quality.py MODEL [--points 5000] [--steps 25] [--seeds 0 1 2 3 4]
+python benchmarks/point_quality.py MODEL [--points 5000] [--steps 25] [--seeds 0 1 .. 9]
 
 MODEL is the folder of `ddpm-hf train --preset swiss_roll`, calibrated by `ddpm-hf calibrate MODEL --dataset swiss_roll`. The
 distance is the sliced Wasserstein distance of the standardised points; beside it stands that of two draws of the data.
@@ -19,7 +19,10 @@ from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import open_points
 
-RECIPES = ("ddpm", "ddpm-large", "ddim", "analytic-ddpm", "analytic-ddim", "ddim-2m", "ddim-2m-pc", "ddpm-2m")
+RECIPES = (
+    *("ddpm", "ddpm-large", "ddim", "analytic-ddpm", "analytic-ddim", "ddim-2m", "ddim-2m-pc", "ddpm-2m"),
+    *("analytic-ddpm@quadratic", "ddim-2m@logsnr", "ddpm-2m@logsnr", "ddpm-2m@quadratic"),
+)
 PROJECTIONS = 500
 
 
@@ -32,16 +35,19 @@ def distance(samples, points):
     return sliced_wasserstein(samples, points, PROJECTIONS, torch.Generator().manual_seed(0))
 
 
-def measure(pipeline, recipe, steps, count, seeds):
+def measure(pipeline, name, steps, count, seeds):
+    """`name` is that of a recipe, or RECIPE@SPACING for other timesteps than its own."""
     config = pipeline.unet.config
-    own = GaussianDiffusionPipeline(pipeline.unet, with_recipe(pipeline.scheduler, recipe, **changes_for(config)))
+    recipe, _, spacing = name.partition("@")
+    changes = changes_for(config) | ({"timestep_spacing": spacing} if spacing else {})
+    own = GaussianDiffusionPipeline(pipeline.unet, with_recipe(pipeline.scheduler, recipe, **changes))
     own.set_progress_bar_config(disable=True)
     distances = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         samples = own(count, generator=generator, num_inference_steps=steps, output_type="latent").images
         distances.append(distance(samples, fresh(config, f"test{seed}", count)))
-    return Measurement(recipe, steps, distances, own.scheduler.timesteps.tolist())
+    return Measurement(name, steps, distances, own.scheduler.timesteps.tolist())
 
 
 def main():
@@ -49,7 +55,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--points", type=int, default=5000)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(10))
     options = parser.parse_args()
     pipeline = GaussianDiffusionPipeline.from_pretrained(options.model)
     config, count = pipeline.unet.config, options.points
