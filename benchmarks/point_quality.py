@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, write_report
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
-from ddpm_hf.recipes import changes_for, with_recipe
+from ddpm_hf.evaluation.samplers import make_sampler
+from ddpm_hf.recipes import changes_for
 from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.training.data import open_points
 
@@ -38,9 +39,8 @@ def distance(samples, points):
 def measure(pipeline, name, steps, count, seeds):
     """`name` is that of a recipe, or RECIPE@SPACING for other timesteps than its own."""
     config = pipeline.unet.config
-    recipe, _, spacing = name.partition("@")
-    changes = changes_for(config) | ({"timestep_spacing": spacing} if spacing else {})
-    own = GaussianDiffusionPipeline(pipeline.unet, with_recipe(pipeline.scheduler, recipe, **changes))
+    sampler = make_sampler(name, pipeline.scheduler)
+    own = GaussianDiffusionPipeline(pipeline.unet, sampler.from_config(sampler.config, **changes_for(config)))
     own.set_progress_bar_config(disable=True)
     distances = []
     for seed in seeds:

@@ -26,6 +26,7 @@ from ddpm_hf.commands.options import (
 app = typer.Typer(help="Draw what a model, a run or a data set is like, as a PNG or SVG file.", no_args_is_help=True)
 
 Figure = Annotated[Path, typer.Option("--output", help="The PNG or SVG file to write.")]
+Split = Annotated[str, typer.Option(help="As in training.")]
 NumPoints = Annotated[int, typer.Option("--num_samples", min=4, help="Data, and samples, as many.")]
 
 
@@ -48,7 +49,7 @@ def show_forward(
     output: Figure = Path("forward.png"),
     dataset: Dataset = None,
     dataset_config: DatasetConfig = None,
-    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     point_columns: PointColumns = None,
@@ -84,7 +85,7 @@ def show_samples(
     output: Figure = Path("samples.png"),
     dataset_config: DatasetConfig = None,
     point_columns: PointColumns = None,
-    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    split: Split = "train",
     num_samples: NumPoints = 2000,
     steps: Steps = None,
     recipe: Recipe = None,
@@ -141,7 +142,7 @@ def show_score(
     output: Figure = Path("score.png"),
     dataset_config: DatasetConfig = None,
     point_columns: PointColumns = None,
-    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    split: Split = "train",
     num_samples: NumPoints = 1000,
     timesteps: Annotated[str | None, typer.Option(help="0-based, with commas between: a panel for each.")] = None,
     seed: Seed = 0,
@@ -170,7 +171,7 @@ def show_variances(
     steps: Annotated[int, typer.Option(min=2, help="Of the trajectory.")] = 25,
     dataset: Dataset = None,
     dataset_config: DatasetConfig = None,
-    split: Annotated[str, typer.Option(help="As in training.")] = "train",
+    split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     point_columns: PointColumns = None,

@@ -558,12 +558,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.
         """
         output, _, x_t = self._prepared(model_output, sample)
-        if self.config.prediction_type == "epsilon":
-            return output
-        signal, sigma = self._signal_and_sigma(timesteps, x_t)
-        if self.config.prediction_type == "sample":
-            return (x_t - signal * output) / sigma
-        return _affine(signal, output, sigma, x_t)
+        _, _, of_sample, of_output = self._prediction_factors(*self._signal_and_sigma(timesteps, x_t))
+        return _affine(of_sample, x_t, of_output, output)
 
     def _prepared(self, model_output, sample):
         """The prediction, the variance head (or None) and x_t, in the dtype of the arithmetic."""
@@ -758,14 +754,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         beta = 1 - alpha_bar_t / alpha_bar_s
         beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
         direction = ((1 - alpha_bar_s) * (1 - eta**2 * beta / (1 - alpha_bar_t)).clamp(min=0)).sqrt()
-        prediction = {
-            "epsilon": (1 / signal, -sigma / signal, zero, one),
-            "sample": (zero, one, 1 / sigma, -signal / sigma),
-            "v_prediction": (signal, -sigma, sigma, signal),
-        }
         small = beta_tilde.masked_fill(to_data, small_to_data)
         large = beta if large_to_data is None else beta.masked_fill(to_data, large_to_data)
-        x0_sample, x0_output, eps_sample, eps_output = prediction[self.config.prediction_type]
+        x0_sample, x0_output, eps_sample, eps_output = self._prediction_factors(signal, sigma)
         posterior_x0 = alpha_bar_s.sqrt() - signal * direction / sigma
         transition = Transition(
             x0_sample=x0_sample,
@@ -794,6 +785,15 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             noisy=(~to_data).to(one.dtype),
         )
         return transition._asdict()
+
+    def _prediction_factors(self, signal, sigma):
+        """What x_t and the output count for in x0_hat, and what in eps_hat."""
+        zero, one = torch.zeros_like(signal), torch.ones_like(signal)
+        return {
+            "epsilon": (1 / signal, -sigma / signal, zero, one),
+            "sample": (zero, one, 1 / sigma, -signal / sigma),
+            "v_prediction": (signal, -sigma, sigma, signal),
+        }[self.config.prediction_type]
 
     def _mean_covariance(self, t, alpha_bar_t):
         if self._mean_square_epsilon is None:
