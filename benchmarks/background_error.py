@@ -12,10 +12,10 @@ import torch
 from side_by_side import RESULTS
 
 from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.data import to_model_range
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.schedulers.covariances import mean_covariance
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import to_model_range
 
 
 @torch.no_grad()

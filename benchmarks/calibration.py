@@ -13,8 +13,8 @@ from side_by_side import report, time_in_turns
 
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.calibration import estimate_mean_square_epsilon
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.training.arguments import DataArguments
 
 
 def main():

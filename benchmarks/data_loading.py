@@ -18,8 +18,7 @@ from PIL import Image
 from side_by_side import report, time_in_turns
 from stock_training import pil_loader
 
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import (
+from ddpm_hf.data import (
     EndlessBatches,
     ImageStream,
     batches,
@@ -28,6 +27,7 @@ from ddpm_hf.training.data import (
     open_stream,
     to_model_range,
 )
+from ddpm_hf.data.arguments import DataArguments
 
 BATCH_SIZE = 64
 SHARDS = 4

@@ -23,9 +23,9 @@ from accelerate.state import AcceleratorState
 from side_by_side import report
 
 from ddpm_hf import DDPMUNet2DModel
+from ddpm_hf.data import ImagesInMemory
 from ddpm_hf.models.presets import UNET_PRESETS
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.data import ImagesInMemory
 from ddpm_hf.training.run_setup import make_accelerator
 from ddpm_hf.training.train import make_scheduler
 from ddpm_hf.training.trainer import Trainer

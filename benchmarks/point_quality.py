@@ -13,12 +13,12 @@ from side_by_side import RESULTS, machine
 from tqdm.auto import tqdm
 
 from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.data import open_points
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, write_report
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
 from ddpm_hf.evaluation.samplers import make_sampler
 from ddpm_hf.recipes import changes_for
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import open_points
 
 RECIPES = (
     *("ddpm", "ddpm-large", "ddim", "analytic-ddpm", "analytic-ddim", "ddim-2m", "ddim-2m-pc", "ddpm-2m"),

@@ -16,9 +16,9 @@ from side_by_side import report, time_in_turns
 from stock_training import StockTraining
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf.data import ImagesInMemory, to_model_range
 from ddpm_hf.models.presets import UNET_PRESETS
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.data import ImagesInMemory, to_model_range
 from ddpm_hf.training.run_setup import make_accelerator
 from ddpm_hf.training.trainer import Trainer
 

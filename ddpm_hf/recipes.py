@@ -1,10 +1,10 @@
 """The samplers of the literature by name: each is a few choices of the one reverse kernel."""
 
 from ddpm_hf.configuration import PACKED_KEY
+from ddpm_hf.errors import InputError
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LEARNED_VARIANCE_TYPES, GaussianDiffusionScheduler
-from ddpm_hf.training.errors import InputError
 
 
 def _recipe(

@@ -5,10 +5,10 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.data import decode_all, draw_images, open_images, to_model_range
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.pipelines.image_grids import sample_images
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import decode_all, draw_images, open_images, to_model_range
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 
 CLASSES = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"

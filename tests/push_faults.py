@@ -23,9 +23,9 @@ from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN, Fault, Hub, lead_client_t
 from huggingface_hub import HfApi
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.hub.retries import Patience
-from ddpm_hf.training.errors import InputError
 
 HUB = Hub()
 threading.Thread(target=HUB.serve_forever, daemon=True).start()

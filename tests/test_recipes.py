@@ -4,8 +4,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.recipes import RECIPES, check_head, with_recipe
-from ddpm_hf.training.errors import InputError
 
 GAMMA = [0.5] * 1000
 

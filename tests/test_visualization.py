@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser, cli
 from ddpm_hf.calibration.reverse_variances import reverse_variances
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
-from ddpm_hf.training.arguments import DataArguments
 from ddpm_hf.visualization import (
     draw_forward_process,
     draw_gamma,

@@ -10,18 +10,19 @@ import os
 import types
 import typing
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import yaml
 from transformers import HfArgumentParser
 
+from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
+from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.models.unet_2d import VARIANCE_HEADS
 from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.objectives import OBJECTIVES
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 
@@ -36,35 +37,6 @@ MAY_CHANGE = {
     *("in_memory_limit_gb", "on_disk_limit_gb"),
     *("max_nonfinite_steps", "ema_snapshot_every", "gradient_checkpointing", "dry_run", "find_batch_size"),
 }
-
-
-def option(default, help):
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class DataArguments:
-    """Which images or points, and how they become tensors."""
-
-    dataset: str | None = option(
-        None,
-        "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
-        f"Fashion-MNIST if not given. Of points, a CSV file too, or one of {', '.join(POINT_CLOUDS)}.",
-    )
-    dataset_config: str | None = option(None, "Configuration of the data set, where it has several.")
-    split: str = option("train", "Split to train on; keep another one for evaluation.")
-    image_column: str | None = option(None, "Column of images; needed only where there are several.")
-    label_column: str | None = option(None, "Column of class labels; needed only where there are several.")
-    class_conditional: bool = option(False, "Learn the classes of the label column, so that samples can be asked for.")
-    resolution: int | None = option(
-        None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
-    )
-    center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
-    point_columns: str | None = option(
-        None, "Columns of points, with commas between; by default all that are not labels."
-    )
-    num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUDS)}.")
-    strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
 
 
 @dataclass

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from accelerate.utils import find_executable_batch_size
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 
 

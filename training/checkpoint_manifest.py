@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xxhash
 
-from ddpm_hf.training.whole_files import flush_to_disk
+from ddpm_hf.files import flush_to_disk
 
 MANIFEST = "manifest.json"
 CHUNK = 16 * 2**20

@@ -14,10 +14,10 @@ from pathlib import Path
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ddpm_hf.processes import together
+from ddpm_hf.distributed import together
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import ASIDE, WRITE_ERRORS, flush_to_disk
 from ddpm_hf.training.checkpoint_manifest import find_damage, forget_cached, read_manifest, write_manifest
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.whole_files import ASIDE, WRITE_ERRORS, flush_to_disk
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_hf.data import to_model_range
 from ddpm_hf.evaluation.measured_model import evaluating
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
-from ddpm_hf.training.data import to_model_range
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.training.arguments import RunArguments, option
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 
 # Channels of one group of the normalizations, of which the first level has as many as this.

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from ddpm_hf.training.data import count_images, describe_data
+from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.training.health import peak_memory_gb
 from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 

@@ -14,8 +14,8 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from ddpm_hf.processes import LONGEST_WAIT, join_processes
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.distributed import LONGEST_WAIT, join_processes
+from ddpm_hf.errors import InputError
 
 
 def join_training(args, **options):

@@ -2,10 +2,7 @@
 
 from dataclasses import fields, replace
 
-from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.processes import main_process_first
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import (
+from ddpm_hf.data import (
     PointSource,
     decode_all,
     decode_first,
@@ -14,7 +11,10 @@ from ddpm_hf.training.data import (
     open_images,
     open_stream,
 )
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.distributed import main_process_first
+from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation import bits_per_dim
 
 
 def load_held_out(args, source, accelerator):

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.whole_files import cannot_write, flush_to_disk, written_whole
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import cannot_write, flush_to_disk, written_whole
 from ddpm_hf.visualization.loss import draw_loss
 from ddpm_hf.visualization.style import save_figure
 

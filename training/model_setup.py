@@ -2,7 +2,7 @@
 
 import torch
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 # What makes training faster, by device, as far as it was measured (docs/training.md, "Speed"). On a CPU neither option
 # gains for these networks. GPUs have not been measured here, so nothing is chosen for them; benchmarks/gpu.py measures.

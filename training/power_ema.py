@@ -24,10 +24,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.training.arguments import read_stds
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.sharding import whole
-from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
 FOLDER = "ema_snapshots"
 NAME = re.compile(r"step-(\d+)_std-\d+\.\d+\.safetensors")

@@ -2,7 +2,7 @@
 
 from accelerate.utils import DistributedType
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 # These lay the state of a process out in their own way, which another of them cannot read.
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)

@@ -5,25 +5,22 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
-import ddpm_hf
+from ddpm_hf.environment import describe_environment
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import aside_name, written_whole
 from ddpm_hf.training.arguments import MAY_CHANGE, option_names, read_stds
 from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.whole_files import aside_name, written_whole
 
 ARGUMENTS_FILE = "training_args.yaml"
 FINISHED_FILE = f"{FOLDER}/finished.json"
 LOGS_FOLDER = "logs"
 # A file may be seen so much later on another machine: network file systems remember for a while what was not there.
 SECONDS_UNTIL_SEEN = 60
-LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "transformers", "huggingface_hub")
 
 
 def check_run_folder(args, num_processes=1):
@@ -187,19 +184,3 @@ def check_folder_is_shared(args):
                 f"{platform.node()} does not see what the main process has written there."
             )
         time.sleep(1)
-
-
-def describe_environment(num_processes=1):
-    versions = {"python": platform.python_version(), "ddpm_hf": ddpm_hf.__version__}
-    versions |= {name: version(name) for name in LIBRARIES}
-    return versions | {"num_processes": num_processes, "git_commit": _git_commit()}
-
-
-def _git_commit():
-    """The commit of the checkout that this code runs from, None where it was installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -8,9 +8,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
-from ddpm_hf.processes import together
-from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.data import (
+from ddpm_hf.data import (
     ImageStream,
     StreamSource,
     count_images,
@@ -19,8 +17,10 @@ from ddpm_hf.training.data import (
     load_images,
     loading_workers,
 )
+from ddpm_hf.distributed import together
+from ddpm_hf.errors import InputError
+from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.engines import join_training
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.run_folder import (
     LOGS_FOLDER,
     check_data_unchanged,

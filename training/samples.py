@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
+from ddpm_hf.distributed import gather_parts, own_part
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.pipelines.image_grids import image_grid
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.processes import gather_parts, own_part
 from ddpm_hf.visualization.point_sets import draw_points
 from ddpm_hf.visualization.style import to_image
 

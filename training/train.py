@@ -14,24 +14,24 @@ from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
+from ddpm_hf.data import PointSource, count_images, open_images, open_points, open_stream
+from ddpm_hf.distributed import leave_processes, main_process_first, together
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
+from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
-from ddpm_hf.processes import leave_processes, main_process_first, together
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
-from ddpm_hf.training.data import PointSource, count_images, open_images, open_points, open_stream
 from ddpm_hf.training.dry_run import describe_plan
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.held_out import load_held_out
-from ddpm_hf.training.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, resume_run, steps_to_do
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
-from ddpm_hf.training.whole_files import moved_in_whole
 
 # The options of the scheduler that say what the network is trained for.
 PROCESS = (

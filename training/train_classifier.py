@@ -17,21 +17,22 @@ import numpy as np
 from accelerate.utils import set_seed
 
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
+from ddpm_hf.data import decode_all, decoding_workers, draw_images, open_images
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.distributed import leave_processes, main_process_first, together
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.measured_model import discrete_chain
+from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.processes import leave_processes, main_process_first, together
-from ddpm_hf.training.arguments import DataArguments, parse_arguments
+from ddpm_hf.interruptions import clear_exit, raising_interrupted
+from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective
-from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, open_images
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, resume_run, steps_to_do
 from ddpm_hf.training.training_loop import TrainingLoop
-from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
 ACCURACY_FILE = "accuracy.json"
 # Levels halve the image until its side is at most the first, and attend where it is at most the second: the resolutions

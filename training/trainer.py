@@ -6,6 +6,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
+from ddpm_hf.files import written_whole
 from ddpm_hf.hub.cards import CARD_FILE, card_of
 from ddpm_hf.hub.model_folder import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -16,7 +17,6 @@ from ddpm_hf.training.objectives import drop_labels, make_objective
 from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 from ddpm_hf.training.samples import sample_grid
 from ddpm_hf.training.training_loop import TrainingLoop
-from ddpm_hf.training.whole_files import written_whole
 
 BITS_PER_DIM_FILE = "bits_per_dim.csv"
 # What is being pushed, apart from a run that writes on.
@@ -30,7 +30,7 @@ class Trainer(TrainingLoop):
         args (`TrainingArguments`): the options; its counts are in optimizer updates.
         accelerator (`accelerate.Accelerator`): devices, processes, precision, accumulation, trackers.
         unet (`UNet2DModel`), scheduler (`GaussianDiffusionScheduler`): as they are before training.
-        images: a data set of `ddpm_hf.training.data`.
+        images: a data set of `ddpm_hf.data`.
         total_steps (`int`): updates to train for.
         num_classes (`int`, *optional*): labels are below it, and it is the null label.
         workers (`int`): processes that prepare batches.

@@ -10,11 +10,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
-from ddpm_hf.processes import leave_processes
-from ddpm_hf.training import loss_curve
-from ddpm_hf.training.batch_seeds import seed_batch
-from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
-from ddpm_hf.training.data import (
+from ddpm_hf.data import (
     EndlessBatches,
     ImageStream,
     batches,
@@ -22,9 +18,13 @@ from ddpm_hf.training.data import (
     keep_in_checkpoints,
     to_model_range,
 )
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.distributed import leave_processes
+from ddpm_hf.errors import InputError
+from ddpm_hf.interruptions import Interrupted, StopRequest
+from ddpm_hf.training import loss_curve
+from ddpm_hf.training.batch_seeds import seed_batch
+from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
 from ddpm_hf.training.health import UpdateStatistics, describe_divergence, peak_memory_gb, refuse_nonfinite
-from ddpm_hf.training.interruptions import Interrupted, StopRequest
 from ddpm_hf.training.model_setup import set_up_model
 from ddpm_hf.training.optimizers import make_optimizer, step_or_skip
 from ddpm_hf.training.power_ema import make_ema, save_snapshots
@@ -60,7 +60,7 @@ class TrainingLoop:
         model (`torch.nn.Module`): as it is before training; the weights that ask for gradients are trained.
         objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,).
         num_train_timesteps (`int`): T.
-        images: a data set of `ddpm_hf.training.data`.
+        images: a data set of `ddpm_hf.data`.
         total_steps (`int`): updates to train for.
         workers (`int`): processes that prepare batches.
     """

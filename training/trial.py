@@ -5,8 +5,8 @@ import copy
 import torch
 from accelerate.utils import DistributedType
 
-from ddpm_hf.training.data import PointSource, to_model_range
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data import PointSource, to_model_range
+from ddpm_hf.errors import InputError
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.model_setup import set_up_model
 from ddpm_hf.training.optimizers import make_optimizer

@@ -21,13 +21,13 @@ from diffusers.utils import logging
 from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.progress_file import open_progress, save_progress
+from ddpm_hf.data import to_model_range
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.training.data import to_model_range
 
 logger = logging.get_logger(__name__)
 

@@ -7,9 +7,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.reading import read_index, reading
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.training.errors import InputError
 
 AUTOENCODERS = ("vae", "vqvae")
 

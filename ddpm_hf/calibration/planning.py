@@ -6,8 +6,8 @@ from ddpm_hf.calibration.error_growth import error_growth, mean_square_in_the_da
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
 from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
 from ddpm_hf.calibration.plans import path_cost, plan_timesteps
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.training.errors import InputError
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
 # How many images, paths, and paths with errors, plans are made from.

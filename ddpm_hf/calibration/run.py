@@ -12,18 +12,18 @@ from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE, estimat
 from ddpm_hf.calibration.models import load_model, save_model
 from ddpm_hf.calibration.planning import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
+from ddpm_hf.data import to_model_range
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.distributed import join_processes, main_process_first
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.measured_model import evaluating
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.processes import join_processes, main_process_first
 from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import to_model_range
-from ddpm_hf.training.errors import InputError
 
 STATE_FILE = "calibration_state.npz"
 # The options that say which data.

@@ -26,7 +26,7 @@ Seed = Annotated[int, typer.Option(help="Of all the noise.")]
 
 
 def data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns=None):
-    from ddpm_hf.training.arguments import DataArguments
+    from ddpm_hf.data.arguments import DataArguments
 
     return DataArguments(
         dataset=dataset,

@@ -64,11 +64,11 @@ def sample(
 
     Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
+    from ddpm_hf.distributed import gather_parts, join_processes, own_part
     from ddpm_hf.models.network_config import is_of_points
     from ddpm_hf.pipelines.image_grids import sample_images
     from ddpm_hf.pipelines.sample_files import sample_files, save_samples
     from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
-    from ddpm_hf.processes import gather_parts, join_processes, own_part
 
     check_new(output, ".png", ".csv", ".npy")
     interval = None if guidance_interval is None else tuple(fractions("guidance_interval", guidance_interval))

@@ -14,6 +14,9 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, own_part
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
@@ -24,11 +27,8 @@ from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.pipelines.image_grids import LEGIBLE_SIDE
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.processes import gather_parts, join_processes, main_process_first, own_part
 from ddpm_hf.recipes import check_head
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.errors import InputError
 
 DEFAULT_SAMPLERS = (
     *("ddpm", "ddpm-large", "ddim", "ddim-2m"),

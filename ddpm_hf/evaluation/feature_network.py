@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor, get_scheduler
 
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import EndlessBatches, batches, load_images, open_images, to_model_range
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data import EndlessBatches, batches, load_images, open_images, to_model_range
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.errors import InputError
 
 DEFAULT_RESOLUTION = 64  # for a data set whose images differ in size
 LABEL_SMOOTHING = 0.1

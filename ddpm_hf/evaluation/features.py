@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 INCEPTION = "inception"
 

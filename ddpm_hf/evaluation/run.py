@@ -8,14 +8,14 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
+from ddpm_hf.data import decode_all, decoding_workers, draw_images, draw_points, open_images, open_points
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.distributed import join_processes, main_process_first
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import classes_of, is_of_points
-from ddpm_hf.processes import join_processes, main_process_first
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import decode_all, decoding_workers, draw_images, draw_points, open_images, open_points
-from ddpm_hf.training.errors import InputError
 
 
 def evaluate_bits_per_dim(

@@ -7,7 +7,8 @@ import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ddpm_hf.training.run_folder import ARGUMENTS_FILE, describe_environment
+from ddpm_hf.environment import describe_environment
+from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 
 CALIBRATION_FILE = "calibration.json"
 EMBEDDED_DATA = "Fashion-MNIST"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ddpm_hf.files import written_whole
 from ddpm_hf.hub import card_sections as sections
 from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
 from ddpm_hf.hub.card_sections import on_the_hub
-from ddpm_hf.training.whole_files import written_whole
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"

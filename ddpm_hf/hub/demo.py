@@ -3,11 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.recipes import RECIPES, check_head, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.training.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 OWN = "the model's own"

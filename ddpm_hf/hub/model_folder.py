@@ -7,9 +7,9 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import get_token
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.training.errors import InputError
 
 # What only a run itself needs, and what is being written.
 LEFT_OUT = ("checkpoints/**", "logs/**", "*.tmp", "*.tmp/**", "**/__pycache__/**", *DEFAULT_IGNORE_PATTERNS)

@@ -20,12 +20,12 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 from tqdm.auto import tqdm
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
 from ddpm_hf.hub.model_folder import check_model_folder, files_to_share
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.hub.retries import Patience, first_line, with_retries
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import CODE_FILE
-from ddpm_hf.training.errors import InputError
 
 WEIGHTS = (".safetensors", ".bin")
 PATIENCE = Patience()

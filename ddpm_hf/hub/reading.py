@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.retries import first_line
-from ddpm_hf.training.errors import InputError
 
 INDEX_FILE = "model_index.json"
 WHAT_IS_TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images, as training/train.py writes."

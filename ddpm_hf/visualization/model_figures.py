@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 
 from ddpm_hf.calibration.reverse_variances import reverse_variances
+from ddpm_hf.data import to_model_range
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import points_in_data_units
 from ddpm_hf.recipes import check_head
-from ddpm_hf.training.data import to_model_range
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.visualization.calibration import draw_variances
 from ddpm_hf.visualization.forward_process import draw_forward_process
 from ddpm_hf.visualization.points import draw_samples, draw_score_field

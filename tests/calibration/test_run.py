@@ -25,9 +25,9 @@ from huggingface_hub import ModelCard
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration import estimate_mean_square_epsilon
 from ddpm_hf.calibration.run import STATE_FILE, calibrate
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.errors import InputError
 
 SCHEDULE = {"num_train_timesteps": 10, "beta_end": 0.8}
 

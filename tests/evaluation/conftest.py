@@ -4,8 +4,8 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.feature_network import train_feature_network
-from ddpm_hf.training.arguments import DataArguments
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.evaluation.compare import Task, _sample, _task, compare
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.samplers import make_sampler
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.errors import InputError
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import torch
 from torch.testing import assert_close
 from transformers import ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.distances import frechet_distance
 from ddpm_hf.evaluation.feature_network import _moved, train_feature_network
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.errors import InputError
 
 
 @pytest.fixture

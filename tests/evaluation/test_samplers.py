@@ -4,8 +4,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMulti
 from torch.testing import assert_close
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, draw, make_sampler
-from ddpm_hf.training.errors import InputError
 
 MODEL = GaussianDiffusionScheduler(mean_square_epsilon=[0.5] * 1000, timestep_plans={"4": [999, 500, 200, 10]})
 

@@ -10,12 +10,12 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.demo import OWN, first_choice, load_for_demo, samplers_of, serve
 from ddpm_hf.hub.drawing import MOST_VIEWS, draw, shown_by
 from ddpm_hf.hub.space import write_space
 from ddpm_hf.pipelines.image_grids import image_grid, sample_images
 from ddpm_hf.recipes import with_recipe
-from ddpm_hf.training.errors import InputError
 
 WITHOUT_ANYTHING = ["ddpm", "ddpm-large", "ddim", "ddim-2m", "ddpm-2m", "ddim-2m-pc"]
 CALIBRATED = {"mean_square_epsilon": [0.99] * 1000, "timestep_plans": {"4": [999, 700, 250, 20], "3": [999, 400, 20]}}

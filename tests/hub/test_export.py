@@ -17,8 +17,8 @@ from huggingface_hub import ModelCard
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.export import export_self_contained, export_stock
-from ddpm_hf.training.errors import InputError
 
 ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may round otherwise
 PLANS = {"3": [999, 500, 20], "5": [999, 800, 500, 250, 0]}

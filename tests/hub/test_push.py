@@ -11,9 +11,9 @@ import pytest
 from hub_server import TOKEN, Fault
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.hub.retries import Patience
-from ddpm_hf.training.errors import InputError
 
 AT_ONCE = Patience(first_wait=0.01, silence=5.0)
 

@@ -9,8 +9,8 @@ import pytest
 from hub_server import OTHER_TOKEN, TOKEN, Fault
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.training.errors import InputError
 
 TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images"
 

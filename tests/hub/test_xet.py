@@ -8,10 +8,10 @@ from hub_server import TOKEN, Fault, lead_client_to, running_hub
 from huggingface_hub import constants
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.hub.retries import Patience
-from ddpm_hf.training.errors import InputError
 
 pytest.importorskip("hf_xet", reason="huggingface_hub uploads without Xet where hf_xet is not installed")
 

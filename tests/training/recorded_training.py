@@ -15,8 +15,8 @@ import torch
 from accelerate.utils import gather
 
 from ddpm_hf import DDPMUNet2DModel
+from ddpm_hf.data import ImagesInMemory
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.data import ImagesInMemory
 from ddpm_hf.training.run_setup import make_accelerator
 from ddpm_hf.training.sharding import whole
 from ddpm_hf.training.train import make_scheduler

@@ -4,9 +4,9 @@ import importlib.util
 import pytest
 import yaml
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.training.arguments import TrainingArguments, parse_arguments, preset_names
-from ddpm_hf.training.errors import InputError
 
 
 def write_yaml(tmp_path, **options):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_hf.data import ImagesInMemory
+from ddpm_hf.errors import InputError
+from ddpm_hf.interruptions import Interrupted
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.data import ImagesInMemory
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.interruptions import Interrupted
 from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import make_scheduler
 from ddpm_hf.training.trainer import Trainer

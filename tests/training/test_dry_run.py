@@ -6,11 +6,11 @@ from accelerate.utils import DistributedType
 from diffusers.utils.outputs import BaseOutput
 
 from ddpm_hf import GaussianDiffusionScheduler
+from ddpm_hf.data import open_images
+from ddpm_hf.errors import InputError
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_size import largest_batch_size, with_fitting_batch
-from ddpm_hf.training.data import open_images
 from ddpm_hf.training.dry_run import describe_plan, flops_per_image, saved_activations
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.train import main, train
 
 

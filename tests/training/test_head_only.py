@@ -5,8 +5,8 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.train import train
 

@@ -29,14 +29,14 @@ from kill_training import (
     wait_for,
 )
 
-from ddpm_hf.training import interruptions
+from ddpm_hf import interruptions
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import moved_in_whole, written_whole
+from ddpm_hf.interruptions import Interrupted, StopRequest, raising_interrupted
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.interruptions import Interrupted, StopRequest, raising_interrupted
 from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.run_folder import check_run_folder, write_arguments
 from ddpm_hf.training.train import train
-from ddpm_hf.training.whole_files import moved_in_whole, written_whole
 
 STEPS = 4
 

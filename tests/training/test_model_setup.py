@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.dry_run import saved_activations
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.model_setup import is_chosen, set_up_model
 from ddpm_hf.training.train import train
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import aside_name
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.power_ema import (
     PowerEMA,
     gamma_of_std,
@@ -23,7 +24,6 @@ from ddpm_hf.training.power_ema import (
 )
 from ddpm_hf.training.run_folder import check_room
 from ddpm_hf.training.train import train
-from ddpm_hf.training.whole_files import aside_name
 
 
 def std_of_gamma(gamma):

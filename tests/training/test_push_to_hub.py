@@ -12,11 +12,11 @@ from hub_server import TOKEN, Fault, running_hub
 from huggingface_hub import ModelCard
 
 from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.errors import InputError
 from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.push import Target
 from ddpm_hf.hub.retries import Patience
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.errors import InputError
 from ddpm_hf.training.train import train
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_hf.training.arguments import DataArguments, TrainingArguments
-from ddpm_hf.training.data import (
+from ddpm_hf.data import (
     EndlessBatches,
     ImageForm,
     ImagesInMemory,
@@ -26,7 +25,9 @@ from ddpm_hf.training.data import (
     mapped,
     open_images,
 )
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.errors import InputError
+from ddpm_hf.training.arguments import TrainingArguments
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import datasets
 import numpy as np
 
-from ddpm_hf.training.data.decoding import ImageForm
-from ddpm_hf.training.data.opening import find_image_column, find_label_column, open_rows, read_labels
-from ddpm_hf.training.data.survey import spread_values, survey
+from ddpm_hf.data.decoding import ImageForm
+from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows, read_labels
+from ddpm_hf.data.survey import spread_values, survey
 
 
 class SquareImages:

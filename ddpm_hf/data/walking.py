@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.interruptions import ignore_stop_signals
+from ddpm_hf.errors import InputError
+from ddpm_hf.interruptions import ignore_stop_signals
 
 
 class EndlessBatches(Sampler):

@@ -5,15 +5,15 @@ import logging
 import torch
 from torch.utils.data import Dataset
 
-from ddpm_hf.training.data.decoding import (
+from ddpm_hf.data.decoding import (
     PIXELS_WORTH_PROCESSES,
     ImageReader,
     decode_all,
     decoding_workers,
     fill_gaps,
 )
-from ddpm_hf.training.data.mapped import ImagesMapped, cache_file, decode_to_disk, room_on_disk
-from ddpm_hf.training.data.points import PointSource
+from ddpm_hf.data.mapped import ImagesMapped, cache_file, decode_to_disk, room_on_disk
+from ddpm_hf.data.points import PointSource
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 # What torch, safetensors and Python's own files raise where a write fails.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)

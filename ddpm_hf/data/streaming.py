@@ -20,13 +20,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 
-from ddpm_hf.training.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
-from ddpm_hf.training.data.opening import find_image_column, find_label_column, open_rows
-from ddpm_hf.training.data.source import SquareImages
-from ddpm_hf.training.data.survey import IMAGES_PER_READ, survey
-from ddpm_hf.training.data.walking import as_it_is, batches
-from ddpm_hf.training.errors import InputError
-from ddpm_hf.training.interruptions import ignore_stop_signals
+from ddpm_hf.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
+from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows
+from ddpm_hf.data.source import SquareImages
+from ddpm_hf.data.survey import IMAGES_PER_READ, survey
+from ddpm_hf.data.walking import as_it_is, batches
+from ddpm_hf.errors import InputError
+from ddpm_hf.interruptions import ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from filelock import FileLock
 from torch.utils.data import Dataset
 
 import ddpm_hf
-from ddpm_hf.training.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decode_readable, report_damage
-from ddpm_hf.training.data.survey import IMAGES_PER_READ
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decode_readable, report_damage
+from ddpm_hf.data.survey import IMAGES_PER_READ
+from ddpm_hf.errors import InputError
 
 # What decoded images leave free on the disk, for checkpoints and others.
 RESERVE_BYTES = 2 * 2**30

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 # Sizes and colours are read from the headers of at most this many images, evenly spread.
 SURVEYED_IMAGES = 10_000

@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ddpm_hf.training.data.survey import IMAGES_PER_READ, open_image
-from ddpm_hf.training.data.walking import batches
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data.survey import IMAGES_PER_READ, open_image
+from ddpm_hf.data.walking import batches
+from ddpm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ddpm_hf.data import FASHION_MNIST
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data.embedded import FASHION_MNIST
+from ddpm_hf.errors import InputError
 
 
 def open_rows(args, streaming=False, **options):

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 # What one process does alone, while the others wait, may take long: downloads, a large data set, plans, uploads. By default
 # NCCL ends the run after 10 minutes of it, gloo after 30.

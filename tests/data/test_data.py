@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_hf.training.arguments import DataArguments
-from ddpm_hf.training.data import (
+from ddpm_hf.data import (
     EndlessBatches,
     ImageForm,
     ImagesInMemory,
@@ -22,7 +21,8 @@ from ddpm_hf.training.data import (
     open_images,
     to_model_range,
 )
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.errors import InputError
 
 
 def arguments(dataset, **options):

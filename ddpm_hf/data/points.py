@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 import torch
 
+from ddpm_hf.data.opening import find_label_column, open_rows, read_labels
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
-from ddpm_hf.training.data.opening import find_label_column, open_rows, read_labels
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.errors import InputError
 
 
 @dataclass(frozen=True)

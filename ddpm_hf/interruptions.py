@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ddpm_hf.processes import LONGEST_WAIT
-from ddpm_hf.training.errors import InputError
+from ddpm_hf.distributed import LONGEST_WAIT
+from ddpm_hf.errors import InputError
 
 # The keyboard, schedulers, and Slurm's `--signal=USR1@SECONDS`.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]

@@ -1,0 +1,34 @@
+"""The options that say which data are read, and how: one dataclass for the scripts and every verb."""
+
+from dataclasses import dataclass, field
+
+from ddpm_hf.data.point_clouds import POINT_CLOUDS
+
+
+def option(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class DataArguments:
+    """Which images or points, and how they become tensors."""
+
+    dataset: str | None = option(
+        None,
+        "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
+        f"Fashion-MNIST if not given. Of points, a CSV file too, or one of {', '.join(POINT_CLOUDS)}.",
+    )
+    dataset_config: str | None = option(None, "Configuration of the data set, where it has several.")
+    split: str = option("train", "Split to train on; keep another one for evaluation.")
+    image_column: str | None = option(None, "Column of images; needed only where there are several.")
+    label_column: str | None = option(None, "Column of class labels; needed only where there are several.")
+    class_conditional: bool = option(False, "Learn the classes of the label column, so that samples can be asked for.")
+    resolution: int | None = option(
+        None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
+    )
+    center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
+    point_columns: str | None = option(
+        None, "Columns of points, with commas between; by default all that are not labels."
+    )
+    num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUDS)}.")
+    strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
