@@ -15,7 +15,8 @@ from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.schedulers.covariances import mean_covariance
+from ddpm_hf.schedulers.gaussian_kernel import covariance_scale
+from ddpm_hf.schedulers.variances import mean_covariance
 
 
 @torch.no_grad()
@@ -28,7 +29,9 @@ def errors(unet, scheduler, images, t, generator):
     )
     squares, background = (images - x0_hat) ** 2, images == -1
     gamma = scheduler.config.mean_square_epsilon[t]
-    variance = mean_covariance(gamma, scheduler.alpha_bar(t)).clamp(0, scheduler.config.clip_sample_range**2)
+    alpha_bar = scheduler.alpha_bar(t)
+    scale = covariance_scale(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+    variance = mean_covariance(gamma, scale).clamp(0, scheduler.config.clip_sample_range**2)
     kinds = (squares, squares[background], squares[~background])
     return [variance.sqrt().item(), *(kind.mean().sqrt().item() for kind in kinds)]
 

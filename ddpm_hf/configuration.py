@@ -57,8 +57,22 @@ class PortableConfigMixin:
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        values = {name: value for name, value in config_dict.items() if name not in cls._shadowed_keys}
+        values = {key: value for key, value in config_dict.items() if key not in cls._left_out(config_dict)}
         return super().extract_init_dict(values | values.pop(PACKED_KEY, {}), **kwargs)
+
+    @classmethod
+    def _left_out(cls, config_dict):
+        """The keys of a config that say nothing to this class.
+
+        In memory a config says which values are the defaults of its class. Diffusers leaves those out, and so would take the
+        defaults of this class for a schedule that has others: here they are read, and left out only where the key is
+        another's. None where this class needs a value is how another class says that it does without.
+        """
+        ours = inspect.signature(cls).parameters
+        needed = {key for key, parameter in ours.items() if parameter.default is not None}
+        foreign = set(config_dict.get("_use_default_values", ())) - set(ours)
+        missing = {key for key, value in config_dict.items() if value is None and key in needed}
+        return {*cls._shadowed_keys, "_use_default_values"} | foreign | missing
 
     def register_to_config(self, **kwargs):
         if "_use_default_values" in kwargs:

@@ -3,8 +3,8 @@
 from ddpm_hf.configuration import PACKED_KEY
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.network_config import is_of_points
-from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LEARNED_VARIANCE_TYPES, GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.variances import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
 
 
 def _recipe(

@@ -7,7 +7,7 @@ from diffusers.utils import BaseOutput
 
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
-from ddpm_hf.schedulers.covariances import COVARIANCE_TYPES
+from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.models.unet_2d import VARIANCE_HEADS
-from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 from ddpm_hf.training.objectives import OBJECTIVES
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ddpm_hf.evaluation.quantized_images import EIGHT_BITS
 from ddpm_hf.evaluation.variational_bound import bound_term
-from ddpm_hf.schedulers.covariances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 
 # The last three each teach the variance head of their name, on a trained network.
 OBJECTIVES = ("simple", "hybrid", "vlb", *COVARIANCE_HEADS)
@@ -119,7 +119,7 @@ def sn_losses(scheduler, output, batch):
     r""":math:`\|\epsilon^2 - \hat\epsilon^2 - h\|^2 / d` of each image, whose least h is E[eps^2 | x_t] - eps_hat^2.
 
     "Squared noise" (Bao et al. 2022b, section 3), where the network predicts E[eps^2 | x_t] itself: see
-    `ddpm_hf.schedulers.covariances.head_covariance`. Right where eps_hat is.
+    `ddpm_hf.schedulers.variances.head_covariance`. Right where eps_hat is.
     """
     epsilon = scheduler.get_epsilon(output.detach(), batch.timesteps, batch.noisy)
     return _head_losses(output, batch.noise.square() - epsilon.square())

@@ -19,7 +19,7 @@ from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
 from ddpm_hf.models.network_config import sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.schedulers.trajectories import checked_timesteps, spaced_timesteps
+from ddpm_hf.schedulers.timestep_spacings import checked_timesteps, spaced_timesteps
 
 CLEAN_NODE = 0
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ddpm_hf.schedulers.trajectories import cheapest_path
+from ddpm_hf.schedulers.timestep_spacings import cheapest_path
 
 
 def plan_timesteps(cost, num_steps):

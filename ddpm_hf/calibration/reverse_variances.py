@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ddpm_hf.recipes import RECIPES, with_recipe
-from ddpm_hf.schedulers.covariances import COVARIANCE_TYPES
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import FIXED_VARIANCE_TYPES
+from ddpm_hf.schedulers.variances import COVARIANCE_TYPES, FIXED_VARIANCE_TYPES
 
 
 class ReverseVariance(NamedTuple):

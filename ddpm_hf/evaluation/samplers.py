@@ -6,7 +6,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.recipes import RECIPES, with_recipe
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LEARNED_VARIANCE_TYPES, GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.variances import LEARNED_VARIANCE_TYPES
 
 # As a user has them: made by `from_config` from the scheduler of the model, whose timestep_spacing they so inherit.
 STOCK_SAMPLERS = {

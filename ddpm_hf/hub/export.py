@@ -8,9 +8,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.cards import save_card
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.schedulers.covariances import COVARIANCE_TYPES
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.schedulers.trajectories import OWN_SPACINGS
+from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS
+from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
 
 # Of a model without plans whose timesteps no stock spacing gives.
 COUNTS = (10, 25, 50, 100)

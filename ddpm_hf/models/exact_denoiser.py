@@ -17,8 +17,8 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
-from ddpm_hf.schedulers.covariances import VARIANCE_HEADS
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianOutput
+from ddpm_hf.schedulers.scheduler_outputs import GaussianOutput
+from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 COVARIANCE_FORMS = ("none", "diagonal", "full")
 # The most numbers that the components may be: 1 GiB in float64.

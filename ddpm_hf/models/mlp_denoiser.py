@@ -8,7 +8,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from ddpm_hf.schedulers.covariances import VARIANCE_HEADS
+from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 
 class MLPDenoiser(ModelMixin, ConfigMixin):

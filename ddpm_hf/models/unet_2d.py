@@ -4,7 +4,7 @@ import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
 from ddpm_hf.configuration import PortableConfigMixin
-from ddpm_hf.schedulers.covariances import VARIANCE_HEADS
+from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 
 class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
@@ -18,7 +18,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         variance_head (`str`, *optional*): adds as many output channels again, for one of
             `"learned_range"`: v of Improved DDPM (Nichol & Dhariwal 2021, eq. 15);
             `"npr"`, `"sn"` (Bao et al. 2022b), `"ocm"` (Ou et al. 2025): Cov[eps | x_t], of which
-            `ddpm_hf.schedulers.covariances.head_covariance` says how each is taught.
+            `ddpm_hf.schedulers.variances.head_covariance` says how each is taught.
             A scheduler with the `variance_type` of the same name reads them.
         kwargs: those of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
 

@@ -1,8 +1,14 @@
 """Noise schedules: the betas of the forward process, in float64."""
 
 import numpy as np
+from diffusers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid", "laplace")
+
+# Above this alpha_bar_T, x_T still shows the data and sampling from N(0, I) starts off the distribution.
+LARGEST_TERMINAL_ALPHA_BAR = 0.01
 
 
 def make_betas(schedule, steps, start, end, trained):
@@ -43,6 +49,24 @@ def zero_terminal_snr(betas):
     signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
     alphas_bar = signal**2
     return 1 - np.concatenate([alphas_bar[:1], alphas_bar[1:] / alphas_bar[:-1]])
+
+
+def warn_of_terminal_signal(alpha_bar, config):
+    """Says so, with the remedy, if alpha_bar_T is above `LARGEST_TERMINAL_ALPHA_BAR`."""
+    steps = config.num_train_timesteps
+    if alpha_bar <= LARGEST_TERMINAL_ALPHA_BAR:
+        return
+    advice = "rescale_betas_zero_snr=True ends in noise"
+    if config.beta_schedule in ("linear", "scaled_linear") and config.trained_betas is None:
+        scale = 1000 / steps
+        advice += (
+            f", and so do the papers' ranges scaled by 1000/T: beta_start={1e-4 * scale:g}, "
+            f"beta_end={min(0.02 * scale, 0.999):g}"
+        )
+    logger.warning(
+        f"The forward process does not end in noise: alpha_bar_T = {alpha_bar:.3g} at T = {steps} (at most "
+        f"{LARGEST_TERMINAL_ALPHA_BAR} is wanted), so x_T still shows the data; {advice}."
+    )
 
 
 def _check_betas(betas):

@@ -2,8 +2,9 @@
 
 import torch
 
-from ddpm_hf.schedulers.covariances import covariance_scale
-from ddpm_hf.schedulers.trajectories import OWN_SPACINGS, STOCK_SPACINGS
+from ddpm_hf.schedulers.gaussian_kernel import covariance_scale
+from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
+from ddpm_hf.schedulers.variances import mean_covariance
 from ddpm_hf.visualization.style import new_figure
 
 
@@ -20,7 +21,9 @@ def draw_gamma(scheduler):
         `matplotlib.figure.Figure`
     """
     gamma = _gamma(scheduler)
-    covariance = covariance_scale(scheduler.alpha_bar(range(len(scheduler)))) * (1 - torch.tensor(gamma).double())
+    alphas_bar = scheduler.alpha_bar(range(len(scheduler)))
+    scale = covariance_scale(alphas_bar.sqrt(), (1 - alphas_bar).sqrt())
+    covariance = mean_covariance(torch.tensor(gamma).double(), scale)
     most = scheduler.config.clip_sample_range**2 if scheduler.config.clip_covariance else None
     figure, axes = new_figure(8, 3.2, 1, 2)
     left, right = axes[0]

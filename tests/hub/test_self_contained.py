@@ -412,7 +412,7 @@ def test_the_file_is_whole_and_the_same_every_time():
             pipelines.append(node.name)
     assert imported - sys.stdlib_module_names == LIBRARIES
     assert pipelines == ["GaussianDiffusionPipeline"]
-    for module in ("ddpm_hf.schedulers.trajectories", *TRAVELLING):
+    for module in ("ddpm_hf.schedulers.timestep_spacings", *TRAVELLING):
         assert f"# {module} -" in source
 
 

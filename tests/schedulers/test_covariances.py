@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.schedulers.trajectories import cheapest_path, spaced_timesteps
+from ddpm_hf.schedulers.timestep_spacings import cheapest_path, spaced_timesteps
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 CLOSE = {"rtol": 1e-6, "atol": 1e-10}

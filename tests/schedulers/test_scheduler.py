@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 
 import diffusers
@@ -169,7 +170,7 @@ def test_gradients_flow_through_the_kernel(batch):
 # Configs --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [e.name for e in KarrasDiffusionSchedulers])
+@pytest.mark.parametrize("name", GaussianDiffusionScheduler._compatibles)
 def test_converts_from_and_to_every_karras_scheduler(name, diffusers_log):
     stock = getattr(diffusers, name)
     if isinstance(stock, diffusers.utils.DummyObject):
@@ -187,6 +188,52 @@ def test_converts_from_and_to_every_karras_scheduler(name, diffusers_log):
     assert (back.config.eta, back.config.timestep_spacing) == (0.25, "karras")
     for key, value in options.items():
         assert there.config[key] == back.config[key] == value
+
+
+def test_edm_is_the_one_karras_scheduler_of_another_process():
+    assert {e.name for e in KarrasDiffusionSchedulers} - {*GaussianDiffusionScheduler._compatibles} == {
+        "EDMEulerScheduler"
+    }
+
+
+OF_OTHER_PROCESSES = (
+    *("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "KarrasVeScheduler"),
+    *("FlowMatchHeunDiscreteScheduler", "ScoreSdeVeScheduler", "CMStochasticIterativeScheduler", "IPNDMScheduler"),
+    *("DDPMWuerstchenScheduler", "CogVideoXDDIMScheduler", "SCMScheduler"),
+)
+
+
+@pytest.mark.parametrize("name", OF_OTHER_PROCESSES)
+def test_other_processes_are_refused_by_name(name):
+    stock = getattr(diffusers, name)()
+    with pytest.raises(ValueError, match="is not of a DDPM but of .*keep its own scheduler"):
+        GaussianDiffusionScheduler.from_config(stock.config)
+    with pytest.raises(ValueError, match=f"The scheduler config of {name} is not of a DDPM"):
+        GaussianDiffusionScheduler.from_config(json.loads(stock.to_json_string()))
+
+
+def test_flow_matching_with_a_solver_of_ddpms_is_refused():
+    with pytest.raises(ValueError, match=r"of flow matching \(use_flow_sigmas\)"):
+        GaussianDiffusionScheduler.from_config(diffusers.UniPCMultistepScheduler(use_flow_sigmas=True).config)
+
+
+WITH_OTHER_DEFAULTS = (
+    "LCMScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "TCDScheduler",
+    "UnCLIPScheduler",
+)
+
+
+@pytest.mark.parametrize("name", [*WITH_OTHER_DEFAULTS, "DPMSolverMultistepScheduler", "DDIMScheduler"])
+def test_a_config_in_memory_is_the_one_that_is_saved(name):
+    stock = getattr(diffusers, name)()
+    ours = GaussianDiffusionScheduler.from_config(stock.config)
+    assert_close(ours.alphas_cumprod, stock.alphas_cumprod, rtol=1e-5, atol=1e-6)
+    saved = GaussianDiffusionScheduler.from_config(json.loads(stock.to_json_string()))
+    for key in GaussianDiffusionScheduler().config:
+        assert ours.config[key] == saved.config[key] or key.startswith("_"), key
 
 
 def test_saved_config_loads_as_stock_and_comes_back(tmp_path, diffusers_log):
@@ -287,6 +334,15 @@ def test_zero_terminal_snr(batch):
         ({"trained_betas": [0.1, 0.2]}, r"shape \(2,\); num_train_timesteps=1000 needs \(1000,\)"),
         ({"trained_betas": [0.1, float("nan")], "num_train_timesteps": 2}, r"must be in \(0, 1\); got nan"),
         ({"eta": 1.5}, r"eta=1.5 must be in \[0, 1\]"),
+        ({"eta": math.nan}, r"eta=nan must be in \[0, 1\]"),
+        ({"num_train_timesteps": 10.5}, "num_train_timesteps=10.5 must be at least 1, and a whole number"),
+        ({"steps_offset": -1}, "steps_offset=-1 must be at least 0"),
+        ({"clip_sample_range": math.nan}, "clip_sample_range=nan must be greater than 0 and finite"),
+        ({"clip_sample_range": 0}, "clip_sample_range=0 must be greater than 0 and finite"),
+        ({"clip_sample_range": -1.0}, "clip_sample_range=-1.0 must be greater than 0 and finite"),
+        ({"sample_max_value": math.inf}, "sample_max_value=inf must be greater than 0 and finite"),
+        ({"dynamic_thresholding_ratio": 1.5}, r"dynamic_thresholding_ratio=1.5 must be in \(0, 1\]"),
+        ({"clip_variance_pixels": math.nan}, "clip_variance_pixels=nan must be greater than 0 and finite, or None"),
     ],
 )
 def test_bad_options(options, message):
@@ -339,6 +395,49 @@ def test_prev_timestep_out_of_order(batch):
 def test_bad_eta(batch, eta):
     with pytest.raises(ValueError, match="eta=.* must be in"):
         GaussianDiffusionScheduler().step(batch[0][:, :3], 5, batch[1], eta=eta)
+
+
+UNSUITABLE = [
+    (lambda s, x: s.add_noise(x.to(torch.uint8), x, 5), "dtype torch.uint8 must be real floating-point"),
+    (lambda s, x: s.add_noise(x.to(torch.complex64), x, 5), "dtype torch.complex64 must be real"),
+    (lambda s, x: s.add_noise(x, x[:, :, :1], 5), r"noise of shape \(3, 3, 1, 4\) must have one shape"),
+    (lambda s, x: s.get_velocity(x.int(), x.int(), 5), "dtype torch.int32 must be real"),
+    (lambda s, x: s.add_noise(x, x, torch.tensor([1, 2])), r"Timesteps of shape \(2,\) must be one for all 3 samples"),
+    (lambda s, x: s.add_noise(x, x, torch.tensor([1.0, 2.0, 3.0])), "Timesteps of dtype torch.float32 must be whole"),
+    (lambda s, x: s.step(x.int(), 5, x.int()), "dtype torch.int32 must be real"),
+    (lambda s, x: s.step(x, 5, x.to(torch.complex128)), "dtype torch.complex128 must be real"),
+    (
+        lambda s, x: s.step(x[:1], 5, x),
+        r"output of shape \(1, 3, 4, 4\) does not belong to samples of shape \(3, 3, 4, 4\)",
+    ),
+    (lambda s, x: s.step(x[..., :1], 5, x), r"output of shape \(3, 3, 4, 1\) does not belong"),
+    (lambda s, x: s.step(x, 5.5, x), "timestep=5.5 must be a whole number"),
+    (lambda s, x: s.step(x, torch.tensor(5.5), x), r"timestep=tensor\(5.5000\) must be a whole number"),
+    (
+        lambda s, x: s.step(x, 5, x, variance_noise=x[:1]),
+        r"variance_noise of shape \(1, 3, 4, 4\) must be of the sample's",
+    ),
+    (lambda s, x: s.previous_timestep(-5), r"must be in 0 \.\. 999; got -5"),
+    (lambda s, x: s.previous_timestep(torch.tensor([3, 1000])), r"must be in 0 \.\. 999; got 1000"),
+    (lambda s, x: s.q_posterior(x.byte(), x.byte(), 5), "dtype torch.uint8 must be real"),
+]
+
+
+@pytest.mark.parametrize("call, message", UNSUITABLE)
+def test_unsuitable_tensors_are_named(batch, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(GaussianDiffusionScheduler(), batch[1])
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+@pytest.mark.parametrize("value", [-100.0, -30.0, 30.0, 100.0])
+def test_no_value_of_a_head_overflows(batch, variance_type, value):
+    scheduler, x_t = GaussianDiffusionScheduler(variance_type=variance_type), batch[1].float()
+    output = torch.cat([x_t, torch.full_like(x_t, value)], dim=1)
+    for t in (0, 1, 500, 999):
+        kernel = scheduler.p_mean_variance(output, t, x_t)
+        assert kernel.variance.isfinite().all() and (kernel.variance > 0).all()
+        assert scheduler.step(output, t, x_t).prev_sample.isfinite().all()
 
 
 def test_wrong_number_of_channels(batch):

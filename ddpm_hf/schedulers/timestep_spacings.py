@@ -8,6 +8,39 @@ STOCK_SPACINGS = ("leading", "linspace", "trailing")
 OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
 
 
+def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=None):
+    """The trajectory that was asked for, descending, int64: `timesteps`, or `count` of them, or all.
+
+    Args:
+        count (`int`, *optional*): placed by the plan for this count in the config, or by its `timestep_spacing`.
+        timesteps (`list[int]`, *optional*): the timesteps themselves.
+        alphas_bar (`np.ndarray`): (T,).
+        config: of the scheduler.
+        mean_square_epsilon (`np.ndarray`, *optional*): Gamma_t, (T,).
+    """
+    steps = len(alphas_bar)
+    if count is not None and timesteps is not None:
+        raise ValueError("Pass num_inference_steps or timesteps, not both.")
+    if timesteps is not None:
+        trajectory = checked_timesteps(timesteps, steps)
+    elif count is None:
+        trajectory = np.arange(steps)[::-1].copy()
+    elif str(count) in (config.timestep_plans or {}):
+        trajectory = np.array(config.timestep_plans[str(count)], dtype=np.int64)
+    elif 1 <= count <= steps and count == int(count):
+        trajectory = spaced_timesteps(
+            config.timestep_spacing, int(count), alphas_bar, config.steps_offset, mean_square_epsilon
+        )
+    else:
+        raise ValueError(f"num_inference_steps={count} must be in 1 .. {steps}, the training timesteps.")
+    if config.prediction_type == "epsilon" and alphas_bar[trajectory[0]] == 0:
+        raise ValueError(
+            f"Timestep {trajectory[0]} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted "
+            "epsilon there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower timestep."
+        )
+    return trajectory
+
+
 def spaced_timesteps(spacing, count, alphas_bar, offset=0, mean_square_epsilon=None):
     """`count` of the timesteps 0 .. T-1, descending, int64; the first three as in Lin et al. (2023), table 2.
 

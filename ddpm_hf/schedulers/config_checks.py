@@ -1,0 +1,76 @@
+"""What a scheduler's config may hold: each value by itself, and whether a config describes a DDPM at all."""
+
+import math
+
+# Keys of configs that describe other processes than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, with what they belong to.
+OTHER_PROCESSES = {
+    "sigma_data": "of EDM or of a consistency model (sigma_data)",
+    "use_dynamic_shifting": "of flow matching (use_dynamic_shifting)",
+    "use_flow_sigmas": "of flow matching (use_flow_sigmas)",
+    "shift": "of flow matching (shift)",
+    "snr_shift_scale": "of CogVideoX, which shifts the signal-to-noise ratio (snr_shift_scale)",
+    "clip_denoised": "of a consistency model (clip_denoised)",
+    "s_churn": "of the variance-exploding process of Karras et al. 2022 (s_churn)",
+    "snr": "of the variance-exploding SDE of Song et al. 2021 (snr)",
+    "scaler": "of Wuerstchen (scaler)",
+}
+
+
+def check_is_ddpm(config):
+    """Raises ValueError for the config of a diffusers scheduler whose forward process is not that of DDPM.
+
+    A config that a class has registered names its noise schedule; one that does not is of another process, and the defaults
+    that would stand for what is missing would sample noise.
+
+    Args:
+        config (`dict`): as a class has it in memory or as its JSON file has it.
+    """
+    name = config.get("_class_name")
+    registered = name is not None or "_use_default_values" in config
+    other = next((process for key, process in OTHER_PROCESSES.items() if config.get(key)), None)
+    if other is None and (not registered or "beta_schedule" in config):
+        return
+    keys = ", ".join(sorted(key for key in config if not key.startswith("_")))
+    raise ValueError(
+        f"The scheduler config{f' of {name}' if name else ''} is not of a DDPM but "
+        f"{other or f'of a process without beta_schedule (its keys are {keys})'}. A network trained for that process cannot "
+        "be sampled by GaussianDiffusionScheduler: keep its own scheduler."
+    )
+
+
+def check_choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}.")
+
+
+def check_eta(eta):
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta} must be in [0, 1]: 0 is DDIM, 1 is DDPM.")
+
+
+def check_config(config, choices):
+    """Raises ValueError for a value that is not one of its choices, and for a number that is not finite or out of range.
+
+    Args:
+        choices (`dict`): the allowed values of the keys that have a list of them.
+    """
+    for name, allowed in choices.items():
+        check_choice(name, config[name], allowed)
+    _check_config_numbers(config)
+
+
+def _check_config_numbers(config):
+    check_eta(config.eta)
+    for name, least in (("num_train_timesteps", 1), ("steps_offset", 0)):
+        if config[name] < least or config[name] != int(config[name]):
+            raise ValueError(f"{name}={config[name]} must be at least {least}, and a whole number.")
+    for name in ("clip_sample_range", "sample_max_value", "clip_variance_pixels"):
+        value = config[name]
+        if value is not None and not 0 < value < math.inf:
+            advice = ", or None for no clip" if name == "clip_variance_pixels" else ""
+            raise ValueError(f"{name}={value} must be greater than 0 and finite{advice}.")
+    if not 0 < config.dynamic_thresholding_ratio <= 1:
+        raise ValueError(
+            f"dynamic_thresholding_ratio={config.dynamic_thresholding_ratio} must be in (0, 1]: the share of values that "
+            "thresholding keeps."
+        )

@@ -1,0 +1,229 @@
+"""The stages of a step: read the network's output, predict x0, make the kernel, steer it, draw from it.
+
+`c` is the [`Transition`] of the step: the numbers of `gaussian_kernel`, evaluated for its two noise levels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from ddpm_hf.schedulers.config_checks import check_choice
+from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS
+from ddpm_hf.schedulers.variances import VARIANCES
+
+
+class ReadOutput(NamedTuple):
+    """What a network said of x_t: its prediction, (B, C, *), its variance head or None, and x_t, all of one dtype."""
+
+    prediction: torch.Tensor
+    head: torch.Tensor | None
+    x_t: torch.Tensor
+
+
+def read_output(model_output, sample, variance_type, reads_head):
+    """Splits a network's output, and casts it and x_t to the dtype of the arithmetic: float32 at least.
+
+    Args:
+        model_output: (B, C, *), or (B, 2C, *) with a variance head.
+        sample: x_t, (B, C, *).
+        variance_type (`str`), reads_head (`bool`): of the scheduler, and whether this type cannot do without a head.
+    """
+    channels, given = sample.shape[1], model_output.shape[1]
+    if given not in (channels, 2 * channels) or (reads_head and given == channels):
+        raise ValueError(
+            f"The model output has {given} channels for samples of {channels}; variance_type='{variance_type}' needs "
+            + (
+                f"{2 * channels}: a model with a variance head, or variance_type='fixed_small' without one."
+                if reads_head
+                else f"{channels} or {2 * channels}."
+            )
+        )
+    if model_output.shape[:1] != sample.shape[:1] or model_output.shape[2:] != sample.shape[2:]:
+        raise ValueError(
+            f"The model output of shape {tuple(model_output.shape)} does not belong to samples of shape "
+            f"{tuple(sample.shape)}: all but the channels must agree."
+        )
+    dtype = math_dtype(sample, model_output)
+    model_output, sample = cast(model_output, dtype), cast(sample, dtype)
+    if given == channels:
+        return ReadOutput(model_output, None, sample)
+    return ReadOutput(*model_output.chunk(2, dim=1), sample)
+
+
+class Clipping(NamedTuple):
+    """How x0_hat is kept in the range of the data: clamped to [-bound, bound], or thresholded by its own quantile."""
+
+    bound: float | None
+    quantile: float | None = None
+    largest_quantile: float = 1.0
+
+
+def predicted_x0(said, c, clipping):
+    """x0_hat from what the network said, within the range of the data."""
+    return clip_x0_(affine(c.x0_sample, said.x_t, c.x0_output, said.prediction), clipping)
+
+
+def predicted_epsilon(said, c):
+    """eps_hat as the network means it, whatever it predicts."""
+    return affine(c.eps_sample, said.x_t, c.eps_output, said.prediction)
+
+
+def rederived_epsilon(x_t, x0, c):
+    """The eps that belongs to x_t and this x0, whatever the network said."""
+    return affine(1 / c.sigma, x_t, -c.signal / c.sigma, x0)
+
+
+def clip_x0_(x0, clipping):
+    """x0_hat within `clipping`, in place: clamped, or by dynamic thresholding (Saharia et al. 2022, section 2.3)."""
+    if clipping.quantile is not None:
+        bound = torch.quantile(x0.flatten(1).abs(), clipping.quantile, dim=1)
+        bound = per_sample(bound.clamp(min=1.0, max=max(1.0, clipping.largest_quantile)), x0.ndim)
+        return x0.clamp(-bound, bound) / bound
+    if clipping.bound is not None:
+        return x0.clamp_(-clipping.bound, clipping.bound)
+    return x0
+
+
+class Kernel(NamedTuple):
+    """p(x_s | x_t) = N(mean, variance), and the x0_hat that it rests on; the variance may be a number."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor | float
+    x0: torch.Tensor
+
+
+class KernelChoices(NamedTuple):
+    """What of a config the kernel depends on, besides the numbers of the step.
+
+    `largest_covariance` is what a covariance of x0 that a head predicts is clamped to, None where it is not.
+    """
+
+    variance_type: str
+    rederives_epsilon: bool
+    largest_covariance: float | None
+
+
+def reverse_kernel(said, x0, c, eta, choices):
+    """The kernel of first order, with eps_hat re-derived from x0_hat, or as the network means it."""
+    if choices.rederives_epsilon:
+        mean = affine(c.posterior_x0, x0, c.posterior_sample, said.x_t)
+    else:
+        mean = affine(c.direct_x0, x0, c.direct_eps, predicted_epsilon(said, c))
+    rule = VARIANCES[choices.variance_type]
+    if eta == 0 and not rule.has_covariance:
+        variance = 0.0
+    elif rule.of_head is None:
+        variance = c.variance_offset
+    else:
+        variance = rule.of_head(said.head, c, choices.largest_covariance)
+    return Kernel(mean, variance, x0)
+
+
+def guided(kernel, gradient, form, c, eta, variance_type):
+    """The kernel steered by the gradient of log p(y | x_t): its mean by `mean`, or eps_hat by `score`.
+
+    Raises:
+        ValueError: for a gradient of another shape, and where `mean` would shift by a variance of 0.
+    """
+    check_choice("guidance_form", form, GUIDANCE_FORMS)
+    if gradient.shape != kernel.mean.shape:
+        raise ValueError(
+            f"classifier_gradient of shape {tuple(gradient.shape)} must be of the sample's, {tuple(kernel.mean.shape)}."
+        )
+    if form == "mean" and eta == 0 and not VARIANCES[variance_type].has_covariance:
+        raise ValueError(
+            f"guidance_form='mean' shifts by the variance, which variance_type='{variance_type}' has not at eta=0: use "
+            "guidance_form='score', or eta > 0."
+        )
+    gradient = cast(gradient, kernel.mean.dtype)
+    if form == "mean":
+        return kernel._replace(mean=kernel.mean + gradient * kernel.variance)
+    return shifted_by_score(kernel, gradient, c)
+
+
+def shifted_by_score(kernel, gradient, c):
+    """The kernel at eps_hat - sigma_t gradient (Dhariwal & Nichol 2021, algorithm 2).
+
+    x0_hat shifts by sigma_t^2 / a_t times the gradient, and the mean by its posterior weight times that: so both are right
+    for an eps_hat that was not re-derived from x0_hat too.
+    """
+    shift = gradient * c.score_to_x0
+    return kernel._replace(mean=kernel.mean + shift * c.posterior_x0, x0=kernel.x0 + shift)
+
+
+def draw_(kernel, c, generator=None, noise=None, clips_variance=False):
+    """A sample of the kernel, in place of its mean; the mean itself in the step to clean data."""
+    mean, variance = kernel.mean, kernel.variance
+    if clips_variance:
+        variance = smaller(variance, c.largest_variance)
+    if is_zero(variance) or is_zero(c.noisy):
+        return mean
+    if noise is None:
+        noise = randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    elif noise.shape != mean.shape:
+        raise ValueError(f"variance_noise of shape {tuple(noise.shape)} must be of the sample's, {tuple(mean.shape)}.")
+    noise = cast(noise, mean.dtype)
+    if isinstance(variance, float):
+        return mean.add_(noise, alpha=variance**0.5)
+    return mean.addcmul_(noise, (variance * c.noisy).sqrt())
+
+
+# Numbers and tensors -----------------------------------------------------------------------------------------------------
+
+
+def affine(a, x, b, y):
+    """a x + b y in two passes over memory, for numbers and for tensors that broadcast."""
+    if isinstance(b, float):
+        return torch.mul(x, a).add_(y, alpha=b)
+    return torch.mul(x, a).addcmul_(y, b)
+
+
+def mixed(a, x, b, y):
+    """a x + b y of two tensors of one shape, in the dtype of x, where half precision is computed in float32."""
+    if x.shape != y.shape:
+        raise ValueError(f"Samples of shape {tuple(x.shape)} and noise of shape {tuple(y.shape)} must have one shape.")
+    dtype = math_dtype(x, y)
+    return affine(a, x.to(dtype), b, y.to(dtype)).to(x.dtype)
+
+
+def is_zero(value):
+    """Whether a number is 0; a tensor may be, but asking would make the host wait for the device."""
+    return isinstance(value, float) and value == 0.0
+
+
+def smaller(variance, limit):
+    """The lesser of two variances, numbers or tensors."""
+    if isinstance(variance, float) and isinstance(limit, float):
+        return min(variance, limit)
+    if isinstance(limit, float):
+        return variance.clamp_(max=limit)
+    return torch.minimum(torch.as_tensor(variance, dtype=limit.dtype, device=limit.device), limit)
+
+
+def math_dtype(*tensors):
+    """The dtype to compute in: float32 for half precision, and the widest otherwise."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    if not dtype.is_floating_point:
+        raise ValueError(
+            f"Samples of dtype {dtype} must be real floating-point numbers: scale images to [-1, 1] first."
+        )
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def cast(tensor, dtype):
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # `to` takes a microsecond to find nothing to do
+
+
+def per_sample(values, ndim):
+    """(B,) to (B, 1, ..), which broadcasts over samples of `ndim` dimensions; a 0-d tensor stays."""
+    return values.reshape(-1, *(1,) * (ndim - 1)) if values.ndim else values
+
+
+def expanded(values, like):
+    """A number, or a tensor that broadcasts, as a tensor of the shape of `like`."""
+    if isinstance(values, float):
+        values = torch.full((), values, dtype=like.dtype, device=like.device)
+    return values.expand_as(like)

@@ -1,0 +1,30 @@
+"""What the methods of a scheduler return."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class GaussianDiffusionSchedulerOutput(BaseOutput):
+    """What `step` returns: `prev_sample`, x_s, and `pred_original_sample`, x0_hat; both of the sample's shape."""
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor | None = None
+
+
+@dataclass
+class GaussianOutput(BaseOutput):
+    """`mean` and `variance` (elementwise) of a Gaussian, both of the sample's shape."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+@dataclass
+class ReverseKernelOutput(GaussianOutput):
+    """The reverse kernel p(x_s | x_t): `mean`, `variance`, and what they rest on, x0_hat and eps_hat."""
+
+    pred_original_sample: torch.Tensor = None
+    pred_epsilon: torch.Tensor = None
