@@ -1,8 +1,8 @@
 """The samplers of the literature by name: each is a few choices of the one reverse kernel."""
 
-from ddpm_hf.configuration import PACKED_KEY
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.network_config import is_of_points
+from ddpm_hf.portable.config import PACKED_KEY
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
 

@@ -4,8 +4,14 @@ import torch
 from diffusers import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size, check_output
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
+    GaussianDiffusionPipeline,
+    StepCallback,
+    agreed_batch_size,
+    check_output,
+)
 
 
 class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
@@ -62,8 +68,9 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
             batch_size, class_labels=class_labels, latents=latents, generator=generator, **several
         )
         x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
-        checked_guidance = self._guidance(class_labels, batch_size, x_0.device, **guidance)
+        conditioning = make_conditioning(self, class_labels, Guidance(**guidance), batch_size, x_0.device)
         self._set_timesteps(num_inference_steps, timesteps)
+        callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
 
         def put_back(pipeline, step, timestep, tensors):
@@ -71,9 +78,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
             s = self.scheduler.previous_timestep(int(timestep))
             known = x_0 if s < 0 else self.scheduler.add_noise(x_0, _noise(x_0, generator), s)
             x_s = torch.where(painted, tensors["latents"], known)
-            if callback_on_step_end is not None:
-                wanted = {name: (tensors | {"latents": x_s})[name] for name in callback_on_step_end_tensor_inputs}
-                x_s = (callback_on_step_end(self, step, timestep, wanted) or {}).get("latents", x_s)
+            x_s = callback(self, step, timestep, tensors | {"latents": x_s})
             if step + 1 < len(visited) and visited[step + 1] > s:
                 x_s = self._noised_again(x_s, s, visited[step + 1], generator)
             return {"latents": x_s}
@@ -81,12 +86,11 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         samples = self._denoise(
             self._initial_latents(batch_size, latents, generator, x_0.device),
             torch.tensor(visited),
-            checked_guidance,
+            conditioning,
             self._step_kwargs(eta=eta, generator=generator),
-            put_back,
-            ("latents", *callback_on_step_end_tensor_inputs),
+            StepCallback(put_back, ("latents", *callback_on_step_end_tensor_inputs)),
         )
-        images = self.image_processor.postprocess(samples, output_type=output_type)
+        images = self._postprocess(samples, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from diffusers.utils import BaseOutput
 
+from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
 from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
@@ -72,9 +73,8 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
             batch_size, image=latents if len(latents) > 1 else None, class_labels=class_labels
         )
         latents = for_each(latents, batch_size)
-        guidance = self._guidance(
-            class_labels, batch_size, latents.device, guidance_scale, guidance_interval, guidance_rescale
-        )
+        guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale)
+        conditioning = make_conditioning(self, class_labels, guidance, batch_size, latents.device)
         self._set_timesteps(num_inference_steps, timesteps)
         highest = self.scheduler.timesteps[0].item()
         if self.scheduler.alpha_bar(highest) == 0:
@@ -85,18 +85,19 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         ascending = self.scheduler.timesteps.flip(0)
         steps = list(zip(ascending, ascending.to(latents.device), strict=True))
         for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
-            latents = self._step_up(latents, t, t_on_device, guidance, num_fixed_point_iterations)
+            latents = self._step_up(latents, t, t_on_device, conditioning, num_fixed_point_iterations)
             if callback_on_step_end is not None:
                 latents = (callback_on_step_end(self, i, t, {"latents": latents}) or {}).get("latents", latents)
         self.maybe_free_model_hooks()
         return InversionPipelineOutput(latents=latents) if return_dict else (latents,)
 
-    def _step_up(self, x_s, t, t_on_device, guidance, iterations):
+    def _step_up(self, x_s, t, t_on_device, conditioning, iterations):
         s = self.scheduler.previous_timestep(int(t))
         shrinking = (self.scheduler.alpha_bar(t) / self.scheduler.alpha_bar(s)).sqrt().item()
-        now, x_t = self._guidance_at(guidance, t), shrinking * x_s
+        now, x_t = conditioning.at(t, self.scheduler), shrinking * x_s
+        scale, rescale = now.guidance.guidance_scale, now.guidance.guidance_rescale
         for _ in range(iterations):
-            output = self.predict(x_t, t, t_on_device, now.labels, now.scale, now.rescale)
+            output = self.predict(x_t, t, t_on_device, now.labels, scale, rescale)
             x_t = x_t + shrinking * (x_s - self.scheduler.p_mean_variance(output, t, x_t, eta=0.0).mean)
         return x_t
 

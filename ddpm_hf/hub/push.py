@@ -25,7 +25,7 @@ from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
 from ddpm_hf.hub.model_folder import check_model_folder, files_to_share
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.hub.retries import Patience, first_line, with_retries
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import CODE_FILE
+from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 
 WEIGHTS = (".safetensors", ".bin")
 PATIENCE = Patience()

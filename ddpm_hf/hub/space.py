@@ -10,8 +10,8 @@ from ddpm_hf import __version__
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.card_sections import on_the_hub
 from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, samplers_of
-from ddpm_hf.hub.self_contained import LIBRARIES, PIPELINE_SOURCE, assemble
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import CODE_FILE
+from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
+from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, assemble
 
 REQUIREMENTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 PAGE_MODULE = "ddpm_hf.hub.demo_page"

@@ -1,6 +1,6 @@
 """What the config of a network says of its samples and classes, whether it is a stock class or one of ours."""
 
-from ddpm_hf.configuration import PACKED_KEY
+from ddpm_hf.portable.config import PACKED_KEY
 
 
 def sample_shape(config):

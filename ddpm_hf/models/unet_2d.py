@@ -3,7 +3,7 @@
 import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
-from ddpm_hf.configuration import PortableConfigMixin
+from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 

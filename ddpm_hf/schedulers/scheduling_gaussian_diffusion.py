@@ -9,7 +9,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
-from ddpm_hf.configuration import PortableConfigMixin
+from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm
 from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES, prediction_weights
 from ddpm_hf.schedulers.multistep import History

@@ -24,7 +24,7 @@ from ddpm_hf import (
     NoisyImageClassifier,
     __version__,
 )
-from ddpm_hf.hub.self_contained import LIBRARIES, PIPELINE_SOURCE, TRAVELLING, assemble, pipeline_source
+from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, TRAVELLING, assemble, pipeline_source
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may round otherwise

@@ -388,7 +388,7 @@ def test_bad_guidance_by_a_classifier(steered, stock_unet):
     for labels in (3, [-1], [0.5]):
         with pytest.raises(ValueError, match=r"must be whole numbers in 0 \.\. 2\."):
             sample(steered, class_labels=labels, **scale)
-    with pytest.raises(ValueError, match="agree on one number of images.*class_labels: 3, batch_size: 2"):
+    with pytest.raises(ValueError, match="agree on one whole number of images.*class_labels: 3, batch_size: 2"):
         sample(steered, 2, class_labels=[0, 1, 2], **scale)
     with pytest.raises(ValueError, match="need a class-conditional model.*or steer it by a classifier"):
         sample(steered, class_labels=1)

@@ -152,7 +152,8 @@ def test_without_a_number_of_steps_the_whole_chain_is_walked(stock_unet):
 
 
 def test_each_image_has_its_own_seed(stock_unet):
-    pipeline = GaussianDiffusionPipeline(stock_unet, DDPMScheduler())
+    # A network in float64: in float32 a batch of another size is rounded otherwise, by as much as the processor likes.
+    pipeline = GaussianDiffusionPipeline(stock_unet.double(), DDPMScheduler())
     together = sample(pipeline, generator=[seeded(i) for i in range(3)])
     for i in range(3):
         assert_close(together[i : i + 1], sample(pipeline, seed=i), rtol=0, atol=1e-6)
@@ -224,6 +225,23 @@ def test_labels_as_a_number_a_list_or_a_tensor(tiny_unet):
     assert_close(sample(pipeline, 2, class_labels=3), sample(pipeline, 2))
 
 
+@pytest.mark.parametrize("labels", [np.array([0, 2]), torch.tensor([0, 2], dtype=torch.uint8), (0, 2), [np.int64(0), 2]])
+def test_labels_of_any_whole_numbers_are_the_same(tiny_unet, labels):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=3), DDPMScheduler())
+    images = sample(pipeline, class_labels=labels, guidance_scale=2.0)
+    assert_close(images, sample(pipeline, class_labels=[0, 2], guidance_scale=2.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_samples_that_are_not_finite_are_no_pictures(tiny_unet, output_type):
+    unet = tiny_unet()
+    torch.nn.init.constant_(unet.conv_out.bias, torch.nan)
+    pipeline = GaussianDiffusionPipeline(unet, DDPMScheduler())
+    with pytest.raises(ValueError, match=r"2 of 2 samples are not finite \(the first is number 0\)"):
+        sample(pipeline, batch_size=2, output_type=output_type)
+    assert sample(pipeline, output_type="latent").isnan().all()
+
+
 def test_stock_class_conditional_network(tiny_unet):
     """DDPMPipeline cannot pass labels; a stock network has no label for 'no class'."""
     stock = UNet2DModel.from_config(tiny_unet().config, num_class_embeds=3)
@@ -248,7 +266,7 @@ def test_stock_class_conditional_network(tiny_unet):
         ({"class_labels": [0.5]}, "must be whole numbers"),
         (
             {"class_labels": [0, 1, 2], "batch_size": 2},
-            "agree on one number of images.*class_labels: 3, batch_size: 2",
+            "agree on one whole number of images.*class_labels: 3, batch_size: 2",
         ),
         ({"class_labels": [0, 1], "generator": [seeded()] * 3}, "class_labels: 2, generator: 3"),
         ({"batch_size": 0}, "at least 1; got batch_size: 0"),
@@ -256,6 +274,19 @@ def test_stock_class_conditional_network(tiny_unet):
         ({"output_type": "png"}, "output_type='png' is not one of 'pil'"),
         ({"callback_on_step_end_tensor_inputs": ("images",)}, r"\('images',\) may name"),
         ({"eta": 2.0}, "eta=2.0 must be in"),
+        ({"eta": float("nan")}, "eta=nan must be in"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan must be a finite number"),
+        ({"guidance_scale": float("inf")}, "guidance_scale=inf must be a finite number"),
+        ({"classifier_guidance_scale": float("nan")}, "classifier_guidance_scale=nan must be a finite number"),
+        ({"guidance_interval": (float("nan"), 1.0)}, r"guidance_interval=\(nan, 1.0\) must be \(low, high\)"),
+        ({"guidance_rescale": float("nan")}, r"guidance_rescale=nan must be in \[0, 1\]"),
+        ({"class_labels": torch.tensor([True])}, "must be whole numbers"),
+        ({"class_labels": np.array([7])}, r"class_labels=\[7\] must be whole numbers in 0 \.\. 2"),
+        ({"batch_size": 2.5}, "whole number of images, at least 1; got batch_size: 2.5"),
+        ({"latents": torch.zeros(1, 1, 8, 8, dtype=torch.complex64)}, "dtype torch.complex64 must be finite floating"),
+        ({"latents": torch.zeros(1, 1, 8, 8, dtype=torch.int64)}, "dtype torch.int64 must be finite floating"),
+        ({"latents": torch.full((1, 1, 8, 8), torch.nan)}, "dtype torch.float32 must be finite floating"),
+        ({"num_inference_steps": 2.5}, r"num_inference_steps=2.5 must be in 1 \.\. 1000"),
         ({"num_inference_steps": 5000}, r"num_inference_steps=5000 must be in 1 \.\. 1000"),
         ({"timesteps": [1, 2], "num_inference_steps": None}, "must descend"),
     ],

@@ -12,9 +12,9 @@ import sys
 from typing import NamedTuple
 
 from ddpm_hf import __version__
-from ddpm_hf.hub.own_module import MODULE_PREFIX
+from ddpm_hf.portable.own_module import MODULE_PREFIX
 
-TRAVELLING = ("ddpm_hf.hub.own_module", "ddpm_hf.pipelines.pipeline_gaussian_diffusion")
+TRAVELLING = ("ddpm_hf.portable.own_module", "ddpm_hf.pipelines.pipeline_gaussian_diffusion")
 LIBRARIES = {"torch", "numpy", "diffusers"}
 LINE_LENGTH = 119
 

@@ -1,0 +1,90 @@
+"""How a pipeline is written so that others load it: an index of stock names, portable configs, and the code beside them."""
+
+import inspect
+import json
+from pathlib import Path
+
+from diffusers import DDPMScheduler, UNet2DModel
+
+from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+
+# The networks that travel with this file, by the names that the index has for them.
+OWN_NETWORKS = {network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser)}
+
+CODE_FILE = "pipeline.py"
+# What the index has for a model that only this pipeline runs: the file and the class.
+OWN_CLASS = ["pipeline", "GaussianDiffusionPipeline"]
+
+
+class PortableSavingMixin:
+    """Saves a pipeline as stock classes read it; comes before [`DiffusionPipeline`] among the bases."""
+
+    def save_pretrained(self, save_directory, safe_serialization=True, **kwargs):
+        """As [`DiffusionPipeline.save_pretrained`], but never weights as pickle, which runs what it holds when it is read."""
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would write pickle files: leave it out, and get safetensors.")
+        super().save_pretrained(save_directory, **kwargs)
+
+    def save_config(self, save_directory, push_to_hub=False, **kwargs):
+        """The code and the index: the last that `save_pretrained` and `push_to_hub` write."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._make_configs_portable(folder)
+        (folder / CODE_FILE).write_bytes(PIPELINE_SOURCE)
+        super().save_config(save_directory, push_to_hub, **kwargs)
+
+    def _make_configs_portable(self, folder):
+        """The configs of the networks by the names of stock classes, and without the places that they were loaded from."""
+        for name, network in self.components.items():
+            file = folder / name / "config.json"
+            if file.is_file():
+                config = json.loads(file.read_text(encoding="utf-8"))
+                config.pop("_name_or_path", None)
+                if isinstance(uncompiled(network), UNet2DModel):
+                    config["_class_name"] = UNet2DModel.__name__
+                file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def to_json_string(self):
+        """The model index, by the names of stock classes as far as these can run the model."""
+        index = json.loads(super().to_json_string())
+        index.pop("_name_or_path", None)  # where it was loaded from is nothing of the reader's
+        own = {name: type(uncompiled(part)).__name__ for name, part in self.components.items()}
+        own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
+        stock_runs = "unet" not in own and stock_pipeline_runs(self.unet.config, self.scheduler)
+        index["_class_name"] = "DDPMPipeline" if stock_runs else OWN_CLASS
+        if isinstance(uncompiled(self.unet), UNet2DModel):
+            index["unet"] = ["diffusers", "UNet2DModel"]
+        if isinstance(self.scheduler, GaussianDiffusionScheduler):
+            index["scheduler"] = ["diffusers", "DDPMScheduler"]
+        if self.classifier is None:
+            del index["classifier"]  # which stock classes would say that they ignore
+        # Without a module, because diffusers refuses to load a repository that names one it does not know.
+        index |= {name: [None, network] for name, network in own.items()}
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+
+def stock_pipeline_runs(unet_config, scheduler):
+    """Whether [`DDPMPipeline`] samples a model: it knows no labels, and no other input of the network than x_t."""
+    config = dict(scheduler.config.items())  # what stock classes read of it
+    variance_type, channels = config.get("variance_type"), unet_config.in_channels
+    if (
+        classes_of(unet_config)[0] is not None
+        or unet_config.get("sample_size") is None
+        or scheduler.init_noise_sigma != 1
+    ):
+        return False
+    if "generator" not in inspect.signature(scheduler.step).parameters or variance_type == "fixed_large_log":
+        return False
+    if unet_config.get("out_channels", channels) == channels:
+        return True
+    return isinstance(scheduler, GaussianDiffusionScheduler | DDPMScheduler) and variance_type == "learned_range"
+
+
+def uncompiled(network):
+    """The network that `torch.compile` was given."""
+    return getattr(network, "_orig_mod", network)
