@@ -123,15 +123,13 @@ def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, d
 
 def checked_labels(class_labels, num_classes, null_label=None):
     """Labels, () or (B,), as int64 on the host; whole numbers of any kind are taken."""
-    labels = torch.as_tensor(
-        np.asarray(class_labels) if isinstance(class_labels, (list, tuple)) else class_labels
-    ).cpu()
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    labels = class_labels.cpu().numpy() if isinstance(class_labels, torch.Tensor) else np.asarray(class_labels)
     largest = num_classes - 1 if null_label is None else null_label
+    whole = labels.dtype.kind in "iu" and labels.size > 0
     if labels.ndim > 1 or not whole or labels.min() < 0 or labels.max() > largest:
         extra = "" if null_label is None else f", or {null_label} for no class"
         raise ValueError(f"class_labels={class_labels} must be whole numbers in 0 .. {num_classes - 1}{extra}.")
-    return labels.long()
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def check_classifier(classifier, unet):

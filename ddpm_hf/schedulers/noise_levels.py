@@ -26,10 +26,11 @@ class NoiseLevels:
 
     def at(self, timesteps, like):
         """(signal, sigma) of timesteps, one for all or one per sample, such that they broadcast over the samples `like`."""
+        timesteps = torch.as_tensor(timesteps)
         check_one_per_sample(timesteps, like)
-        if not isinstance(timesteps, torch.Tensor) or timesteps.device.type == "cpu":
+        if timesteps.device.type == "cpu":
             self.check_range(timesteps)
-            timesteps = torch.as_tensor(timesteps).to(like.device, non_blocking=True)
+            timesteps = timesteps.to(like.device, non_blocking=True)
         columns = self._table(like.device)[timesteps].to(math_dtype(like)).unbind(-1)
         return tuple(per_sample(column, like.ndim) for column in columns)
 
@@ -70,9 +71,7 @@ def as_host_int(timestep):
 
 
 def check_one_per_sample(timesteps, samples):
-    """Raises ValueError unless timesteps are whole numbers, one for all samples or one for each."""
-    if not isinstance(timesteps, torch.Tensor):
-        return
+    """Raises ValueError unless a tensor of timesteps has whole numbers, one for all samples or one for each."""
     if timesteps.ndim > 1 or (timesteps.ndim == 1 and len(timesteps) not in (1, len(samples))):
         raise ValueError(
             f"Timesteps of shape {tuple(timesteps.shape)} must be one for all {len(samples)} samples, or one for each."

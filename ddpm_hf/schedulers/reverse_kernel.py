@@ -181,10 +181,15 @@ def affine(a, x, b, y):
 
 def mixed(a, x, b, y):
     """a x + b y of two tensors of one shape, in the dtype of x, where half precision is computed in float32."""
-    if x.shape != y.shape:
-        raise ValueError(f"Samples of shape {tuple(x.shape)} and noise of shape {tuple(y.shape)} must have one shape.")
+    check_one_shape(x, y)
     dtype = math_dtype(x, y)
     return affine(a, x.to(dtype), b, y.to(dtype)).to(x.dtype)
+
+
+def check_one_shape(x, y):
+    """Raises ValueError for tensors of two shapes, which might broadcast."""
+    if x.shape != y.shape:
+        raise ValueError(f"Samples of shape {tuple(x.shape)} and {tuple(y.shape)} must have one shape.")
 
 
 def is_zero(value):
@@ -204,12 +209,13 @@ def smaller(variance, limit):
 def math_dtype(*tensors):
     """The dtype to compute in: float32 for half precision, and the widest otherwise."""
     dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    if not dtype.is_floating_point:
-        raise ValueError(
-            f"Samples of dtype {dtype} must be real floating-point numbers: scale images to [-1, 1] first."
-        )
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"Samples of dtype {tensor.dtype} must be real floating-point numbers: scale images to [-1, 1] first."
+            )
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 

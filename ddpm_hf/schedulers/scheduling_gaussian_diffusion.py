@@ -27,6 +27,7 @@ from ddpm_hf.schedulers.reverse_kernel import (
     KernelChoices,
     affine,
     cast,
+    check_one_shape,
     draw_,
     expanded,
     guided,
@@ -260,6 +261,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
                 the trajectory, -1 for clean data.
             eta (`float`, *optional*): instead of the config's.
         """
+        check_one_shape(original_samples, sample)
         dtype = math_dtype(sample, original_samples)
         original_samples, sample = original_samples.to(dtype), sample.to(dtype)
         c = self._transition(timestep, prev_timestep, self._chosen_eta(eta), sample)

@@ -96,10 +96,11 @@ class TransitionTable:
     def between(self, timestep, prev_timestep, eta, like):
         """The [`Transition`] of given pairs, without a trajectory; the tables stay on the host."""
         t, s = torch.broadcast_tensors(*(torch.as_tensor(x).cpu() for x in (timestep, prev_timestep)))
+        check_one_per_sample(t, like)
+        check_one_per_sample(s, like)
         self.levels.check_range(t)
         if (s < -1).any() or (s >= t).any():
             raise ValueError(f"prev_timestep={prev_timestep} must be in -1 .. timestep - 1 (timestep={timestep}).")
-        check_one_per_sample(t, like)
         whole_chain = second_posterior_variance(self.levels, torch.arange(len(self.levels)))
         values = _stacked(self._numbers(t, s, eta, small_to_data=whole_chain))
         on_host = values.ndim == 1 and values.device.type == "cpu"

@@ -225,7 +225,9 @@ def test_labels_as_a_number_a_list_or_a_tensor(tiny_unet):
     assert_close(sample(pipeline, 2, class_labels=3), sample(pipeline, 2))
 
 
-@pytest.mark.parametrize("labels", [np.array([0, 2]), torch.tensor([0, 2], dtype=torch.uint8), (0, 2), [np.int64(0), 2]])
+@pytest.mark.parametrize(
+    "labels", [np.array([0, 2]), torch.tensor([0, 2], dtype=torch.uint8), (0, 2), [np.int64(0), 2]]
+)
 def test_labels_of_any_whole_numbers_are_the_same(tiny_unet, labels):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=3), DDPMScheduler())
     images = sample(pipeline, class_labels=labels, guidance_scale=2.0)

@@ -400,10 +400,13 @@ def test_bad_eta(batch, eta):
 UNSUITABLE = [
     (lambda s, x: s.add_noise(x.to(torch.uint8), x, 5), "dtype torch.uint8 must be real floating-point"),
     (lambda s, x: s.add_noise(x.to(torch.complex64), x, 5), "dtype torch.complex64 must be real"),
-    (lambda s, x: s.add_noise(x, x[:, :, :1], 5), r"noise of shape \(3, 3, 1, 4\) must have one shape"),
+    (lambda s, x: s.add_noise(x, x[:, :, :1], 5), r"shape \(3, 3, 4, 4\) and \(3, 3, 1, 4\) must have one shape"),
     (lambda s, x: s.get_velocity(x.int(), x.int(), 5), "dtype torch.int32 must be real"),
     (lambda s, x: s.add_noise(x, x, torch.tensor([1, 2])), r"Timesteps of shape \(2,\) must be one for all 3 samples"),
     (lambda s, x: s.add_noise(x, x, torch.tensor([1.0, 2.0, 3.0])), "Timesteps of dtype torch.float32 must be whole"),
+    (lambda s, x: s.q_posterior(x, x[:, :1], 5), r"and \(3, 1, 4, 4\) must have one shape"),
+    (lambda s, x: s.get_epsilon(x, 2.5, x), "Timesteps of dtype torch.float32 must be whole"),
+    (lambda s, x: s.step(x, 5, x.byte()), "dtype torch.uint8 must be real"),
     (lambda s, x: s.step(x.int(), 5, x.int()), "dtype torch.int32 must be real"),
     (lambda s, x: s.step(x, 5, x.to(torch.complex128)), "dtype torch.complex128 must be real"),
     (
