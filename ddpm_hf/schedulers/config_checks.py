@@ -2,6 +2,11 @@
 
 import math
 
+from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES
+from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES
+from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
+from ddpm_hf.schedulers.variances import VARIANCES, check_measured
+
 # Keys of configs that describe other processes than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, with what they belong to.
 OTHER_PROCESSES = {
     "sigma_data": "of EDM or of a consistency model (sigma_data)",
@@ -48,15 +53,18 @@ def check_eta(eta):
         raise ValueError(f"eta={eta} must be in [0, 1]: 0 is DDIM, 1 is DDPM.")
 
 
-def check_config(config, choices):
-    """Raises ValueError for a value that is not one of its choices, and for a number that is not finite or out of range.
-
-    Args:
-        choices (`dict`): the allowed values of the keys that have a list of them.
-    """
-    for name, allowed in choices.items():
+def check_config(config):
+    """Raises ValueError for a value that is not one of its choices, and for a number that is not finite or out of range."""
+    for name, allowed in (
+        ("beta_schedule", BETA_SCHEDULES),
+        ("variance_type", tuple(VARIANCES)),
+        ("solver_order", (1, 2)),
+        ("prediction_type", PREDICTION_TYPES),
+        ("timestep_spacing", STOCK_SPACINGS + OWN_SPACINGS),
+    ):
         check_choice(name, config[name], allowed)
     _check_config_numbers(config)
+    check_measured(config)
 
 
 def _check_config_numbers(config):

@@ -55,8 +55,14 @@ class Clipping(NamedTuple):
     """How x0_hat is kept in the range of the data: clamped to [-bound, bound], or thresholded by its own quantile."""
 
     bound: float | None
-    quantile: float | None = None
-    largest_quantile: float = 1.0
+    quantile: float | None
+    largest_quantile: float
+
+    @classmethod
+    def of(cls, config):
+        bound = config.clip_sample_range if config.clip_sample else None
+        quantile = config.dynamic_thresholding_ratio if config.thresholding else None
+        return cls(bound, quantile, config.sample_max_value)
 
 
 def predicted_x0(said, c, clipping):
@@ -102,6 +108,13 @@ class KernelChoices(NamedTuple):
     variance_type: str
     rederives_epsilon: bool
     largest_covariance: float | None
+
+    @classmethod
+    def of(cls, config, rederives_epsilon=None):
+        if rederives_epsilon is None:
+            rederives_epsilon = config.use_clipped_model_output
+        largest_covariance = config.clip_sample_range**2 if config.clip_covariance else None
+        return cls(config.variance_type, rederives_epsilon, largest_covariance)
 
 
 def reverse_kernel(said, x0, c, eta, choices):

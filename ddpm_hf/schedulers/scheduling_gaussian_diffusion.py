@@ -11,11 +11,10 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm
-from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES, prediction_weights
+from ddpm_hf.schedulers.gaussian_kernel import prediction_weights
 from ddpm_hf.schedulers.multistep import History
 from ddpm_hf.schedulers.noise_levels import NoiseLevels, as_host_int
 from ddpm_hf.schedulers.noise_schedules import (
-    BETA_SCHEDULES,
     LARGEST_TERMINAL_ALPHA_BAR,
     make_betas,
     warn_of_terminal_signal,
@@ -41,9 +40,9 @@ from ddpm_hf.schedulers.reverse_kernel import (
     shifted_by_score,
 )
 from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput, ReverseKernelOutput
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS, checked_plans, choose_timesteps
+from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, checked_plans, choose_timesteps
 from ddpm_hf.schedulers.transition_table import TransitionTable, second_posterior_variance
-from ddpm_hf.schedulers.variances import VARIANCES, check_measured, checked_mean_square_epsilon
+from ddpm_hf.schedulers.variances import VARIANCES, checked_mean_square_epsilon
 
 
 class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
@@ -139,9 +138,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         clip_variance_pixels: float | None = None,
         timestep_plans: dict[str, list[int]] | None = None,
     ):
-        choices = {"beta_schedule": BETA_SCHEDULES, "variance_type": tuple(VARIANCES), "solver_order": (1, 2)}
-        choices |= {"prediction_type": PREDICTION_TYPES, "timestep_spacing": STOCK_SPACINGS + OWN_SPACINGS}
-        check_config(self.config, choices)
+        check_config(self.config)
         if beta_schedule == "quadratic":  # stock classes know it by the other name
             self.register_to_config(beta_schedule="scaled_linear")
 
@@ -153,13 +150,13 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = self._levels.alphas_bar[1:].float()
         warn_of_terminal_signal(self._levels.alphas_bar[-1].item(), self.config)
-        self._register_measured(mean_square_epsilon, timestep_plans)
-
-        self._clipping = Clipping(
-            clip_sample_range if clip_sample else None,
-            dynamic_thresholding_ratio if thresholding else None,
-            sample_max_value,
-        )
+        self._mean_square_epsilon = checked_mean_square_epsilon(mean_square_epsilon, num_train_timesteps)
+        if mean_square_epsilon is not None:  # as JSON has it
+            self.register_to_config(mean_square_epsilon=self._mean_square_epsilon.tolist())
+        if timestep_plans is not None:
+            plans = checked_plans(timestep_plans, self._levels.alphas_bar[1:].numpy(), LARGEST_TERMINAL_ALPHA_BAR)
+            self.register_to_config(timestep_plans=plans)
+        self._clipping = Clipping.of(self.config)
         self.init_noise_sigma = 1.0
         self.num_inference_steps = None
         self.custom_timesteps = False
@@ -177,17 +174,6 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def extract_init_dict(cls, config_dict, **kwargs):
         check_is_ddpm(config_dict)
         return super().extract_init_dict(config_dict, **kwargs)
-
-    def _register_measured(self, mean_square_epsilon, timestep_plans):
-        """What was measured about the model, checked, and in the config as JSON has it."""
-        check_measured(self.config)
-        self._mean_square_epsilon = None
-        if mean_square_epsilon is not None:
-            self._mean_square_epsilon = checked_mean_square_epsilon(mean_square_epsilon, len(self))
-            self.register_to_config(mean_square_epsilon=self._mean_square_epsilon.tolist())
-        if timestep_plans is not None:
-            plans = checked_plans(timestep_plans, self._levels.alphas_bar[1:].numpy(), LARGEST_TERMINAL_ALPHA_BAR)
-            self.register_to_config(timestep_plans=plans)
 
     # Trajectories ----------------------------------------------------------------------------------------------------
 
@@ -304,7 +290,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         eta, timestep = self._chosen_eta(eta), as_host_int(timestep)
         c = self._transitions.at(timestep, eta, said.x_t)
         x0 = predicted_x0(said, c, self._clipping)
-        kernel = reverse_kernel(said, x0, c, eta, self._choices(use_clipped_model_output))
+        kernel = reverse_kernel(said, x0, c, eta, KernelChoices.of(self.config, use_clipped_model_output))
         if classifier_gradient is not None:
             kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, self.config.variance_type)
         if self._history:
@@ -331,7 +317,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         said = self._read(model_output, sample)
         eta = self._chosen_eta(eta)
         c = self._transition(timestep, prev_timestep, eta, said.x_t)
-        x0, choices = predicted_x0(said, c, self._clipping), self._choices(use_clipped_model_output)
+        x0, choices = predicted_x0(said, c, self._clipping), KernelChoices.of(self.config, use_clipped_model_output)
         mean, variance, x0 = reverse_kernel(said, x0, c, eta, choices)
         epsilon = rederived_epsilon(said.x_t, x0, c) if choices.rederives_epsilon else predicted_epsilon(said, c)
         return ReverseKernelOutput(
@@ -397,10 +383,3 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         eta = self.config.eta if eta is None else eta
         check_eta(eta)
         return eta
-
-    def _choices(self, rederives_epsilon=None):
-        config = self.config
-        if rederives_epsilon is None:
-            rederives_epsilon = config.use_clipped_model_output
-        largest_covariance = config.clip_sample_range**2 if config.clip_covariance else None
-        return KernelChoices(config.variance_type, rederives_epsilon, largest_covariance)
