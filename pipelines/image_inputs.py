@@ -7,6 +7,15 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from PIL import Image
 
+from ddpm_hf.errors import InputError
+from ddpm_hf.image_files import (
+    check_mode,
+    check_range,
+    has_transparent_pixels,
+    highest_value,
+    in_eight_bits,
+    is_sixteen_bit,
+)
 from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -19,9 +28,24 @@ PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_image(path, channels):
-    """The image of a file in the PIL mode that `prepare_images` takes for a network of so many channels."""
-    with Image.open(path) as image:
-        return image.convert(PIL_MODES[channels])
+    """The image of a file in the PIL mode that `prepare_images` takes for a network of so many channels.
+
+    It is read as the images of a data set are: upright, in 8 bits, and composed on white where it is transparent.
+
+    Raises:
+        InputError: for a file that cannot be read, and for a depth that is not read.
+    """
+    try:
+        with Image.open(path) as image:
+            check_mode(image)
+            if is_sixteen_bit(image):
+                check_range(highest_value(image))
+            converted = in_eight_bits(image, PIL_MODES[channels])
+            if converted.mode != "RGBA" and has_transparent_pixels(image):
+                logger.warning(f"{path} has transparent pixels, which are composed on white.")
+            return converted
+    except Exception as error:  # PIL has many, and few of them name the file
+        raise InputError(f"The picture {path} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def prepare_images(pipeline, image):
@@ -111,9 +135,7 @@ def _tensor(name, image, channels):
             image = image.convert("L")
         mode = PIL_MODES.get(channels)
         if image.mode != mode:
-            raise ValueError(
-                f"{name} is of the PIL mode {image.mode!r} and must be {mode!r}: image.convert({mode!r})."
-            )
+            raise ValueError(f"{name} is of the PIL mode {image.mode!r} and must be {mode!r}: {_advice(image, mode)}.")
         return CONVERTER.preprocess(image)
     dimensions = {np.ndarray: (2, 3, 4), torch.Tensor: (3, 4)}.get(type(image))
     if dimensions is None:
@@ -129,6 +151,15 @@ def _tensor(name, image, channels):
             f"{name} of the shape {tuple(image.shape)} has {tensor.shape[1]} channels and must have {channels}."
         )
     return tensor
+
+
+def _advice(image, mode):
+    """How to come to a PIL mode without a loss that nobody sees."""
+    if image.mode[0] in "IF":
+        return f"scale its values to 0 .. 255 first, then image.convert({mode!r}), which cuts off what is above"
+    if mode != "RGBA" and image.has_transparency_data:
+        return f"ddpm_hf.image_files.in_eight_bits(image, {mode!r}), which composes it on white"
+    return f"image.convert({mode!r})"
 
 
 def _check_range(image):

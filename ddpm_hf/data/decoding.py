@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate.utils import get_int_from_env
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ddpm_hf.data.survey import IMAGES_PER_READ, open_image
+from ddpm_hf.data.survey import IMAGES_PER_READ, name_of, open_image
 from ddpm_hf.data.walking import batches
 from ddpm_hf.errors import InputError
+from ddpm_hf.image_files import in_eight_bits
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,7 @@ def decode_image(value, form, place=CENTER):
         form (`ImageForm`): without its `center_crop` the whole image is squeezed into the square.
         place (`tuple[float, float]`): of the square that is cut out: (0, 0) is left and top, (1, 1) right and bottom.
     """
-    image = ImageOps.exif_transpose(open_image(value))
-    if image.mode.startswith("I;16"):  # `convert` would clip 16 bits to 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("L" if form.channels == 1 else "RGB")
+    image = in_eight_bits(open_image(value), "L" if form.channels == 1 else "RGB")
     size = (form.resolution, form.resolution)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, _square(image.size, place) if form.center_crop else None)
@@ -73,7 +71,7 @@ def decode_readable(values, form, places=None):
             images.append(decode_image(value, form, CENTER if places is None else places[position]))
             read.append(position)
         except Exception as error:  # PIL raises whatever its decoders raise
-            damaged[position] = f"({(value or {}).get('path') or 'no name'}): {error}"
+            damaged[position] = f"({name_of(value)}): {error}"
     return np.array(images, dtype=np.uint8).reshape(-1, *form.shape), read, damaged
 
 

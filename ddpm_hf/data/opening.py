@@ -6,15 +6,22 @@ import datasets
 import numpy as np
 
 from ddpm_hf.data.embedded import FASHION_MNIST
+from ddpm_hf.data.reading_problems import cache_error, cannot_use_cache, first_unreadable, root_cause
+from ddpm_hf.data.unused_files import report_unused_files, splits_named
 from ddpm_hf.errors import InputError
 
 
 def open_rows(args, streaming=False, **options):
     """The rows of `args.dataset`, of whatever kind it is, with nothing decoded.
 
+    Of a local folder it is said which data files are not used.
+
     Args:
         streaming (`bool`): as an `IterableDataset`, which is read when it is asked for rows.
         options: for the reader of `datasets`, where it is a single file.
+
+    Raises:
+        InputError: for data that cannot be read, with the file at fault as far as there is one.
     """
     source = args.dataset or str(FASHION_MNIST)
     path = Path(source)
@@ -23,24 +30,45 @@ def open_rows(args, streaming=False, **options):
         raise InputError(
             f"dataset={source!r} was written by `save_to_disk`, which is read by memory map: leave out --streaming."
         )
-    options["streaming"] = streaming
+    files = []
     try:
         if is_saved:
+            files = sorted(path.rglob("*.*"))
             rows = datasets.load_from_disk(source)
-            rows = rows[args.split] if isinstance(rows, datasets.DatasetDict) else rows
-        elif path.is_file():
-            kind = {".jsonl": "json", ".tar": "webdataset"}.get(path.suffix, path.suffix.lstrip("."))
-            rows = datasets.load_dataset(kind, data_files={args.split: source}, split=args.split, **options)
+            return rows[args.split] if isinstance(rows, datasets.DatasetDict) else rows
+        builder = _builder(source, args, options)
+        if path.exists():
+            splits_named(args.split, builder.config.data_files)
+            files = [file for found in builder.config.data_files.values() for file in found]
+        if streaming:
+            rows = builder.as_streaming_dataset(split=args.split)
         else:
-            rows = datasets.load_dataset(source, args.dataset_config, split=args.split, streaming=streaming)
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=args.split)
     # Each builder of `datasets` has its own errors for what it cannot read; to the user they are one.
     except Exception as error:
+        if cannot_use_cache(error):
+            raise cache_error(error) from error
+        reason = first_unreadable(files) or f"{type(root_cause(error)).__name__}: {root_cause(error)}"
         raise InputError(
-            f"Cannot read split {args.split!r} of dataset={source!r} ({type(error).__name__}: {error}). Give a name on the "
+            f"Cannot read split {args.split!r} of dataset={source!r} ({reason}). Give a name on the "
             "Hub, a folder of images, a parquet file or folder, or a folder written by `save_to_disk`, and a --split "
             "that it has and that is not empty."
         ) from error
+    if args.dataset is not None and path.is_dir():
+        splits = builder.info.splits
+        num_rows = None if streaming else sum(splits[name].num_examples for name in splits_named(args.split, splits))
+        report_unused_files(path, builder, args.split, num_rows)
     return rows
+
+
+def _builder(source, args, options):
+    path = Path(source)
+    if path.is_file():
+        kind = {".jsonl": "json", ".tar": "webdataset"}.get(path.suffix, path.suffix.lstrip("."))
+        name = args.split.split("[")[0]  # a part of the one split that a file is
+        return datasets.load_dataset_builder(kind, data_files={name: source}, **options)
+    return datasets.load_dataset_builder(source, args.dataset_config)
 
 
 def find_image_column(features, wanted=None):
@@ -82,6 +110,11 @@ def read_labels(rows, column):
         )
     feature = rows.features[column]
     classes = feature.num_classes if isinstance(feature, datasets.ClassLabel) else max(values) + 1
+    if classes > len(values) and not isinstance(feature, datasets.ClassLabel):
+        raise InputError(
+            f"label_column={column!r} has the label {max(values)}, which would make {classes} classes of {len(values)} images: "
+            "number the classes from 0 up."
+        )
     if max(values) >= classes:
         raise InputError(f"label_column={column!r} has the label {max(values)}, but only {classes} classes.")
     return np.asarray(values, dtype=np.int64), classes

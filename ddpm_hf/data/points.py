@@ -128,8 +128,11 @@ def _read(args):
 
 def _as_text(path):
     """How to read a CSV file as it is: what is no number is found by its place, not by the type that a column is given."""
-    with open(path, newline="", encoding="utf-8") as file:
-        names = next(csv.reader(file), [])
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            names = next(csv.reader(file), [])
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"Cannot read {path} ({error}): it must be CSV text in UTF-8.") from error
     if names and all(_is_number(name) for name in names):
         raise InputError(
             f"The first line of {path} has numbers ({', '.join(names[:4])}) where the names of the columns belong: write a "

@@ -1,0 +1,88 @@
+"""Files of a local folder that `datasets` leaves out: counted on the disk, and said with the reason.
+
+`datasets` takes a word such as train, test or dev in the name of a folder or file for the split that the file belongs to. Where
+one file has such a word, files without one belong to no split at all.
+"""
+
+import logging
+import os
+from collections import Counter
+
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+WORDS_MAKE_SPLITS = "words such as train, test, dev or val in names of folders and files make splits"
+
+
+def report_unused_files(folder, builder, split, num_rows=None):
+    """Warns of data files below `folder` that are not read for `split`, with their numbers and the reasons.
+
+    Args:
+        builder (`datasets.DatasetBuilder`): what `datasets` made of the folder.
+        split (`str`): as it was asked for: `train`, `train[:90%]`, `train+test`, `all`.
+        num_rows (`int`, *optional*): of the whole splits that `split` names; unknown of a stream.
+    """
+    listed = {str(name): set(map(os.path.abspath, files)) for name, files in builder.config.data_files.items()}
+    suffixes = _suffixes(builder, listed)
+    found = {path for path in _files_below(folder) if _suffix(path) in suffixes and not _is_metadata(path)}
+    chosen = set().union(*(listed[name] for name in splits_named(split, listed)))
+    others = {path: name for name, files in listed.items() for path in files - chosen}
+    reasons = Counter(_reason(path, others, builder) for path in found - chosen)
+    metadata = next((os.path.basename(path) for path in sorted(chosen) if _is_metadata(path)), None)
+    if metadata and num_rows is not None:
+        reasons[f"not named in {metadata}"] = max(len(found & chosen) - num_rows, 0)
+    if reasons.total():
+        logger.warning(
+            "Split %r of dataset=%r leaves out %d of the %d files on the disk: %s.",
+            *(split, str(folder), reasons.total(), len(found)),
+            "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number),
+        )
+
+
+def splits_named(split, there):
+    """The names in an expression such as `train[:90%]+test`; all that are `there` for `all`.
+
+    Raises:
+        ValueError: for one that is not there.
+    """
+    names = [part.split("[")[0].strip() for part in split.split("+")]
+    if names == ["all"]:
+        return list(there)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(f"there is no split {missing[0]!r} but {', '.join(map(str, there))}; {WORDS_MAKE_SPLITS}")
+    return names
+
+
+def _reason(path, others, builder):
+    if path in others:
+        return f"of split {others[path]!r} ({WORDS_MAKE_SPLITS})"
+    if os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
+        return "behind a link to a folder, which datasets does not follow"
+    if builder.name == "imagefolder" and _suffix(path) not in builder.EXTENSIONS:
+        return f"with the suffix {_suffix(path)}, which datasets does not read"
+    return f"of no split ({WORDS_MAKE_SPLITS}, and other files are left out)"
+
+
+def _suffixes(builder, listed):
+    """The suffixes of what counts as data: all kinds of images in a folder of images, else the suffixes of what is read."""
+    if builder.name == "imagefolder":
+        return {*Image.registered_extensions(), *builder.EXTENSIONS}
+    return {_suffix(path) for files in listed.values() for path in files}
+
+
+def _suffix(path):
+    return os.path.splitext(path)[1].lower()
+
+
+def _is_metadata(path):
+    return os.path.basename(path) in METADATA_NAMES
+
+
+def _files_below(folder):
+    """All files but hidden ones, which `datasets` leaves out too."""
+    for parent, folders, names in os.walk(os.path.realpath(folder), followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
