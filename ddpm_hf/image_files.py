@@ -64,9 +64,7 @@ def in_eight_bits(image, mode):
         InputError: for a depth that is not read.
     """
     check_mode(image)
-    image = ImageOps.exif_transpose(image)
-    if image.mode in SIXTEEN_BIT_MODES:
-        image = _upper_byte(image)
+    image = _in_eight_bit_mode(ImageOps.exif_transpose(image))
     if mode != "RGBA" and image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     # PIL has no direct way from LAB to grey.
@@ -74,12 +72,17 @@ def in_eight_bits(image, mode):
 
 
 def has_transparent_pixels(image):
-    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    if not image.has_transparency_data:
+        return False
+    return _in_eight_bit_mode(image).convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
-def _upper_byte(image):
-    """16-bit grey in 8 bits, where `convert` would clip it to 255; the value that stands for transparency becomes white."""
+def _in_eight_bit_mode(image):
+    """16-bit grey as 8-bit grey, where `convert` would clip it to 255, with the transparency of one value as alpha."""
+    if image.mode not in SIXTEEN_BIT_MODES:
+        return image
     values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
     if "transparency" in image.info:
-        values = np.where(values == image.info["transparency"], 65535, values)
-    return Image.fromarray((values >> 8).astype(np.uint8))
+        grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey

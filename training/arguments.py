@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ddpm_hf.data.arguments import DataArguments, option
+from ddpm_hf.data.limits import check_workers
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
@@ -136,6 +137,7 @@ class RunArguments(DataArguments):
                 value = getattr(self, name, None)  # not every kind of training has every option
                 if value is not None and not holds(value):
                     raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
+        check_workers(self.dataloader_workers)
         self._check_schedule_and_tracker()
         if self.random_crop and not self.center_crop:
             raise InputError(
@@ -530,7 +532,7 @@ def _read_yaml(path):
     # BaseLoader leaves every value as it is written (`2e-4`, `no`), so that it means what it means as a flag.
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"Cannot read the options in {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold lines `option: value`.")

@@ -1,8 +1,14 @@
 """What must be the same for a checkpoint to continue a run."""
 
+from pathlib import Path
+
+import yaml
 from accelerate.utils import DistributedType
 
+from ddpm_hf.data import count_images
 from ddpm_hf.errors import InputError
+from ddpm_hf.training.checkpoints import list_checkpoints
+from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 
 # These lay the state of a process out in their own way, which another of them cannot read.
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -42,6 +48,34 @@ def check_same_training(manifest, now, output_dir):
         raise InputError(
             f"{where} was written by {manifest['engine']} on {manifest['num_processes']} processes, in files that "
             f"{now['engine']} on {now['num_processes']} does not read. {other}"
+        )
+
+
+def check_data_unchanged(args, source):
+    """Passes where the data are those which the checkpoints of the folder were made with; before anything is decoded.
+
+    A run of an earlier version left no fingerprint, and goes on with as many images.
+
+    Raises:
+        InputError: if there are more or fewer, others, or the same in another order.
+    """
+    if not list_checkpoints(args.output_dir):
+        return
+    stored = yaml.safe_load((Path(args.output_dir) / ARGUMENTS_FILE).read_text(encoding="utf-8"))["environment"]
+    number = count_images(source)
+    before = stored.get("num_images", number)
+    where = f"output_dir={args.output_dir!r} holds a run"
+    restore = "restore the data to continue it, or choose another output_dir"
+    if before != number:
+        raise InputError(
+            f"{where} on {before} images, and the data set has {number} now, so that their order would be another: {restore}."
+        )
+    # None for points that are drawn, which the options determine.
+    fingerprint = stored.get("data_fingerprint") or source.fingerprint
+    if fingerprint != source.fingerprint:
+        raise InputError(
+            f"{where} on other data: dataset={args.dataset!r} has other content now, or the same in another order (fingerprint "
+            f"{source.fingerprint} instead of {fingerprint}): {restore}."
         )
 
 

@@ -96,24 +96,6 @@ def _images_per_update(options, num_processes):
     return options["batch_size"] * options["gradient_accumulation_steps"] * num_processes
 
 
-def check_data_unchanged(args, num_images):
-    """Passes where the data has as many images as that which the checkpoints of the folder were made with.
-
-    Raises:
-        InputError: if it shrank or grew; before anything is decoded.
-    """
-    folder = Path(args.output_dir)
-    if not list_checkpoints(folder):
-        return
-    stored = yaml.safe_load((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
-    before = stored["environment"].get("num_images", num_images)
-    if before != num_images:
-        raise InputError(
-            f"output_dir={args.output_dir!r} holds a run on {before} images, and the data set has {num_images} now, so that "
-            "their order would be another: restore the data to continue it, or choose another output_dir."
-        )
-
-
 def check_room(args, model):
     """Passes where the disk has room for the checkpoints, for the pipeline and for the first snapshots of averages.
 
@@ -160,11 +142,12 @@ def how_to_continue(signum, output_dir, total_steps=None):
     return f"Stopped by {name}. {output_dir} has a checkpoint of {where}: to continue, run the same command again."
 
 
-def write_arguments(args, num_processes=1, num_images=None):
+def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=None):
     """Claims the folder: all options, and what the run was made with."""
     folder = Path(args.output_dir)
     options = {name: getattr(args, name) for name in option_names(type(args))}
-    environment = describe_environment(num_processes) | {"num_images": num_images}
+    environment = describe_environment(num_processes)
+    environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint}
     text = yaml.safe_dump(options | {"environment": environment}, sort_keys=False)
     with written_whole(folder / ARGUMENTS_FILE) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
 from ddpm_hf.data import (
     ImageStream,
+    PointSource,
     StreamSource,
     count_images,
     decoding_workers,
@@ -21,9 +22,9 @@ from ddpm_hf.distributed import together
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.engines import join_training
+from ddpm_hf.training.resuming import check_data_unchanged
 from ddpm_hf.training.run_folder import (
     LOGS_FOLDER,
-    check_data_unchanged,
     check_folder_is_shared,
     check_room,
     is_finished,
@@ -88,12 +89,12 @@ def begin_run(args, accelerator, source, model):
     """
 
     def check():
-        check_data_unchanged(args, count_images(source))
+        check_data_unchanged(args, source)
         check_room(args, model)
 
     def claim():
         if not list_checkpoints(args.output_dir):
-            write_arguments(args, accelerator.num_processes, count_images(source))
+            write_arguments(args, accelerator.num_processes, count_images(source), source.fingerprint)
 
     together(accelerator, check)
     together(accelerator, claim, main_process_only=True)
@@ -109,12 +110,18 @@ def resume_run(args, accelerator, source, loop):
     loop.resume()
     step = loop.progress.step
     if step:
-        write = partial(write_arguments, args, accelerator.num_processes, count_images(source))
+        write = partial(write_arguments, args, accelerator.num_processes, count_images(source), source.fingerprint)
         together(accelerator, write, main_process_only=True)
     if args.report_to != "none":
         # What was shown after the checkpoint that the run goes on from is shown anew.
         purged = {"tensorboard": {"purge_step": step + 1}}
         accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()}, init_kwargs=purged)
+
+
+def note_resizing(accelerator, source):
+    """Says where the data of a run are not of the size that its network takes."""
+    if not isinstance(source, PointSource) and source.resizing is not None:
+        accelerator.print(f"The {source.resizing}, the size of the model's.")
 
 
 def load_data(args, accelerator, source):

@@ -14,7 +14,8 @@ from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
-from ddpm_hf.data import PointSource, count_images, open_images, open_points, open_stream
+from ddpm_hf.data import PointSource, count_images, open_images, open_points, open_stream, sized_for_network
+from ddpm_hf.data.limits import check_fits_memory
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole
@@ -30,7 +31,14 @@ from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
-from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, resume_run, steps_to_do
+from ddpm_hf.training.run_setup import (
+    begin_run,
+    describe_run,
+    make_accelerator,
+    note_resizing,
+    resume_run,
+    steps_to_do,
+)
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
 # The options of the scheduler that say what the network is trained for.
@@ -67,6 +75,8 @@ def _train(args):
     check_run_folder(args, accelerator.num_processes)
     source = main_process_first(accelerator, lambda: open_data(args))
     total_steps = steps_to_do(args, accelerator, count_images(source))
+    if args.init_from is not None:
+        note_resizing(accelerator, source)
     if args.dry_run:
         if total_steps is not None:
             plan(args, accelerator, source, total_steps)
@@ -91,11 +101,24 @@ def _train(args):
 
 
 def open_data(args):
-    """Points for a network of points, which stays with the units that it was trained in; else images."""
+    """Points for a network of points, which stays with the units that it was trained in; else images.
+
+    Images get the size of the network of `init_from`, whatever their own is; a new network gets theirs.
+    """
     config = None if args.init_from is None else _load_config(args.init_from)
     if is_of_points(config) if config else args.unet in MLP_PRESETS:
         return open_points(args, config)
-    return (open_stream if args.streaming else open_images)(args, default_resolution(args))
+    if config is None:
+        sized, default = args, UNET_PRESETS[args.unet]["sample_size"]
+    else:
+        sized, default = sized_for_network(args, config, f"init_from={args.init_from!r}"), None
+    source = (open_stream if args.streaming else open_images)(sized, default)
+    check_fits_memory(
+        f"resolution={source.resolution}: a batch of {args.batch_size} images takes",
+        args.batch_size * source.form.float_bytes,
+        "choose a smaller --resolution or --batch_size",
+    )
+    return source
 
 
 def _load_config(name):
@@ -103,10 +126,6 @@ def _load_config(name):
         return DDPMUNet2DModel.load_config(name, subfolder="unet")
     except OSError as error:
         raise InputError(f"Cannot load a network from init_from={name!r}: {error}") from error
-
-
-def default_resolution(args):
-    return UNET_PRESETS[args.unet]["sample_size"]
 
 
 def run(args, accelerator, source, total_steps, push=None):
@@ -173,6 +192,8 @@ def _load_unet(args, source):
         unet = _network_class(source).from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
+    if unet.config.get("sample_size", ()) is None:  # it takes any size, and samples need one
+        unet.register_to_config(sample_size=source.resolution)
     added = {}
     if args.variance_head is not None and unet.config.variance_head is None:
         added["variance_head"] = args.variance_head

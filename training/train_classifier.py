@@ -17,7 +17,7 @@ import numpy as np
 from accelerate.utils import set_seed
 
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
-from ddpm_hf.data import decode_all, decoding_workers, draw_images, open_images
+from ddpm_hf.data import decode_all, decoding_workers, draw_images, open_images, sized_for_network
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
@@ -31,7 +31,14 @@ from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArg
 from ddpm_hf.training.classifier_objective import make_classifier_objective
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
-from ddpm_hf.training.run_setup import begin_run, describe_run, make_accelerator, resume_run, steps_to_do
+from ddpm_hf.training.run_setup import (
+    begin_run,
+    describe_run,
+    make_accelerator,
+    note_resizing,
+    resume_run,
+    steps_to_do,
+)
 from ddpm_hf.training.training_loop import TrainingLoop
 
 ACCURACY_FILE = "accuracy.json"
@@ -168,11 +175,9 @@ def noising_scheduler(pipeline, model):
 
 
 def open_labelled_images(args, split, unet_config):
-    size = unet_config.sample_size
-    if not isinstance(size, int):
-        raise InputError(f"model={args.model!r} makes images of {size}; a classifier is trained for square ones.")
     options = {field.name: getattr(args, field.name) for field in fields(DataArguments)}
-    source = open_images(DataArguments(**options | {"split": split, "resolution": size}), size)
+    data = DataArguments(**options | {"split": split})
+    source = open_images(sized_for_network(data, unet_config, f"model={args.model!r}"), None)
     if source.channels != unet_config.in_channels:
         raise InputError(
             f"The images of split {split!r} have {source.channels} channel(s), and those of model={args.model!r} "
@@ -193,14 +198,6 @@ def check_classes(source, held_out, args):
             f"Split {args.eval_split!r} has {held_out.num_classes} classes, and split {args.split!r}, which is learned, "
             f"{source.num_classes}: give another --eval_split."
         )
-
-
-def note_resizing(accelerator, source):
-    side = source.resolution
-    if source.size == (side, side):
-        return
-    given = "images of several sizes" if source.size is None else "images of {}x{}".format(*source.size)
-    accelerator.print(f"The {given} are resized to {side}x{side}, the size of the model's.")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from diffusers.configuration_utils import FrozenDict
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.reading import read_index, reading
+from ddpm_hf.models.network_config import sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 AUTOENCODERS = ("vae", "vqvae")
@@ -45,7 +46,8 @@ def load_model(name, device):
         pipeline = DiffusionPipeline.from_pretrained(name).to(device)
     vae, unet = getattr(pipeline, autoencoder), pipeline.unet
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    size = {"sample_size": unet.config.sample_size * factor, "in_channels": vae.config.in_channels}
+    _, *sides = sample_shape(unet.config)
+    size = {"sample_size": [side * factor for side in sides], "in_channels": vae.config.in_channels}
     return CalibratedModel(pipeline, FrozenDict(dict(unet.config) | size), _encoder(vae))
 
 

@@ -6,6 +6,7 @@ from ddpm_hf.data.embedded import FASHION_MNIST
 from ddpm_hf.data.images import ImagesInMemory, ImagesOnDemand, load_images, loading_workers
 from ddpm_hf.data.mapped import ImagesMapped
 from ddpm_hf.data.model_range import to_model_range
+from ddpm_hf.data.network_size import sized_for_network
 from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows, read_labels
 from ddpm_hf.data.points import PointSource, draw_points, open_points
 from ddpm_hf.data.source import ImageSource, draw_images, open_images
@@ -51,5 +52,6 @@ __all__ = [
     "open_rows",
     "open_stream",
     "read_labels",
+    "sized_for_network",
     "to_model_range",
 ]

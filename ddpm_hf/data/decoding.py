@@ -1,7 +1,6 @@
 """From stored images to uint8 tensors of one size, with the damaged ones counted and named."""
 
 import logging
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ddpm_hf.data.limits import check_workers, usable_cores
 from ddpm_hf.data.survey import IMAGES_PER_READ, name_of, open_image
 from ddpm_hf.data.walking import batches
 from ddpm_hf.errors import InputError
@@ -35,6 +35,11 @@ class ImageForm:
     @property
     def shape(self):
         return self.channels, self.resolution, self.resolution
+
+    @property
+    def float_bytes(self):
+        """What an image takes as the floats that a network is given."""
+        return 4 * self.channels * self.resolution**2
 
 
 def decode_image(value, form, place=CENTER):
@@ -124,15 +129,11 @@ def decoding_workers(wanted, pixels, alone=False):
     Where it decodes `alone`, while the other processes of the machine wait for it, its share is all of them.
     """
     if wanted is not None:
+        check_workers(wanted)
         return wanted
     processes_here = get_int_from_env(["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"], 1)
-    share = max(1, _usable_cores() // (1 if alone else processes_here))
+    share = max(1, usable_cores() // (1 if alone else processes_here))
     return share if pixels > PIXELS_WORTH_PROCESSES else 0
-
-
-def _usable_cores():
-    """Those that this process may run on, which a queue or a container makes fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def decode_all(source, workers=0):

@@ -1,6 +1,5 @@
 """Images decoded once into Arrow files, which `datasets` caches, and read from there by memory map."""
 
-import errno
 import shutil
 from dataclasses import asdict
 from functools import cached_property
@@ -16,11 +15,13 @@ from torch.utils.data import Dataset
 
 import ddpm_hf
 from ddpm_hf.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decode_readable, report_damage
+from ddpm_hf.data.reading_problems import cache_error
 from ddpm_hf.data.survey import IMAGES_PER_READ
-from ddpm_hf.errors import InputError
 
 # What decoded images leave free on the disk, for checkpoints and others.
 RESERVE_BYTES = 2 * 2**30
+# Counts the ways in which one version has made pixels of images: what is transparent is composed on white.
+PIXELS = 2
 
 
 class ImagesMapped(Dataset):
@@ -75,11 +76,11 @@ def decode_to_disk(source, workers=0):
     Processes of one machine that need the same images wait for the first of them.
 
     Raises:
-        InputError: if no image can be read, or one cannot in `strict` data; if the disk is full.
+        InputError: if no image can be read, or one cannot in `strict` data; if the disk is full or cannot be written.
     """
     path = cache_file(source)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             decoded = source.rows.map(
                 _decode_table,
@@ -95,12 +96,7 @@ def decode_to_disk(source, workers=0):
                 desc="Decoding",
             )
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"The disk of {path.parent} is full ({error}), which decoded images are kept on: make room, lead datasets to "
-            "another disk with HF_DATASETS_CACHE, or decode on demand with --on_disk_limit_gb 0."
-        ) from error
+        raise cache_error(error, " Or decode on demand with --on_disk_limit_gb 0.") from error
     rows = np.concatenate([np.empty(0, np.int64), *(c.to_numpy() for c in decoded.data.column("row").chunks)])
     _check_damage(source, rows)
     labels = None if source.labels is None else torch.from_numpy(source.labels[rows])
@@ -122,7 +118,7 @@ def cache_file(source):
 
 def _fingerprint(source):
     """Changes with the rows, with what they become, and with the version of the code that makes it of them."""
-    return Hasher.hash([source.rows._fingerprint, asdict(source.form), ddpm_hf.__version__])
+    return Hasher.hash([source.rows._fingerprint, asdict(source.form), ddpm_hf.__version__, PIXELS])
 
 
 def _features(form):

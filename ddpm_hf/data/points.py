@@ -10,20 +10,29 @@ import datasets
 import numpy as np
 import torch
 
+from ddpm_hf.data.fingerprint import fingerprint_of_points
+from ddpm_hf.data.limits import check_fits_memory
 from ddpm_hf.data.opening import find_label_column, open_rows, read_labels
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
 
+# Two coordinates in float64, as points, as what they are made of, and standardised.
+BYTES_PER_DRAWN_POINT = 5 * 2 * 8
+
 
 @dataclass(frozen=True)
 class PointSource:
-    """Points looked at and standardised: (x - mean) / std, (N, d), float32; mean, std: (d,), in the data's own units."""
+    """Points looked at and standardised: (x - mean) / std, (N, d), float32; mean, std: (d,), in the data's own units.
+
+    `fingerprint` is of points that were read; None for drawn ones, which their options determine.
+    """
 
     points: torch.Tensor
     mean: np.ndarray
     std: np.ndarray
     labels: np.ndarray | None
     num_classes: int | None
+    fingerprint: str | None = None
 
     def __len__(self):
         return len(self.points)
@@ -88,8 +97,9 @@ def open_points(args, config=None):
             f"The points have {values.shape[1]} dimensions ({', '.join(columns)}), and the network takes "
             f"{config['in_channels']}: choose as many columns with --point_columns."
         )
+    fingerprint = None if args.dataset in POINT_CLOUDS else fingerprint_of_points(values, labels)
     points = torch.from_numpy((values - mean) / std).float()
-    return PointSource(points=points, mean=mean, std=std, labels=labels, num_classes=num_classes)
+    return PointSource(points, mean, std, labels, num_classes, fingerprint)
 
 
 def draw_points(source, num_points, seed):
@@ -100,6 +110,9 @@ def draw_points(source, num_points, seed):
 
 
 def _drawn(args):
+    check_fits_memory(
+        f"num_points={args.num_points} take", args.num_points * BYTES_PER_DRAWN_POINT, "ask for fewer points"
+    )
     generator = torch.Generator().manual_seed(zlib.crc32(args.split.encode()))
     points, labels = POINT_CLOUDS[args.dataset](args.num_points, generator)
     if args.class_conditional and labels is None:

@@ -30,10 +30,13 @@ def cannot_use_cache(error):
     return path.is_relative_to(cache) or cache.is_relative_to(path)
 
 
-def cache_error(error):
+def cache_error(error, otherwise=""):
+    """The error to raise; `otherwise` is what else there is to do, as a sentence."""
+    cause = root_cause(error)
+    state = "is full" if getattr(cause, "errno", None) in FULL else "cannot be written"
     return InputError(
-        f"The cache of datasets, {datasets.config.HF_DATASETS_CACHE}, cannot be written ({root_cause(error)}): make room or "
-        "change its rights, or lead datasets to another folder with HF_DATASETS_CACHE=FOLDER."
+        f"The cache of datasets, {datasets.config.HF_DATASETS_CACHE}, {state} ({cause}): make room or change its rights, or "
+        f"lead datasets to another folder with HF_DATASETS_CACHE=FOLDER.{otherwise}"
     )
 
 

@@ -1,13 +1,23 @@
 """A data set opened and looked at, with what its images are to become: all that can be wrong is found here."""
 
+import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import datasets
 import numpy as np
 
 from ddpm_hf.data.decoding import ImageForm
+from ddpm_hf.data.fingerprint import fingerprint_of_images
+from ddpm_hf.data.limits import check_fits_memory
 from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows, read_labels
 from ddpm_hf.data.survey import spread_values, survey
+from ddpm_hf.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Images that become so many times as long are said to.
+MUCH_LARGER = 4
 
 
 class SquareImages:
@@ -16,6 +26,14 @@ class SquareImages:
     @property
     def kind(self):
         return f"images of {self.channels}x{self.resolution}x{self.resolution}"
+
+    @property
+    def resizing(self):
+        """As in "images of 28x28 are resized to 8x8"; None for images that are of their size already."""
+        if self.size == (self.resolution, self.resolution):
+            return None
+        given = "several sizes" if self.size is None else "{}x{}".format(*self.size)
+        return f"images of {given} are resized to {self.resolution}x{self.resolution}"
 
     @property
     def network_options(self):
@@ -52,6 +70,11 @@ class ImageSource(SquareImages):
     def form(self):
         return ImageForm(self.channels, self.resolution, self.center_crop)
 
+    @cached_property
+    def fingerprint(self):
+        """Of what the images are and of their order; it takes as long as to survey them."""
+        return fingerprint_of_images(spread_values(self.rows, self.column), len(self), self.labels)
+
     @property
     def decoded_bytes(self):
         return len(self) * self.channels * self.resolution**2
@@ -62,7 +85,7 @@ def open_images(args, default_resolution):
 
     Args:
         args (`DataArguments`): which data.
-        default_resolution (`int`): for images whose sizes differ, if `args` names no resolution.
+        default_resolution (`int`, *optional*): for images whose sizes differ, if `args` names no resolution.
     """
     rows = open_rows(args)
     column = find_image_column(rows.features, args.image_column)
@@ -77,12 +100,41 @@ def open_images(args, default_resolution):
         labels=labels,
         num_classes=num_classes,
         channels=seen.channels,
-        resolution=args.resolution or seen.side or default_resolution,
+        resolution=resolution_of(args, seen, default_resolution),
         center_crop=args.center_crop,
         strict=args.strict_data,
         pixels=seen.pixels_per_image * len(rows),
         size=seen.size,
     )
+
+
+def resolution_of(args, seen, default_resolution):
+    """The side of the square images: asked for, or the images' own if all agree, or the default.
+
+    Args:
+        args (`DataArguments`): which may name one.
+        seen (`Survey`): of the images.
+
+    Raises:
+        InputError: if none of them is known, or if not one such image fits into memory.
+    """
+    resolution = args.resolution or seen.side or default_resolution
+    if resolution is None:
+        raise InputError(
+            "The images have several sizes, or are not square, and the network takes any size: choose one with --resolution."
+        )
+    form = ImageForm(seen.channels, resolution, args.center_crop)
+    check_fits_memory(
+        f"resolution={resolution}: an image of {resolution}x{resolution} takes",
+        form.float_bytes,
+        f"choose a smaller one (the longest side of the images is {seen.longest_side})",
+    )
+    if resolution > MUCH_LARGER * seen.longest_side:
+        logger.warning(
+            "resolution=%d enlarges the images, whose longest side is %d, more than %d times: each takes %.1f MiB as floats.",
+            *(resolution, seen.longest_side, MUCH_LARGER, form.float_bytes / 2**20),
+        )
+    return resolution
 
 
 def draw_images(source, num_images, seed):

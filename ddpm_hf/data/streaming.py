@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 
 from ddpm_hf.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
+from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows
-from ddpm_hf.data.source import SquareImages
+from ddpm_hf.data.source import SquareImages, resolution_of
 from ddpm_hf.data.survey import IMAGES_PER_READ, survey
 from ddpm_hf.data.walking import as_it_is, batches
 from ddpm_hf.errors import InputError
@@ -40,7 +41,8 @@ BATCHES_READ_AHEAD = 16
 class StreamSource(SquareImages):
     """A data set opened as a stream and looked at, and what its images are to become; of how many there are nothing is known.
 
-    `label_column` and `num_classes` are None without classes.
+    `label_column` and `num_classes` are None without classes; `size` is as in `Survey`, and `fingerprint` is of the number
+    of shards and of the first images and labels.
     """
 
     rows: datasets.IterableDataset
@@ -49,6 +51,8 @@ class StreamSource(SquareImages):
     num_classes: int | None
     form: ImageForm
     strict: bool
+    size: tuple[int, int] | None
+    fingerprint: str
 
     @property
     def channels(self):
@@ -68,7 +72,7 @@ def open_stream(args, default_resolution):
 
     Args:
         args (`DataArguments`): which data.
-        default_resolution (`int`): for images whose sizes differ, if `args` names no resolution.
+        default_resolution (`int`, *optional*): for images whose sizes differ, if `args` names no resolution.
     """
     rows = open_rows(args, streaming=True)
     if rows.features is None:
@@ -85,27 +89,30 @@ def open_stream(args, default_resolution):
     num_classes = None if label_column is None else rows.features[label_column].num_classes
     rows = rows.select_columns([column] if label_column is None else [column, label_column])
     rows = rows.cast_column(column, datasets.Image(decode=False)).with_format("arrow")
-    first = _first_values(rows, column, args)
-    seen = survey(first, column)
-    form = ImageForm(seen.channels, args.resolution or seen.side or default_resolution, args.center_crop)
-    return StreamSource(rows, column, label_column, num_classes, form, args.strict_data)
+    first = _first_rows(rows, args)
+    values = [row[column] for row in first]
+    seen = survey(values, column)
+    form = ImageForm(seen.channels, resolution_of(args, seen, default_resolution), args.center_crop)
+    labels = (
+        None if label_column is None else [-1 if row[label_column] is None else row[label_column] for row in first]
+    )
+    fingerprint = fingerprint_of_images(values, rows.num_shards, labels)
+    return StreamSource(rows, column, label_column, num_classes, form, args.strict_data, seen.size, fingerprint)
 
 
-def _first_values(rows, column, args):
+def _first_rows(rows, args):
     try:
-        values = [
-            row[column] for table in rows.take(SURVEYED_IMAGES).iter(IMAGES_PER_READ) for row in table.to_pylist()
-        ]
+        first = [row for table in rows.take(SURVEYED_IMAGES).iter(IMAGES_PER_READ) for row in table.to_pylist()]
     except Exception as error:  # each reader of `datasets` has its own
         raise InputError(
             f"The first images of split {args.split!r} of dataset={args.dataset!r} cannot be read "
             f"({type(error).__name__}: {error})."
         ) from error
-    if not values:
+    if not first:
         raise InputError(
             f"Split {args.split!r} of dataset={args.dataset!r} has no images: choose another with --split."
         )
-    return values
+    return first
 
 
 class Position(NamedTuple):

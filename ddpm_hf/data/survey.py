@@ -33,11 +33,13 @@ class Survey:
     Args:
         channels (`int`): as many as keep all colours.
         size (`tuple[int, int]`, *optional*): width and height; None where sizes differ.
+        longest_side (`int`): of all images.
         pixels_per_image (`float`): the mean.
     """
 
     channels: int
     size: tuple[int, int] | None
+    longest_side: int
     pixels_per_image: float
 
     @property
@@ -88,6 +90,7 @@ def survey(values, column):
     return Survey(
         channels=1 if are_grey else 3,
         size=next(iter(sizes)) if len(sizes) == 1 else None,
+        longest_side=max(max(size) for size in sizes),
         pixels_per_image=sum(w * h * n for (w, h), n in sizes.items()) / sizes.total(),
     )
 

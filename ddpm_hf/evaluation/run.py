@@ -8,7 +8,15 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-from ddpm_hf.data import decode_all, decoding_workers, draw_images, draw_points, open_images, open_points
+from ddpm_hf.data import (
+    decode_all,
+    decoding_workers,
+    draw_images,
+    draw_points,
+    open_images,
+    open_points,
+    sized_for_network,
+)
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first
 from ddpm_hf.errors import InputError
@@ -98,8 +106,8 @@ def load_data(data, unet_config, num_images=None, seed=0):
         _check_enough(num_images, source, data)
         tensors = source.tensors() if num_images is None else draw_points(source, num_images, seed).tensors()
         return tensors["images"], tensors.get("labels")
-    size = unet_config.sample_size
-    source = open_images(dataclasses.replace(data, resolution=size, class_conditional=conditional), size)
+    sized = sized_for_network(dataclasses.replace(data, class_conditional=conditional), unet_config, "the model")
+    source = open_images(sized, None)
     if source.channels != unet_config.in_channels:
         raise InputError(
             f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, or have no room, in processes of their own; and that the same command goes on."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -317,18 +318,20 @@ def test_a_folder_that_cannot_be_made_is_found_before_the_work(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "is_of_before", "message"),
     [
-        (os.remove, "holds a run on 16 images, and the data set has 15 now"),
-        # That is found when it is decoded.
-        (lambda path: path.write_bytes(b"nothing"), "was made with 16 readable images, and now there are 15"),
+        (os.remove, False, "holds a run on 16 images, and the data set has 15 now"),
+        (lambda path: path.write_bytes(b"nothing"), False, "has other content now, or the same in another order"),
+        # A run that kept no fingerprint finds that when the image is decoded.
+        (lambda path: path.write_bytes(b"nothing"), True, "was made with 16 readable images, and now there are 15"),
     ],
 )
-def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path, change, message):
+def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path, change, is_of_before, message):
     shutil.copytree(run.straight, run.folder)
     shutil.copytree(run.options["dataset"], tmp_path / "fewer")
     arguments = run.folder / "training_args.yaml"
-    arguments.write_text(arguments.read_text().replace(run.options["dataset"], str(tmp_path / "fewer")))
+    text = arguments.read_text().replace(run.options["dataset"], str(tmp_path / "fewer"))
+    arguments.write_text(re.sub("  data_fingerprint: .*\n", "", text) if is_of_before else text)
     change(tmp_path / "fewer" / "03.png")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):

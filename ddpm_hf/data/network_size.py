@@ -1,0 +1,33 @@
+"""The size that a trained network is for, which data read for it get."""
+
+from dataclasses import replace
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.models.network_config import sample_shape
+
+
+def sized_for_network(args, config, model):
+    """Options of data with the resolution of a network, whatever the data's own is; as they are if it takes any size.
+
+    Args:
+        args (`DataArguments`): which data.
+        config: of the network, or a dictionary of its `sample_size` and `in_channels`.
+        model (`str`): how messages name it.
+
+    Raises:
+        InputError: for a network of images that are not square, as data are read as squares, and for another resolution.
+    """
+    _, height, width = sample_shape(config)
+    if height != width:
+        raise InputError(
+            f"{model} has a network for images of {height}x{width} (height x width), and data are read as squares only: give "
+            "a model of square images."
+        )
+    if height is None:
+        return args
+    if args.resolution not in (None, height):
+        raise InputError(
+            f"resolution={args.resolution} does not go with {model}, whose network is for images of {height}x{height}: leave "
+            "--resolution out, and the data are resized."
+        )
+    return replace(args, resolution=height)
