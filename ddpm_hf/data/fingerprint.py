@@ -36,7 +36,7 @@ def fingerprint_of_points(points, labels=None):
 
 def _with_labels(hasher, labels):
     if labels is not None:
-        hasher.update(np.asarray(labels, dtype=np.int64))
+        hasher.update(np.ascontiguousarray(labels, dtype=np.int64))
     return hasher.hexdigest()
 
 
