@@ -123,9 +123,12 @@ def open_data(args):
 
 def _load_config(name):
     try:
-        return DDPMUNet2DModel.load_config(name, subfolder="unet")
+        config = DDPMUNet2DModel.load_config(name, subfolder="unet")
     except OSError as error:
         raise InputError(f"Cannot load a network from init_from={name!r}: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"Cannot load a network from init_from={name!r}: its unet/config.json holds no options.")
+    return config
 
 
 def run(args, accelerator, source, total_steps, push=None):

@@ -12,6 +12,8 @@ from PIL import Image
 
 logger = logging.getLogger(__name__)
 
+# Beside the suffixes of images, those of files that hold data and nothing else.
+CONTAINERS = {".arrow", ".parquet", ".tar"}
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 WORDS_MAKE_SPLITS = "words such as train, test, dev or val in names of folders and files make splits"
 
@@ -25,11 +27,12 @@ def report_unused_files(folder, builder, split, num_rows=None):
         num_rows (`int`, *optional*): of the whole splits that `split` names; unknown of a stream.
     """
     listed = {str(name): set(map(os.path.abspath, files)) for name, files in builder.config.data_files.items()}
-    suffixes = _suffixes(builder, listed)
-    found = {path for path in _files_below(folder) if _suffix(path) in suffixes and not _is_metadata(path)}
+    readable = _readable_suffixes(builder, listed)
+    of_data = _image_suffixes() | CONTAINERS | readable
+    found = {path for path in _files_below(folder) if _suffix(path) in of_data and not _is_metadata(path)}
     chosen = set().union(*(listed[name] for name in splits_named(split, listed)))
     others = {path: name for name, files in listed.items() for path in files - chosen}
-    reasons = Counter(_reason(path, others, builder) for path in found - chosen)
+    reasons = Counter(_reason(path, others, readable) for path in found - chosen)
     metadata = next((os.path.basename(path) for path in sorted(chosen) if _is_metadata(path)), None)
     if metadata and num_rows is not None:
         reasons[f"not named in {metadata}"] = max(len(found & chosen) - num_rows, 0)
@@ -56,21 +59,25 @@ def splits_named(split, there):
     return names
 
 
-def _reason(path, others, builder):
+def _reason(path, others, readable):
     if path in others:
         return f"of split {others[path]!r} ({WORDS_MAKE_SPLITS})"
     if os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
         return "behind a link to a folder, which datasets does not follow"
-    if builder.name == "imagefolder" and _suffix(path) not in builder.EXTENSIONS:
-        return f"with the suffix {_suffix(path)}, which datasets does not read"
+    if _suffix(path) not in readable:
+        return f"with the suffix {_suffix(path)}, which is not read here"
     return f"of no split ({WORDS_MAKE_SPLITS}, and other files are left out)"
 
 
-def _suffixes(builder, listed):
-    """The suffixes of what counts as data: all kinds of images in a folder of images, else the suffixes of what is read."""
+def _readable_suffixes(builder, listed):
+    """The suffixes that the kind of data is read from which `datasets` sees in the folder."""
     if builder.name == "imagefolder":
-        return {*Image.registered_extensions(), *builder.EXTENSIONS}
+        return set(builder.EXTENSIONS) | {".zip"}
     return {_suffix(path) for files in listed.values() for path in files}
+
+
+def _image_suffixes():
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
 
 
 def _suffix(path):

@@ -1,6 +1,7 @@
 """Data read for a trained network have its size, whatever their own is, and one that is not square is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,13 @@ def test_measuring_keeps_the_size_of_the_network(larger_images):
     assert images.shape == (16, 1, 8, 8) and labels is None
     images, _ = load_data(data, FrozenDict(in_channels=1, sample_size=None))
     assert images.shape == (16, 1, 12, 12)
+
+
+def test_a_network_without_options_is_named(model, larger_images):
+    start = model()
+    Path(start, "unet", "config.json").write_text("[8, 8]", encoding="utf-8")
+    with pytest.raises(InputError, match=r"init_from=.*model': its unet/config.json holds no options"):
+        open_data(TrainingArguments(init_from=start, dataset=larger_images, max_train_steps=1))
 
 
 def test_a_new_network_has_the_size_of_the_data(larger_images):

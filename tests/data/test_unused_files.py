@@ -78,6 +78,8 @@ def test_files_of_metadata_that_name_fewer(folder, caplog):
 def test_suffixes_that_are_not_read(folder, caplog):
     found = folder(*numbered("", 3), "a.avif", "b.avif")
     assert "leaves out 2 of the 5 files on the disk: 2 with the suffix .avif" in opened(found, caplog)[1]
+    (found / "more.parquet").write_bytes(b"")
+    assert "leaves out 3 of the 6 files on the disk" in opened(found, caplog)[1]
 
 
 def test_links_to_folders(folder, caplog, tmp_path):
@@ -99,6 +101,8 @@ def test_shards_are_files_too(tmp_path, caplog):
         rows.to_parquet(str(tmp_path / "shards" / f"{name}.parquet"))
     for open_data in (open_images, open_stream):
         assert "leaves out 2 of the 3 files" in opened(tmp_path / "shards", caplog, open_data)[1]
+    Image.new("L", (8, 8)).save(tmp_path / "shards" / "train.png")
+    assert "1 with the suffix .png, which is not read here" in opened(tmp_path / "shards", caplog)[1]
 
 
 def test_nothing_is_said_where_nothing_is_left_out(folder, caplog):

@@ -6,6 +6,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.pipelines.image_inputs import check_scheduler, prepare_images, prepare_mask, read_image
 
 
@@ -83,6 +84,72 @@ def test_kinds_of_masks(pipeline, picture):
 def test_files_of_any_mode(tmp_path, picture):
     picture(mode="RGB").save(tmp_path / "colour.png")
     assert read_image(tmp_path / "colour.png", 1).mode == "L" and read_image(tmp_path / "colour.png", 3).mode == "RGB"
+
+
+def test_files_are_read_as_data_sets_are(tmp_path, diffusers_log):
+    """Upright, in 8 bits, and on white where they are transparent, which is said."""
+    path = tmp_path / "a.png"
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 3  # upside down
+    image.save(path, exif=exif)
+    assert np.array_equal(read_image(path, 1), pixels[::-1, ::-1])
+    Image.fromarray(pixels * 1040).save(path)
+    assert np.array_equal(read_image(path, 1), pixels * 1040 >> 8)
+    assert not diffusers_log.text
+    Image.new("RGBA", (8, 8), (90, 90, 90, 0)).save(path)
+    assert np.asarray(read_image(path, 3)).min() == 255 == read_image(path, 1).getextrema()[0]
+    assert f"{path} has transparent pixels, which are composed on white" in diffusers_log.text
+    assert read_image(path, 4).getpixel((0, 0)) == (90, 90, 90, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tiff", np.zeros((8, 8), np.float32), "a.tiff cannot be read: it has the PIL mode 'F' of 32-bit floats"),
+        ("a.tiff", np.zeros((8, 8), np.int32), "a.tiff cannot be read: it has the PIL mode 'I' of 32-bit integers"),
+        ("a.png", np.full((8, 8), 4095, np.uint16), "a.png cannot be read: its 16-bit values go up to 4095 of 65535"),
+        ("a.png", b"nothing", "a.png cannot be read: cannot identify image file"),
+        ("a.png", None, "a.png cannot be read: .*No such file"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        Image.fromarray(content).save(tmp_path / name)
+    with pytest.raises(InputError, match=message):
+        read_image(tmp_path / name, 1)
+
+
+def test_truncated_files_and_bombs_are_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="a.png cannot be read: image file is truncated"):
+        read_image(path, 1)
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"a.png cannot be read: Image size \(4096 pixels\) exceeds limit"):
+        read_image(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "advice"),
+    [
+        (Image.new("F", (8, 8)), "PIL mode 'F' and must be 'L': scale its values to 0 .. 255 first"),
+        (Image.new("I;16", (8, 8)), "PIL mode 'I;16' and must be 'L': scale its values to 0 .. 255 first"),
+        (
+            Image.new("LA", (8, 8)),
+            r"must be 'L': ddpm_hf.image_files.in_eight_bits\(image, 'L'\), which composes it on white",
+        ),
+    ],
+)
+def test_advice_for_pictures_does_no_harm(pipeline, image, advice):
+    with pytest.raises(ValueError, match=advice):
+        prepare_images(pipeline, image)
 
 
 @pytest.mark.parametrize(
