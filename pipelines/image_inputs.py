@@ -33,8 +33,13 @@ def read_image(path, channels):
     It is read as the images of a data set are: upright, in 8 bits, and composed on white where it is transparent.
 
     Raises:
-        InputError: for a file that cannot be read, and for a depth that is not read.
+        InputError: for a file that cannot be read, for a depth that is not read, and for channels that pictures do not have.
     """
+    if channels not in PIL_MODES:
+        raise InputError(
+            f"The network takes images of {channels} channels, and picture files have {', '.join(map(str, PIL_MODES))}: give "
+            "tensors to the pipeline in Python."
+        )
     try:
         with Image.open(path) as image:
             check_mode(image)

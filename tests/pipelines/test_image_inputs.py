@@ -123,6 +123,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
         read_image(tmp_path / name, 1)
 
 
+def test_channels_that_pictures_do_not_have(tmp_path):
+    with pytest.raises(InputError, match="images of 6 channels, and picture files have 1, 3, 4"):
+        read_image(tmp_path / "a.png", 6)
+
+
 def test_truncated_files_and_bombs_are_named(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
