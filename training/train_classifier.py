@@ -177,7 +177,13 @@ def noising_scheduler(pipeline, model):
 def open_labelled_images(args, split, unet_config):
     options = {field.name: getattr(args, field.name) for field in fields(DataArguments)}
     data = DataArguments(**options | {"split": split})
-    source = open_images(sized_for_network(data, unet_config, f"model={args.model!r}"), None)
+    sized = sized_for_network(data, unet_config, f"model={args.model!r}")
+    if sized.resolution is None:
+        raise InputError(
+            f"model={args.model!r} has a network for images of any size, and a classifier is for one: give a model whose "
+            "network says its sample_size."
+        )
+    source = open_images(sized, None)
     if source.channels != unet_config.in_channels:
         raise InputError(
             f"The images of split {split!r} have {source.channels} channel(s), and those of model={args.model!r} "

@@ -68,7 +68,7 @@ def survey(values, column):
         except InputError as error:
             raise _refused(value, column, error) from error
         except Exception as error:  # PIL has many; what they are is reported where the image is decoded
-            problems.append(f"({name_of(value)}): {error}")
+            problems.append(f"({name_of(value)}): {str(error).rstrip('.')}")
             continue
         are_grey &= grey
         sizes[image.size] += 1

@@ -106,7 +106,7 @@ def load_data(data, unet_config, num_images=None, seed=0):
         _check_enough(num_images, source, data)
         tensors = source.tensors() if num_images is None else draw_points(source, num_images, seed).tensors()
         return tensors["images"], tensors.get("labels")
-    sized = sized_for_network(dataclasses.replace(data, class_conditional=conditional), unet_config, "the model")
+    sized = sized_for_network(dataclasses.replace(data, class_conditional=conditional), unet_config, "The model")
     source = open_images(sized, None)
     if source.channels != unet_config.in_channels:
         raise InputError(

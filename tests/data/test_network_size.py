@@ -100,6 +100,12 @@ def test_a_network_that_is_not_square_is_refused_before_the_work(model, image_fo
     assert not (tmp_path / "out").exists()
 
 
+def test_a_classifier_is_for_one_size(model, image_folder, tmp_path):
+    options = {"dataset": image_folder, "output_dir": str(tmp_path / "out"), "max_train_steps": 1}
+    with pytest.raises(InputError, match="any size, and a classifier is for one"):
+        train_classifier(ClassifierArguments(model=model(sample_size=None), eval_split="train[:50%]", **options))
+
+
 def test_measuring_keeps_the_size_of_the_network(larger_images):
     data = DataArguments(dataset=larger_images)
     images, labels = load_data(data, FrozenDict(in_channels=1, sample_size=[8, 8]))
