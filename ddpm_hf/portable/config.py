@@ -54,6 +54,7 @@ class PortableConfigMixin:
     _own_keys = ()
     _shadowed_keys = ()  # own keys that other classes use too, for something else: read from the packed ones alone
     _stand_ins = {}  # noqa: RUF012
+    _kept_keys = ()  # keys whose defaults differ from class to class
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
@@ -75,18 +76,25 @@ class PortableConfigMixin:
         return {*cls._shadowed_keys, "_use_default_values"} | foreign | missing
 
     def register_to_config(self, **kwargs):
-        if "_use_default_values" in kwargs:
-            # diffusers counts what was given by position among the defaults, which `from_config` does not pass on.
-            parameters = inspect.signature(type(self)).parameters
-            kwargs["_use_default_values"] = [
-                name
-                for name in kwargs["_use_default_values"]
-                if name not in parameters or kwargs[name] is parameters[name].default
-            ]
+        if not hasattr(self, "_internal_dict"):  # all arguments of the constructor
+            kwargs["_use_default_values"] = self._replaceable(kwargs)
         super().register_to_config(**kwargs)
         self._internal_dict = PortableConfig(dict(self._internal_dict), self._own_keys, self._stand_ins)
+
+    def _replaceable(self, values):
+        """The keys with default values that a class made from this config in memory may give defaults of its own.
+
+        Diffusers counts all that was not given by name, and so a stock class would take another noise schedule than this one.
+        """
+        defaults = {key: parameter.default for key, parameter in inspect.signature(type(self)).parameters.items()}
+        same = (key for key in defaults.keys() & values.keys() if _is_same(values[key], defaults[key]))
+        return sorted(key for key in same if key not in self._kept_keys)
 
     def to_json_string(self):
         values = json.loads(super().to_json_string())
         portable = PortableConfig(values, self._own_keys, self._stand_ins).items()
         return json.dumps(dict(portable), indent=2, sort_keys=True) + "\n"
+
+
+def _is_same(value, default):
+    return value is default or (isinstance(value, (bool, int, float, str)) and value == default)

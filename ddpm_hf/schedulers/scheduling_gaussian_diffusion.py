@@ -110,6 +110,10 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     )
     # DPM-Solver has a key of this name with another default, and values that mean nothing here.
     _shadowed_keys = ("solver_order",)
+    _kept_keys = (
+        *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"),
+        *("clip_sample", "timestep_spacing"),
+    )
 
     @register_to_config
     def __init__(

@@ -236,6 +236,13 @@ def test_a_config_in_memory_is_the_one_that_is_saved(name):
         assert ours.config[key] == saved.config[key] or key.startswith("_"), key
 
 
+@pytest.mark.parametrize("name", sorted({*WITH_OTHER_DEFAULTS} - {"UnCLIPScheduler"}))  # which knows the cosine alone
+def test_a_stock_class_with_other_defaults_takes_ours(name):
+    ours = GaussianDiffusionScheduler()
+    there = getattr(diffusers, name).from_config(ours.config)
+    assert_close(there.alphas_cumprod, ours.alphas_cumprod, rtol=1e-5, atol=1e-6)
+
+
 def test_saved_config_loads_as_stock_and_comes_back(tmp_path, diffusers_log):
     ours = GaussianDiffusionScheduler(eta=0.5, timestep_spacing="logsnr", variance_type="fixed_large", steps_offset=1)
     ours.save_pretrained(tmp_path / "ours")
