@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 
+from ddpm_hf.devices import open_device
 from ddpm_hf.errors import InputError
 
 # What one process does alone, while the others wait, may take long: downloads, a large data set, plans, uploads. By default
@@ -21,7 +22,11 @@ def join_processes(device=None, **options):
     Args:
         device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
         options: of [`accelerate.Accelerator`].
+
+    Raises:
+        InputError: for a device that this machine does not have.
     """
+    open_device(device)
     cpu = device == "cpu" or not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)], **options)
 

@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all, whenever the program is killed or the disk fills up."""
 
+import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from ddpm_hf.errors import InputError
 # What torch, safetensors and Python's own files raise where a write fails.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 ASIDE = ".tmp"
+FOLDER_ASIDE = f"new{ASIDE}"
+# The names of the files that are being moved in: which of a folder's files a killed program had moved.
+MOVED_LIST = "moved_files.json"
 
 
 @contextmanager
@@ -37,13 +41,13 @@ def written_whole(path):
 @contextmanager
 def moved_in_whole(folder, last):
     """Gives an empty folder, whose files then take their places in `folder`, each in one step, and the one named `last`
-    when all others have theirs.
+    when all others have theirs. What a killed program leaves is told by `half_moved_files`.
 
     Raises:
         InputError: where they cannot be written; what was there stays.
     """
     folder = Path(folder)
-    aside = folder / f"new{ASIDE}"
+    aside = folder / FOLDER_ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
@@ -51,6 +55,8 @@ def moved_in_whole(folder, last):
         files = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
         for name in files:
             flush_to_disk(aside / name)
+        with written_whole(aside / MOVED_LIST) as listed:
+            listed.write_text(json.dumps([name.as_posix() for name in files]) + "\n", encoding="utf-8")
         for name in sorted(files, key=lambda name: name == Path(last)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(aside / name, folder / name)
@@ -59,6 +65,12 @@ def moved_in_whole(folder, last):
         raise InputError(cannot_write(folder, error)) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def half_moved_files(folder):
+    """The names of the files in `folder` that a `moved_in_whole` which was killed had moved or was about to move."""
+    listed = Path(folder) / FOLDER_ASIDE / MOVED_LIST
+    return set(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else set()
 
 
 def aside_name(name):

@@ -6,6 +6,8 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ddpm_hf.models.network_config import sample_shape
+
 # Small images are enlarged to about this many pixels, each pixel a square: people look at grids on large screens.
 LEGIBLE_SIDE = 64
 
@@ -24,6 +26,24 @@ def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
     return images
 
 
+def grid_bytes(config, num_images):
+    """The bytes of so many samples as levels, and of their grid, which is put together twice.
+
+    Args:
+        config: of the network.
+    """
+    channels, *sides = sample_shape(config)
+    if not sides or None in sides:
+        return num_images * channels * 8
+    factor = enlargement(max(sides))
+    return num_images * channels * math.prod(sides) * (1 + 2 * factor**2)
+
+
+def enlargement(side):
+    """How many times as large images of that side are shown."""
+    return max(1, LEGIBLE_SIDE // side)
+
+
 def image_grid(images):
     """One image of all, in rows, about as wide as high."""
     columns = math.ceil(math.sqrt(len(images)))
@@ -34,7 +54,7 @@ def image_grid(images):
 
 def image_rows(rows):
     """One image of rows of images, all of one size."""
-    factor = max(1, LEGIBLE_SIDE // max(rows[0][0].size))
+    factor = enlargement(max(rows[0][0].size))
     size = (rows[0][0].width * factor, rows[0][0].height * factor)
     enlarged = [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row]
     return make_image_grid(enlarged, len(rows), len(rows[0])).convert(rows[0][0].mode)

@@ -220,7 +220,7 @@ def test_edit(picture, model, monkeypatch, how, images):
     [
         (["edit", "a.png"], "Give one of --strength, --mask and --invert"),
         (["edit", "a.png", "--strength", "2"], r"strength=2.0 must be in \(0, 1\]"),
-        (["interpolate", "a.png", "b.png", "--weights", "0,a"], "--weights 0,a must be numbers"),
+        (["interpolate", "a.png", "b.png", "--weights", "0,a"], "--weights 0,a must be finite numbers"),
         (["interpolate", "a.png", "b.png", "--depth", "1000"], "depth=1000 must be a timestep"),
         (["sample", "--trajectory", "way.jpg"], "way.jpg must end in .gif or .png"),
         (["sample", "--trajectory", "way.gif", "--batch_size", "8"], "all images in one batch"),

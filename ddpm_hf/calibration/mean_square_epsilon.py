@@ -26,6 +26,7 @@ from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.finite import check_all_finite
 from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
@@ -286,10 +287,10 @@ def _warn_if_worse_than_none(residuals, timesteps, steps):
 
 
 def _check_finite(squares, timesteps, first):
-    bad = (~squares.isfinite()).nonzero()
-    if len(bad):
-        image, column = bad[0].tolist()
-        raise ValueError(
-            f"The network's prediction is not finite for image {first + image} at timestep {timesteps[image, column]}. Is it "
-            "finite there in float32?"
-        )
+    check_all_finite(
+        squares,
+        lambda image, column: (
+            f"The network's prediction for image {first + image} at timestep {timesteps[image, column]}"
+        ),
+        "Is it finite there in float32?",
+    )

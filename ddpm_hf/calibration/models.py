@@ -8,9 +8,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
 from ddpm_hf.hub.reading import read_index, reading
 from ddpm_hf.models.network_config import sample_shape
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 AUTOENCODERS = ("vae", "vqvae")
 
@@ -34,8 +34,7 @@ def load_model(name, device):
     components = read_index(name)
     autoencoder = next((part for part in AUTOENCODERS if part in components), None)
     if autoencoder is None:
-        with reading(name):
-            pipeline = GaussianDiffusionPipeline.from_pretrained(name).to(device)
+        pipeline = load_pipeline(name).to(device)
         return CalibratedModel(pipeline, pipeline.unet.config, None)
     if components.get("unet", [None, None])[1] != "UNet2DModel":
         raise InputError(
@@ -44,6 +43,7 @@ def load_model(name, device):
         )
     with reading(name):
         pipeline = DiffusionPipeline.from_pretrained(name).to(device)
+    check_weights_finite(name, {part: getattr(pipeline, part) for part in (autoencoder, "unet")})
     vae, unet = getattr(pipeline, autoencoder), pipeline.unet
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     _, *sides = sample_shape(unet.config)

@@ -8,6 +8,7 @@ from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, loc
 from ddpm_hf.calibration.plans import path_cost, plan_timesteps
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LARGEST_TERMINAL_ALPHA_BAR
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
 # How many images, paths, and paths with errors, plans are made from.
@@ -21,22 +22,41 @@ CALLS = {
 }
 
 
-def check_plans(plans, plan_cost, config, of_latents):
-    """Raises InputError for plans that this model cannot have; `config` is its scheduler's."""
+def check_plans(plans, plan_cost, chain, of_latents):
+    """Raises InputError for plans that this model cannot have; `chain` is its scheduler, a discrete chain of ours."""
     if plan_cost not in PLAN_COSTS:
         raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
     if not plans:
         return
-    steps = config.num_train_timesteps
+    steps = len(chain)
     if plans[0] < 1 or plans[-1] > steps:
         wrong = plans[0] if plans[0] < 1 else plans[-1]
         raise InputError(f"A plan of {wrong} steps cannot be made: it must have 1 .. {steps}, the training timesteps.")
     if plan_cost == "bound" and of_latents:
         raise InputError("The bound is one of pixels, and this model makes latents: plan by plan_cost='local_error'.")
-    if plan_cost == "bound" and config.get("eta", 1.0) == 0:
+    if plan_cost == "bound" and chain.config.eta == 0:
         raise InputError(
             "This model samples at eta=0 (DDIM), where the bound is infinite: plan by plan_cost='local_error', or begin with "
             "a DDPM scheduler."
+        )
+    _check_first_timestep(chain)
+
+
+def _check_first_timestep(chain):
+    """All plans begin at T - 1, and the scheduler takes none that begins where x_t still shows the data."""
+    if len(chain) == 1:
+        raise InputError("This model has a single training timestep, so there is nothing to plan: leave out --plan.")
+    alpha_bar = chain.alpha_bar(len(chain) - 1).item()
+    if alpha_bar > LARGEST_TERMINAL_ALPHA_BAR:
+        raise InputError(
+            f"The noise of this model does not cover the data at its last timestep {len(chain) - 1} (alpha_bar = "
+            f"{alpha_bar:.3g}, and plans need at most {LARGEST_TERMINAL_ALPHA_BAR:g}): leave out --plan, or train with more "
+            "noise, by num_train_timesteps or beta_end."
+        )
+    if alpha_bar == 0 and chain.config.prediction_type == "epsilon":
+        raise InputError(
+            f"Timestep {len(chain) - 1} of this model has no signal (rescale_betas_zero_snr), so x0 does not follow from the "
+            "epsilon that it predicts: plans need a model with prediction_type 'v_prediction' or 'sample'."
         )
 
 

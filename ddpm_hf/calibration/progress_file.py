@@ -1,13 +1,16 @@
 """The file of a long estimate that may be cut off: sums so far, and what they are sums of."""
 
 import json
-import os
+import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import written_whole
 
 
 @dataclass
@@ -56,16 +59,23 @@ def open_progress(path, rank, processes, settings, pipeline, zeros):
     }
     if not path.exists():
         return Progress(path, settings, zeros)
-    with np.load(path) as arrays:
-        stored = json.loads(str(arrays["settings"]))
-        differing = [name for name in settings if stored.get(name) != settings[name]]
-        if differing:
-            name = differing[0]
+    stored, sums, checksums = _read(path)
+    for name, value in settings.items():
+        if stored.get(name) != value:
             raise ValueError(
-                f"{path} was begun with another {name} ({stored.get(name)} instead of {settings[name]}). Give the same to "
-                "continue it, or remove the file to begin anew."
+                f"{path} was begun with another {name} ({stored.get(name)} instead of {value}). Give the same to continue "
+                "it, or remove the file to begin anew."
             )
-        return Progress(path, settings, torch.from_numpy(arrays["sums"]), arrays["checksums"].tolist())
+    return Progress(path, settings, sums, checksums)
+
+
+def _read(path):
+    try:
+        with np.load(path) as arrays:
+            stored = json.loads(str(arrays["settings"]))
+            return stored, torch.from_numpy(arrays["sums"]), arrays["checksums"].tolist()
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): remove the file to begin the measurement anew.") from error
 
 
 def save_progress(progress, batch, labels):
@@ -73,16 +83,13 @@ def save_progress(progress, batch, labels):
     if progress.path is None:
         return
     progress.checksums.append(_checksum(batch, labels))
-    aside = progress.path.with_name(progress.path.name + ".tmp")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    with open(aside, "wb") as file:
+    with written_whole(progress.path) as aside:
         np.savez(
-            file,
+            aside,
             settings=json.dumps(progress.settings),
             sums=progress.sums.numpy(),
             checksums=np.array(progress.checksums, dtype=np.int64),
         )
-    os.replace(aside, progress.path)
 
 
 def _checksum(batch, labels):

@@ -2,27 +2,35 @@
 
 import json
 import time
-from datetime import timedelta
+from functools import partial
 from math import ceil
 from pathlib import Path
 
 import torch
 
-from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE, estimate_mean_square_epsilon
+from ddpm_hf.calibration.mean_square_epsilon import (
+    PLAIN_CHAIN,
+    TIMESTEPS_PER_IMAGE,
+    estimate_mean_square_epsilon,
+)
 from ddpm_hf.calibration.models import load_model, save_model
 from ddpm_hf.calibration.planning import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.distributed import join_processes, main_process_first
+from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.evaluation.measured_model import evaluating
+from ddpm_hf.evaluation.measured_model import discrete_chain, evaluating
 from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
+from ddpm_hf.hub.reading import INDEX_FILE
+from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, with_recipe
+from ddpm_hf.results import check_apart, check_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 STATE_FILE = "calibration_state.npz"
@@ -47,8 +55,8 @@ def calibrate(
     The weights stay what they are. The new folder's scheduler draws with the `analytic` variance (`with_recipe`:
     analytic-ddpm, or analytic-ddim for a model at eta = 0), unless the model has a variance head, which it then keeps
     using; with plans by local or global error it takes the deterministic steps that these were made for (ddim-2m-pc).
-    Beside the model there are `calibration.json` and `calibration.png`. Called again after it was cut off, it goes on where
-    it was.
+    Beside the model there are `calibration.json` and `calibration.png`. Everything is moved into the folder at the end, the
+    index last. Called again after it was cut off, it goes on where it was.
 
     Runs on one process, or on all that `accelerate launch` starts (plans are made on one). A class-conditional model is
     given the labels of the data. A model of latents (`LDMPipeline`) is given what its autoencoder makes of the images, and
@@ -74,23 +82,28 @@ def calibrate(
         [`GaussianDiffusionPipeline`]: what was written; for a model of latents its own pipeline.
 
     Raises:
-        InputError: for an output_dir that holds something else, a plan that cannot be made, data that do not fit, and a Hub
-            that does not take the model.
+        InputError: before the measurement, for an output_dir that holds something else or cannot be written to, a plan that
+            cannot be made, data that do not fit, and a Hub that does not take the model.
     """
     if output_dir is None and push_to_hub is None:
         raise InputError("Where should it go? Give --output_dir FOLDER, or --push_to_hub REPOSITORY, or both.")
     output_dir = Path("outputs", push_to_hub.split("/")[-1]) if output_dir is None else Path(output_dir)
-    _check_output(output_dir)
     plans = sorted(set(plans or []))
     accelerator = join_processes(device)
+    check_apart(output_dir, model)
+    together(accelerator, partial(_check_output, output_dir), main_process_only=True)
     loaded = load_model(model, device or accelerator.device)
     pipeline = loaded.pipeline
-    check_plans(plans, plan_cost, pipeline.scheduler.config, of_latents=loaded.encode is not None)
+    chain = discrete_chain(pipeline.scheduler, "be calibrated", **PLAIN_CHAIN)
+    check_plans(plans, plan_cost, chain, of_latents=loaded.encode is not None)
+    # Its variances depend on the statistics; whether there can be such a scheduler does not.
+    _calibrated_scheduler(pipeline, [1.0] * len(chain), plan_cost if plans else "bound")
     data = data or DataArguments()
     images, labels = main_process_first(accelerator, lambda: load_data(data, loaded.image_config, num_images, seed))
     if push_to_hub is not None and accelerator.is_main_process:
         push_to_hub = prepare_repository(push_to_hub).repository
-    duration = _duration(loaded, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
+    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
+        duration = _duration(loaded, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
     accelerator.print(f"{len(images)} images: about {duration} (h:mm:ss)")
 
     started = time.monotonic()
@@ -106,13 +119,12 @@ def calibrate(
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        calibrated = _calibrated_scheduler(pipeline, gamma, plan_cost if plans else "bound")
+        calibrated = _calibrated_scheduler(pipeline, gamma.for_optimal_variance(), plan_cost if plans else "bound")
         made = make_plans(pipeline.unet, calibrated, images, labels, plans, plan_cost, batch_size, seed)
         if plans:
             calibrated = calibrated.from_config(
                 calibrated.config, timestep_plans={k: p["timesteps"] for k, p in made.items()}
             )
-        save_model(loaded, calibrated, output_dir)
         report = {
             "options": _options(model, data, num_images, plans, plan_cost, batch_size, seed),
             "seconds": time.monotonic() - started,
@@ -120,21 +132,23 @@ def calibrate(
         }
         if plans:
             report |= {"plan_cost": plan_cost, "plans": made}
-        (output_dir / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        draw_mean_square_epsilon(gamma, output_dir / "calibration.png")
+        with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
+            save_model(loaded, calibrated, aside)
+            (aside / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            draw_mean_square_epsilon(gamma, aside / "calibration.png")
+            write_card(aside, push_to_hub or output_dir.name)
         for state in _states(output_dir):
             state.unlink()
         _print_summary(gamma, calibrated, made, output_dir)
-        write_card(output_dir, push_to_hub or output_dir.name)
         if push_to_hub is not None:
             print(f"Uploaded: {push_folder(output_dir, push_to_hub, message='Add the calibrated model').url}")
     accelerator.wait_for_everyone()
     return pipeline
 
 
-def _calibrated_scheduler(pipeline, gamma, plan_cost):
+def _calibrated_scheduler(pipeline, mean_square_epsilon, plan_cost):
     """The scheduler of the new folder, without plans; those of the old one were made for another kernel."""
-    scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": gamma.for_optimal_variance()}
+    scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": mean_square_epsilon}
     changes = changes_for(pipeline.unet.config) | measured
     if plan_cost != "bound":
         return with_recipe(scheduler, "ddim-2m-pc", **changes)
@@ -197,12 +211,9 @@ def _states(output_dir):
 
 
 def _check_output(output_dir):
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"output_dir {output_dir} is a file; choose a folder that is not there yet.")
-    others = set(output_dir.glob("*")) - set(_states(output_dir))
-    if others:
-        names = ", ".join(sorted(path.name for path in others)[:3])
-        raise InputError(f"output_dir {output_dir} is not empty ({names}); choose a folder that is not there yet.")
+    # The state goes last of all: where there is one, all else is of the same calibration.
+    unfinished = [path.name for path in output_dir.iterdir()] if _states(output_dir) else []
+    check_free_folder(output_dir, unfinished=unfinished)
 
 
 def _duration(loaded, images, labels, plans, plan_cost, batch_size, processes):
@@ -213,12 +224,12 @@ def _duration(loaded, images, labels, plans, plan_cost, batch_size, processes):
     calls = ceil(len(images) / (batch_size * processes)) * min(TIMESTEPS_PER_IMAGE, steps)
     if plans:
         calls += 2 * CALLS[plan_cost] * count_candidates(plans, steps) / len(batch)
-    return timedelta(seconds=round(calls * seconds))
+    return expected_duration(calls * seconds, f"give fewer --num_images than {len(images)}")
 
 
 @torch.no_grad()
 def _seconds_per_call(loaded, images, labels):
-    """Of one call on a batch: measured, after one that only warms up."""
+    """Of one call of the network on a batch."""
     unet = loaded.pipeline.unet
     x = to_model_range(images.to(unet.device))
     x = x if loaded.encode is None else loaded.encode(x)
@@ -226,7 +237,4 @@ def _seconds_per_call(loaded, images, labels):
     labels = network.encode_labels(labels, 1.0, len(x), x.device)
     t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     with evaluating(unet):
-        for _ in range(2):
-            start = time.perf_counter()
-            network.predict(x, t, t, labels).sum().item()  # which waits for the device
-    return time.perf_counter() - start
+        return seconds_of(lambda: network.predict(x, t, t, labels).sum().item())

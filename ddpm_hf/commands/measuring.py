@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ddpm_hf.commands.options import (
+    LARGEST_SEED,
     BatchSize,
     Dataset,
     DatasetConfig,
@@ -17,6 +18,7 @@ from ddpm_hf.commands.options import (
     data_arguments,
     numbers,
 )
+from ddpm_hf.errors import InputError
 
 app = typer.Typer()
 
@@ -39,7 +41,9 @@ def evaluate(
     variance_type: Annotated[
         str | None, typer.Option("--variance_type", help="fixed_small, fixed_large, ..; the model's own by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise, and of the choice of images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise, and of the choice of images.")
+    ] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
 ):
@@ -47,7 +51,7 @@ def evaluate(
     from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 
     if metrics != "bpd":
-        raise ValueError(f"metrics={metrics!r} is not known; there is 'bpd'.")
+        raise InputError(f"metrics={metrics!r} is not known; there is 'bpd'.")
     data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
     evaluate_bits_per_dim(model, output, data, num_images, steps, variance_type, batch_size, seed, device)
 
@@ -74,7 +78,9 @@ def calibrate(
     push_to_hub: Annotated[
         str | None, typer.Option("--push_to_hub", help="A repository that gets the new folder too.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise, and of the choice of images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise, and of the choice of images.")
+    ] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
 ):

@@ -1,9 +1,17 @@
 """What several verbs of the command line take, and how it is read."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ddpm_hf.errors import InputError
+
+# Seeds of several images lie side by side, and torch takes them up to 2^64.
+LARGEST_SEED = 2**62
+# With fewer, measuring how long a call takes would be a large part of the work.
+CALLS_WORTH_SAYING = 200
 
 Dataset = Annotated[str | None, typer.Option(help="As in training; the embedded Fashion-MNIST if not given.")]
 DatasetConfig = Annotated[str | None, typer.Option("--dataset_config", help="As in training.")]
@@ -22,7 +30,7 @@ Recipe = Annotated[
 Eta = Annotated[float | None, typer.Option(help="0 is DDIM, 1 is DDPM; the model's own by default.")]
 ClassLabel = Annotated[int | None, typer.Option("--class", help="A label of a class-conditional model.")]
 GuidanceScale = Annotated[float, typer.Option("--guidance_scale", help="1 is no guidance.")]
-Seed = Annotated[int, typer.Option(help="Of all the noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all the noise.")]
 
 
 def data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns=None):
@@ -39,19 +47,25 @@ def data_arguments(dataset, dataset_config, split, image_column, label_column, p
 
 
 def numbers(name, text):
-    if not all(part.strip().isdigit() for part in text.split(",")):
-        raise ValueError(f"--{name} {text} must be whole numbers with commas between, as 10,25,50.")
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise InputError(f"--{name} {text} must be whole numbers with commas between, as 10,25,50.")
     return [int(part) for part in text.split(",")]
 
 
 def open_pipeline(model, device, classifier=None, recipe=None):
-    """The pipeline of a folder or repository, on its device, with the sampler of that name."""
+    """The pipeline of a folder or repository, on its device, with the sampler of that name.
+
+    Raises:
+        InputError: for what is no model, a device that is not there, and a sampler that the model does not have.
+    """
+    from ddpm_hf.devices import open_device
     from ddpm_hf.hub.model_folder import load_pipeline
     from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
     from ddpm_hf.recipes import changes_for, check_head, with_recipe
 
     parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
-    pipeline = load_pipeline(model, **parts).to(device or fastest_device())
+    device = open_device(device)
+    pipeline = load_pipeline(model, **parts).to(device)
     if recipe is not None:
         config = pipeline.unet.config
         pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe, **changes_for(config)))
@@ -59,22 +73,43 @@ def open_pipeline(model, device, classifier=None, recipe=None):
     return pipeline
 
 
-def check_new(path, *suffixes):
-    """Before the work: a file that is there is never overwritten."""
-    if path.exists():
-        raise ValueError(f"{path} is already there; choose another name, or move it away.")
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path} must end in {' or '.join(suffixes)}.")
-
-
 def fractions(name, text):
     try:
-        return [float(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--{name} {text} must be numbers with commas between, as 0,0.5,1.") from None
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"--{name} {text} must be finite numbers with commas between, as 0,0.5,1.")
+    return values
 
 
-def fastest_device():
+def check_batch(pipeline, batch_size, advice):
+    """Raises InputError for a batch that no memory of this machine can hold; `advice` says what to lower."""
+    from ddpm_hf.limits import check_memory, least_batch_bytes
+
+    check_memory(least_batch_bytes(pipeline.unet.config, batch_size), advice)
+
+
+def say_duration(pipeline, batch_size, calls, advice):
+    """Prints how long so many calls of the network will take, unless they are few.
+
+    Raises:
+        InputError: for calls that take more than a year, and for a batch that the device does not hold; `advice` says
+            what to lower.
+    """
     import torch
 
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+    from ddpm_hf.models.network_config import classes_of, sample_shape
+
+    if calls < CALLS_WORTH_SAYING or None in sample_shape(pipeline.unet.config):
+        return
+    unet = pipeline.unet
+    x = torch.zeros(batch_size, *sample_shape(unet.config), device=unet.device, dtype=unet.dtype)
+    t = torch.zeros((), dtype=torch.int64, device=unet.device)
+    labels = None
+    if classes_of(unet.config)[0] is not None:
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=unet.device)
+    with torch.no_grad(), fitting_into_memory(advice):
+        seconds = seconds_of(lambda: unet(x, t, labels, return_dict=False)[0].sum().item())
+    typer.echo(f"{calls} network calls of {batch_size}: about {expected_duration(calls * seconds, advice)} (h:mm:ss)")

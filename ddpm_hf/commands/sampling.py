@@ -1,11 +1,13 @@
 """The verbs that draw images: `sample`, `interpolate`, `edit`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ddpm_hf.commands.options import (
+    LARGEST_SEED,
     BatchSize,
     ClassLabel,
     Device,
@@ -16,12 +18,18 @@ from ddpm_hf.commands.options import (
     Recipe,
     Seed,
     Steps,
-    check_new,
+    check_batch,
     fractions,
     open_pipeline,
+    say_duration,
 )
+from ddpm_hf.errors import InputError
+from ddpm_hf.results import check_free_file
 
 app = typer.Typer()
+
+# Images of one strip, which are one batch.
+MOST_IN_A_ROW = 1000
 
 
 @app.command()
@@ -56,7 +64,9 @@ def sample(
     trajectory: Annotated[
         Path | None, typer.Option(help="A GIF, or a PNG strip, of the first batch on its way from the noise.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Image i is that of seed + i, whatever the batch size.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Image i is that of seed + i, whatever the batch size.")
+    ] = 0,
     batch_size: BatchSize = 64,
     device: Device = None,
 ):
@@ -64,51 +74,66 @@ def sample(
 
     Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
-    from ddpm_hf.distributed import gather_parts, join_processes, own_part
+    from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
+    from ddpm_hf.files import written_whole
+    from ddpm_hf.limits import check_memory, fitting_into_memory
     from ddpm_hf.models.network_config import is_of_points
-    from ddpm_hf.pipelines.image_grids import sample_images
+    from ddpm_hf.pipelines.image_grids import grid_bytes, sample_images
     from ddpm_hf.pipelines.sample_files import sample_files, save_samples
     from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 
-    check_new(output, ".png", ".csv", ".npy")
     interval = None if guidance_interval is None else tuple(fractions("guidance_interval", guidance_interval))
     recorder = None
     if trajectory is not None:
-        check_new(trajectory, ".gif", ".png")
         if num_images > batch_size:
-            raise ValueError(
+            raise InputError(
                 f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
             )
         recorder = TrajectoryRecorder(num_frames=12)
     accelerator = join_processes(device)
+
+    def check_outputs():
+        check_free_file(output, (".png", ".csv", ".npy"))
+        if trajectory is not None:
+            check_free_file(trajectory, (".gif", ".png"))
+
+    together(accelerator, check_outputs, main_process_only=True)
     pipeline = open_pipeline(model, device or accelerator.device, classifier, recipe)
-    files = sample_files(output, pipeline.unet.config)
+    files = together(accelerator, lambda: sample_files(output, pipeline.unet.config), main_process_only=True)
     kind = "points" if is_of_points(pipeline.unet.config) else "images"
     if kind == "points" and recorder is not None:
-        raise ValueError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
+        raise InputError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
+    check_memory(grid_bytes(pipeline.unet.config, num_images), f"lower --num_images, which is {num_images}")
+    advice = f"lower --batch_size, which is {batch_size}, or --num_images"
+    check_batch(pipeline, min(batch_size, num_images), advice)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
-    images = sample_images(
-        pipeline,
-        len(places),
-        seed=seed + places.start,
-        batch_size=batch_size,
-        num_inference_steps=steps,
-        eta=eta,
-        class_labels=class_label,
-        guidance_scale=guidance_scale,
-        guidance_interval=interval,
-        guidance_rescale=guidance_rescale,
-        classifier_guidance_scale=classifier_guidance_scale,
-        classifier_guidance_form=classifier_guidance_form,
-        callback_on_step_end=recorder,
-        callback_on_step_end_tensor_inputs=TrajectoryRecorder.tensor_inputs,
-    )
+    if accelerator.is_main_process:
+        calls = math.ceil(len(places) / batch_size) * _steps_of(pipeline, steps)
+        say_duration(pipeline, min(batch_size, len(places)), calls, "lower --num_images, --steps or --batch_size")
+    with fitting_into_memory(advice):
+        images = sample_images(
+            pipeline,
+            len(places),
+            seed=seed + places.start,
+            batch_size=batch_size,
+            num_inference_steps=steps,
+            eta=eta,
+            class_labels=class_label,
+            guidance_scale=guidance_scale,
+            guidance_interval=interval,
+            guidance_rescale=guidance_rescale,
+            classifier_guidance_scale=classifier_guidance_scale,
+            classifier_guidance_form=classifier_guidance_form,
+            callback_on_step_end=recorder,
+            callback_on_step_end_tensor_inputs=TrajectoryRecorder.tensor_inputs,
+        )
     images = gather_parts(images, accelerator) if recorder is None else images
     if accelerator.is_main_process:
-        save_samples(images, files)
         if recorder is not None:
-            recorder.save(trajectory)
+            with written_whole(trajectory) as aside:
+                recorder.save(aside)
+        save_samples(images, files)
         typer.echo(f"{num_images} {kind} in {' and '.join(map(str, files))}")
 
 
@@ -119,7 +144,7 @@ def interpolate(
     image_b: Annotated[Path, typer.Argument(help="A picture file.")],
     output: PngOutput = Path("interpolation.png"),
     depth: Annotated[int, typer.Option(help="The timestep, below T, at which the two are mixed.")] = 500,
-    num: Annotated[int, typer.Option(min=2, help="Images on the way, both ends included.")] = 9,
+    num: Annotated[int, typer.Option(min=2, max=MOST_IN_A_ROW, help="Images on the way, both ends included.")] = 9,
     weights: Annotated[
         str | None, typer.Option(help="Those of the second image, with commas between, instead of --num even ones.")
     ] = None,
@@ -134,28 +159,34 @@ def interpolate(
     """Draw the images between two images and write them as a strip."""
     import torch
 
+    from ddpm_hf.files import written_whole
+    from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.interpolation import interpolate
 
-    check_new(output, ".png")
+    check_free_file(output, (".png",))
+    weights = torch.linspace(0, 1, num) if weights is None else fractions("weights", weights)
     pipeline = open_pipeline(model, device)
     channels = pipeline.unet.config.in_channels
-    images = interpolate(
-        pipeline,
-        read_image(image_a, channels),
-        read_image(image_b, channels),
-        torch.linspace(0, 1, num) if weights is None else fractions("weights", weights),
-        depth,
-        mode,
-        generator=torch.Generator().manual_seed(seed),
-        num_inference_steps=steps,
-        eta=eta,
-        class_labels=class_label,
-        guidance_scale=guidance_scale,
-    ).images
-    output.parent.mkdir(parents=True, exist_ok=True)
-    image_rows([images]).save(output)
+    advice = f"ask for fewer images than {len(weights)}"
+    check_batch(pipeline, len(weights), advice)
+    with fitting_into_memory(advice):
+        images = interpolate(
+            pipeline,
+            read_image(image_a, channels),
+            read_image(image_b, channels),
+            weights,
+            depth,
+            mode,
+            generator=torch.Generator().manual_seed(seed),
+            num_inference_steps=steps,
+            eta=eta,
+            class_labels=class_label,
+            guidance_scale=guidance_scale,
+        ).images
+    with written_whole(output) as aside:
+        image_rows([images]).save(aside)
     typer.echo(f"{len(images)} images in {output}")
 
 
@@ -173,48 +204,66 @@ def edit(
     invert: Annotated[
         bool, typer.Option("--invert", help="Find its noise (DDIM inversion) and what comes back from that.")
     ] = False,
-    num_images: Annotated[int, typer.Option("--num_images", min=1, help="Different ones.")] = 1,
+    num_images: Annotated[int, typer.Option("--num_images", min=1, max=MOST_IN_A_ROW, help="Different ones.")] = 1,
     jump_length: Annotated[int, typer.Option("--jump_length", min=1, help="With --mask: steps of a jump.")] = 10,
     jump_n_sample: Annotated[
-        int, typer.Option("--jump_n_sample", min=1, help="With --mask: how often a stretch is walked; 1 is fastest.")
+        int,
+        typer.Option(
+            "--jump_n_sample", min=1, max=10_000, help="With --mask: how often a stretch is walked; 1 is fastest."
+        ),
     ] = 10,
     steps: Steps = None,
     eta: Eta = None,
     class_label: ClassLabel = None,
     guidance_scale: GuidanceScale = 1.0,
-    seed: Annotated[int, typer.Option(help="Image i is that of seed + i.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Image i is that of seed + i.")] = 0,
     device: Device = None,
 ):
     """Edit an image without training: paint it anew in part or as a whole, or find the noise that it comes from."""
     import torch
 
+    from ddpm_hf.files import written_whole
+    from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.pipeline_img2img import GaussianDiffusionImg2ImgPipeline
-    from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
-    from ddpm_hf.pipelines.pipeline_inversion import GaussianDiffusionInversionPipeline
+    from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline, resampled
+    from ddpm_hf.pipelines.pipeline_inversion import ROUNDS, GaussianDiffusionInversionPipeline
 
     if [strength is not None, mask is not None, invert].count(True) != 1:
-        raise ValueError("Give one of --strength, --mask and --invert.")
-    check_new(output, ".png")
+        raise InputError("Give one of --strength, --mask and --invert.")
+    check_free_file(output, (".png",))
     pipeline = open_pipeline(model, device)
     given = read_image(image, pipeline.unet.config.in_channels)
+
+    def count_calls(steps):
+        if invert:
+            return steps * (1 + ROUNDS)
+        return steps if mask is None else len(resampled(list(range(steps)), jump_length, jump_n_sample))
+
+    known = None if mask is None else read_image(mask, 1)
+    advice = f"lower --num_images, which is {num_images}, --steps, or --jump_n_sample, which is {jump_n_sample}"
+    check_batch(pipeline, num_images, advice)
+    say_duration(pipeline, num_images, count_calls(_steps_of(pipeline, steps)), advice)
     options = {"num_inference_steps": steps, "class_labels": class_label, "guidance_scale": guidance_scale}
-    if invert:
-        latents = GaussianDiffusionInversionPipeline.from_pipe(pipeline)(given, **options).latents
-        rows = [
-            pipeline.image_processor.postprocess(latents / 3),
-            pipeline(latents=latents, eta=0.0, **options).images,
-        ]
-        row = [one for images in rows for one in images]
-    else:
+    if not invert:
         options |= {"eta": eta, "generator": [torch.Generator().manual_seed(seed + i) for i in range(num_images)]}
-        if strength is not None:
+    with fitting_into_memory(advice):
+        if invert:
+            latents = GaussianDiffusionInversionPipeline.from_pipe(pipeline)(given, **options).latents
+            row = pipeline.image_processor.postprocess(latents / 3)
+            row += pipeline(latents=latents, eta=0.0, **options).images
+        elif strength is not None:
             row = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)(given, strength, **options).images
         else:
-            options |= {"jump_length": jump_length, "jump_n_sample": jump_n_sample}
-            known = read_image(mask, 1)
-            row = GaussianDiffusionInpaintPipeline.from_pipe(pipeline)(given, known, **options).images
-    output.parent.mkdir(parents=True, exist_ok=True)
-    image_rows([row]).save(output)
+            jumps = {"jump_length": jump_length, "jump_n_sample": jump_n_sample}
+            row = GaussianDiffusionInpaintPipeline.from_pipe(pipeline)(given, known, **jumps, **options).images
+    with written_whole(output) as aside:
+        image_rows([row]).save(aside)
     typer.echo(f"{output}: {'x_T and the image from it' if invert else f'{num_images} images'}")
+
+
+def _steps_of(pipeline, steps):
+    """The network calls of a trajectory; more steps than there are in training are refused where they are set."""
+    most = pipeline.scheduler.config.num_train_timesteps
+    return min(steps or most, most)

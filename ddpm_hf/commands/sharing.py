@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ddpm_hf.commands.options import Device, Model, fastest_device
+from ddpm_hf.commands.options import Device, Model
+from ddpm_hf.errors import InputError
 
 app = typer.Typer()
 
@@ -65,12 +66,13 @@ def demo(
 ):
     """Serve a page on this machine that draws images, as they form, by any sampler that the model can run."""
     if space is None:
+        from ddpm_hf.devices import open_device
         from ddpm_hf.hub.demo import serve
 
-        return serve(model, port, device or fastest_device())
+        return serve(model, port, open_device(device))
     from ddpm_hf.hub.space import write_space
 
     if port is not None:
-        raise ValueError("--port is of a page on this machine; leave it out with --space.")
+        raise InputError("--port is of a page on this machine; leave it out with --space.")
     write_space(model, space)
     typer.echo(f"The Space is in {space}; `hf upload OWNER/NAME {space} . --type space` shares it.")

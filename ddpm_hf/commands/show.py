@@ -17,17 +17,19 @@ from ddpm_hf.commands.options import (
     Recipe,
     Seed,
     Steps,
-    check_new,
     data_arguments,
     numbers,
     open_pipeline,
 )
+from ddpm_hf.results import check_free_file
+
+FIGURES = (".png", ".svg")
 
 app = typer.Typer(help="Draw what a model, a run or a data set is like, as a PNG or SVG file.", no_args_is_help=True)
 
 Figure = Annotated[Path, typer.Option("--output", help="The PNG or SVG file to write.")]
 Split = Annotated[str, typer.Option(help="As in training.")]
-NumPoints = Annotated[int, typer.Option("--num_samples", min=4, help="Data, and samples, as many.")]
+NumPoints = Annotated[int, typer.Option("--num_samples", min=4, max=1_000_000, help="Data, and samples, as many.")]
 
 
 @app.command("schedules")
@@ -73,7 +75,7 @@ def show_loss(
     """The training loss, by optimizer update."""
     from ddpm_hf.training.loss_curve import draw_loss_curve
 
-    check_new(output, ".png", ".svg")
+    check_free_file(output, FIGURES)
     draw_loss_curve(folder / "loss.csv", output)
     typer.echo(str(output))
 
@@ -111,7 +113,7 @@ def show_path(
     model: Model,
     output: Annotated[Path, typer.Option(help="A strip (PNG or SVG), or an animation (GIF).")] = Path("path.png"),
     num_samples: NumPoints = 2000,
-    frames: Annotated[int, typer.Option(min=2, help="Noise and samples included.")] = 12,
+    frames: Annotated[int, typer.Option(min=2, max=1000, help="Noise and samples included.")] = 12,
     steps: Steps = None,
     recipe: Recipe = None,
     eta: Eta = None,
@@ -119,19 +121,20 @@ def show_path(
     device: Device = None,
 ):
     """Points on their way from noise; of images, `ddpm-hf sample --trajectory` writes it."""
+    from ddpm_hf.files import written_whole
     from ddpm_hf.pipelines.trajectory_pictures import save_animation
     from ddpm_hf.visualization.model_figures import path
     from ddpm_hf.visualization.points import draw_path, path_images
     from ddpm_hf.visualization.style import save_figure
 
-    check_new(output, ".png", ".svg", ".gif")
+    check_free_file(output, (*FIGURES, ".gif"))
     pipeline = open_pipeline(model, device, recipe=recipe)
     states = path(pipeline, num_samples, frames, seed, num_inference_steps=steps, eta=eta)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix.lower() == ".gif":
-        save_animation(path_images(states), output)
-    else:
-        save_figure(draw_path(states), output)
+    with written_whole(output) as aside:
+        if output.suffix.lower() == ".gif":
+            save_animation(path_images(states), aside)
+        else:
+            save_figure(draw_path(states), aside)
     typer.echo(str(output))
 
 
@@ -175,7 +178,9 @@ def show_variances(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     point_columns: PointColumns = None,
-    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Data for the variances of a head.")] = 64,
+    num_samples: Annotated[
+        int, typer.Option("--num_samples", min=1, max=1_000_000, help="Data for the variances of a head.")
+    ] = 64,
     seed: Seed = 0,
     device: Device = None,
 ):
@@ -200,10 +205,11 @@ def show_timesteps(
 
 def _save_new_figure(draw, output):
     """What `draw` returns, as a file that is not there yet."""
+    from ddpm_hf.files import written_whole
     from ddpm_hf.visualization.style import save_figure
 
-    check_new(output, ".png", ".svg")
+    check_free_file(output, FIGURES)
     figure = draw()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, output)
+    with written_whole(output) as aside:
+        save_figure(figure, aside)
     typer.echo(str(output))

@@ -12,6 +12,7 @@ from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain
 from ddpm_hf.evaluation.quantized_images import check_quantized, levels_of, levels_to_model_range, numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
+from ddpm_hf.finite import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 
@@ -154,13 +155,11 @@ def _gathered(rows, num_images, steps, accelerator):
 
 
 def _check_finite(terms, timesteps, first):
-    """terms: (B, 1 + K), the prior's first."""
-    bad = (~terms.isfinite()).nonzero()
-    if len(bad) == 0:
-        return
-    image, column = bad[bad[:, 1].argmin()].tolist()
-    where = "prior term" if column == 0 else f"term of timestep {timesteps[column - 1].item()}"
-    raise ValueError(
-        f"The {where} is {terms[image, column].item()} for image {first + image}, and {len(bad)} terms of its batch are not "
-        "finite. Is the network's output finite there (half precision, weights), and its variance not 0?"
-    )
+    """terms: (B, 1 + K), the prior's first; the first that is named is the earliest."""
+
+    def name_of(column, image):
+        what = "prior term" if column == 0 else f"term of timestep {timesteps[column - 1].item()}"
+        return f"The {what} of image {first + image}"
+
+    advice = "Is the network's output finite there (half precision, weights), and its variance not 0?"
+    check_all_finite(terms.T, name_of, advice)

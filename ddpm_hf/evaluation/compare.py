@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, own_part
+from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, own_part, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
@@ -23,18 +22,27 @@ from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.samplers import check_sampler, draw, make_sampler
+from ddpm_hf.files import moved_in_whole
+from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.models.network_config import is_of_points
-from ddpm_hf.pipelines.image_grids import LEGIBLE_SIDE
+from ddpm_hf.limits import check_memory, expected_duration, fitting_into_memory
+from ddpm_hf.models.network_config import is_of_points, sample_shape
+from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import check_head
+from ddpm_hf.results import check_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
+REPORT = "compare"
 DEFAULT_SAMPLERS = (
     *("ddpm", "ddpm-large", "ddim", "ddim-2m"),
     *("diffusers-ddpm", "diffusers-ddim", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-2m-karras", "unipc"),
 )
 SHOWN_IMAGES = 10
+# Pictures have 1 (grey), 3 or 4 channels.
+PICTURE_CHANNELS = (1, 3, 4)
+LARGEST_SEED = 2**63 - 1
+FINITE_SAMPLES = "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
 
 
 class Task(NamedTuple):
@@ -72,7 +80,7 @@ def compare(
     row for each number of steps.
 
     Runs on one process, or on all that `accelerate launch` starts, which share the images; they are the same images, and have
-    the same distances, however many processes there are.
+    the same distances, however many processes there are. All files are moved in at the end, when they are whole.
 
     Args:
         model: a pipeline folder, or the id of a repository on the Hub.
@@ -93,15 +101,15 @@ def compare(
         `list[Measurement]`
 
     Raises:
-        InputError: before the work, for what any of the samplers cannot do.
+        InputError: before the work, for what any of the samplers cannot do, and for an output that holds something or cannot
+            be written to.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is not empty; choose another --output, or move it away.")
     bound_images = num_images if bound_images is None else bound_images
     _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images)
     batch_size = min(batch_size, num_images)
     accelerator = join_processes(device)
+    together(accelerator, lambda: check_free_folder(output), main_process_only=True)
     device = device or str(accelerator.device)
     pipeline = load_pipeline(model).to(device)
     if is_of_points(pipeline.unet.config):
@@ -109,6 +117,14 @@ def compare(
             f"{model} makes points, and this compares images by their features: `ddpm_hf.evaluation.distances` has "
             "sliced_wasserstein for points."
         )
+    channels, height, width = sample_shape(pipeline.unet.config)
+    if channels not in PICTURE_CHANNELS:
+        raise InputError(
+            f"{model} makes images of {channels} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: its "
+            "samplers cannot be compared by what is seen in them."
+        )
+    if None not in (height, width):
+        check_memory(num_images * channels * height * width, f"lower --num_images, which is {num_images}")
     pipeline.unet.eval()
     _check_samplers(pipeline, samplers, steps)
     data = data or DataArguments(split="test")
@@ -117,25 +133,23 @@ def compare(
     scored = [name for name in samplers if bound_images and _has_bound(make_sampler(name, pipeline.scheduler))]
     batches = math.ceil(len(own_part(num_images, accelerator)) / batch_size) * len(seeds)
     calls = sum(steps) * (len(samplers) * batches + len(scored) * _bound_batches(task))
-    duration = timedelta(seconds=round(calls * _seconds_per_call(task)))
+    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
+        seconds = calls * _seconds_per_call(task)
+    duration = expected_duration(seconds, "give fewer --num_images, --steps, --seeds or --samplers")
     accelerator.print(
         f"{len(samplers)} samplers: {calls} network calls of {batch_size} images in each process, about {duration} (h:mm:ss)"
     )
 
-    measurements = []
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
+    measurements, rows = [], {}
     with tqdm(total=calls, desc="compare", unit="call", disable=not accelerator.is_main_process) as bar:
         for name in samplers:
-            shown = []
+            rows[name] = []
             for count in steps:
                 bar.set_postfix_str(f"{name}, {count} steps")
                 bound = _bound(task, name, count, bar) if name in scored else None
                 measurement, images = _measure(task, name, count, bound, bar)
                 measurements.append(measurement)
-                shown.append(images)
-            if accelerator.is_main_process:
-                _save_rows(shown, output / f"samples_{name}.png")
+                rows[name].append(images)
     settings = {
         "model": str(model),
         "features": str(features),
@@ -146,10 +160,15 @@ def compare(
         "process(es)",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
     }
-    if accelerator.is_main_process:
-        write_report(output, "compare", "Samplers of one model", "Frechet distance", settings, measurements)
-    accelerator.wait_for_everyone()
+    together(accelerator, lambda: _write(output, settings, measurements, rows), main_process_only=True)
     return measurements
+
+
+def _write(output, settings, measurements, rows):
+    with moved_in_whole(output, last=f"{REPORT}.json") as aside:
+        for name, shown in rows.items():
+            _save_rows(shown, aside / f"samples_{name}.png")
+        write_report(aside, REPORT, "Samplers of one model", "Frechet distance", settings, measurements)
 
 
 def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator):
@@ -181,6 +200,10 @@ def _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images
             f"steps={list(steps)} and batch_size={batch_size} must be at least 1, num_images={num_images} at least 2, "
             f"bound_images={bound_images} in 0 .. num_images."
         )
+    # Place i of seed s has the generator s * num_images + i.
+    most = LARGEST_SEED // num_images - 1
+    if min(seeds) < 0 or max(seeds) > most:
+        raise InputError(f"seeds={list(seeds)} must be in 0 .. {most} for num_images={num_images}.")
 
 
 def _check_samplers(pipeline, samplers, steps):
@@ -233,6 +256,11 @@ def _measure(task, name, count, bound, bar):
         images = _sample(task, sampler, count, seed, places, bar, seconds)
         statistics_of_all = _statistics(images, task.see, task.batch_size, task.accelerator)
         distances.append(frechet_distance(statistics_of_all, task.target))
+        check_all_finite(
+            torch.tensor(distances),
+            lambda i: f"The distance of {name!r} at {count} steps with seed {task.seeds[i]}",
+            "Are the features finite, and do the images differ from each other?",
+        )
         if seed == task.seeds[0]:
             shown = [image for place, image in zip(places, images, strict=True) if place < SHOWN_IMAGES]
     measurement = Measurement(
@@ -261,7 +289,9 @@ def _sample(task, sampler, count, seed, places, bar, seconds):
         generators = [torch.Generator().manual_seed(seed * task.num_images + place) for place in batch]
         x_T = torch.cat([torch.randn(shape, generator=g) for g in generators]).to(device)
         predict, start = _network(task, torch.tensor(batch), bar), time.perf_counter()
-        images.append(_to_levels(draw(sampler, predict, x_T, count, generators)).cpu())
+        x_0 = draw(sampler, predict, x_T, count, generators)
+        check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
+        images.append(_to_levels(x_0).cpu())
         seconds.append((time.perf_counter() - start) / len(batch))
     return torch.cat(images)
 
@@ -315,5 +345,5 @@ def _save_rows(rows, png_path):
     """Images (C, H, W) of each row, enlarged so that they can be looked at."""
     pixels = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)  # (C, rows * H, columns * W)
     picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
-    factor = max(1, LEGIBLE_SIDE // rows[0][0].shape[-1])
+    factor = enlargement(rows[0][0].shape[-1])
     picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(png_path)

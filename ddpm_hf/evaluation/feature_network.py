@@ -17,7 +17,10 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from ddpm_hf.data import EndlessBatches, batches, load_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.errors import InputError
+from ddpm_hf.devices import open_device
+from ddpm_hf.files import moved_in_whole
+from ddpm_hf.hub.model_folder import check_weights_finite
+from ddpm_hf.results import check_free_folder
 
 DEFAULT_RESOLUTION = 64  # for a data set whose images differ in size
 LABEL_SMOOTHING = 0.1
@@ -52,8 +55,8 @@ def train_feature_network(
         `float`: the share of the test images that are classified rightly.
     """
     output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"{output} is not empty; choose another folder, or move it away.")
+    open_device(device)
+    check_free_folder(output)
     data = dataclasses.replace(data or DataArguments(), class_conditional=True)
     train = open_images(data, DEFAULT_RESOLUTION)
     test = open_images(dataclasses.replace(data, split=test_split, resolution=train.resolution), DEFAULT_RESOLUTION)
@@ -77,9 +80,11 @@ def train_feature_network(
             schedule.step()
             bar.update()
     accuracy = _accuracy(network, test, batch_size, accelerator.device)
-    network.save_pretrained(output)
-    # As `to_model_range`: pixels in [-1, 1], at their own size.
-    ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(output)
+    check_weights_finite(output, {"classifier": network})
+    with moved_in_whole(output, last="config.json") as aside:
+        network.save_pretrained(aside)
+        # As `to_model_range`: pixels in [-1, 1], at their own size.
+        ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(aside)
     return accuracy
 
 

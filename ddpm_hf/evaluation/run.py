@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import time
-from datetime import timedelta
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -18,12 +16,18 @@ from ddpm_hf.data import (
     sized_for_network,
 )
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.distributed import join_processes, main_process_first
+from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
+from ddpm_hf.evaluation.measured_model import discrete_chain
 from ddpm_hf.evaluation.plots import draw_bound_terms
+from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.models.network_config import classes_of, is_of_points
+from ddpm_hf.results import check_free_folder
+
+JSON_FILE, PNG_FILE = "bpd.json", "bpd.png"
 
 
 def evaluate_bits_per_dim(
@@ -38,6 +42,8 @@ def evaluate_bits_per_dim(
     device=None,
 ):
     """Writes `bpd.json` and `bpd.png`, the bound on the negative log-likelihood and its terms, into a folder.
+
+    Both are moved in when they are whole, so that the same command can be given again after it was cut off.
 
     Runs on one process, or on all that `accelerate launch` starts. A class-conditional model is given the labels of the
     data.
@@ -55,35 +61,44 @@ def evaluate_bits_per_dim(
 
     Returns:
         [`BitsPerDim`]
+
+    Raises:
+        InputError: before the work, for files that are there or cannot be written, data that do not fit, and more steps than
+            the model has.
     """
     output = Path(output)
-    json_file, png_file = output / "bpd.json", output / "bpd.png"
-    for file in (json_file, png_file):
-        if file.exists():
-            raise InputError(f"{file} is already there; choose another --output, or move it away.")
     accelerator = join_processes(device)
+    together(accelerator, lambda: check_free_folder(output, (JSON_FILE, PNG_FILE)), main_process_only=True)
     pipeline = load_pipeline(model).to(device or accelerator.device)
     if variance_type is not None:
         scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
         pipeline.register_modules(scheduler=scheduler)
+    discrete_chain(pipeline.scheduler, "be scored in bits per dimension").set_timesteps(steps)
     data = data or DataArguments(split="test")
     images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config, num_images, seed))
     score = partial(bits_per_dim, pipeline.unet, pipeline.scheduler, batch_size=batch_size, seed=seed)
     calls = ceil(len(images) / (batch_size * accelerator.num_processes)) * (steps or len(pipeline.scheduler))
     first_labels = None if labels is None else labels[:batch_size]
-    duration = timedelta(seconds=round(calls * _seconds_per_step(score, images[:batch_size], first_labels)))
+    first_step = partial(score, images[:batch_size], timesteps=[0], class_labels=first_labels, progress_bar=False)
+    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
+        duration = expected_duration(calls * seconds_of(first_step), "give fewer --num_images or --steps")
     accelerator.print(f"{len(images)} images: {calls} network calls in each process, about {duration} (h:mm:ss)")
     result = score(images, num_inference_steps=steps, class_labels=labels, accelerator=accelerator)
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(result.to_json(), encoding="utf-8")
-        draw_bound_terms(result, png_file)
+    together(accelerator, lambda: _write(result, output), main_process_only=True)
     error = "" if result.standard_error is None else f" +- {result.standard_error:.4f}"
     units = ""
     if is_of_points(pipeline.unet.config):
         units = f" of the density of the standardised points, {data_bits_per_dim(result, pipeline.unet.config):.4f} in their own unit"
-    accelerator.print(f"{result.total:.4f}{error} bits/dim{units}; every term in {json_file} and {png_file}")
+    accelerator.print(
+        f"{result.total:.4f}{error} bits/dim{units}; every term in {output / JSON_FILE} and {output / PNG_FILE}"
+    )
     return result
+
+
+def _write(result, output):
+    with moved_in_whole(output, last=JSON_FILE) as aside:
+        (aside / JSON_FILE).write_text(result.to_json(), encoding="utf-8")
+        draw_bound_terms(result, aside / PNG_FILE)
 
 
 def data_bits_per_dim(result, config):
@@ -99,6 +114,10 @@ def load_data(data, unet_config, num_images=None, seed=0):
 
     Args:
         data (`DataArguments`): which images or points.
+
+    Raises:
+        InputError: for data of another kind than the network's, fewer than `num_images`, and a network of images that are
+            not square.
     """
     conditional = classes_of(unet_config)[0] is not None
     if is_of_points(unet_config):
@@ -125,11 +144,3 @@ def _check_enough(num_images, source, data):
         raise InputError(
             f"{num_images} samples are more than the {len(source)} of split {data.split!r}: ask for fewer."
         )
-
-
-def _seconds_per_step(score, images, labels):
-    """Of one timestep of one batch: measured, after one that only warms up."""
-    for _ in range(2):
-        start = time.perf_counter()
-        score(images, timesteps=[0], class_labels=labels, progress_bar=False)
-    return time.perf_counter() - start

@@ -6,8 +6,11 @@ from pathlib import Path
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.cards import save_card
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.hub.reading import INDEX_FILE
+from ddpm_hf.results import check_apart, check_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS
 from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
@@ -67,10 +70,13 @@ def export_self_contained(model, output_dir):
         output_dir (`str` or `Path`): a folder that is not there yet, or is empty.
 
     Raises:
-        InputError: for a model of another kind, and where there is something in `output_dir`.
+        InputError: for a model of another kind, and for an `output_dir` that holds something, lies within the model or cannot
+            be written to.
     """
-    _check_new(Path(output_dir))
-    load_pipeline(model).save_pretrained(output_dir)
+    _check_output(model, output_dir)
+    pipeline = load_pipeline(model)
+    with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
+        pipeline.save_pretrained(aside)
 
 
 def export_stock(model, output_dir):
@@ -87,23 +93,24 @@ def export_stock(model, output_dir):
         `list[str]`: what the model has that stock classes cannot hold, a line for each.
 
     Raises:
-        InputError: for a model that stock classes cannot sample, and where there is something in `output_dir`.
+        InputError: for a model that stock classes cannot sample, and for an `output_dir` as above.
     """
     output_dir = Path(output_dir)
-    _check_new(output_dir)
+    _check_output(model, output_dir)
     pipeline = load_pipeline(model)
     _check(model, pipeline)
     scheduler = _stock_scheduler(pipeline.scheduler)
     unet = _stock_network(pipeline.unet, with_head=scheduler.config.variance_type == "learned_range")
     losses = _losses(pipeline, unet, scheduler)
-    DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(output_dir)
-    save_card(output_dir, _card(output_dir.name, pipeline.scheduler, losses), base_model=model)
+    with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
+        DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(aside)
+        save_card(aside, _card(output_dir.name, pipeline.scheduler, losses), base_model=model)
     return losses
 
 
-def _check_new(output_dir):
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise InputError(f"{output_dir} is not empty; choose another --output_dir, or move it away.")
+def _check_output(model, output_dir):
+    check_apart(output_dir, model)
+    check_free_folder(output_dir)
 
 
 def _check(model, pipeline):

@@ -3,11 +3,13 @@
 import inspect
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import get_token
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
@@ -80,6 +82,7 @@ def load_pipeline(model, **parts):
 
     Raises:
         InputError: for what is no DDPM of images, and for a repository that cannot be read.
+        ValueError: for weights that are not finite.
     """
     others = _components(model) - {"unet", "scheduler", "classifier"}
     if others:
@@ -88,7 +91,29 @@ def load_pipeline(model, **parts):
             f"images. {WHAT_IS_TAKEN}"
         )
     with reading(model):
-        return GaussianDiffusionPipeline.from_pretrained(model, **parts)
+        pipeline = GaussianDiffusionPipeline.from_pretrained(model, **parts)
+    networks = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    check_weights_finite(model, networks)
+    return pipeline
+
+
+def check_weights_finite(model, networks):
+    """Passes where all weights are finite.
+
+    Args:
+        model (`str`): whose weights they are, for the message.
+        networks (`dict[str, torch.nn.Module]`): by the names of the pipeline's parts.
+
+    Raises:
+        ValueError: with the name of the first weight that is not.
+    """
+    for part, network in networks.items():
+        for name, weight in network.state_dict().items():
+            check_all_finite(
+                weight,
+                lambda *place, name=name, part=part: f"{model}: the weight {name}{list(place)} of its {part}",
+                "Its training diverged, or the file is damaged: take an earlier checkpoint, or train it again.",
+            )
 
 
 def _components(model):

@@ -336,5 +336,5 @@ def test_predictions_that_are_not_finite(stock_unet, images):
             output[-1] = torch.where(timestep[-1] == 7, torch.nan, output[-1])
             return (output,)
 
-    with pytest.raises(ValueError, match="not finite for image 7 at timestep 7"):
+    with pytest.raises(ValueError, match="for image 7 at timestep 7 is nan"):
         estimate(Spoilt(), images, batch_size=8)

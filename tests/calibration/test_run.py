@@ -179,14 +179,15 @@ def test_a_model_of_latents(latent_model, data, tmp_path):
 
 
 def test_a_text_to_image_model_is_refused(tmp_path, data):
-    (tmp_path / "model_index.json").write_text(
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "model_index.json").write_text(
         '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], '
         '"unet": ["diffusers", "UNet2DConditionModel"]}'
     )
     with pytest.raises(
         InputError, match="has the network UNet2DConditionModel; what can be calibrated is a UNet2DModel"
     ):
-        run(tmp_path, tmp_path / "new", data)
+        run(tmp_path / "text", tmp_path / "new", data)
 
 
 def test_the_card(stock_model, data, tmp_path):

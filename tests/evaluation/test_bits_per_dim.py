@@ -228,7 +228,7 @@ def test_terms_that_are_not_finite(stock_unet, images):
             output[-1] = torch.where(timestep == 400, torch.nan, output[-1])
             return (output,)
 
-    with pytest.raises(ValueError, match="term of timestep 400 is nan for image 7, and 1 terms"):
+    with pytest.raises(ValueError, match="term of timestep 400 of image 7 is nan, and 1 of"):
         score(Spoilt(), images, batch_size=8)
 
 

@@ -149,12 +149,14 @@ def test_models_that_stock_classes_cannot_sample(tmp_path, tiny_unet):
 
 
 def test_what_is_no_such_model_and_where_there_is_something(tmp_path, stock_unet):
+    model = tmp_path / "model"
+    model.mkdir()
     with pytest.raises(InputError, match="is not a pipeline folder, for it has no model_index.json"):
-        export_stock(str(tmp_path), tmp_path / "stock")
-    (tmp_path / "model_index.json").write_text(
+        export_stock(str(model), tmp_path / "stock")
+    (model / "model_index.json").write_text(
         json.dumps({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]})
     )
     with pytest.raises(InputError, match="vqvae"):
-        export_stock(str(tmp_path), tmp_path / "stock")
-    with pytest.raises(InputError, match="is not empty; choose another --output_dir"):
-        export_stock(str(tmp_path / "model"), tmp_path)
+        export_stock(str(model), tmp_path / "stock")
+    with pytest.raises(InputError, match=r"is not empty \(model\): choose another folder"):
+        export_stock(str(model), tmp_path)

@@ -1,0 +1,22 @@
+"""The devices of this machine, and the one that was asked for."""
+
+import torch
+
+from ddpm_hf.errors import InputError
+
+
+def open_device(name=None):
+    """The `torch.device` of that name; by default the fastest that there is.
+
+    Raises:
+        InputError: for a device that this machine, or this build of torch, does not have.
+    """
+    fastest = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    if name is None:
+        return fastest
+    present = ["cpu"]
+    if fastest.type != "cpu":
+        present += [fastest.type, *(f"{fastest.type}:{i}" for i in range(torch.accelerator.device_count()))]
+    if str(name) not in present:
+        raise InputError(f"The device {name} is not there: torch {torch.__version__} finds {', '.join(present)} here.")
+    return torch.device(name)

@@ -1,0 +1,72 @@
+"""What a piece of work will take, in time and memory: said before it begins, and refused where it is absurd."""
+
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+
+import psutil
+from accelerate.utils.memory import should_reduce_batch_size
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.models.network_config import sample_shape
+
+LONGEST = timedelta(days=365)
+FLOAT_BYTES = 4
+
+
+def seconds_of(call):
+    """The seconds that `call()` takes: measured, after one that only warms up. It must wait for the device."""
+    for _ in range(2):
+        started = time.perf_counter()
+        call()
+    return time.perf_counter() - started
+
+
+def expected_duration(seconds, advice):
+    """The seconds as a `timedelta`, to be shown as h:mm:ss.
+
+    Raises:
+        InputError: for more than a year, with `advice`: which numbers to lower.
+    """
+    if seconds > LONGEST.total_seconds():
+        years = seconds / LONGEST.total_seconds()
+        raise InputError(f"This would take about {years:.3g} years, and at most one is allowed: {advice}.")
+    return timedelta(seconds=round(seconds))
+
+
+def check_memory(needed_bytes, advice):
+    """Passes where so many bytes are free on the host.
+
+    Raises:
+        InputError: where they are not, with `advice`: which numbers to lower.
+    """
+    free = psutil.virtual_memory().available
+    if needed_bytes > free:
+        raise InputError(
+            f"This needs at least {needed_bytes / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free: {advice}."
+        )
+
+
+def least_batch_bytes(config, batch_size):
+    """Fewer bytes than any network of this config takes for a batch: its samples, and one layer's input and output.
+
+    Args:
+        config: of the network.
+    """
+    channels, *sides = sample_shape(config)
+    width = 2 * config.get("block_out_channels", (config.get("width", 0),))[0]
+    values = channels + width
+    for side in sides:
+        values *= side or 1
+    return batch_size * values * FLOAT_BYTES
+
+
+@contextmanager
+def fitting_into_memory(advice):
+    """Raises InputError, with `advice`, where a device runs out of memory meanwhile."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise InputError(f"The memory of the device does not suffice: {advice}.") from error
