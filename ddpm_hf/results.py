@@ -1,5 +1,6 @@
 """Where a command leaves its result: whether the place is free and can be written to, asked before the work begins."""
 
+import os
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ def check_free_folder(folder, names=None, unfinished=()):
         InputError: where there is something else, or nothing can be written.
     """
     folder = Path(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):  # and no error for a name that is too long
         raise InputError(f"{folder} is a file: choose a folder that is not there yet.")
     with _written_to(folder):
         if names is None:

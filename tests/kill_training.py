@@ -68,6 +68,17 @@ def make_start(folder):
 
 def start_run(options, log, before=lambda: None):
     """A training in a child; returns its process id."""
+
+    def work():
+        before()
+        with clear_exit("train"):
+            train(TrainingArguments(**options))
+
+    return start_child(work, log)
+
+
+def start_child(work, log):
+    """`work()` in a child, which exits with 0 after it; returns its process id. What it says is added to a file."""
     child = os.fork()
     if child:
         return child
@@ -77,9 +88,7 @@ def start_run(options, log, before=lambda: None):
         os.dup2(said.fileno(), 2)
         sys.stdout = sys.stderr = said
         try:
-            before()
-            with clear_exit("train"):
-                train(TrainingArguments(**options))
+            work()
             code = 0
         except SystemExit as end:
             print(end.code, file=sys.stderr, flush=True)
@@ -299,13 +308,11 @@ def main(number=200, seed=0):
     return 1 if failures else 0
 
 
-def markdown(times):
-    lines = [
-        f"| the run | what the kill left | {' | '.join(KINDS)} | resumed and equal |",
-        "|---|---|---|---|---|---|",
-    ]
+def markdown(times, kinds=KINDS, headings=("the run", "what the kill left", "resumed and equal")):
+    """A table of how often each run was killed in each way: `times` by run, what was left, and kind or "resumed"."""
+    lines = [f"| {' | '.join([*headings[:2], *kinds, headings[2]])} |", "|---" * (len(kinds) + 3) + "|"]
     for name, found in sorted({key[:2] for key in times}):
-        counts = [times[name, found, kind] for kind in KINDS]
+        counts = [times[name, found, kind] for kind in kinds]
         lines.append(
             f"| {name} | {found} | {' | '.join(map(str, counts))} | {times[name, found, 'resumed']} of {sum(counts)} |"
         )

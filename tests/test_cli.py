@@ -257,3 +257,192 @@ def test_sample_with_a_classifier_and_the_way_to_the_image(tmp_path, model):
 def test_train_classifier_hands_everything_to_its_parser():
     result = run("train_classifier", "--help")
     assert result.exit_code == 0 and "--eval_split" in result.output
+
+
+# Before the work -----------------------------------------------------------------------------------------------------
+
+
+def test_outputs_are_tried_before_anything_else(tmp_path, monkeypatch):
+    """No model is there: what is said of the output is said before it is looked for."""
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / "file" / "new"
+    for arguments in (
+        ["sample", "none", "--output", f"{place}.png"],
+        ["sample", "none", "--output", tmp_path / "new.png", "--trajectory", f"{place}.gif", "--num_images", 1],
+        ["interpolate", "none", "a.png", "b.png", "--output", f"{place}.png"],
+        ["edit", "none", "a.png", "--invert", "--output", f"{place}.png"],
+        ["show", "gamma", "none", "--output", f"{place}.png"],
+        ["show", "path", "none", "--output", f"{place}.gif"],
+        ["show", "loss", "none", "--output", f"{place}.svg"],
+        ["evaluate", "none", "--output", place],
+        ["compare", "none", "--features", "none", "--output", place],
+        ["calibrate", "none", "--output_dir", place],
+        ["export", "none", "--output_dir", place],
+        ["export", "none", "--stock", "--output_dir", place],
+    ):
+        with pytest.raises(SystemExit, match="ddpm-hf: error: Cannot write to .*file.*: choose another place"):
+            main(monkeypatch, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "MODEL", "--output", "new.png"],
+        ["interpolate", "MODEL", "a.png", "b.png", "--output", "new.png"],
+        ["evaluate", "MODEL", "--output", "new"],
+        ["calibrate", "MODEL", "--output_dir", "new"],
+        ["compare", "MODEL", "--features", "f", "--output", "new"],
+        ["show", "variances", "MODEL", "--output", "new.png"],
+    ],
+)
+@pytest.mark.parametrize("device", ["warp", "cpu:7", "meta"])
+def test_a_device_that_is_not_there(picture, monkeypatch, model, arguments, device):
+    monkeypatch.chdir(picture)
+    arguments = [model if argument == "MODEL" else argument for argument in arguments]
+    with pytest.raises(SystemExit, match=f"error: The device {device} is not there: torch .* finds cpu"):
+        main(monkeypatch, *arguments, "--device", device)
+    assert not list(picture.glob("new*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["edit", "a.png", "--mask", "mask.png", "--jump_n_sample", "2000000"],
+        ["edit", "a.png", "--strength", "0.5", "--num_images", "100000"],
+        ["interpolate", "a.png", "b.png", "--num", "100000"],
+        ["show", "path", "--frames", "100000"],
+        ["sample", "--seed", "-1"],
+        ["sample", "--seed", "9" * 30],
+        ["evaluate", "--output", "new", "--seed", "-1"],
+    ],
+)
+def test_numbers_that_are_out_of_range(arguments):
+    """No model is there: the numbers are looked at first."""
+    verb = arguments[:2] if arguments[0] == "show" else arguments[:1]
+    result = run(*verb, "none", *arguments[len(verb) :])
+    assert result.exit_code == 2 and f"Invalid value for '{arguments[-2]}'" in result.output, result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sample", "--num_images", 10**13], "of memory, and .* are free: lower --num_images, which is 1000000"),
+        (["sample", "--num_images", 10**8, "--batch_size", 10**8], "of memory, .*: lower --"),
+        (["calibrate", "--plan", "²", "--output_dir", "new"], "--plan ² must be whole numbers"),
+        (["sample", "--guidance_interval", "0,nan"], "--guidance_interval 0,nan must be finite numbers"),
+        (["interpolate", "a.png", "b.png", "--weights", "inf"], "--weights inf must be finite numbers"),
+    ],
+)
+def test_what_no_machine_can_do(picture, monkeypatch, model, arguments, message):
+    monkeypatch.chdir(picture)
+    before = set(picture.iterdir())
+    with pytest.raises(SystemExit, match=message):
+        main(monkeypatch, arguments[0], model, *arguments[1:])
+    assert set(picture.iterdir()) == before
+
+
+def test_how_long_an_edit_takes_is_said_first(picture, monkeypatch, model):
+    """A mask with many jumps: each stretch of 2 of 4 steps, less the last, is walked 101 times."""
+    monkeypatch.chdir(picture)
+    options = ["--jump_length", 3, "--jump_n_sample", 101, "--steps", 4, "--output", "new.png", "--device", "cpu"]
+    result = run("edit", model, "a.png", "--mask", "mask.png", *options)
+    assert result.exit_code == 0, result.output
+    assert 0 < result.output.index("304 network calls of 1: about 0:0") < result.output.index("304/304")
+
+
+# What goes out -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt_model(tmp_path, tiny_unet):
+    """With a weight that is NaN."""
+    unet = tiny_unet()
+    unet.conv_out.bias.data.fill_(float("nan"))
+    GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()).save_pretrained(tmp_path / "spoilt")
+    return str(tmp_path / "spoilt")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "MODEL", "--output", "new.png"],
+        ["edit", "MODEL", "a.png", "--strength", "0.5", "--output", "new.png"],
+        ["interpolate", "MODEL", "a.png", "b.png", "--output", "new.png"],
+        ["evaluate", "MODEL", "--output", "new"],
+        ["calibrate", "MODEL", "--output_dir", "new"],
+        ["export", "MODEL", "--output_dir", "new"],
+        ["export", "MODEL", "--stock", "--output_dir", "new"],
+        ["compare", "MODEL", "--features", "f", "--output", "new"],
+    ],
+)
+def test_a_network_that_is_not_finite(picture, monkeypatch, spoilt_model, arguments):
+    monkeypatch.chdir(picture)
+    arguments = [spoilt_model if argument == "MODEL" else argument for argument in arguments]
+    with pytest.raises(
+        SystemExit, match=r"the weight conv_out.bias\[0\] of its unet is nan.*take an earlier checkpoint"
+    ):
+        main(monkeypatch, *arguments)
+    assert not list(picture.glob("new*"))
+
+
+# Models and pictures of other kinds ----------------------------------------------------------------------------------
+
+
+def saved_model(folder, unet):
+    GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler(12, 0.02, 0.9)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_network_of_six_channels(picture, monkeypatch, tiny_unet):
+    monkeypatch.chdir(picture)
+    model = saved_model(picture / "six", tiny_unet(in_channels=6))
+    with pytest.raises(SystemExit, match="makes images of 6 channels, and a PNG holds 1, 2, 3, 4: .*output_type='np'"):
+        main(monkeypatch, "sample", model, "--output", "new.png")
+    with pytest.raises(SystemExit, match="6 channels, and picture"):
+        main(monkeypatch, "edit", model, "a.png", "--strength", "0.5", "--output", "new.png")
+    with pytest.raises(SystemExit, match="makes images of 6 channels, and pictures have 1, 3, 4"):
+        main(monkeypatch, "compare", model, "--features", "f", "--output", "new")
+    assert not list(picture.glob("new*"))
+
+
+@pytest.mark.parametrize("verb", [["evaluate", "--output"], ["calibrate", "--output_dir"]])
+def test_a_network_of_images_that_are_not_square(tmp_path, monkeypatch, tiny_unet, image_folder, verb):
+    model = saved_model(tmp_path / "wide", tiny_unet(sample_size=(8, 12)))
+    options = ["--dataset", image_folder, "--split", "test", verb[1], tmp_path / "new"]
+    with pytest.raises(SystemExit, match="for images of 8x12 .*read as squares"):
+        main(monkeypatch, verb[0], model, *options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_picture_that_is_a_bomb(picture, monkeypatch, model):
+    Image.new("1", (20_000, 20_000)).save(picture / "bomb.png")
+    with pytest.raises(SystemExit, match=r"bomb.png .*exceeds limit of 178956970 pixels"):
+        main(monkeypatch, "edit", model, picture / "bomb.png", "--invert", "--output", picture / "new.png")
+
+
+# The same plans and seeds, before the measurement --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule, plan_cost, message",
+    [
+        ({"num_train_timesteps": 50}, "bound", r"last timestep 49 \(alpha_bar = 0.603, .*leave out --plan"),
+        ({"num_train_timesteps": 50}, "global_error", r"last timestep 49 \(alpha_bar = 0.603"),
+        ({"num_train_timesteps": 1, "beta_start": 0.99, "beta_end": 0.999}, "local_error", "single training timestep"),
+        ({"rescale_betas_zero_snr": True}, "bound", "Timestep 999 of this model has no signal"),
+    ],
+)
+def test_plans_that_cannot_be_made(tmp_path, monkeypatch, tiny_unet, image_folder, schedule, plan_cost, message):
+    model = GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler(**schedule))
+    model.save_pretrained(tmp_path / "model")
+    options = ["--dataset", image_folder, "--split", "test", "--plan", 1, "--plan_cost", plan_cost]
+    with pytest.raises(SystemExit, match=message):
+        main(monkeypatch, "calibrate", tmp_path / "model", *options, "--output_dir", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_new_folder_within_the_model(model, monkeypatch):
+    for verb in ("calibrate", "export"):
+        with pytest.raises(SystemExit, match="sub lies within the model .*: choose a folder beside it"):
+            main(monkeypatch, verb, model, "--output_dir", f"{model}/sub")

@@ -42,7 +42,9 @@ SHOWN_IMAGES = 10
 # Pictures have 1 (grey), 3 or 4 channels.
 PICTURE_CHANNELS = (1, 3, 4)
 LARGEST_SEED = 2**63 - 1
-FINITE_SAMPLES = "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
+FINITE_SAMPLES = (
+    "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
+)
 
 
 class Task(NamedTuple):

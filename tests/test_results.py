@@ -1,0 +1,124 @@
+"""Where results go: asked before the work, and no obstacle to the same command after it was killed."""
+
+import os
+
+import pytest
+from kill_results import make_scenarios
+from kill_training import kill_before_operation, limit_files, start_child, wait_for
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import FOLDER_ASIDE, half_moved_files, moved_in_whole
+from ddpm_hf.results import check_apart, check_free_file, check_free_folder
+
+VERBS = [pytest.param("calibrate", marks=pytest.mark.slow), "export", "export --stock", "evaluate"]
+
+
+def test_a_place_that_is_free_is_left_as_it_was(tmp_path):
+    check_free_folder(tmp_path / "a" / "b")
+    check_free_file(tmp_path / "a" / "b.png", (".png",))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").write_text("mine")
+    check_free_folder(tmp_path, ["bpd.json"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("place", ["file/new", "/proc/new", "x" * 300])
+def test_where_nothing_can_be_written(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="Cannot write to"):
+        check_free_folder(tmp_path / place)
+    with pytest.raises(InputError, match="Cannot write to"):
+        check_free_file(tmp_path / f"{place}.png", (".png",))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_there_is_never_written_over(tmp_path):
+    (tmp_path / "mine.png").write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty \(mine.png\): choose another folder"):
+        check_free_folder(tmp_path)
+    with pytest.raises(InputError, match="mine.png is already there"):
+        check_free_folder(tmp_path, ["mine.png", "other.json"])
+    with pytest.raises(InputError, match="mine.png is already there"):
+        check_free_file(tmp_path / "mine.png", (".png",))
+    with pytest.raises(InputError, match="mine.png is a file"):
+        check_free_folder(tmp_path / "mine.png")
+    with pytest.raises(InputError, match="must end in .png or .svg"):
+        check_free_file(tmp_path / "new.gif", (".png", ".svg"))
+
+
+def test_a_new_folder_lies_beside_the_model(tmp_path):
+    (tmp_path / "model").mkdir()
+    check_apart(tmp_path / "model_2", tmp_path / "model")
+    check_apart(tmp_path / "new", "someone/model")
+    with pytest.raises(InputError, match="lies within the model"):
+        check_apart(tmp_path / "model" / "sub" / "new", tmp_path / "model")
+
+
+def killed_while_moving(folder, number):
+    """A program that moves the files a, b and c into a folder, c last, and ends before it moves file `number`."""
+    child = os.fork()
+    if child == 0:
+        replace, moved = os.replace, []
+
+        def replace_or_end(source, target):
+            if os.path.basename(source) in "abc":
+                moved.append(target)
+                if len(moved) == number:
+                    os._exit(9)
+            replace(source, target)
+
+        os.replace = replace_or_end
+        with moved_in_whole(folder, last="c") as aside:
+            for name in "cab":
+                (aside / name).write_text(f"new {name}")
+        os._exit(0)
+    assert wait_for(child) == 9
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_files_of_a_move_that_was_killed_are_no_obstacle(tmp_path, number):
+    killed_while_moving(tmp_path, number)
+    there = {path.name for path in tmp_path.iterdir()} - {FOLDER_ASIDE}
+    assert there == set("abc"[: number - 1]) and half_moved_files(tmp_path) == {"a", "b", "c"}
+    check_free_folder(tmp_path)
+    check_free_folder(tmp_path, ["a", "c"])
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty \(mine\)"):
+        check_free_folder(tmp_path)
+    with moved_in_whole(tmp_path, last="c") as aside:
+        (aside / "c").write_text("again")
+    assert half_moved_files(tmp_path) == set() and not (tmp_path / FOLDER_ASIDE).exists()
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory):
+    return {scenario.name: scenario for scenario in make_scenarios(tmp_path_factory.mktemp("killed"))}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_same_command_goes_on_where_a_kill_cut_it_off(scenarios, name):
+    """Before the last file is moved in, which of all moments leaves most; kill_results.py has others."""
+    scenario = scenarios[name]
+    scenario.begin_anew()
+    last_move = max(i for i, what in enumerate(scenario.list_operations(), 1) if what.startswith("os.rename"))
+    scenario.begin_anew()
+    assert wait_for(scenario.start(kill_before_operation(last_move))) == -9
+    assert scenario.found() == "the result half moved in"
+    assert scenario.problems_of_another_run() == []
+
+
+@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_full_disk_leaves_nothing_half_done(scenarios, name, size):
+    """Where a file reaches a limit, writing fails as on a full disk, with another number of the same error."""
+    scenario = scenarios[name]
+    scenario.begin_anew()
+
+    def work():
+        limit_files(size)
+        with pytest.raises(InputError, match="Cannot write .*make room"):
+            scenario.make(scenario.folder)
+
+    assert wait_for(start_child(work, os.devnull)) == 0
+    assert not scenario.is_whole()
+    assert scenario.problems_of_another_run() == []
