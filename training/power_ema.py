@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole, written_whole
+from ddpm_hf.results import check_apart, check_free_folder
 from ddpm_hf.training.arguments import read_stds
 from ddpm_hf.training.sharding import whole
 
@@ -218,10 +219,10 @@ def save_reconstructed(run_folder, std, output_dir, step=None):
     from ddpm_hf.hub.model_folder import load_pipeline
 
     output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise InputError(f"{output_dir} is already there; choose another name, or move it away.")
+    check_free_folder(output_dir)
     if not (Path(run_folder) / "model_index.json").is_file():
         raise InputError(f"{run_folder} holds no pipeline: a run writes it at its end, so finish that first.")
+    check_apart(output_dir, run_folder)
     weights, share_left = reconstruct_average(run_folder, std, step)
     pipeline = load_pipeline(str(run_folder))
     trained = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))

@@ -167,6 +167,12 @@ def estimate_mean_square_epsilon(
         sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
     values, errors = _intercepts(*sums[:6])
     residuals, residual_errors = _means(sums[0], *sums[6:])
+    names = ("Gamma", "standard error of Gamma", "mean square error", "standard error of the mean square error")
+    check_all_finite(
+        torch.stack([values, errors, residuals, residual_errors]),
+        lambda which, t: f"The {names[which]} at timestep {t}",
+        "Are the images all alike, or too few?",
+    )
     return MeanSquareEpsilon(
         values=values.tolist(),
         standard_errors=errors.tolist(),

@@ -8,10 +8,12 @@ from huggingface_hub import SpaceCard, SpaceCardData
 
 from ddpm_hf import __version__
 from ddpm_hf.errors import InputError
+from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.card_sections import on_the_hub
 from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, samplers_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, assemble
+from ddpm_hf.results import check_free_folder
 
 REQUIREMENTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 PAGE_MODULE = "ddpm_hf.hub.demo_page"
@@ -57,8 +59,7 @@ def write_space(model, folder):
             something in `folder`.
     """
     folder, sdk_version = Path(folder), gradio_version()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty; choose another folder for --space, or move it away.")
+    check_free_folder(folder)
     if on_the_hub(model) is None:
         raise InputError(
             f"A Space reads its model from the Hub, and {model} is none of its repositories: share it with `ddpm-hf push`, "
@@ -74,9 +75,9 @@ def write_space(model, folder):
         "requirements.txt": "".join(f"{name}=={_version(name)}\n" for name in REQUIREMENTS),
         "README.md": _readme(model, sdk_version),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    with moved_in_whole(folder, last="README.md") as aside:
+        for name, text in files.items():
+            (aside / name).write_text(text, encoding="utf-8")
 
 
 def _page_source():

@@ -226,7 +226,7 @@ def test_a_space_has_all_that_it_runs(shared, tmp_path):
 def test_what_no_space_is_made_of(shared, tmp_path):
     with pytest.raises(InputError, match="share it with `ddpm-hf push`"):
         write_space(str(tmp_path / "model"), tmp_path / "space")
-    with pytest.raises(InputError, match="is not empty; choose another folder"):
+    with pytest.raises(InputError, match="is not empty .*: choose another folder"):
         write_space(shared, tmp_path)
     with pytest.raises(InputError, match="someone/none"):
         write_space("someone/none", tmp_path / "space")

@@ -200,7 +200,7 @@ def test_what_cannot_be_reconstructed_is_refused(snapshots, tmp_path):
         reconstruct_average(snapshots / "elsewhere", 0.1)
     with pytest.raises(InputError, match="holds no pipeline: a run writes it at its end"):
         save_reconstructed(snapshots, 0.1, tmp_path / "new")
-    with pytest.raises(InputError, match="is already there"):
+    with pytest.raises(InputError, match="is not empty"):
         save_reconstructed(snapshots, 0.1, snapshots / "ema_snapshots")
     assert not (tmp_path / "new").exists()
 
