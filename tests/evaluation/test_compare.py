@@ -104,6 +104,16 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
         assert torch.equal(others[2], images[2]) and not torch.equal(others[0], images[0])
 
 
+def test_samples_that_are_not_finite(tiny_unet):
+    """As levels they would be black images with a distance."""
+    unet = tiny_unet().eval()
+    unet.conv_out.bias.data.fill_(math.nan)
+    pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda: None)
+    task = Task(pipeline, None, None, None, None, 5, 2, [0], Accelerator())
+    with pytest.raises(ValueError, match="Sample 3 is nan, and 128 of 128 .* not finite"):
+        _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar, [])
+
+
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
     see = load_features(feature_network)
@@ -128,6 +138,8 @@ def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny
         ({"steps": [2, 1001]}, "cannot take 1001 steps"),
         ({"steps": [0]}, "must be at least 1"),
         ({"num_images": 1}, "num_images=1 at least 2"),
+        ({"num_images": 10**14}, "of memory, and .* are free: lower --num_images, which is 100000000000000"),
+        ({"seeds": [0, 2**62]}, r"seeds=\[0, 4611686018427387904\] must be in 0 .. 2305843009213693950 for num_images=4"),
         ({"features": "nowhere"}, "holds no config.json"),
         ({"data": DataArguments(dataset=str(Path(__file__).parent))}, "Cannot read split"),
     ],
