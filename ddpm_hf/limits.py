@@ -34,16 +34,17 @@ def expected_duration(seconds, advice):
     return timedelta(seconds=round(seconds))
 
 
-def check_memory(needed_bytes, advice):
-    """Passes where so many bytes are free on the host.
+def check_fits_memory(what, num_bytes, advice):
+    """Raises InputError if something takes more than all the memory of this machine.
 
-    Raises:
-        InputError: where they are not, with `advice`: which numbers to lower.
+    Args:
+        what (`str`): with its verb, as in "a batch takes".
+        advice (`str`): what to do instead.
     """
-    free = psutil.virtual_memory().available
-    if needed_bytes > free:
+    memory = psutil.virtual_memory().total
+    if num_bytes > memory:
         raise InputError(
-            f"This needs at least {needed_bytes / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free: {advice}."
+            f"{what} {num_bytes / 2**30:,.0f} GiB of memory, and this machine has {memory / 2**30:,.0f} GiB: {advice}."
         )
 
 

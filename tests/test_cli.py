@@ -327,8 +327,8 @@ def test_numbers_that_are_out_of_range(arguments):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["sample", "--num_images", 10**13], "of memory, and .* are free: lower --num_images, which is 1000000"),
-        (["sample", "--num_images", 10**8, "--batch_size", 10**8], "of memory, .*: lower --"),
+        (["sample", "--num_images", 10**13], "take .* GiB of memory, and .*: lower --num_images, which is 1000000"),
+        (["sample", "--num_images", 10**8, "--batch_size", 10**8], "GiB of memory, .*: lower --"),
         (["calibrate", "--plan", "²", "--output_dir", "new"], "--plan ² must be whole numbers"),
         (["sample", "--guidance_interval", "0,nan"], "--guidance_interval 0,nan must be finite numbers"),
         (["interpolate", "a.png", "b.png", "--weights", "inf"], "--weights inf must be finite numbers"),

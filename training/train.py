@@ -15,7 +15,6 @@ from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
 from ddpm_hf.data import PointSource, count_images, open_images, open_points, open_stream, sized_for_network
-from ddpm_hf.data.limits import check_fits_memory
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole
@@ -23,6 +22,7 @@ from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
+from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.training.arguments import parse_arguments

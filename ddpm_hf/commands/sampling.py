@@ -76,7 +76,7 @@ def sample(
     """
     from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
     from ddpm_hf.files import written_whole
-    from ddpm_hf.limits import check_memory, fitting_into_memory
+    from ddpm_hf.limits import check_fits_memory, fitting_into_memory
     from ddpm_hf.models.network_config import is_of_points
     from ddpm_hf.pipelines.image_grids import grid_bytes, sample_images
     from ddpm_hf.pipelines.sample_files import sample_files, save_samples
@@ -103,7 +103,8 @@ def sample(
     kind = "points" if is_of_points(pipeline.unet.config) else "images"
     if kind == "points" and recorder is not None:
         raise InputError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
-    check_memory(grid_bytes(pipeline.unet.config, num_images), f"lower --num_images, which is {num_images}")
+    needed = grid_bytes(pipeline.unet.config, num_images)
+    check_fits_memory("the samples and their picture take", needed, f"lower --num_images, which is {num_images}")
     advice = f"lower --batch_size, which is {batch_size}, or --num_images"
     check_batch(pipeline, min(batch_size, num_images), advice)
     # A trajectory shows all images, so each process draws all then.

@@ -1,28 +1,12 @@
-"""Amounts that no machine of this size can hold, refused before the work, with what they would take."""
+"""Numbers of processes that no machine of this size can use, refused before the work."""
 
 import os
-
-import psutil
 
 from ddpm_hf.errors import InputError
 
 # More processes than this for each core only wait for each other, unless they wait for a slow disk or network.
 WORKERS_PER_CORE = 4
 WORKERS_ANYWHERE = 64
-
-
-def check_fits_memory(what, num_bytes, advice):
-    """Raises InputError if something takes more than all the memory of this machine.
-
-    Args:
-        what (`str`): with its verb, as in "a batch takes".
-        advice (`str`): what to do instead.
-    """
-    memory = psutil.virtual_memory().total
-    if num_bytes > memory:
-        raise InputError(
-            f"{what} {num_bytes / 2**30:,.0f} GiB of memory, and this machine has {memory / 2**30:,.0f} GiB: {advice}."
-        )
 
 
 def check_workers(wanted):

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ddpm_hf.data.fingerprint import fingerprint_of_points
-from ddpm_hf.data.limits import check_fits_memory
 from ddpm_hf.data.opening import find_label_column, open_rows, read_labels
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
+from ddpm_hf.limits import check_fits_memory
 
 # Two coordinates in float64, as points, as what they are made of, and standardised.
 BYTES_PER_DRAWN_POINT = 5 * 2 * 8

@@ -25,7 +25,7 @@ from ddpm_hf.evaluation.samplers import check_sampler, draw, make_sampler
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.limits import check_memory, expected_duration, fitting_into_memory
+from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
 from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -126,7 +126,8 @@ def compare(
             "samplers cannot be compared by what is seen in them."
         )
     if None not in (height, width):
-        check_memory(num_images * channels * height * width, f"lower --num_images, which is {num_images}")
+        needed = num_images * channels * height * width
+        check_fits_memory("the samples take", needed, f"lower --num_images, which is {num_images}")
     pipeline.unet.eval()
     _check_samplers(pipeline, samplers, steps)
     data = data or DataArguments(split="test")

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from ddpm_hf.data import DataArguments, decoding_workers, open_images, open_points, open_stream
-from ddpm_hf.data.limits import check_fits_memory, check_workers
+from ddpm_hf.data.limits import check_workers
 from ddpm_hf.errors import InputError
+from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.train import train
 

@@ -138,8 +138,14 @@ def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny
         ({"steps": [2, 1001]}, "cannot take 1001 steps"),
         ({"steps": [0]}, "must be at least 1"),
         ({"num_images": 1}, "num_images=1 at least 2"),
-        ({"num_images": 10**14}, "of memory, and .* are free: lower --num_images, which is 100000000000000"),
-        ({"seeds": [0, 2**62]}, r"seeds=\[0, 4611686018427387904\] must be in 0 .. 2305843009213693950 for num_images=4"),
+        (
+            {"num_images": 10**14},
+            "the samples take .* GiB of memory, and .*: lower --num_images, which is 100000000000000",
+        ),
+        (
+            {"seeds": [0, 2**62]},
+            r"seeds=\[0, 4611686018427387904\] must be in 0 .. 2305843009213693950 for num_images=4",
+        ),
         ({"features": "nowhere"}, "holds no config.json"),
         ({"data": DataArguments(dataset=str(Path(__file__).parent))}, "Cannot read split"),
     ],
