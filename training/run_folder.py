@@ -146,8 +146,10 @@ def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=Non
     """Claims the folder: all options, and what the run was made with."""
     folder = Path(args.output_dir)
     options = {name: getattr(args, name) for name in option_names(type(args))}
+    # Elsewhere "data/cats" could be taken for a data set of the Hub.
+    local = [name for name in options.values() if isinstance(name, str) and name and Path(name).exists()]
     environment = describe_environment(num_processes)
-    environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint}
+    environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint, "local": local}
     text = yaml.safe_dump(options | {"environment": environment}, sort_keys=False)
     with written_whole(folder / ARGUMENTS_FILE) as aside:
         aside.write_text(text, encoding="utf-8")

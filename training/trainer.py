@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.files import written_whole
 from ddpm_hf.hub.cards import CARD_FILE, card_of
-from ddpm_hf.hub.model_folder import files_to_share
+from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.training import loss_curve
 from ddpm_hf.training.head_only import freeze_all_but_head

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.inception import inception_class
 
 INCEPTION = "inception"
 
@@ -53,12 +54,9 @@ def _classifier(folder, device):
 
 
 def _inception(device):
+    network_class = inception_class()
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise InputError("features='inception' needs torch-fidelity: pip install 'ddpm_hf[eval]'.") from error
-    try:
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval().to(device)
+        network = network_class("inception-v3-compat", ["2048"]).eval().to(device)
     except OSError as error:
         raise InputError(
             f"The weights of torch-fidelity's Inception cannot be read ({error}): it downloads them once, or takes them "

@@ -5,6 +5,7 @@ import threading
 
 from ddpm_hf.hub.push import push_files
 from ddpm_hf.hub.retries import Patience
+from ddpm_hf.hub.shared_files import check_contents
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class BackgroundPush:
 
     def _push(self, files, message, folder):
         try:
+            check_contents(files, folder)
             push_files(files, self.target, message, self.patience, folder)
         except Exception as error:
             logger.warning("%s was not pushed, and the next save tries again: %s", message, error)

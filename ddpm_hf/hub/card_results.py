@@ -1,9 +1,11 @@
 """What was measured of a model, for its card: from the files that `ddpm-hf compare` and `ddpm-hf evaluate` write."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult
+
+from ddpm_hf.hub.public_names import public_report
+from ddpm_hf.hub.reading import read_mapping
 
 COMPARISON_FILE, BOUND_FILE = "compare.json", "bpd.json"
 TASK = "unconditional-image-generation"
@@ -16,7 +18,7 @@ def read_results(folder, evaluations=()):
         evaluations: files, or folders that have them; what is named last wins.
 
     Returns:
-        `dict`: "compare" and "bpd", as far as there are such files.
+        `dict`: "compare" and "bpd", as far as there are such files, in their public form.
     """
     results = {}
     for place in (folder, *evaluations):
@@ -24,7 +26,7 @@ def read_results(folder, evaluations=()):
         files = [place / COMPARISON_FILE, place / BOUND_FILE] if place.is_dir() else [place]
         for file in files:
             if file.is_file():
-                content = json.loads(file.read_text(encoding="utf-8"))
+                content = public_report(read_mapping(file))
                 results["compare" if "measurements" in content else "bpd"] = content
     return results
 

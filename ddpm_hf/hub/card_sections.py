@@ -1,13 +1,10 @@
 """The sections of a model card, each from what is in the pipeline folder; "" where there is nothing to say."""
 
-import json
-from pathlib import Path
-
 import yaml
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ddpm_hf.environment import describe_environment
+from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
+from ddpm_hf.hub.reading import read_mapping
 from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 
 CALIBRATION_FILE = "calibration.json"
@@ -102,29 +99,18 @@ image = pipeline(num_inference_steps=25).images[0]
 def training_options(folder):
     """`training_args.yaml` as a `dict`; {} where there is none."""
     file = folder / ARGUMENTS_FILE
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_mapping(file, yaml.safe_load) if file.is_file() else {}
 
 
 def calibration_report(folder):
     """`calibration.json` as a `dict`; {} where there is none."""
     file = folder / CALIBRATION_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def on_the_hub(name):
-    """The name of a model or data set, if it is one of the Hub's and not of a folder or file; else None."""
-    if name is None or Path(name).exists():
-        return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return str(name)
+    return read_mapping(file) if file.is_file() else {}
 
 
 def data_name(dataset):
     """A data set as people call it; folders of this machine by their last name alone."""
-    return EMBEDDED_DATA if dataset is None else Path(dataset).name
+    return EMBEDDED_DATA if dataset is None else public_name(dataset).split("/")[-1]
 
 
 def introduction(folder, index):
@@ -160,7 +146,7 @@ def loading(folder, index, repository):
 
 
 def training(folder):
-    options = training_options(folder)
+    options = public_report(training_options(folder))
     if not options:
         return ""
     environment = options.pop("environment")
@@ -194,7 +180,7 @@ def versions(folder):
     listed = [
         f"{name} {value}"
         for name, value in environment.items()
-        if value is not None and name not in ("num_processes", "num_images")
+        if value is not None and name not in ("num_processes", "num_images", "local")
     ]
     return f"## Versions\n\n{', '.join(listed)}"
 
@@ -216,19 +202,15 @@ def _class_name(index):
 
 def _has_classes(folder):
     config = folder / "unet" / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("num_class_embeds") is not None
+    return config.is_file() and read_mapping(config).get("num_class_embeds") is not None
 
 
 def _link(model):
-    return Path(model).name if on_the_hub(model) is None else f"[{model}](https://huggingface.co/{model})"
+    return public_name(model) if on_the_hub(model) is None else f"[{model}](https://huggingface.co/{model})"
 
 
 def _command(options):
     """`ddpm-hf calibrate` with the options that were given."""
-    given = {name: _without_folders(value) for name, value in options.items() if value is not None}
+    given = {name: value for name, value in public_report(options).items() if value is not None}
     flags = [f"--{name} {value}" for name, value in given.items() if name != "model"]
     return " ".join(["ddpm-hf calibrate", given["model"], *flags, "--output_dir outputs/again"])
-
-
-def _without_folders(value):
-    return Path(value).name if str(value).startswith("/") else value

@@ -5,16 +5,17 @@ the first is never written over.
 """
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.files import written_whole
 from ddpm_hf.hub import card_sections as sections
 from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
-from ddpm_hf.hub.card_sections import on_the_hub
+from ddpm_hf.hub.public_names import local_names, on_the_hub
+from ddpm_hf.hub.reading import read_index
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
@@ -39,7 +40,7 @@ def card_of(folder, repository, license=None, evaluations=()):
         license = ModelCard(present).data.license
     results = read_results(folder, evaluations)
     data = metadata(folder, repository, license, results)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_index(folder)
     measured = results_text(results)
     parts = [
         f"# {repository.split('/')[-1]}",
@@ -64,9 +65,9 @@ def write_card(folder, repository, license=None):
         aside.write_text(text, encoding="utf-8")
 
 
-def save_card(folder, text, dataset=None, base_model=None):
+def save_card(folder, text, base_model=None):
     """README.md of a folder from a text of its own, under the metadata that the Hub reads."""
-    data = _card_data(datasets=_list_on_the_hub(dataset), base_model=on_the_hub(base_model))
+    data = _card_data(base_model=on_the_hub(base_model))
     (Path(folder) / CARD_FILE).write_text(_with_metadata(data, text), encoding="utf-8")
 
 
@@ -82,18 +83,16 @@ def metadata(folder, repository, license, results):
     dataset = report["options"]["dataset"] if report else options.get("dataset")
     base_model = report["options"]["model"] if report else options.get("init_from")
     name = sections.data_name(dataset) if report or options else "unknown"
-    scores = eval_results(results, on_the_hub(dataset) or name, name)
+    elsewhere = {*local_names(options), *POINT_CLOUDS}
+    dataset_id = None if dataset in elsewhere else on_the_hub(dataset)
+    scores = eval_results(results, dataset_id or name, name)
     return _card_data(
         license=license,
-        datasets=_list_on_the_hub(dataset),
-        base_model=on_the_hub(base_model),
+        datasets=None if dataset_id is None else [dataset_id],
+        base_model=None if base_model in elsewhere else on_the_hub(base_model),
         model_name=repository.split("/")[-1] if scores else None,
         eval_results=scores or None,
     )
-
-
-def _list_on_the_hub(dataset):
-    return None if on_the_hub(dataset) is None else [dataset]
 
 
 def _card_data(**values):

@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
-from ddpm_hf.hub.model_folder import check_model_folder, files_to_share
+from ddpm_hf.hub.model_folder import check_model_folder
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.hub.retries import Patience, first_line, with_retries
+from ddpm_hf.hub.shared_files import check_contents, files_left_out, files_to_share, size_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 
 WEIGHTS = (".safetensors", ".bin")
@@ -34,13 +35,21 @@ PATIENCE_OF_CHECKS = Patience(attempts=3, silence=30.0)
 
 
 class Target(NamedTuple):
-    """Where a push goes: a full repository id, the user who pushes, a branch, or a pull request to main."""
+    """Where a push goes: a full repository id, the user who pushes, a branch, or a pull request to main. Its text has no token."""
 
     repository: str
     user: str
     private: bool | None = None
     revision: str = "main"
     create_pr: bool = False
+    token: str | None = None  # that of `get_token` by default
+
+    @property
+    def api(self):
+        return HfApi(token=self.token)
+
+    def __repr__(self):
+        return f"Target({self.repository!r}, {self.user!r}, {self.private}, {self.revision!r}, {self.create_pr})"
 
 
 class Changes(NamedTuple):
@@ -60,16 +69,18 @@ class Push(NamedTuple):
     """What a push did, or with `dry_run` would do.
 
     url: of the commit or the pull request that has the files, which is an old one if nothing had changed; None for a dry run.
-    sizes: {path: bytes} of all files of the folder.
+    sizes: {path: bytes} of all files that are shared.
+    left_out: paths in the folder of files that are not.
     """
 
     target: Target
     url: str | None
     changes: Changes
     sizes: dict
+    left_out: tuple = ()
 
     def __str__(self):
-        """A line for each file that a commit changes, and the sum."""
+        """A line for each file that a commit changes, for each that stays here, and the sum."""
         kinds = {"new": self.changes.new, "changed": self.changes.changed, "removed": self.changes.removed}
         lines = [
             f"{kind:8} {tqdm.format_sizeof(self.sizes.get(name, 0), 'B'):>8}  {name}"
@@ -77,6 +88,7 @@ class Push(NamedTuple):
             for name in names
         ]
         lines += [f"kept     {'':>8}  {name}, which was edited on the Hub" for name in self.changes.kept]
+        lines += [f"left out {'':>8}  {name}, which is no part of the model" for name in self.left_out]
         sent = sum(self.sizes[name] for name in self.changes.new + self.changes.changed)
         place = "a pull request to" if self.target.create_pr else f"{self.target.revision} of"
         lines.append(
@@ -97,10 +109,13 @@ def push_folder(
     evaluations=(),
     message="Upload a diffusion model",
     patience=PATIENCE,
+    token=None,
 ):
     """Uploads a pipeline folder in one commit, or says what that would change.
 
-    The token is that of the environment (`HF_TOKEN`) or of `hf auth login`. The folders of the components, and `pipeline.py`,
+    What is uploaded is what a model needs and what was measured of it (`shared_files.SHARED`, and the pictures that the card
+    shows), in its public form: without paths of this machine. The token is that of the environment (`HF_TOKEN`) or of
+    `hf auth login`, and nothing else is asked for a dry run without one. The folders of the components, and `pipeline.py`,
     become what they are here; other files of the repository stay. An identical folder makes no commit. A `README.md`
     that a person has written or edited is taken as it is, here and on the Hub; any other is made anew for this repository.
 
@@ -110,11 +125,12 @@ def push_folder(
         private (`bool`, *optional*): create it as private; True is refused where it is there and public.
         revision (`str`, *optional*): a branch, made from main if it is not there; main by default.
         create_pr (`bool`): offer the commit as a pull request, which works for other people's repositories too.
-        dry_run (`bool`): change nothing, there or here.
+        dry_run (`bool`): change nothing, there or here. Without a token the Hub is not asked: all files count as new.
         license (`str`, *optional*): for the card, as the Hub spells it: "apache-2.0"; by default that of the card there.
         evaluations (*optional*): more files of `ddpm-hf compare` and `evaluate` for the card.
         message (`str`): of the commit.
         patience ([`Patience`]): with a Hub that does not answer.
+        token (`str`, *optional*): instead of that of the environment.
 
     Returns:
         [`Push`]
@@ -122,15 +138,20 @@ def push_folder(
     Raises:
         InputError: for what cannot be pushed, before anything is sent; and if the Hub does not take it.
     """
-    target = open_target(repository, private, revision, create_pr)
+    has_hub = not dry_run or (token or get_token()) is not None
+    target = (open_target if has_hub else named_target)(repository, private, revision, create_pr, token)
     check_model_folder(folder)
-    files = files_to_share(folder)
-    license = license or _ask(lambda: _license_there(target), target, folder, PATIENCE_OF_CHECKS)
+    files, left_out = files_to_share(folder), tuple(files_left_out(folder))
+    if has_hub:
+        license = license or _ask(lambda: _license_there(target), target, folder, PATIENCE_OF_CHECKS)
     files[CARD_FILE] = card_of(folder, target.repository, license, evaluations).encode()
-    if dry_run:
+    check_contents(files, folder)
+    if not dry_run:
+        return push_files(files, target, message, patience, folder)._replace(left_out=left_out)
+    changes = Changes(list(files), [], [], [], [])
+    if has_hub:
         changes = _ask(lambda: changes_of(files, target)[0], target, folder, PATIENCE_OF_CHECKS)
-        return Push(target, None, changes, _sizes(files))
-    return push_files(files, target, message, patience, folder)
+    return Push(target, None, changes, _sizes(files), left_out)
 
 
 def push_files(files, target, message, patience, folder):
@@ -171,7 +192,19 @@ def _command(target, folder):
 # Before the work -----------------------------------------------------------------------------------------------------
 
 
-def open_target(repository, private=None, revision=None, create_pr=False):
+def named_target(repository, private=None, revision=None, create_pr=False, token=None):
+    """The [`Target`] of a name, without asking the Hub whose it is.
+
+    Raises:
+        InputError: for a name that the Hub does not allow, and for a pull request to a branch.
+    """
+    _check_name(repository)
+    if create_pr and revision not in (None, "main"):
+        raise InputError(f"A pull request goes to main: leave out revision={revision!r}, or --create_pr.")
+    return Target(repository, "", private, revision or "main", create_pr, token)
+
+
+def open_target(repository, private=None, revision=None, create_pr=False, token=None):
     """Checks the name, the token and the rights; changes nothing.
 
     Returns:
@@ -181,17 +214,15 @@ def open_target(repository, private=None, revision=None, create_pr=False):
         InputError: for a name that the Hub does not allow, without a token or with a refused one, without a network, and
             for a repository of somebody else, unless with `create_pr`.
     """
-    _check_name(repository)
-    if create_pr and revision not in (None, "main"):
-        raise InputError(f"A pull request goes to main: leave out revision={revision!r}, or --create_pr.")
-    if get_token() is None:
+    target = named_target(repository, private, revision, create_pr, token)
+    if (token or get_token()) is None:
         raise InputError(
             f"There is no token to push to {repository} with: log in with `hf auth login`, or set HF_TOKEN (make one at "
             "https://huggingface.co/settings/tokens)."
         )
-    account = _account(repository)
+    account = _account(target)
     owner, name = repository.split("/") if "/" in repository else (account["name"], repository)
-    target = Target(f"{owner}/{name}", account["name"], private, revision or "main", create_pr)
+    target = target._replace(repository=f"{owner}/{name}", user=account["name"])
     _check_rights(target, account)
     return target
 
@@ -206,10 +237,11 @@ def _check_name(repository):
         ) from error
 
 
-def _account(repository):
+def _account(target):
     """Whose token it is, as the Hub says."""
+    repository = target.repository
     try:
-        return with_retries(HfApi().whoami, PATIENCE_OF_CHECKS)
+        return with_retries(target.api.whoami, PATIENCE_OF_CHECKS)
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise InputError(
@@ -261,7 +293,7 @@ def prepare_repository(repository, private=None, revision=None):
 
 def prepare(target):
     """Creates what is not there yet of the repository and the branch."""
-    api = HfApi()
+    api = target.api
     try:
         info = api.repo_info(target.repository)
     except RepositoryNotFoundError:
@@ -285,7 +317,7 @@ def changes_of(files, target, revision=None):
     Returns:
         The changes, and the commit that they are from; None if there is no such repository.
     """
-    api = HfApi()
+    api = target.api
     try:
         there, commit = _files_there(api, target.repository, revision or target.revision)
     except RepositoryNotFoundError:
@@ -326,7 +358,7 @@ def _is_loaded(name, files):
 
 def _has_content(entry, content):
     """Whether a file of the Hub is this one, by its hash: SHA-256 of large files, that of git of the others."""
-    if entry.size != _size(content):
+    if entry.size != size_of(content):
         return False
     if entry.lfs is not None:
         return CommitOperationAdd(CARD_FILE, content).upload_info.sha256.hex() == entry.lfs.sha256
@@ -346,18 +378,14 @@ def _keeps_card(api, repository, commit, files, there):
 def _license_there(target):
     """That of the card on the Hub, which a new one is not to lose; None without."""
     try:
-        card = HfApi().hf_hub_download(target.repository, CARD_FILE, revision=target.revision)
+        card = target.api.hf_hub_download(target.repository, CARD_FILE, revision=target.revision)
     except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError):
         return None
     return ModelCard(Path(card).read_text(encoding="utf-8")).data.license
 
 
-def _size(content):
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
 def _sizes(files):
-    return {name: _size(content) for name, content in files.items()}
+    return {name: size_of(content) for name, content in files.items()}
 
 
 # The commit ----------------------------------------------------------------------------------------------------------
@@ -365,7 +393,7 @@ def _sizes(files):
 
 def _commit(files, target, changes, parent, message):
     """The address of the commit or pull request that has the files: a new one, unless there is one already."""
-    api = HfApi()
+    api = target.api
     if not changes:
         return f"{api.endpoint}/{target.repository}/commit/{parent}"
     if target.create_pr:

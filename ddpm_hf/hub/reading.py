@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from yaml import YAMLError
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.retries import first_line
@@ -40,7 +41,38 @@ def read_index(model):
             f"{model} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or `save_pretrained` has "
             "written (a run writes it when it is finished)."
         )
-    return json.loads(file.read_text(encoding="utf-8"))
+    index = read_mapping(file)
+    name = index.get("_class_name")
+    if not isinstance(name[-1] if isinstance(name, list) and name else name, str):
+        raise InputError(
+            f"{file} names no class of a pipeline (_class_name={name!r}): write it again with `save_pretrained`."
+        )
+    return index
+
+
+def component_names(index):
+    """The names of a pipeline's parts, of which its index has the library and the class; settings are no lists."""
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and not name.startswith("_")}
+    return [name for name, part in parts.items() if len(part) == 2 and part[1] is not None]
+
+
+def read_mapping(file, parse=json.loads):
+    """The `dict` in a file of JSON, or of what `parse` reads.
+
+    Raises:
+        InputError: naming the file, if it is not UTF-8, cannot be parsed, or holds something else.
+    """
+    try:
+        content = parse(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, YAMLError) as error:
+        raise InputError(
+            f"{file} cannot be read ({' '.join(str(error).split())}): restore it, or write it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{file} holds a {type(content).__name__} and not names with values: restore it, or write it again."
+        )
+    return content
 
 
 def _download_index(model):
@@ -86,6 +118,8 @@ def _chain(error):
 
 
 def _not_a_name(model, error):
+    if Path(model).is_dir():  # loaders take what they cannot read for a name
+        return _does_not_load(model, error)
     return f"{model} is neither a folder here nor a name of a repository: check the path, or give OWNER/NAME."
 
 

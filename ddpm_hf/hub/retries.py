@@ -15,6 +15,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 60.0
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 REFUSED_BY_XET = re.compile(r"HTTP status client error \((4\d\d)")
 
 
@@ -84,8 +85,8 @@ def _asked_for(error):
 
 
 def first_line(error):
-    """What an error says, in one line and without the token, which the client may quote."""
+    """What an error says, in one line and without a token, which the client may quote."""
     lines = str(error.__cause__ if _is_wrapper(error) else error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     token = get_token()
-    return text.replace(token, "hf_***") if token else text
+    return TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)

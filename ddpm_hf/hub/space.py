@@ -9,8 +9,8 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from ddpm_hf import __version__
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole
-from ddpm_hf.hub.card_sections import on_the_hub
 from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, samplers_of
+from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, assemble
 from ddpm_hf.results import check_free_folder

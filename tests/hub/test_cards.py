@@ -98,7 +98,53 @@ def test_a_card_of_a_person_is_left_alone(trained):
     assert (trained / "README.md").read_text() == edited and not is_generated(edited)
 
 
-def test_metadata_name_nothing_of_this_machine(tmp_path):
-    save_card(tmp_path, "# A model", dataset=str(tmp_path), base_model="a/base")
-    data = ModelCard.load(tmp_path / "README.md").data
-    assert data.datasets is None and data.base_model == "a/base"
+@pytest.mark.parametrize("base_model, named", [("a/base", "a/base"), ("{folder}", None), ("no/such/model", None)])
+def test_the_base_model_is_one_of_the_hub(tmp_path, base_model, named):
+    save_card(tmp_path, "# A model", base_model=base_model.format(folder=tmp_path))
+    assert ModelCard.load(tmp_path / "README.md").data.base_model == named
+
+
+def card_of_training(folder, tiny_unet, **options):
+    write_arguments(TrainingArguments(output_dir=str(folder), max_train_steps=5, **options))
+    GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler()).save_pretrained(folder)
+    return card_of(folder, "someone/model")
+
+
+def test_folders_of_this_machine_are_no_data_sets_of_the_hub(tmp_path, tiny_unet, monkeypatch):
+    """Not even when the card is made in another working folder, where "data/cats" is not there."""
+    (tmp_path / "here" / "data" / "cats").mkdir(parents=True)
+    (tmp_path / "here" / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    card_of_training(tmp_path / "run", tiny_unet, dataset="data/cats", init_from="start")
+    monkeypatch.chdir(tmp_path)
+    text = card_of(tmp_path / "run", "someone/model")
+    data = ModelCard(text).data
+    assert data.datasets is None and data.base_model is None
+    assert "of cats, trained" in text and "dataset: cats\n" in text
+
+
+def test_points_that_are_computed_are_no_data_set_of_the_hub(tmp_path, tiny_unet):
+    text = card_of_training(tmp_path / "run", tiny_unet, dataset="swiss_roll", unet="mlp")
+    assert ModelCard(text).data.datasets is None and "of swiss_roll, trained" in text
+
+
+def test_a_card_names_no_folders(tmp_path, tiny_unet, trained):
+    private = str(tmp_path / "jane.doe")
+    text = card_of_training(tmp_path / "run", tiny_unet, dataset=f"{private}/cats", init_from=f"{private}/start/")
+    assert "dataset: cats\n" in text and "init_from: start\n" in text and "jane" not in text
+    report = {
+        "options": {
+            "model": f"{private}/base",
+            "dataset": f"{private}/my cats",
+            "num_images": 9,
+            "label_column": None,
+        },
+        "mean_square_epsilon": {"num_images": 9},
+    }
+    (trained / "calibration.json").write_text(json.dumps(report))
+    comparison = json.loads((trained / "compare.json").read_text())
+    comparison["settings"] |= {"features": f"{private}/features", "data": f"{private}/my cats, test, 1000 images"}
+    (trained / "compare.json").write_text(json.dumps(comparison))
+    text = card_of(trained, "someone/model")
+    assert "ddpm-hf calibrate base --dataset my cats" in text and "- features: features\n" in text
+    assert "jane" not in text and ModelCard(text).data.eval_results[0].dataset_name == "my cats"

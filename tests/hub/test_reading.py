@@ -2,10 +2,17 @@
 
 import json
 import multiprocessing
+import re
 import resource
 import sys
 
 import pytest
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    RePaintScheduler,
+)
 from hub_server import OTHER_TOKEN, TOKEN, Fault
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
@@ -79,11 +86,77 @@ def test_a_repository_that_can_be(shared, monkeypatch):
     assert type(load_pipeline("someone/private")) is GaussianDiffusionPipeline
 
 
-def test_folders_that_cannot_be_read(folder):
+def test_folders_that_are_no_pipelines(folder):
     assert "unet is not a pipeline folder, for it has no model_index.json" in refusal(folder / "unet")
+
+
+def edited(folder, file, **changes):
+    content = json.loads((folder / file).read_text()) | changes
+    (folder / file).write_text(json.dumps(content))
+
+
+BAD_JSON, NOT_UTF8 = b'{"a": ', b'{"a": "\xff"}'
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (BAD_JSON, r"cannot be read \(Expecting value: line 1 column 7"),
+        (NOT_UTF8, r"cannot be read \('utf-8' codec can't decode byte 0xff in position 7"),
+        (b"[1]", "holds a list and not names with values"),
+        (b'"DDPMPipeline"', "holds a str and not names with values"),
+    ],
+)
+def test_configs_that_cannot_be_read_are_named(folder, file, content, said):
+    (folder / file).write_bytes(content)
+    with pytest.raises(InputError, match=f"^{folder / file} {said}.*restore it, or write it again"):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"_class_name": None}, r"model_index.json names no class of a pipeline \(_class_name=None\)"),
+        ({"unet": "UNet2DModel"}, "its model_index.json names no unet"),
+        ({"unet": [None, None], "scheduler": 1}, "its model_index.json names no scheduler and no unet"),
+    ],
+)
+def test_an_index_without_its_parts(folder, changes, said):
+    edited(folder, "model_index.json", **changes)
+    assert re.search(said, refusal(folder))
+
+
+def test_weights_that_are_missing_or_cut_off_are_named(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert TAKEN in refusal(folder)
+    content = weights.read_bytes()
+    for damaged in (content[:1000], content[:-1], b"", b"x" * 1000):
+        weights.write_bytes(damaged)
+        assert refusal(folder).startswith(f"{weights} is cut off or damaged")
+    weights.unlink()
+    assert refusal(folder).startswith(f"{folder / 'unet'} has a config.json and no weights")
+
+
+@pytest.mark.parametrize("size", ["8", -1, 0, [8], [8, 8, 8], 2.5, [8, "8"], True])
+def test_sizes_that_images_cannot_have(folder, size):
+    edited(folder, "unet/config.json", sample_size=size)
+    assert f"has sample_size={size!r}, which must be a positive whole number, or two" in refusal(folder)
+
+
+def test_a_rectangle_and_no_size_are_allowed(folder):
+    for size in ([8, 16], None):
+        edited(folder, "unet/config.json", sample_size=size)
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler, CMStochasticIterativeScheduler, RePaintScheduler],
+)
+def test_models_of_other_processes(folder, scheduler):
+    scheduler().save_pretrained(folder / "scheduler")
+    edited(folder, "model_index.json", scheduler=["diffusers", scheduler.__name__])
+    assert f"its scheduler, {scheduler.__name__}, is of another process than DDPM. {TAKEN}" in refusal(folder)
 
 
 def test_a_network_that_fails(shared, monkeypatch):

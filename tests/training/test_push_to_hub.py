@@ -45,7 +45,15 @@ def test_every_save_is_a_commit_that_loads(hub, options, tmp_path):
     assert {"README.md", "training_args.yaml", "samples/step-000002.png", "pipeline.py"} <= saved.files.keys()
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     shared = {name: path.read_bytes() for name, path in files.items() if not name.startswith("checkpoints")}
-    assert final.files == shared and not (folder / "pushed.tmp").exists()
+    assert final.files.keys() == shared.keys() and not (folder / "pushed.tmp").exists()
+    # The folder's own names the data by the path that the run resumes with.
+    assert {name for name in shared if final.files[name] != shared[name]} == {"training_args.yaml"}
+    assert (
+        b"dataset: images" in final.files["training_args.yaml"]
+        and b"output_dir: run" in final.files["training_args.yaml"]
+    )
+    for commit in (saved, final):
+        assert not any(str(tmp_path).encode() in content for content in commit.files.values())
     assert not any(TOKEN.encode() in content for content in final.files.values())
     early, last = load(saved, tmp_path / "early"), load(final, tmp_path / "last")
     assert not torch.equal(early.unet.conv_in.weight, last.unet.conv_in.weight)

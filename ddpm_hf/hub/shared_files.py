@@ -1,0 +1,150 @@
+"""Which files of a pipeline folder others get, and in which form: what a model needs, and nothing else that lies there."""
+
+import json
+import os
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.hub.card_results import BOUND_FILE, COMPARISON_FILE
+from ddpm_hf.hub.card_sections import CALIBRATION_FILE
+from ddpm_hf.hub.cards import CARD_FILE
+from ddpm_hf.hub.public_names import public_name, public_report
+from ddpm_hf.hub.reading import INDEX_FILE, component_names, read_index, read_mapping
+from ddpm_hf.hub.secrets import find_secret
+from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
+from ddpm_hf.training.run_folder import ARGUMENTS_FILE
+
+# What was measured of a model, and how it was made.
+REPORTS = (ARGUMENTS_FILE, CALIBRATION_FILE, COMPARISON_FILE, BOUND_FILE, "accuracy.json")
+SHARED = (
+    *(INDEX_FILE, CODE_FILE, CARD_FILE, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
+    *REPORTS,
+    *("loss.csv", "loss.png", "bits_per_dim.csv", "calibration.png", "compare.png", "bpd.png"),
+    *("samples.png", "samples_*.png", "samples/*.png"),
+)
+# In the folder of a component: its config, its weights, and the files of tokenizers and processors.
+SHARED_OF_COMPONENTS = (
+    *("*config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.model"),
+)
+# What a run itself needs, wherever it keeps it.
+OF_THE_RUN = ("checkpoints", "ema_snapshots", "logs", "__pycache__", ".cache", ".git", "*.tmp")
+PICTURE_OF_A_CARD = re.compile(r"""(?:\]\(|src=["'])(?:\./)?([^)\s"']+\.(?:png|jpe?g|gif|webp|svg))""", re.IGNORECASE)
+# Where diffusers and transformers note the place that something was loaded from.
+PLACES = ("_name_or_path", "name_or_path")
+WEIGHTS = ".safetensors"
+
+
+def files_to_share(folder):
+    """{path in the repository: `Path`, or bytes where the public form is another}, all that a pipeline folder shares.
+
+    Raises:
+        InputError: for a folder that is no pipeline, or has a link that leaves it.
+    """
+    folder = Path(folder)
+    return {name: _public_content(folder / name, name) for name in _names_to_share(folder)}
+
+
+def files_left_out(folder):
+    """The names of the other files, without those that only a run needs."""
+    shared = set(_names_to_share(Path(folder)))
+    return [name for name in _names(Path(folder)) if name not in shared]
+
+
+def check_contents(files, folder):
+    """Passes {path: `Path` or bytes} in which there are no tokens, passwords or private keys.
+
+    Raises:
+        InputError: naming the file, and what kind of secret is in it.
+    """
+    for name, content in files.items():
+        secret = find_secret(_text_of(content))
+        if secret is not None:
+            raise InputError(f"{folder} has {name}, which contains {secret}: take it out of that file.")
+
+
+# Which files ---------------------------------------------------------------------------------------------------------
+
+
+def _names_to_share(folder):
+    index, card = read_index(folder), folder / CARD_FILE
+    patterns = [*SHARED, *(f"{name}/{pattern}" for name in component_names(index) for pattern in SHARED_OF_COMPONENTS)]
+    # Code is what the index names as the module of a part, or of the pipeline.
+    patterns += [f"{name}/{index[name][0]}.py" for name in component_names(index)]
+    patterns += [f"{index['_class_name'][0]}.py"] if isinstance(index["_class_name"], list) else []
+    pictures = PICTURE_OF_A_CARD.findall(card.read_text(encoding="utf-8")) if card.is_file() else []
+    return [name for name in _names(folder) if name in pictures or any(_matches(name, p) for p in patterns)]
+
+
+def _matches(name, pattern):
+    """As `fnmatch`, with a star that stays within a folder."""
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+
+
+def _names(folder):
+    """All files, but those that only a run needs."""
+    names = []
+    for place, folders, files in os.walk(folder):
+        place = Path(place)
+        folders[:] = sorted(name for name in folders if not any(fnmatch(name, pattern) for pattern in OF_THE_RUN))
+        for name in [*folders, *files]:
+            _check_link(folder, place / name)
+        files = [name for name in files if not fnmatch(name, "*.tmp*")]
+        names += [(place / name).relative_to(folder).as_posix() for name in files if (place / name).is_file()]
+    return sorted(names)
+
+
+def _check_link(folder, path):
+    if not path.is_symlink():
+        return
+    name = path.relative_to(folder).as_posix()
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{folder} has {name}, a link to something outside of the folder, which would be shared with its content: "
+            "put a copy there instead (`cp -rL FOLDER COPY` copies a folder with what its links lead to), or remove it."
+        )
+    if path.is_dir():
+        raise InputError(f"{folder} has {name}, a link to a folder: put the folder itself there, or remove the link.")
+
+
+def size_of(content):
+    """Bytes of a `Path` or of bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+# Their content -------------------------------------------------------------------------------------------------------
+
+
+def _public_content(path, name):
+    """The file, or bytes where it says something of this machine."""
+    if name.endswith(".yaml"):
+        return _if_changed(path, yaml.safe_load, public_report, lambda value: yaml.safe_dump(value, sort_keys=False))
+    if name in REPORTS:
+        return _if_changed(path, json.loads, public_report, lambda value: json.dumps(value, indent=2) + "\n")
+    if name == INDEX_FILE or name.endswith("config.json"):
+        return _if_changed(path, json.loads, _without_places, lambda value: json.dumps(value, indent=2) + "\n")
+    return path
+
+
+def _if_changed(path, parse, public, write):
+    value = read_mapping(path, parse)
+    return path if public(value) == value else write(public(value)).encode()
+
+
+def _without_places(config):
+    return {key: public_name(value) if key in PLACES and value else value for key, value in config.items()}
+
+
+def _text_of(content):
+    """The bytes in which there may be text: of weights only the header."""
+    if isinstance(content, bytes):
+        return content
+    if content.suffix != WEIGHTS:
+        return content.read_bytes()
+    with content.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), size_of(content)))
