@@ -1,13 +1,18 @@
 """What setup.cfg says against what is there: a package that is not listed is missing from wheels only."""
 
+import ast
 import configparser
 import importlib
 import re
+import sys
+import typing
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 import ddpm_hf
+from ddpm_hf.training.arguments import RunArguments
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +48,63 @@ def test_embedded_files_match_the_patterns_that_ship_them(options):
     for package, folder in (("ddpm_hf.data", ROOT / "ddpm_hf" / "data"), ("ddpm_hf.training", ROOT / "training")):
         for pattern in patterns[package].split(","):
             assert list(folder.glob(pattern.strip())), pattern
+
+
+def names_of(requirements):
+    """The distributions of a list in setup.cfg, as packages are compared by name."""
+    return {name.lower().replace("-", "_") for name in re.findall(r"^\s*([\w-]+)", requirements, flags=re.M)}
+
+
+def imports_of(file):
+    """(top-level module, whether it is imported with the file itself) of all imports in a file."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            yield name.split(".")[0], node in tree.body
+
+
+def imported(at_the_top):
+    """{module: a file} of what the package imports from elsewhere, at the top of a file or inside of its functions."""
+    found = {}
+    for top in ("ddpm_hf", "pipelines", "training"):
+        for file in sorted((ROOT / top).rglob("*.py")):
+            for name, is_at_the_top in imports_of(file):
+                if is_at_the_top is at_the_top and name not in {"ddpm_hf", "resource", *sys.stdlib_module_names}:
+                    found.setdefault(name, file.relative_to(ROOT).as_posix())
+    return found
+
+
+def undeclared(modules, declared):
+    """Those of `modules` that no declared distribution has; without a distribution a module is its own name."""
+    there = packages_distributions()
+    return {
+        module: file
+        for module, file in modules.items()
+        if not {name.lower().replace("-", "_") for name in there.get(module, [module])} & declared
+    }
+
+
+def test_every_import_is_declared(options):
+    """What some other package happens to bring may be gone with its next version."""
+    assert undeclared(imported(at_the_top=True), required := names_of(options["options"]["install_requires"])) == {
+        "gradio": "ddpm_hf/hub/demo_page.py"  # which `ddpm-hf demo` imports after it has asked for the extra
+    }
+    extras = set().union(*(names_of(listed) for listed in options["options.extras_require"].values()))
+    # An option names these, and `RunArguments` says how to install the one that is asked for.
+    trackers = set(typing.get_args(typing.get_type_hints(RunArguments)["report_to"]))
+    assert undeclared(imported(at_the_top=False), required | extras | trackers) == {}
+
+
+def test_no_extra_brings_torchvision(options):
+    """One that was built for another torch breaks the import of diffusers and transformers."""
+    for extra, listed in options["options.extras_require"].items():
+        assert not names_of(listed) & {"torchvision", "torch_fidelity"}, extra
 
 
 def test_tested_versions_are_within_what_is_required(options):

@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.distances import frechet_distance
 from ddpm_hf.evaluation.feature_network import _moved, train_feature_network
 from ddpm_hf.evaluation.features import load_features
+from ddpm_hf.evaluation.inception import without_init
 
 
 @pytest.fixture
@@ -73,5 +75,36 @@ def test_what_is_no_network(tmp_path, feature_network, images):
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
 def test_inception_names_what_to_install():
-    with pytest.raises(InputError, match=r"pip install 'ddpm_hf\[eval\]'"):
+    with pytest.raises(InputError, match="pip install --no-deps torch-fidelity"):
         load_features("inception")
+
+
+@pytest.fixture
+def package_that_does_not_import(tmp_path, monkeypatch):
+    """As torch-fidelity is beside a torchvision of another torch: `__init__` fails, one of its files does not need it."""
+    package = tmp_path / "fails_to_import"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (package / "numbers.py").write_text("ANSWER = 42")
+    (package / "network.py").write_text("from fails_to_import.numbers import ANSWER")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return package.name
+
+
+def test_a_file_of_a_package_is_imported_without_its_init(package_that_does_not_import):
+    package = package_that_does_not_import
+    with without_init(package):
+        assert importlib.import_module(f"{package}.network").ANSWER == 42
+    assert not [name for name in sys.modules if name.startswith(package)]
+    with pytest.raises(RuntimeError, match="nms"):  # the package itself is what it was
+        importlib.import_module(package)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
+def test_inception_needs_no_torchvision(monkeypatch):
+    """With random weights: those of Inception are a download."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **options: {})
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *args: None)
+    features = load_features("inception")(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert features.shape == (2, 2048) and features.isfinite().all()
