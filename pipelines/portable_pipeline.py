@@ -10,6 +10,7 @@ from ddpm_hf.models.exact_denoiser import ExactDenoiser
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -24,11 +25,16 @@ OWN_CLASS = ["pipeline", "GaussianDiffusionPipeline"]
 class PortableSavingMixin:
     """Saves a pipeline as stock classes read it; comes before [`DiffusionPipeline`] among the bases."""
 
-    def save_pretrained(self, save_directory, safe_serialization=True, **kwargs):
+    push_to_hub = push_pipeline
+
+    def save_pretrained(self, save_directory, safe_serialization=True, push_to_hub=False, **kwargs):
         """As [`DiffusionPipeline.save_pretrained`], but never weights as pickle, which runs what it holds when it is read."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False would write pickle files: leave it out, and get safetensors.")
-        super().save_pretrained(save_directory, **kwargs)
+        if push_to_hub:
+            save_and_push(self, save_directory, **kwargs)
+        else:
+            super().save_pretrained(save_directory, **kwargs)
 
     def save_config(self, save_directory, push_to_hub=False, **kwargs):
         """The code and the index: the last that `save_pretrained` and `push_to_hub` write."""

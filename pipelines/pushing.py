@@ -1,0 +1,86 @@
+"""Pushing a pipeline in the way of diffusers: as `ddpm-hf push` does it, where the package is installed."""
+
+import importlib
+import tempfile
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+WITHOUT_PACKAGE = (
+    "ddpm_hf is not installed, so that %s gets the model card of diffusers, which is to be filled in by hand. "
+    "`pip install ddpm_hf` and push again for the whole card."
+)
+
+
+def push_pipeline(
+    pipeline,
+    repo_id,
+    commit_message=None,
+    private=None,
+    token=None,
+    create_pr=False,
+    safe_serialization=True,
+    variant=None,
+    subfolder=None,
+):
+    """Uploads a pipeline in one commit, with the model card and after the checks of `ddpm-hf push`.
+
+    The arguments are those of [`DiffusionPipeline.push_to_hub`]. Where this code runs without the package it is what diffusers
+    does, and a warning says so.
+
+    Returns:
+        `str`: the address of the commit, or of the pull request.
+
+    Raises:
+        ValueError: for a `variant` or a `subfolder`, which are parts of a repository.
+    """
+    if variant is not None or subfolder is not None:
+        raise ValueError(
+            f"variant={variant!r} and subfolder={subfolder!r} are parts of a repository, and this pushes whole ones: leave them "
+            "out, or write a folder with `save_pretrained` and upload that with `hf upload`."
+        )
+    pushing = {"private": private, "token": token, "create_pr": create_pr}
+    if _full_push() is None:
+        logger.warning(WITHOUT_PACKAGE, repo_id)
+        return DiffusionPipeline.push_to_hub(pipeline, repo_id, commit_message, **pushing)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save_pretrained(folder, safe_serialization)
+        return push_saved(pipeline, folder, repo_id, commit_message, **pushing)
+
+
+def save_and_push(
+    pipeline, folder, repo_id=None, commit_message=None, private=None, token=None, create_pr=False, **options
+):
+    """As `push_pipeline`, of a folder that stays: `save_pretrained(folder, push_to_hub=True)`.
+
+    Args:
+        repo_id (`str`, *optional*): the name of the folder by default.
+        options: of `save_pretrained`.
+    """
+    repo_id, pushing = repo_id or Path(folder).name, {"private": private, "token": token, "create_pr": create_pr}
+    if _full_push() is None:
+        logger.warning(WITHOUT_PACKAGE, repo_id)
+        pushing |= {"push_to_hub": True, "repo_id": repo_id, "commit_message": commit_message}
+        DiffusionPipeline.save_pretrained(pipeline, str(folder), **pushing, **options)
+    else:
+        pipeline.save_pretrained(folder, **options)
+        push_saved(pipeline, folder, repo_id, commit_message, **pushing)
+
+
+def push_saved(pipeline, folder, repo_id, commit_message, **pushing):
+    """The address that the folder of a pipeline is pushed to."""
+    message = commit_message or f"Upload {type(pipeline).__name__}"
+    return _full_push()(folder, repo_id, message=message, **pushing).url
+
+
+def _full_push():
+    """`push_folder` of the package; None where this code runs without it."""
+    try:
+        return importlib.import_module("ddpm_hf.hub.push").push_folder
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] != "ddpm_hf":
+            raise
+        return None

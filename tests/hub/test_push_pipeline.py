@@ -1,0 +1,77 @@
+"""`pipeline.push_to_hub`, the way of diffusers: the same repository as `ddpm-hf push` makes, with its card."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hub_server import TOKEN, running_hub
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.hub.cards import is_generated
+from ddpm_hf.hub.push import push_folder
+
+
+@pytest.fixture
+def pipeline(tiny_unet):
+    return GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler())
+
+
+def commits(hub, repository="someone/model"):
+    return hub.repositories[repository].pushed
+
+
+def test_it_pushes_what_the_command_pushes(hub, pipeline, tmp_path):
+    url = pipeline.push_to_hub("model", commit_message="Mine", private=True)
+    (commit,) = commits(hub)
+    assert url == f"{hub.endpoint}/someone/model/commit/{commit.oid}" and commit.summary == "Mine"
+    card = commit.files["README.md"].decode()
+    assert is_generated(card) and "More Information Needed" not in card and "## How to load it" in card
+    assert hub.repositories["someone/model"].private
+    pipeline.save_pretrained(tmp_path / "model")
+    assert not push_folder(tmp_path / "model", "someone/model").changes
+    pipeline.push_to_hub("someone/model")
+    assert len(commits(hub)) == 1
+
+
+def test_saving_can_push_too(hub, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    pipeline.save_pretrained(tmp_path / "mine", push_to_hub=True, token=TOKEN)
+    (commit,) = commits(hub, "someone/mine")
+    assert commit.summary == "Upload GaussianDiffusionPipeline" and is_generated(commit.files["README.md"].decode())
+    pipeline.save_pretrained(tmp_path / "mine", push_to_hub=True, token=TOKEN, repo_id="someone/other", create_pr=True)
+    assert set(hub.repositories["someone/other"].refs) == {"main", "refs/pr/1"}
+
+
+def test_a_part_of_a_repository_is_refused(hub, pipeline):
+    for options in ({"variant": "fp16"}, {"subfolder": "prior"}):
+        with pytest.raises(ValueError, match="parts of a repository"):
+            pipeline.push_to_hub("model", **options)
+    with pytest.raises(ValueError, match="pickle"):
+        pipeline.push_to_hub("model", safe_serialization=False)
+    assert hub.repositories == {}
+
+
+WITHOUT_PACKAGE = """
+import sys
+sys.modules["ddpm_hf"] = None
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained("someone/model", custom_pipeline="someone/model", trust_remote_code=True)
+pipeline.push_to_hub("someone/copy")
+pipeline.save_pretrained("saved", push_to_hub=True, repo_id="someone/saved")
+"""
+
+
+def test_without_the_package_the_code_of_a_repository_pushes_and_says_what_its_card_lacks(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    with running_hub() as hub:
+        hub.add("someone/model", tmp_path / "model")
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        environment |= {"HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", WITHOUT_PACKAGE]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        for name in ("copy", "saved"):
+            (commit,) = commits(hub, f"someone/{name}")
+            assert commit.files["pipeline.py"] == (tmp_path / "model" / "pipeline.py").read_bytes()
+            assert f"ddpm_hf is not installed, so that someone/{name} gets the model card of diffusers" in done.stderr
