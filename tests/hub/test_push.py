@@ -181,3 +181,11 @@ def test_every_fault(tmp_path):
     assert TOKEN not in said and "hf_bad" not in said
     assert all("\n" not in message for _, message in found["refusals"])
     assert [what for what, message in found["refusals"] if message == "pushed"] == ["a pull request to somebody else"]
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_is_done_by_the_same_again():
+    """Some rows of the other table of docs/sharing.md; any seed will do."""
+    command = [sys.executable, str(Path(__file__).parent.parent / "kill_push.py"), "12", "1"]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
