@@ -69,14 +69,13 @@ def imports_of(file):
             yield name.split(".")[0], node in tree.body
 
 
-def imported(at_the_top):
-    """{module: a file} of what the package imports from elsewhere, at the top of a file or inside of its functions."""
+def imported(*folders, at_the_top=(True, False)):
+    """{module: a file} of what the files of folders import from elsewhere, at their top or inside of functions."""
     found = {}
-    for top in ("ddpm_hf", "pipelines", "training"):
-        for file in sorted((ROOT / top).rglob("*.py")):
-            for name, is_at_the_top in imports_of(file):
-                if is_at_the_top is at_the_top and name not in {"ddpm_hf", "resource", *sys.stdlib_module_names}:
-                    found.setdefault(name, file.relative_to(ROOT).as_posix())
+    for file in (file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))):
+        for name, is_at_the_top in imports_of(file):
+            if is_at_the_top in at_the_top and name not in {"ddpm_hf", *sys.stdlib_module_names}:
+                found.setdefault(name, file.relative_to(ROOT).as_posix())
     return found
 
 
@@ -92,13 +91,17 @@ def undeclared(modules, declared):
 
 def test_every_import_is_declared(options):
     """What some other package happens to bring may be gone with its next version."""
-    assert undeclared(imported(at_the_top=True), required := names_of(options["options"]["install_requires"])) == {
+    package, required = ("ddpm_hf", "pipelines", "training"), names_of(options["options"]["install_requires"])
+    assert undeclared(imported(*package, at_the_top=[True]), required) == {
         "gradio": "ddpm_hf/hub/demo_page.py"  # which `ddpm-hf demo` imports after it has asked for the extra
     }
     extras = set().union(*(names_of(listed) for listed in options["options.extras_require"].values()))
     # An option names these, and `RunArguments` says how to install the one that is asked for.
     trackers = set(typing.get_args(typing.get_type_hints(RunArguments)["report_to"]))
-    assert undeclared(imported(at_the_top=False), required | extras | trackers) == {}
+    assert undeclared(imported(*package), required | extras | trackers) == {}
+    beside = ("tests", "benchmarks", "docs")
+    scripts = {file.stem for folder in beside for file in (ROOT / folder).rglob("*.py")}
+    assert undeclared(imported(*beside), required | extras | scripts) == {}
 
 
 def test_no_extra_brings_torchvision(options):
