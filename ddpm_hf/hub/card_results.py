@@ -4,8 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
+from ddpm_hf.hub.model_files import read_mapping
 from ddpm_hf.hub.public_names import public_report
-from ddpm_hf.hub.reading import read_mapping
 
 COMPARISON_FILE, BOUND_FILE = "compare.json", "bpd.json"
 TASK = "unconditional-image-generation"

@@ -3,14 +3,16 @@
 import yaml
 
 from ddpm_hf.environment import describe_environment
+from ddpm_hf.hub.model_files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
-from ddpm_hf.hub.reading import read_mapping
 from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 
 CALIBRATION_FILE = "calibration.json"
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that say where a run writes, and nothing of the model.
 OF_THE_RUN = ("output_dir", "push_to_hub", "hub_model_id", "hub_private", "hub_license")
+# What the environment of a run says besides versions.
+OF_THE_DATA = ("num_processes", "num_images", "data_fingerprint", "local")
 
 TRAINING = """## Training
 
@@ -178,9 +180,7 @@ def versions(folder):
     """Those that it was made with, as far as the folder tells, else those that share it."""
     environment = training_options(folder).get("environment") or describe_environment()
     listed = [
-        f"{name} {value}"
-        for name, value in environment.items()
-        if value is not None and name not in ("num_processes", "num_images", "local")
+        f"{name} {value}" for name, value in environment.items() if value is not None and name not in OF_THE_DATA
     ]
     return f"## Versions\n\n{', '.join(listed)}"
 

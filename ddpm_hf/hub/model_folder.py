@@ -8,14 +8,16 @@ from diffusers import DiffusionPipeline
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.finite import check_all_finite
-from ddpm_hf.hub.model_parts import check_files, check_sampled
-from ddpm_hf.hub.reading import INDEX_FILE, WHAT_IS_TAKEN, component_names, read_index, reading
+from ddpm_hf.hub.model_files import INDEX_FILE, check_files, component_names
+from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # Of the Hub's documentation on storage limits (2025).
 LARGEST_FILE = 50 * 10**9
+# What a pipeline gives the step of a scheduler.
+OF_A_STEP = {"model_output", "timestep", "sample"}
 
 
 def check_model_folder(folder):
@@ -83,7 +85,6 @@ def load_pipeline(model, **parts):
         raise InputError(
             f"Cannot take model={str(model)!r}: its {INDEX_FILE} names no {' and no '.join(sorted(missing))}. {WHAT_IS_TAKEN}"
         )
-    check_files(model)
     with reading(model):
         pipeline = GaussianDiffusionPipeline.from_pretrained(model, **parts)
     check_sampled(model, pipeline.unet.config, pipeline.scheduler)
@@ -109,6 +110,29 @@ def check_weights_finite(model, networks):
                 lambda *place, name=name, part=part: f"{model}: the weight {name}{list(place)} of its {part}",
                 "Its training diverged, or the file is damaged: take an earlier checkpoint, or train it again.",
             )
+
+
+def check_sampled(model, unet_config, scheduler):
+    """Passes a network with a size that images can have and a scheduler of the process that DDPMs are trained for.
+
+    Raises:
+        InputError: for others, as for flow matching, whose networks are told another time and predict a velocity.
+    """
+    size = unet_config.get("sample_size")
+    sides = size if isinstance(size, (list, tuple)) else [size, size]
+    if size is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
+        raise InputError(
+            f"Cannot take model={str(model)!r}: the config of its network has sample_size={size!r}, which must be a positive "
+            "whole number, or two of them (height, width); mend it in unet/config.json."
+        )
+    step = inspect.signature(scheduler.step).parameters.values() if hasattr(scheduler, "step") else ()
+    needed = {parameter.name for parameter in step if parameter.default is inspect.Parameter.empty} - {"kwargs"}
+    # The noise levels of DDPM are what a scheduler of another process (flow matching, EDM, consistency) does not have.
+    if not hasattr(scheduler, "alphas_cumprod") or not needed <= OF_A_STEP:
+        raise InputError(
+            f"Cannot take model={str(model)!r}: its scheduler, {type(scheduler).__name__}, is of another process than DDPM. "
+            f"{WHAT_IS_TAKEN}"
+        )
 
 
 def _components(model):

@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
+from ddpm_hf.hub.model_files import INDEX_FILE
 from ddpm_hf.hub.model_folder import check_model_folder
-from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.hub.retries import Patience, first_line, with_retries
 from ddpm_hf.hub.shared_files import check_contents, files_left_out, files_to_share, size_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE

@@ -1,12 +1,11 @@
 """Models that are read, from a folder or from the Hub: why one cannot be, in a sentence that says what to do."""
 
 import errno
-import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import constants, get_token, hf_hub_download
+from huggingface_hub import constants, get_token, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -15,12 +14,12 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from yaml import YAMLError
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.hub.model_files import INDEX_FILE, check_files, read_mapping
+from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.hub.retries import first_line
 
-INDEX_FILE = "model_index.json"
 WHAT_IS_TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images, as training/train.py writes."
 # EFBIG is a limit on the size of files, as clusters set them; to the user it is the same.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,38 +40,13 @@ def read_index(model):
             f"{model} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or `save_pretrained` has "
             "written (a run writes it when it is finished)."
         )
-    index = read_mapping(file)
+    index = read_mapping(file, name=f"{model}/{INDEX_FILE}")
     name = index.get("_class_name")
     if not isinstance(name[-1] if isinstance(name, list) and name else name, str):
         raise InputError(
             f"{file} names no class of a pipeline (_class_name={name!r}): write it again with `save_pretrained`."
         )
     return index
-
-
-def component_names(index):
-    """The names of a pipeline's parts, of which its index has the library and the class; settings are no lists."""
-    parts = {name: part for name, part in index.items() if isinstance(part, list) and not name.startswith("_")}
-    return [name for name, part in parts.items() if len(part) == 2 and part[1] is not None]
-
-
-def read_mapping(file, parse=json.loads):
-    """The `dict` in a file of JSON, or of what `parse` reads.
-
-    Raises:
-        InputError: naming the file, if it is not UTF-8, cannot be parsed, or holds something else.
-    """
-    try:
-        content = parse(Path(file).read_text(encoding="utf-8"))
-    except (ValueError, YAMLError) as error:
-        raise InputError(
-            f"{file} cannot be read ({' '.join(str(error).split())}): restore it, or write it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{file} holds a {type(content).__name__} and not names with values: restore it, or write it again."
-        )
-    return content
 
 
 def _download_index(model):
@@ -104,6 +78,8 @@ def _why_not(model, error):
             f"There is no room to download {model} to ({constants.HF_HUB_CACHE}): make room there, or set HF_HOME to a folder "
             "on another disk."
         )
+    if Path(model).is_dir():  # loaders may take what they cannot read for a name, and ask the Hub for it
+        return _does_not_load(model, error)
     for kind, explain in EXPLANATIONS.items():
         for reason in reasons:
             if isinstance(reason, kind):
@@ -118,7 +94,7 @@ def _chain(error):
 
 
 def _not_a_name(model, error):
-    if Path(model).is_dir():  # loaders take what they cannot read for a name
+    if _folder_of(model) is not None:
         return _does_not_load(model, error)
     return f"{model} is neither a folder here nor a name of a repository: check the path, or give OWNER/NAME."
 
@@ -149,7 +125,21 @@ def _refused(model, error):
 
 
 def _does_not_load(model, error):
+    folder = _folder_of(model)
+    try:
+        if folder is not None:
+            check_files(folder)
+    except InputError as damage:
+        return str(damage).replace(str(folder), str(model))
     return f"Cannot take model={str(model)!r}: {first_line(error).rstrip('.')}. {WHAT_IS_TAKEN}"
+
+
+def _folder_of(model):
+    """Where the files of a model are, of a repository those in the cache; None if there are none."""
+    if Path(model).is_dir():
+        return Path(model)
+    index = try_to_load_from_cache(str(model), INDEX_FILE) if on_the_hub(model) else None
+    return Path(index).parent if isinstance(index, str) else None
 
 
 def _unreachable(model, error):

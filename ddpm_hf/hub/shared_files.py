@@ -12,8 +12,9 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.hub.card_results import BOUND_FILE, COMPARISON_FILE
 from ddpm_hf.hub.card_sections import CALIBRATION_FILE
 from ddpm_hf.hub.cards import CARD_FILE
+from ddpm_hf.hub.model_files import INDEX_FILE, component_names, read_mapping
 from ddpm_hf.hub.public_names import public_name, public_report
-from ddpm_hf.hub.reading import INDEX_FILE, component_names, read_index, read_mapping
+from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.training.run_folder import ARGUMENTS_FILE

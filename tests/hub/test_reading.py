@@ -30,7 +30,7 @@ def folder(tmp_path, tiny_unet):
 
 @pytest.fixture
 def shared(hub, folder, tmp_path):
-    """A Hub with a public and a private model, one of another kind of diffusion, one of text, and one without weights."""
+    """A Hub with a public and a private model, one of another kind of diffusion, one of text, and damaged ones."""
     hub.add("someone/model", folder)
     hub.add("someone/private", folder, private=True)
     latent = {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"], "unet": ["diffusers", "UNet2DModel"]}
@@ -40,8 +40,20 @@ def shared(hub, folder, tmp_path):
         for file, content in files.items():
             (tmp_path / name / file).write_text(json.dumps(content))
         hub.add(f"someone/{name}", tmp_path / name)
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    config, weights = (
+        folder / "scheduler" / "scheduler_config.json",
+        folder / "unet" / "diffusion_pytorch_model.safetensors",
+    )
+    content = config.read_text()
+    config.write_text("{")
+    hub.add("someone/broken", folder)
+    config.write_text(content)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    hub.add("someone/cut", folder)
+    weights.unlink()
     hub.add("someone/half", folder)
+    (folder / "model_index.json").write_text("[]")
+    hub.add("someone/list", folder)
     return hub
 
 
@@ -69,7 +81,10 @@ def refusal(model):
         ("no/such/model", TOKEN, "no/such/model is neither a folder here nor a name"),
         ("someone/text", TOKEN, "someone/text holds another kind of model, for it has no model_index.json: give"),
         ("someone/latent", TOKEN, f"it has a vqvae too, so its network does not see images. {TAKEN}"),
-        ("someone/half", TOKEN, rf"Cannot take model='someone/half': .*diffusion_pytorch_model.*\. {TAKEN}"),
+        ("someone/half", TOKEN, r"someone/half/unet has a config.json and no weights \(diffusion_pytorch_model"),
+        ("someone/cut", TOKEN, "someone/cut/unet/diffusion_pytorch_model.safetensors is cut off or damaged"),
+        ("someone/broken", TOKEN, r"someone/broken/scheduler/scheduler_config.json cannot be read \(Expecting value"),
+        ("someone/list", TOKEN, "someone/list/model_index.json holds a list and not names with values"),
     ],
 )
 def test_repositories_that_cannot_be_read(shared, monkeypatch, model, token, said):
