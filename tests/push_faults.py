@@ -230,7 +230,12 @@ def bad_input():
     refused("weights cut off", folder=broken("cut", "unet/diffusion_pytorch_model.safetensors"))
     refused("a pickle", folder=broken("pickle", "unet/diffusion_pytorch_model.bin"))
     refused("a file over the limit", folder=broken("large", "unet/more.safetensors", size=60 * 10**9))
-    refused("the token in a file", folder=broken("secret", "notes.txt", TOKEN.encode()))
+    refused("the token in a file", folder=broken("secret", "loss.csv", TOKEN.encode()))
+    refused("a key of AWS in a file", folder=broken("key", "loss.csv", b"AKIA" + b"A" * 16))
+    with_link = broken("link", "loss.csv")
+    (with_link / "key").symlink_to(Path(__file__))
+    refused("a link to a file outside", folder=with_link)
+    refused("a config that cannot be read", folder=broken("config", "unet/config.json", b"{"))
     HUB.faults[:], HUB.requests[:] = [Fault("whoami", "drop", times=99)], []
     refused("a network that drops every connection")
     HUB.faults.clear()

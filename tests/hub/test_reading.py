@@ -83,7 +83,7 @@ def refusal(model):
         ("someone/latent", TOKEN, f"it has a vqvae too, so its network does not see images. {TAKEN}"),
         ("someone/half", TOKEN, r"someone/half/unet has a config.json and no weights \(diffusion_pytorch_model"),
         ("someone/cut", TOKEN, "someone/cut/unet/diffusion_pytorch_model.safetensors is cut off or damaged"),
-        ("someone/broken", TOKEN, r"someone/broken/scheduler/scheduler_config.json cannot be read \(Expecting value"),
+        ("someone/broken", TOKEN, r"someone/broken/scheduler/scheduler_config.json cannot be read \(Expecting"),
         ("someone/list", TOKEN, "someone/list/model_index.json holds a list and not names with values"),
     ],
 )
