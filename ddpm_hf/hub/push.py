@@ -4,6 +4,7 @@ Everything that can be known is checked first. All files come with one commit, w
 there; these are known by their content, so what was uploaded once is not sent again.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 
 WEIGHTS = (".safetensors", ".bin")
 PATIENCE = Patience()
+# Of one folder that are listed one by one.
+MOST_NAMES = 5
 # A question before the work is not worth a long wait: the user sits there.
 PATIENCE_OF_CHECKS = Patience(attempts=3, silence=30.0)
 
@@ -88,7 +91,7 @@ class Push(NamedTuple):
             for name in names
         ]
         lines += [f"kept     {'':>8}  {name}, which was edited on the Hub" for name in self.changes.kept]
-        lines += [f"left out {'':>8}  {name}, which is no part of the model" for name in self.left_out]
+        lines += [f"left out {'':>8}  {what}, which is no part of the model" for what in _in_few_words(self.left_out)]
         sent = sum(self.sizes[name] for name in self.changes.new + self.changes.changed)
         place = "a pull request to" if self.target.create_pr else f"{self.target.revision} of"
         lines.append(
@@ -96,6 +99,14 @@ class Push(NamedTuple):
             f"{self.target.repository}; {len(self.changes.same)} are there already"
         )
         return "\n".join(lines)
+
+
+def _in_few_words(names):
+    """The names, and of folders with many of them the folder alone."""
+    of_folders = Counter(name.split("/")[0] for name in names if "/" in name)
+    many = {folder: count for folder, count in of_folders.items() if count > MOST_NAMES}
+    few = [name for name in names if name.split("/")[0] not in many]
+    return few + [f"{folder}/ with {count} files" for folder, count in many.items()]
 
 
 def push_folder(

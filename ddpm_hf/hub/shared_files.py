@@ -109,7 +109,7 @@ def _check_link(folder, path):
             f"{folder} has {name}, a link to something outside of the folder, which would be shared with its content: "
             "put a copy there instead (`cp -rL FOLDER COPY` copies a folder with what its links lead to), or remove it."
         )
-    if path.is_dir():
+    if path.is_dir() and path.parent == folder:  # a part of the model, which a loader would find there
         raise InputError(f"{folder} has {name}, a link to a folder: put the folder itself there, or remove the link.")
 
 

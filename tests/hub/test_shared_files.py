@@ -89,6 +89,9 @@ def test_a_link_within_the_folder_is_its_file(folder):
     add(folder, "samples/step-000002.png")
     (folder / "samples.png").symlink_to("samples/step-000002.png")
     assert files_to_share(folder)["samples.png"].read_text() == "x"
+    add(folder, "wandb/run/a.log")
+    (folder / "wandb" / "latest").symlink_to("run")
+    assert "wandb/run/a.log" in files_left_out(folder)
     (folder / "vae").symlink_to("unet")
     with pytest.raises(InputError, match="has vae, a link to a folder: put the folder itself there"):
         files_to_share(folder)
@@ -180,6 +183,16 @@ def test_a_dry_run_without_a_token_says_what_would_be_shared(hub, folder, monkey
         push_folder(folder, "someone/model")
     with pytest.raises(InputError, match="is not a name for a repository"):
         push_folder(folder, "a/b/c", dry_run=True)
+
+
+def test_a_folder_with_many_files_that_stay_is_one_line(hub, folder):
+    add(folder, "unet/notes.txt", *(f"wandb/{i}.log" for i in range(6)))
+    lines = [
+        line.split(maxsplit=2)[2]
+        for line in str(push_folder(folder, "someone/model", dry_run=True)).splitlines()
+        if "left out" in line
+    ]
+    assert lines == [f"{what}, which is no part of the model" for what in ("unet/notes.txt", "wandb/ with 6 files")]
 
 
 def test_a_token_that_is_given_is_used_and_never_shown(hub, folder, monkeypatch):
