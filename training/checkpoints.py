@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to go on, in folders that are there as a whole or not at all.
 
-checkpoints/step-001000/    a whole checkpoint: what accelerate saves, and a manifest by which damage is found
+checkpoints/step-001000/    a whole checkpoint: what accelerate saves, what the run adds, and a manifest by which damage is found
 checkpoints/*.tmp           being written or removed; of no worth to a program that starts
 checkpoints/*.damaged       found not to be what was written, and so passed over
 """
@@ -18,6 +18,9 @@ from ddpm_hf.distributed import together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import ASIDE, WRITE_ERRORS, flush_to_disk
 from ddpm_hf.training.checkpoint_manifest import find_damage, forget_cached, read_manifest, write_manifest
+from ddpm_hf.training.engine_state import read_random_state
+from ddpm_hf.training.own_state import write_own_state
+from ddpm_hf.training.plain_reading import refuse_foreign_pickles
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +39,14 @@ def list_checkpoints(output_dir):
 # Saving --------------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(accelerator, output_dir, step, limit, about):
-    """Saves what `accelerator` has prepared and registered; every process must call this.
+def save_checkpoint(accelerator, output_dir, own_parts, step, limit, about):
+    """Saves what `accelerator` has prepared, and `own_parts`; every process must call this.
 
-    What is registered must have its state at hand, for where one process fails to write, none can wait for another. The new
+    These must have their state at hand, for where one process fails to write, none can wait for another. The new
     checkpoint is read back from the disk before it gets its name, and has its name before an older one goes.
 
     Args:
+        own_parts (`dict`): what else there is to save, for `write_own_state`.
         limit (`int`): the number of checkpoints that are left, this one included.
         about (`dict`): what the manifest says beside the files, for JSON.
 
@@ -54,7 +58,7 @@ def save_checkpoint(accelerator, output_dir, step, limit, about):
     try:
         # On every process: each has a random state of its own, and a sharded model a part of the weights.
         together(accelerator, lambda: _make_empty(aside), WRITE_ERRORS, main_process_only=True)
-        together(accelerator, lambda: _save_state(accelerator, aside), WRITE_ERRORS)
+        together(accelerator, lambda: _save_state(accelerator, own_parts, aside), WRITE_ERRORS)
         together(accelerator, lambda: _seal(aside, final, about), WRITE_ERRORS, main_process_only=True)
     except InputError as error:
         if accelerator.is_main_process:
@@ -75,9 +79,11 @@ def _make_empty(folder):
     folder.mkdir(parents=True)
 
 
-def _save_state(accelerator, folder):
+def _save_state(accelerator, own_parts, folder):
     try:
         accelerator.save_state(str(folder))
+        if accelerator.is_main_process:
+            write_own_state(own_parts, folder)
     except CheckpointException as error:  # of FSDP, in every process, whichever failed; it is no `Exception`
         cause, _ = next(iter(error.failures.values()))
         raise OSError(str(cause)) from error
@@ -110,19 +116,21 @@ def remove_old_checkpoints(output_dir, limit):
 # Loading -------------------------------------------------------------------------------------------------------------
 
 
-def load_newest_checkpoint(accelerator, output_dir, check):
-    """Restores the newest undamaged checkpoint into what `accelerator` has prepared and registered.
+def load_newest_checkpoint(accelerator, output_dir, check, restore):
+    """Restores the newest undamaged checkpoint.
 
     Every process must call this. What a program that was killed left half done is removed.
 
     Args:
         check: `check(manifest)` raises `InputError` if the checkpoint is not one of this run.
+        restore: `restore(folder)` reads from it all but the random states; called in every process.
 
     Returns:
         The manifest, or None if there is no checkpoint.
 
     Raises:
-        InputError: if there are checkpoints, but all of them are damaged, or `check` says so.
+        InputError: if there are checkpoints, but all of them are damaged, or `check` says so; or if a file of the newest one
+            is not the plain data that training writes.
     """
     found = [None]
     if accelerator.is_main_process:
@@ -135,7 +143,11 @@ def load_newest_checkpoint(accelerator, output_dir, check):
         return None
     manifest = read_manifest(path)
     check(manifest)
-    accelerator.load_state(str(path))
+    together(accelerator, lambda: refuse_foreign_pickles(path), main_process_only=True)
+    restore(path)
+    # Last: to restore the rest may draw numbers. A process that there was not before begins with a state of its own.
+    is_known = accelerator.process_index < manifest["num_processes"]
+    together(accelerator, lambda: read_random_state(accelerator, path) if is_known else None)
     return manifest
 
 

@@ -94,15 +94,9 @@ def _as_words(shape):
 def save_without_wrappers(accelerator):
     """Checkpoints of one, of several processes and of compiled networks get the same names of weights."""
 
-    def unwrapped(models):
-        return [accelerator.unwrap_model(model, keep_torch_compile=False) for model in models]
-
-    # Engines that shard save and load by themselves and give these hooks no weights and no models.
+    # Engines that shard save by themselves and give this hook no weights.
     def before_saving(models, weights, folder):
-        weights[:] = [model.state_dict() for model, _ in zip(unwrapped(models), weights, strict=False)]
-
-    def before_loading(models, folder):
-        models[:] = unwrapped(models)
+        unwrapped = [accelerator.unwrap_model(model, keep_torch_compile=False) for model in models]
+        weights[:] = [model.state_dict() for model, _ in zip(unwrapped, weights, strict=False)]
 
     accelerator.register_save_state_pre_hook(before_saving)
-    accelerator.register_load_state_pre_hook(before_loading)

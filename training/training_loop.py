@@ -18,15 +18,17 @@ from ddpm_hf.data import (
     keep_in_checkpoints,
     to_model_range,
 )
-from ddpm_hf.distributed import leave_processes
+from ddpm_hf.distributed import leave_processes, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import Interrupted, StopRequest
 from ddpm_hf.training import loss_curve
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
+from ddpm_hf.training.engine_state import read_engine_state
 from ddpm_hf.training.health import UpdateStatistics, describe_divergence, peak_memory_gb, refuse_nonfinite
 from ddpm_hf.training.model_setup import set_up_model
 from ddpm_hf.training.optimizers import make_optimizer, step_or_skip
+from ddpm_hf.training.own_state import read_own_state
 from ddpm_hf.training.power_ema import make_ema, save_snapshots
 from ddpm_hf.training.resuming import (
     check_same_training,
@@ -93,9 +95,14 @@ class TrainingLoop:
         save_without_wrappers(accelerator)
         average, statistics = (SavedWhole(part, accelerator.is_main_process) for part in (self.ema, self.statistics))
         self.saved_whole = average, statistics
-        accelerator.register_for_checkpointing(
-            self.lr_scheduler, average, self.progress, self.timestep_sampler, statistics
-        )
+        # In this order earlier versions numbered their files.
+        self.own_parts = {
+            "lr_scheduler": self.lr_scheduler,
+            "average": average,
+            "progress": self.progress,
+            "timestep_sampler": self.timestep_sampler,
+            "statistics": statistics,
+        }
         if isinstance(images, ImageStream):
             keep_in_checkpoints(images, accelerator)
 
@@ -103,7 +110,10 @@ class TrainingLoop:
         """Continues from the newest undamaged checkpoint, if there is one."""
         now = describe_training(self.accelerator, self.model, count_images(self.images))
         before = load_newest_checkpoint(
-            self.accelerator, self.folder, lambda manifest: check_same_training(manifest, now, str(self.folder))
+            self.accelerator,
+            self.folder,
+            check=lambda manifest: check_same_training(manifest, now, str(self.folder)),
+            restore=self._restore,
         )
         if before is not None:
             self.ema.to(self.accelerator.device)
@@ -119,6 +129,12 @@ class TrainingLoop:
         if self.accelerator.is_main_process:
             for log in self.logs:
                 loss_curve.drop_rows_after(self.folder / log, self.progress.step)
+
+    def _restore(self, folder):
+        if isinstance(self.images, ImageStream):
+            together(self.accelerator, lambda: self.images.load_position(folder))
+        read_engine_state(self.accelerator, self.model, self.optimizer, folder)
+        read_own_state(self.own_parts, folder)
 
     def fit(self):
         """Trains to the last update. No line of this waits for the device, unless it logs, samples or saves.
@@ -324,7 +340,7 @@ class TrainingLoop:
             if step != self.saved_step:
                 for part in self.saved_whole:
                     part.gather()
-                save_checkpoint(self.accelerator, self.folder, step, limit, about)
+                save_checkpoint(self.accelerator, self.folder, self.own_parts, step, limit, about)
                 self.saved_step = step
             elif self.is_last() and self.accelerator.is_main_process:
                 # A run that was killed after its last save had not come to this.

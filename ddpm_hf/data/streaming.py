@@ -381,13 +381,12 @@ def _position_file(folder, process_index):
 
 
 def keep_in_checkpoints(stream, accelerator):
-    """Each process saves and loads its position with what `accelerator` saves and loads.
+    """Each process saves its position with what `accelerator` saves.
 
-    Not by `register_for_checkpointing`, which saves what the main process has, and would have to gather it from the others
-    in the middle of writing files, where one of them may fail.
+    Not with what the main process alone saves, which would have to be gathered from the others in the middle of writing
+    files, where one of them may fail.
     """
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: stream.save_position(folder))
-    accelerator.register_load_state_pre_hook(lambda models, folder: stream.load_position(folder))
 
 
 def count_images(data):

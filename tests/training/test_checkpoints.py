@@ -1,5 +1,6 @@
 """A run that is interrupted and continued is the run that was not."""
 
+import json
 import os
 import random
 import re
@@ -10,11 +11,14 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from ddpm_hf.data import ImagesInMemory
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import Interrupted
+from ddpm_hf.training import own_state
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.checkpoint_manifest import MANIFEST, read_manifest, write_manifest
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import make_scheduler
@@ -218,7 +222,7 @@ DAMAGES = {
     ),
     "a bit of a random state": ("random_states_0.pkl", flip_a_bit, "random_states_0.pkl does not have the content"),
     "the end of the optimizer": ("optimizer.bin", cut_off, "optimizer.bin has 100 bytes instead of "),
-    "a file": ("custom_checkpoint_1.pkl", os.remove, "custom_checkpoint_1.pkl cannot be read .No such file"),
+    "a file": ("training_state.safetensors", os.remove, "training_state.safetensors cannot be read .No such file"),
     "the manifest": ("manifest.json", os.remove, "manifest.json is missing"),
     "a bit of the manifest": ("manifest.json", flip_a_bit, "manifest.json cannot be read"),
     "the end of the manifest": ("manifest.json", cut_off, "manifest.json cannot be read"),
@@ -257,6 +261,84 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(start, tmp_pa
 
 def files_of(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# What a checkpoint may not do ----------------------------------------------------------------------------------------
+
+
+class Code:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def put_in(checkpoint, name, state):
+    """Replaces a file of a checkpoint, or adds one, and writes the manifest anew."""
+    torch.save(state, checkpoint / name)
+    about = read_manifest(checkpoint)
+    del about["files"]
+    (checkpoint / MANIFEST).unlink()
+    write_manifest(checkpoint, about)
+
+
+def with_parts_as_pickles(checkpoint):
+    """As checkpoints were before the parts had a file that cannot run code."""
+    with safe_open(checkpoint / own_state.FILE, "pt") as file:
+        state = own_state._with_tensors(json.loads(file.metadata()["state"]), file)
+    (checkpoint / own_state.FILE).unlink()
+    for number, part in enumerate(state.values()):
+        put_in(checkpoint, f"custom_checkpoint_{number}.pkl", part)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("optimizer.bin", "optimizer.bin in .*step-000002 holds posix.mkdir, which is code and not data"),
+        ("random_states_0.pkl", "random_states_0.pkl in .* holds posix.mkdir"),
+        ("custom_checkpoint_2.pkl", "custom_checkpoint_2.pkl in .* holds posix.mkdir"),
+        (
+            "custom_checkpoint.pkl",
+            "holds custom_checkpoint.pkl, which training does not write, and such files can run code",
+        ),
+        ("pytorch_model.bin", "holds pytorch_model.bin, which training does not write"),
+    ],
+)
+def test_no_file_of_a_checkpoint_can_run_code(start, tmp_path, name, message):
+    start("run", after=3)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
+    with_parts_as_pickles(checkpoint)
+    put_in(checkpoint, name, {"state": Code(tmp_path / "was_run")})
+    with pytest.raises(InputError, match=message):
+        start("run")
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(start, tmp_path):
+    whole = start("whole")
+    start("run", after=3)
+    with_parts_as_pickles(tmp_path / "run" / "checkpoints" / "step-000002")
+    assert_equal_runs(whole, start("run"))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            {"random_state": 1},
+            "random_states_0.pkl in .*step-000002 cannot be read .*Restore it from a copy, or remove",
+        ),
+        ([], "random_states_0.pkl in .*step-000002 cannot be read"),
+    ],
+)
+def test_a_random_state_that_cannot_be_restored_stops_the_run(start, tmp_path, state, message):
+    start("run", after=3)
+    put_in(tmp_path / "run" / "checkpoints" / "step-000002", "random_states_0.pkl", state)
+    with pytest.raises(InputError, match=message):
+        start("run")
 
 
 # Another run ---------------------------------------------------------------------------------------------------------
