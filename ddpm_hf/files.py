@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def written_whole(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        give_usual_mode(aside)
         flush_to_disk(aside)
         os.replace(aside, path)
         flush_to_disk(path.parent)
@@ -54,6 +56,7 @@ def moved_in_whole(folder, last):
         yield aside
         files = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
         for name in files:
+            give_usual_mode(aside / name)
             flush_to_disk(aside / name)
         with written_whole(aside / MOVED_LIST) as listed:
             listed.write_text(json.dumps([name.as_posix() for name in files]) + "\n", encoding="utf-8")
@@ -83,6 +86,33 @@ def cannot_write(path, error):
         f"Cannot write {path} ({error}). What was there before stays: make room, or mend the disk, and run the same "
         "command again."
     )
+
+
+def give_usual_mode(path):
+    """Lets those read and write a file whom the umask lets: safetensors keeps its files to their owner alone."""
+    umask = os.umask(
+        0o077
+    )  # it can be read only by setting it; another thread's file is meanwhile too private, not too open
+    os.umask(umask)
+    usual, mode = 0o666 & ~umask, stat.S_IMODE(Path(path).stat().st_mode)
+    if usual & ~mode:
+        os.chmod(path, mode | usual)
+
+
+def check_readable(*folders):
+    """Passes where this user may read all that is in local folders; one that is not there passes too.
+
+    Raises:
+        InputError: naming the first file that may not be read: libraries take it for one that is missing.
+    """
+    for folder in map(Path, folders):
+        for path in (folder, *sorted(folder.rglob("*"))):
+            if path.exists() and not os.access(path, os.R_OK):
+                about = path.stat()
+                raise InputError(
+                    f"{path} is there, but you may not read it: it has the mode {stat.S_IMODE(about.st_mode):04o} and belongs to "
+                    f"user {about.st_uid}. Ask its owner for `chmod -R a+rX {folder}`, or for a copy."
+                )
 
 
 def flush_to_disk(path):

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from diffusers import UNet2DModel
 from hub_server import lead_client_to, running_hub
 from PIL import Image
+from safetensors.torch import load_file
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 
@@ -152,6 +153,18 @@ def tiny_pipeline(tmp_path, tiny_unet):
     folder = tmp_path / "tiny_pipeline"
     GaussianDiffusionPipeline(unet=tiny_unet(), scheduler=GaussianDiffusionScheduler()).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def saved_averages():
+    """A function that gives the averaged weights of a checkpoint, in their order."""
+
+    def read(checkpoint):
+        state = load_file(checkpoint / "training_state.safetensors")
+        names = [name for name in state if name.startswith("average.shadow_params.")]
+        return [state[f"average.shadow_params.{number}"] for number in range(len(names))]
+
+    return read
 
 
 @pytest.fixture

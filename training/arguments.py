@@ -6,7 +6,9 @@ Flags win over `--config FILE.yaml`, which wins over `--preset NAME`; what none 
 import dataclasses
 import difflib
 import importlib.util
+import math
 import os
+import re
 import types
 import typing
 from argparse import Namespace
@@ -17,7 +19,7 @@ from typing import ClassVar, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from ddpm_hf.data.arguments import DataArguments, option
+from ddpm_hf.data.arguments import DataArguments, option, refuse_empty
 from ddpm_hf.data.limits import check_workers
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
@@ -28,6 +30,7 @@ from ddpm_hf.training.objectives import OBJECTIVES
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 
 PRESETS = Path(__file__).parent / "presets"
+CALLS_PER_SAMPLE = 50
 
 # What a run may change when it is continued: none of these touches what is learned.
 MAY_CHANGE = {
@@ -128,6 +131,7 @@ class RunArguments(DataArguments):
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
 
     def __post_init__(self):
+        super().__post_init__()
         self.mixed_precision = self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         hints = typing.get_type_hints(type(self))
         for name in option_names(type(self)):
@@ -138,6 +142,10 @@ class RunArguments(DataArguments):
                 if value is not None and not holds(value):
                     raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
         check_workers(self.dataloader_workers)
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name, None)
+            if value is not None and value > limit:
+                raise InputError(f"{name}={value} is not allowed: it must be at most {limit}.")
         self._check_schedule_and_tracker()
         if self.random_crop and not self.center_crop:
             raise InputError(
@@ -260,13 +268,19 @@ class TrainingArguments(RunArguments):
     num_eval_images: int = option(
         256, "Images of it, drawn at random (with --streaming the first ones); fewer where it has fewer."
     )
-    eval_steps: int = option(50, "Network calls per image; fewer than training's steps give a looser bound.")
+    eval_steps: int | None = option(
+        None,
+        f"Network calls per image, by default {CALLS_PER_SAMPLE}, or num_train_timesteps if that is less; fewer than training's "
+        "steps give a looser bound.",
+    )
 
     # Run folder, logs and samples
     output_dir: str = option("outputs/ddpm", "Pipeline folder to write; the same command again resumes the run in it.")
     sample_every: int = option(1000, "Updates between grids of samples; 0 for one at the end only.")
     num_samples: int = option(64, "Images in a grid.")
-    sample_steps: int = option(50, "Network calls per grid.")
+    sample_steps: int | None = option(
+        None, f"Network calls per grid; by default {CALLS_PER_SAMPLE}, or num_train_timesteps if that is less."
+    )
 
     # Sharing
     push_to_hub: bool = option(
@@ -280,9 +294,19 @@ class TrainingArguments(RunArguments):
         super().__post_init__()
         _check_choice("unet", self.unet, UNET_PRESETS | MLP_PRESETS)
         self.objective = self.objective or _objective_of_head(self.variance_head)
+        self._check_steps()
         self._check_combinations()
         self.variance_type = self.variance_type or self.variance_head or "fixed_small"
         self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
+
+    def _check_steps(self):
+        for name in ("sample_steps", "eval_steps"):
+            if getattr(self, name) is None:
+                setattr(self, name, min(CALLS_PER_SAMPLE, self.num_train_timesteps))
+            if getattr(self, name) > self.num_train_timesteps:
+                raise InputError(
+                    f"{name}={getattr(self, name)} must be at most num_train_timesteps={self.num_train_timesteps}."
+                )
 
     def _check_combinations(self):
         if self.beta_start >= self.beta_end:
@@ -351,10 +375,6 @@ class TrainingArguments(RunArguments):
             raise InputError(
                 f"eval_split={self.eval_split!r} is trained on, so it tells nothing of other images: give another, or keep "
                 "some back with --split 'train[:95%]' --eval_split 'train[95%:]'."
-            )
-        if self.eval_every and self.eval_steps > self.num_train_timesteps:
-            raise InputError(
-                f"eval_steps={self.eval_steps} must be at most num_train_timesteps={self.num_train_timesteps}."
             )
 
     def _check_objective(self):
@@ -447,12 +467,26 @@ _RANGES = (
     (
         "greater than 0",
         lambda value: value > 0,
-        "num_epochs learning_rate adam_epsilon max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
+        "num_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
     ),
+    # Adam moves each weight by about so much in an update.
+    ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate adam_epsilon"),
     ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
     ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),
 )
+
+# What is larger fills memory or time before it trains anything, and is a slip of the keyboard.
+_LIMITS = {
+    "dataloader_workers": max(64, 8 * (os.cpu_count() or 1)),
+    "seed": 2**32 - 1,  # what numpy takes
+    "num_train_timesteps": 100_000,
+    "num_samples": 10_000,
+    "resolution": 16_384,
+    "max_train_steps": 10**9,
+    "num_epochs": 10**6,
+    "num_points": 10**8,
+}
 
 
 def _check_type(name, value, hint):
@@ -465,8 +499,17 @@ def _check_type(name, value, hint):
     elif hint is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{name}={value!r} must be a number.")
+        if not _is_finite(value):
+            raise InputError(f"{name}={value!r} is not allowed: it must be finite.")
     elif type(value) is not hint:
         raise InputError(f"{name}={value!r} must be of type {hint.__name__}.")
+
+
+def _is_finite(value):
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _is_optional(hint):
@@ -498,9 +541,10 @@ def parse_arguments(argv=None, kind=TrainingArguments, prog="train"):
     try:
         flags = _given(parser, kind, argv)
         layers = [flags]
-        if config := flags.pop("config", None):
+        if (config := flags.pop("config", None)) is not None:
+            refuse_empty("config", config)
             layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(Path(config)), kind, config)))
-        if preset := flags.pop("preset", None):
+        if (preset := flags.pop("preset", None)) is not None:
             _check_choice("preset", preset, kind.presets)
             path = kind.presets[preset]
             layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(path), kind, path)))
@@ -528,11 +572,18 @@ def _merge(layers):
     return options
 
 
+class _AsWritten(yaml.BaseLoader):
+    """Leaves every value as it is written (`2e-4`, `no`), so that it means what it means as a flag; what is null is None."""
+
+
+_AsWritten.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|)$"), ["~", "n", ""])
+_AsWritten.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
+
+
 def _read_yaml(path):
-    # BaseLoader leaves every value as it is written (`2e-4`, `no`), so that it means what it means as a flag.
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_AsWritten)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"Cannot read the options in {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold lines `option: value`.")
@@ -544,9 +595,9 @@ def _flags_of(values, kind, path):
     values = {name: value for name, value in values.items() if name != "environment"}
     for name, value in values.items():
         if name not in option_names(kind):
-            nearest = difflib.get_close_matches(name, option_names(kind), n=1)
+            nearest = difflib.get_close_matches(str(name), option_names(kind), n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the options."
             raise InputError(f"Unknown option {name!r} in {path}: {hint}")
-        if not isinstance(value, str):
+        if not isinstance(value, str | None):
             raise InputError(f"Option {name!r} in {path} must have a single value, not {value}.")
-    return [f"--{name}={value}" for name, value in values.items() if value not in ("null", "~", "")]
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]

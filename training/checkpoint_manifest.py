@@ -6,20 +6,21 @@ from pathlib import Path
 
 import xxhash
 
-from ddpm_hf.files import flush_to_disk
+from ddpm_hf.files import flush_to_disk, give_usual_mode
 
 MANIFEST = "manifest.json"
 CHUNK = 16 * 2**20
 
 
 def write_manifest(folder, about):
-    """Flushes all files of `folder` to the disk and lists them; the last file that a checkpoint gets.
+    """Flushes all files of `folder` to the disk and lists them; the manifest is the last file that a checkpoint gets.
 
     Args:
         about (`dict`): what else there is to say of the checkpoint, for JSON.
     """
     folder, files = Path(folder), {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        give_usual_mode(path)
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "xxh3_128": digest(path)}
         flush_to_disk(path)
     manifest = about | {"files": files}

@@ -8,7 +8,8 @@ import sys
 
 import torch
 
-from ddpm_hf.training.sharding import whole
+from ddpm_hf.errors import InputError
+from ddpm_hf.training.sharding import own_part, whole
 
 QUARTILES = 4
 
@@ -92,6 +93,25 @@ class UpdateStatistics:
         own = sums[self.accelerator.process_index] if len(sums) == processes else sums.sum(0) / processes
         self.sums.copy_(own)
         self.skipped.copy_(state["skipped"])
+
+
+def check_weights(weights, when):
+    """Passes where all weights, trained or averaged, are finite; of sharded ones, those that this process has.
+
+    Args:
+        weights: tensors.
+        when (`str`): they are so, for the message.
+
+    Raises:
+        InputError: if one is not: no model is written from it.
+    """
+    finite = torch.stack([own_part(weight).isfinite().all() for weight in weights])
+    if not finite.all():
+        raise InputError(
+            f"{(~finite).sum()} of {len(finite)} weights and averages are not finite {when}, so they are not saved: begin anew, in "
+            "a new output_dir, with a smaller --learning_rate or a longer --lr_warmup_steps, from data and --init_from whose "
+            "values are finite."
+        )
 
 
 def _value_and_count(value):

@@ -14,18 +14,27 @@ def is_chosen(option, choice, device):
     return choice == "yes" or (choice == "auto" and option in FASTER.get(device.type, ()))
 
 
-def set_up_model(model, args, device):
-    """Does with `model` what `args` asks for; its weights and their names stay.
+def check_set_up(args, model, device):
+    """Passes where `set_up_model` can do what `args` asks for.
 
     Raises:
-        InputError: if it is to be compiled and this machine cannot.
+        InputError: if this machine cannot compile, or this network has no activations to compute anew.
     """
+    if is_chosen("compile", args.compile, device):
+        check_compiler(device)
+    if getattr(args, "gradient_checkpointing", False) and not model._supports_gradient_checkpointing:
+        raise InputError(
+            f"gradient_checkpointing is not there for a {type(model).__name__}, which takes little memory: leave it out."
+        )
+
+
+def set_up_model(model, args, device):
+    """Does with `model` what `args` asks for, as `check_set_up` has passed it; its weights and their names stay."""
     if is_chosen("channels_last", args.channels_last, device):
         model.to(memory_format=torch.channels_last)
     if getattr(args, "gradient_checkpointing", False):  # networks that cannot have no such option
         model.enable_gradient_checkpointing()
     if is_chosen("compile", args.compile, device):
-        check_compiler(device)
         model.compile()  # in place: names of weights, and what else knows the model, stay as they are
 
 

@@ -15,6 +15,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.files import aside_name, written_whole
 from ddpm_hf.training.arguments import MAY_CHANGE, option_names, read_stds
 from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
+from ddpm_hf.training.run_lock import LOCK_FILE
 
 ARGUMENTS_FILE = "training_args.yaml"
 FINISHED_FILE = f"{FOLDER}/finished.json"
@@ -33,8 +34,9 @@ def check_run_folder(args, num_processes=1):
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={args.output_dir!r} is a file: choose a folder.")
     _check_writable(folder)
-    # A run that was killed while it claimed the folder leaves what it was writing.
-    present = [] if not folder.exists() else [p.name for p in folder.iterdir() if p.name != aside_name(ARGUMENTS_FILE)]
+    # A run that was killed while it claimed the folder leaves its lock, and what it was writing.
+    left = {LOCK_FILE, aside_name(ARGUMENTS_FILE)}
+    present = [] if not folder.exists() else [p.name for p in folder.iterdir() if p.name not in left]
     if not present:
         return
     if ARGUMENTS_FILE not in present:

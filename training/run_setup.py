@@ -23,10 +23,12 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.engines import join_training
 from ddpm_hf.training.resuming import check_data_unchanged
+from ddpm_hf.training.model_setup import check_set_up
 from ddpm_hf.training.run_folder import (
     LOGS_FOLDER,
     check_folder_is_shared,
     check_room,
+    check_run_folder,
     is_finished,
     write_arguments,
 )
@@ -89,6 +91,8 @@ def begin_run(args, accelerator, source, model):
     """
 
     def check():
+        check_run_folder(args, accelerator.num_processes)  # since the first look, another run may have claimed it
+        check_set_up(args, model, accelerator.device)
         check_data_unchanged(args, source)
         check_room(args, model)
 

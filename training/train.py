@@ -28,9 +28,11 @@ from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
+from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
+from ddpm_hf.training.run_lock import alone_in
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
@@ -137,14 +139,15 @@ def run(args, accelerator, source, total_steps, push=None):
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
-    images, workers = begin_run(args, accelerator, source, unet)
-    trainer = Trainer(
-        args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push, held_out
-    )
-    accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
-    resume_run(args, accelerator, source, trainer)
-    trainer.fit()
-    finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
+    with alone_in(args.output_dir, accelerator):
+        images, workers = begin_run(args, accelerator, source, unet)
+        trainer = Trainer(
+            args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push, held_out
+        )
+        accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
+        resume_run(args, accelerator, source, trainer)
+        trainer.fit()
+        finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
     leave_processes(accelerator)
 
 
@@ -166,6 +169,7 @@ def finish(trainer, repository):
 
 
 def write_result(trainer, unet, repository):
+    check_weights(unet.parameters(), f"after update {trainer.progress.step}")
     log = trainer.folder / "loss.csv"
     if log.exists():
         draw_loss_curve(log, trainer.folder / "loss.png")

@@ -29,8 +29,10 @@ from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective
+from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
+from ddpm_hf.training.run_lock import alone_in
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
@@ -94,21 +96,22 @@ def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
     classifier = make_classifier(args, source)
     pipeline = with_classifier(pipeline, classifier, args.model)
     note_resizing(accelerator, source)
-    images, workers = begin_run(args, accelerator, source, classifier)
-    loop = TrainingLoop(
-        args,
-        accelerator,
-        classifier.train(),
-        make_classifier_objective(scheduler),
-        scheduler.config.num_train_timesteps,
-        images,
-        total_steps,
-        workers,
-    )
-    accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
-    resume_run(args, accelerator, source, loop)
-    loop.fit()
-    finish(loop, pipeline, scheduler, held_out)
+    with alone_in(args.output_dir, accelerator):
+        images, workers = begin_run(args, accelerator, source, classifier)
+        loop = TrainingLoop(
+            args,
+            accelerator,
+            classifier.train(),
+            make_classifier_objective(scheduler),
+            scheduler.config.num_train_timesteps,
+            images,
+            total_steps,
+            workers,
+        )
+        accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
+        resume_run(args, accelerator, source, loop)
+        loop.fit()
+        finish(loop, pipeline, scheduler, held_out)
     leave_processes(accelerator)
 
 
@@ -120,6 +123,7 @@ def finish(loop, pipeline, scheduler, held_out):
 
 
 def write_result(loop, classifier, pipeline, scheduler, held_out):
+    check_weights(classifier.parameters(), f"after update {loop.progress.step}")
     draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
     report = measure(loop.args, classifier, scheduler, held_out)
     pipeline.register_modules(classifier=classifier)

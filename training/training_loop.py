@@ -25,7 +25,13 @@ from ddpm_hf.training import loss_curve
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
 from ddpm_hf.training.engine_state import read_engine_state
-from ddpm_hf.training.health import UpdateStatistics, describe_divergence, peak_memory_gb, refuse_nonfinite
+from ddpm_hf.training.health import (
+    UpdateStatistics,
+    check_weights,
+    describe_divergence,
+    peak_memory_gb,
+    refuse_nonfinite,
+)
 from ddpm_hf.training.model_setup import set_up_model
 from ddpm_hf.training.optimizers import make_optimizer, step_or_skip
 from ddpm_hf.training.own_state import read_own_state
@@ -285,7 +291,7 @@ class TrainingLoop:
     def _stop_if_diverged(self):
         """Raises `InputError` after too many updates in a row that were skipped; with a checkpoint from before them."""
         skipped, in_a_row = self.statistics.num_skipped()
-        if in_a_row < self.args.max_nonfinite_steps:
+        if in_a_row < min(self.args.max_nonfinite_steps, self.total_steps):
             return
         step = self.progress.step
         if self.saved_step is None or self.saved_step < step - in_a_row:
@@ -338,6 +344,8 @@ class TrainingLoop:
             step, limit = self.progress.step, limit or self.args.checkpoints_limit
             about = describe_training(self.accelerator, self.model, count_images(self.images))
             if step != self.saved_step:
+                weights = [*self.parameters, *self.ema.shadow_params]
+                together(self.accelerator, lambda: check_weights(weights, f"after update {step}"))
                 for part in self.saved_whole:
                     part.gather()
                 save_checkpoint(self.accelerator, self.folder, self.own_parts, step, limit, about)

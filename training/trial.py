@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 from ddpm_hf.data import PointSource, to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.head_only import freeze_all_but_head
-from ddpm_hf.training.model_setup import set_up_model
+from ddpm_hf.training.model_setup import check_set_up, set_up_model
 from ddpm_hf.training.optimizers import make_optimizer
 from ddpm_hf.training.power_ema import make_ema
 from ddpm_hf.training.trainer import objective_of
@@ -48,6 +48,7 @@ class Trial:
         self.args, self.accelerator = args, accelerator
         self.model = copy.deepcopy(unet).to(accelerator.device)
         self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
+        check_set_up(args, self.model, accelerator.device)
         set_up_model(self.model, args, accelerator.device)
         self.objective = objective_of(args, scheduler, accelerator.device)
         self.num_train_timesteps = scheduler.config.num_train_timesteps

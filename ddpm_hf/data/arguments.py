@@ -1,8 +1,9 @@
 """The options that say which data are read, and how: one dataclass for the scripts and every verb."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
+from ddpm_hf.errors import InputError
 
 
 def option(default, help):
@@ -32,3 +33,15 @@ class DataArguments:
     )
     num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUDS)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
+
+    def __post_init__(self):
+        for each in fields(self):
+            refuse_empty(each.name, getattr(self, each.name))
+
+
+def refuse_empty(name, value):
+    """Raises InputError for text without a character: a name, a path or a choice it is never."""
+    if isinstance(value, str) and not value.strip():
+        raise InputError(
+            f"{name}={value!r} is empty, as it is where a shell variable is not set: give a value, or leave the option out."
+        )

@@ -1,12 +1,15 @@
 import dataclasses
 import importlib.util
+import math
+import typing
 
 import pytest
 import yaml
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
-from ddpm_hf.training.arguments import TrainingArguments, parse_arguments, preset_names
+from ddpm_hf.training.arguments import TrainingArguments, option_names, parse_arguments, preset_names
+from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 
 def write_yaml(tmp_path, **options):
@@ -105,7 +108,8 @@ BAD_VALUES = [
     ({"batch_size": 1.5}, "batch_size=1.5 must be of type int"),
     ({"batch_size": True}, "batch_size=True must be of type int"),
     ({"learning_rate": "fast"}, "learning_rate='fast' must be a number"),
-    ({"learning_rate": 0.0}, "learning_rate=0.0 .* greater than 0"),
+    ({"learning_rate": 0.0}, "learning_rate=0.0 .* greater than 0 and at most 1"),
+    ({"learning_rate": 1e30}, r"learning_rate=1e\+30 .* greater than 0 and at most 1"),
     ({"label_dropout": 1.1}, r"label_dropout=1.1 .* in \[0, 1\]"),
     ({"ema_decay": 1.0}, r"ema_decay=1.0 .* in \[0, 1\)"),
     ({"num_train_timesteps": 0}, "num_train_timesteps=0 .* at least 1"),
@@ -165,7 +169,60 @@ BAD_VALUES = [
     ({"num_epochs": 1}, "both was given"),
     ({"max_train_steps": None}, "neither was given"),
     ({"resolution": 256}, "resolution=256 would blow up the embedded Fashion-MNIST"),
+    ({"num_train_timesteps": 20, "sample_steps": 50}, "sample_steps=50 must be at most num_train_timesteps=20"),
+    ({"num_train_timesteps": 20, "eval_steps": 21}, "eval_steps=21 must be at most num_train_timesteps=20"),
+    ({"dataloader_workers": 100_000}, "dataloader_workers=100000 is not allowed: it must be at most "),
+    ({"seed": 2**32}, "seed=4294967296 is not allowed: it must be at most 4294967295"),
+    ({"num_train_timesteps": 10**9}, "num_train_timesteps=1000000000 .* at most 100000"),
+    ({"num_samples": 10**6}, "num_samples=1000000 .* at most 10000"),
+    ({"dataset": "a", "resolution": 100_000}, "resolution=100000 .* at most 16384"),
+    ({"max_train_steps": 10**12}, "max_train_steps=1000000000000 .* at most 1000000000"),
 ]
+
+
+def options_of(kind, hint):
+    return [
+        (kind, name)
+        for name, of in typing.get_type_hints(kind).items()
+        if name in option_names(kind) and hint in (of, *typing.get_args(of))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), options_of(TrainingArguments, float) + options_of(ClassifierArguments, float)
+)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])
+def test_every_number_is_finite(kind, name, value):
+    with pytest.raises(InputError, match=f"{name}={value}.* is not allowed: it must be finite"):
+        kind(**{"max_train_steps": 1, name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), options_of(TrainingArguments, str) + options_of(ClassifierArguments, str))
+@pytest.mark.parametrize("value", ["", " "])
+def test_no_text_is_empty(kind, name, value):
+    with pytest.raises(InputError, match=f"{name}='{value}' is empty, as it is where a shell variable is not set"):
+        kind(**{name: value, "max_train_steps": 1})
+
+
+def test_what_is_empty_on_the_command_line_and_in_a_file_is_named(tmp_path, capsys):
+    (tmp_path / "quoted.yaml").write_text("dataset: ''\nmax_train_steps: 1\n")
+    for flags, name in (
+        (["--dataset", ""], "dataset"),
+        (["--output_dir="], "output_dir"),
+        (["--preset", ""], "preset"),
+        (["--config", ""], "config"),
+        (["--config", str(tmp_path / "quoted.yaml")], "dataset"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_arguments([*flags, "--max_train_steps=1"])
+        assert f"{name}=''" in capsys.readouterr().err
+
+
+def test_calls_for_a_sample_are_no_more_than_timesteps():
+    args = TrainingArguments(max_train_steps=1, num_train_timesteps=20)
+    assert (args.sample_steps, args.eval_steps) == (20, 20)
+    args = TrainingArguments(max_train_steps=1)
+    assert (args.sample_steps, args.eval_steps) == (50, 50)
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_VALUES)

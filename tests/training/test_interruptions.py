@@ -1,10 +1,12 @@
 """Runs that are killed, stopped, or have no room, in processes of their own; and that the same command goes on."""
 
+import json
 import os
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ from ddpm_hf import interruptions
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.interruptions import Interrupted, StopRequest, raising_interrupted
+from ddpm_hf.training import run_lock
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.run_folder import check_run_folder, write_arguments
@@ -117,7 +120,7 @@ def test_a_run_killed_in_the_middle_of_a_file_goes_on(run):
 
 def test_a_run_killed_while_it_claims_its_folder_goes_on(run):
     run.start_and(lambda: os.kill(os.getpid(), signal.SIGKILL), "os.rename training_args.tmp.yaml")
-    assert [path.name for path in run.folder.iterdir()] == ["training_args.tmp.yaml"]
+    assert {path.name for path in run.folder.iterdir()} == {"training_args.tmp.yaml", "run.lock"}
     check_run_folder(TrainingArguments(**run.options))
 
 
@@ -135,6 +138,35 @@ def test_one_good_checkpoint_is_there_at_every_moment(run):
 
     assert run.start(lambda: on_file_operations(run.folder, check), checkpoints_limit=1)[0] == 0
     assert list(list_checkpoints(run.folder)) == [STEPS]
+
+
+# Two runs in one folder ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_is_refused_with_the_name_of_the_first_which_goes_on(run, monkeypatch):
+    monkeypatch.setattr(run_lock, "SECONDS_TO_WAIT", 0.1)
+    first = run.first("os.mkdir checkpoints/step-000002.tmp")
+    pause = lambda count, what: os.kill(os.getpid(), signal.SIGSTOP) if count == first else None  # noqa: E731
+    child = start_run(run.options, run.log, lambda: on_file_operations(run.folder, pause))
+    os.waitpid(child, os.WUNTRACED)
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(
+        InputError, match=rf"trained in by process {child} on host {socket.gethostname()}, since .*choose"
+    ):
+        train(TrainingArguments(**run.options))
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+    os.kill(child, signal.SIGCONT)
+    assert wait_for(child) == 0
+    assert differences(run.folder, run.straight) == []
+
+
+def test_the_lock_of_a_run_that_was_killed_is_taken_over(run):
+    first = run.first("os.mkdir checkpoints/step-000002.tmp")
+    child = start_run(run.options, run.log, lambda: kill_before_operation(first)(run.options))
+    assert wait_for(child) == -signal.SIGKILL
+    assert json.loads((run.folder / "run.lock").read_text())["process"] == child
+    run.assert_goes_on()
+    assert not (run.folder / "run.lock").exists()
 
 
 # Stopped -------------------------------------------------------------------------------------------------------------

@@ -77,14 +77,14 @@ def test_it_learns_what_noise_leaves_to_see(options, capsys):
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_result_is_the_model_with_a_classifier_of_the_averaged_weights(options):
+def test_the_result_is_the_model_with_a_classifier_of_the_averaged_weights(options, saved_averages):
     folder = train_classifier(ClassifierArguments(**options))
     classifier = NoisyImageClassifier.from_pretrained(folder, subfolder="classifier")
     pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
     sampled = pipeline(class_labels=[0, 1], classifier_guidance_scale=1.0, num_inference_steps=2, output_type="np")
     assert sampled.images.shape == (2, 8, 8, 1)
     assert isinstance(pipeline.classifier, NoisyImageClassifier)
-    averaged = torch.load(folder / "checkpoints/step-000006/custom_checkpoint_1.pkl")["shadow_params"]
+    averaged = saved_averages(folder / "checkpoints/step-000006")
     parts = zip(classifier.parameters(), pipeline.classifier.parameters(), averaged, strict=True)
     assert all(torch.equal(alone, average) and torch.equal(within, average) for alone, within, average in parts)
     weights = DDPMPipeline.from_pretrained(options["model"]).unet.state_dict()
