@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from ddpm_hf.distributed import LONGEST_WAIT
 from ddpm_hf.errors import InputError
@@ -84,6 +85,14 @@ def clear_exit(prog):
         yield
     except InputError as error:
         sys.exit(f"{prog}: error: {error}")
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        first = str(error).strip().splitlines()[0]
+        sys.exit(
+            f"{prog}: error: The memory is full ({first}): choose a smaller --batch_size, which --find_batch_size does for you, "
+            "a smaller network, or smaller images."
+        )
     except Interrupted as interrupted:
         if os.environ.get("RANK", "0") == "0":  # of the processes that were started together, one says it
             print(f"{prog}: {interrupted}", file=sys.stderr)

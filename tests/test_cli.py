@@ -56,6 +56,26 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, model, arguments, mess
     assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob("*.jpg"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "--dataset", "", "--preset", "fashion_mnist"], "--dataset=''"),
+        (["train", "--dataset=", "--preset", "fashion_mnist"], "--dataset=''"),
+        (["sample", "model", "--output", ""], "--output=''"),
+        (["sample", ""], "an argument=''"),
+        (["evaluate", "model", "--dataset", " "], "--dataset=' '"),
+        (["calibrate", "model", "--output_dir="], "--output_dir=''"),
+        (["push", "model", ""], "an argument=''"),
+    ],
+)
+def test_an_empty_value_is_refused_by_every_verb(tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(monkeypatch, *arguments)
+    assert f"{named} is empty, as it is where a shell variable is not set" in str(stopped.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_written_over(tmp_path, monkeypatch, model):
     (tmp_path / "grid.png").write_text("mine")
     with pytest.raises(SystemExit, match="grid.png is already there"):

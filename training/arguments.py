@@ -19,10 +19,10 @@ from typing import ClassVar, Literal
 import yaml
 from transformers import HfArgumentParser
 
-from ddpm_hf.data.arguments import DataArguments, option, refuse_empty
+from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.data.limits import check_workers
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
-from ddpm_hf.errors import InputError
+from ddpm_hf.errors import InputError, refuse_empty
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
 from ddpm_hf.models.unet_2d import VARIANCE_HEADS
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
@@ -478,14 +478,11 @@ _RANGES = (
 
 # What is larger fills memory or time before it trains anything, and is a slip of the keyboard.
 _LIMITS = {
-    "dataloader_workers": max(64, 8 * (os.cpu_count() or 1)),
     "seed": 2**32 - 1,  # what numpy takes
     "num_train_timesteps": 100_000,
     "num_samples": 10_000,
-    "resolution": 16_384,
     "max_train_steps": 10**9,
     "num_epochs": 10**6,
-    "num_points": 10**8,
 }
 
 

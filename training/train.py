@@ -17,7 +17,7 @@ from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
 from ddpm_hf.data import PointSource, count_images, open_images, open_points, open_stream, sized_for_network
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
-from ddpm_hf.files import moved_in_whole
+from ddpm_hf.files import check_readable, moved_in_whole
 from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
@@ -127,6 +127,7 @@ def _load_config(name):
     try:
         config = DDPMUNet2DModel.load_config(name, subfolder="unet")
     except OSError as error:
+        check_readable(Path(name) / "unet")
         raise InputError(f"Cannot load a network from init_from={name!r}: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"Cannot load a network from init_from={name!r}: its unet/config.json holds no options.")
@@ -198,6 +199,7 @@ def _load_unet(args, source):
     try:
         unet = _network_class(source).from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
+        check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     if unet.config.get("sample_size", ()) is None:  # it takes any size, and samples need one
         unet.register_to_config(sample_size=source.resolution)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
-from ddpm_hf.errors import InputError
+from ddpm_hf.errors import refuse_empty
 
 
 def option(default, help):
@@ -37,11 +37,3 @@ class DataArguments:
     def __post_init__(self):
         for each in fields(self):
             refuse_empty(each.name, getattr(self, each.name))
-
-
-def refuse_empty(name, value):
-    """Raises InputError for text without a character: a name, a path or a choice it is never."""
-    if isinstance(value, str) and not value.strip():
-        raise InputError(
-            f"{name}={value!r} is empty, as it is where a shell variable is not set: give a value, or leave the option out."
-        )

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.files import check_readable
 from ddpm_hf.hub.model_files import INDEX_FILE, check_files, read_mapping
 from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.hub.retries import first_line
@@ -68,6 +69,7 @@ def reading(model):
         raise
     # Loaders raise what the libraries under them do, of which there are many kinds.
     except Exception as error:
+        check_readable(*(config.parent for config in Path(model).glob("*/*config.json")))
         raise InputError(_why_not(model, error)) from error
 
 

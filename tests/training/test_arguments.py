@@ -171,11 +171,9 @@ BAD_VALUES = [
     ({"resolution": 256}, "resolution=256 would blow up the embedded Fashion-MNIST"),
     ({"num_train_timesteps": 20, "sample_steps": 50}, "sample_steps=50 must be at most num_train_timesteps=20"),
     ({"num_train_timesteps": 20, "eval_steps": 21}, "eval_steps=21 must be at most num_train_timesteps=20"),
-    ({"dataloader_workers": 100_000}, "dataloader_workers=100000 is not allowed: it must be at most "),
     ({"seed": 2**32}, "seed=4294967296 is not allowed: it must be at most 4294967295"),
     ({"num_train_timesteps": 10**9}, "num_train_timesteps=1000000000 .* at most 100000"),
     ({"num_samples": 10**6}, "num_samples=1000000 .* at most 10000"),
-    ({"dataset": "a", "resolution": 100_000}, "resolution=100000 .* at most 16384"),
     ({"max_train_steps": 10**12}, "max_train_steps=1000000000000 .* at most 1000000000"),
 ]
 

@@ -67,6 +67,34 @@ def assert_same(first, second):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("averaged", [False, True], ids=["weights", "averages"])
+def test_weights_that_are_not_finite_are_never_saved(make_trainer, averaged):
+    trainer = make_trainer(max_train_steps=2, checkpoint_every=1)
+    finish_update = trainer._finish_update
+
+    def spoil_after_the_second():
+        finish_update()
+        if trainer.progress.step == 2:
+            (trainer.ema.shadow_params if averaged else trainer.parameters)[3].data.view(-1)[0] = torch.inf
+
+    trainer._finish_update = spoil_after_the_second
+    with pytest.raises(
+        InputError, match=r"1 of \d+ weights and averages are not finite after update 2, so they are not saved"
+    ):
+        trainer.fit()
+    assert list(list_checkpoints(trainer.folder)) == [1]
+
+
+def test_a_network_that_is_not_finite_makes_no_model(tmp_path, image_folder, tiny_unet):
+    unet = tiny_unet()
+    unet.conv_in.weight.data.fill_(torch.nan)
+    GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()).save_pretrained(tmp_path / "start")
+    options = {"dataset": image_folder, "init_from": str(tmp_path / "start"), "output_dir": str(tmp_path / "run")}
+    with pytest.raises(InputError, match="not finite in the last 2 updates|are not finite after update"):
+        train(TrainingArguments(**options, max_train_steps=2, batch_size=4, num_samples=1, sample_steps=2))
+    assert not (tmp_path / "run" / "model_index.json").exists()
+
+
 @pytest.mark.parametrize(("spoiled", "options"), [({3, 4, 5}, {}), ({3}, {"gradient_accumulation_steps": 2})])
 def test_an_update_that_is_not_finite_changes_nothing(make_trainer, spoiled, options):
     """And the next finite one goes on from there: the same batch, noise and learning rate as if it had been the first."""

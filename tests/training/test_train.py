@@ -41,6 +41,23 @@ def test_the_result_is_a_pipeline_of_the_averaged_weights(options, tiny_pipeline
         assert not torch.equal(saved, first)
 
 
+def test_every_file_of_a_run_has_the_mode_of_the_umask(options):
+    before = os.umask(0o022)
+    try:
+        folder = train(TrainingArguments(**options, ema="power"))
+    finally:
+        os.umask(before)
+    modes = {
+        path.relative_to(folder).as_posix(): path.stat().st_mode & 0o777
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert {name for name, mode in modes.items() if mode != 0o644} == set()
+    for name in ("unet/diffusion_pytorch_model.safetensors", "checkpoints/step-000004/model.safetensors"):
+        assert name in modes
+    assert any(name.startswith("ema_snapshots/") for name in modes)
+
+
 def test_what_a_run_leaves(options):
     folder = train(TrainingArguments(**options, sample_every=2))
     assert [row["step"] for row in read_rows(folder / "loss.csv")] == [2, 4]
