@@ -164,6 +164,11 @@ class RunArguments(DataArguments):
                 f"lr_warmup_steps={self.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
                 "'constant_with_warmup', or 0 steps."
             )
+        if self.learning_rate * self.adam_weight_decay > 1:
+            raise InputError(
+                f"adam_weight_decay={self.adam_weight_decay:g} is not allowed with learning_rate={self.learning_rate:g}: an update "
+                "takes the share learning_rate * adam_weight_decay from each weight, which must be at most 1."
+            )
         for tracker in {self.report_to} - {"none", "all"}:
             if importlib.util.find_spec(tracker) is None:
                 raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
@@ -470,7 +475,9 @@ _RANGES = (
         "num_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
     ),
     # Adam moves each weight by about so much in an update.
-    ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate adam_epsilon"),
+    ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
+    # What float32 takes for 0 divides by it.
+    ("from 1e-37 to 1", lambda value: 1e-37 <= value <= 1, "adam_epsilon"),
     ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
     ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),

@@ -7,6 +7,7 @@ The result is a pipeline folder with the averaged weights. The same command agai
 """
 
 import shutil
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -225,11 +226,27 @@ def _load_unet(args, source):
 
 
 def make_scheduler(args, **options):
-    """The process that `args` describe, with what the data ask of it besides."""
-    scheduler = GaussianDiffusionScheduler(
-        **{name: getattr(args, name) for name in (*PROCESS, "variance_type")}, **options
-    )
-    return _scheduler_of_prediction(scheduler, args) if args.train_head_only else scheduler
+    """The process that `args` describe, with what the data ask of it besides.
+
+    Raises:
+        InputError: if there is no such process, or its samples cannot be drawn in `sample_steps`.
+    """
+    values = {name: getattr(args, name) for name in (*PROCESS, "variance_type")}
+    with _refused_as_input("These options make no diffusion process"):
+        scheduler = GaussianDiffusionScheduler(**values, **options)
+    if args.train_head_only:
+        scheduler = _scheduler_of_prediction(scheduler, args)
+    with _refused_as_input(f"No samples can be drawn while training with sample_steps={args.sample_steps}"):
+        scheduler.from_config(scheduler.config).set_timesteps(args.sample_steps)
+    return scheduler
+
+
+@contextmanager
+def _refused_as_input(what):
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def _scheduler_of_prediction(scheduler, args):

@@ -110,6 +110,8 @@ BAD_VALUES = [
     ({"learning_rate": "fast"}, "learning_rate='fast' must be a number"),
     ({"learning_rate": 0.0}, "learning_rate=0.0 .* greater than 0 and at most 1"),
     ({"learning_rate": 1e30}, r"learning_rate=1e\+30 .* greater than 0 and at most 1"),
+    ({"adam_epsilon": 1e-300}, "adam_epsilon=1e-300 .* from 1e-37 to 1"),
+    ({"adam_weight_decay": 1e30}, "adam_weight_decay=1e.30 is not allowed with learning_rate=0.0002: an update takes"),
     ({"label_dropout": 1.1}, r"label_dropout=1.1 .* in \[0, 1\]"),
     ({"ema_decay": 1.0}, r"ema_decay=1.0 .* in \[0, 1\)"),
     ({"num_train_timesteps": 0}, "num_train_timesteps=0 .* at least 1"),

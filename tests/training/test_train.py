@@ -41,6 +41,31 @@ def test_the_result_is_a_pipeline_of_the_averaged_weights(options, tiny_pipeline
         assert not torch.equal(saved, first)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rescale_betas_zero_snr": True, "num_train_timesteps": 30, "sample_steps": 30},
+            "No samples can be drawn while training with sample_steps=30: Timestep 29 has no signal",
+        ),
+        (
+            {"rescale_betas_zero_snr": True, "num_train_timesteps": 1, "sample_steps": 1},
+            "These options make no diffusion process: rescale_betas_zero_snr needs at least 2",
+        ),
+        ({"init_from": None, "unet": "mlp", "dataset": "swiss_roll", "gradient_checkpointing": True}, "leave it out"),
+    ],
+)
+def test_what_would_stop_a_run_later_stops_it_before_the_work(options, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(TrainingArguments(**options | changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_short_process_is_sampled_in_as_many_steps(options):
+    folder = train(TrainingArguments(**options | {"num_train_timesteps": 20, "sample_steps": None}))
+    assert (folder / "samples" / "step-000004.png").exists()
+
+
 def test_every_file_of_a_run_has_the_mode_of_the_umask(options):
     before = os.umask(0o022)
     try:
