@@ -329,6 +329,11 @@ class TrainingArguments(RunArguments):
         self._check_evaluation()
         self._check_points()
         self._check_streaming()
+        if self.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", self.hub_license):
+            raise InputError(
+                f"hub_license={self.hub_license!r} is not as the Hub spells a licence, in small letters, digits, '-' and '.': "
+                "apache-2.0, mit, cc-by-4.0."
+            )
         if self.dataset is None and (self.resolution or 0) > 32:
             raise InputError(
                 f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ddpm_hf.distributed import gather_parts, own_part
+from ddpm_hf.distributed import gather_parts, own_part, together
 from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.pipelines.image_grids import image_grid
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -30,15 +30,24 @@ def sample_grid(
 
     Each process draws `batch_size` of its part at a time. Sample i starts from the noise of the generator `seed + i`,
     whichever process draws it. eta is 0, so that from one grid to the next nothing changes but the weights.
+
+    Raises:
+        InputError: in every process, if samples are not finite in one.
     """
-    places, images = own_part(num_samples, accelerator), []
-    try:
-        for first in range(0, len(places), batch_size):
-            batch = places[first : first + batch_size]
-            images += _draw(unet, scheduler, batch, num_inference_steps, seed, num_classes, is_to_stop)
-    except _Stopped:
-        images = [None]
-    images = gather_parts(images, accelerator)
+    places = own_part(num_samples, accelerator)
+
+    def draw_own_part():
+        images = []
+        try:
+            for first in range(0, len(places), batch_size):
+                batch = places[first : first + batch_size]
+                images += _draw(unet, scheduler, batch, num_inference_steps, seed, num_classes, is_to_stop)
+        except _Stopped:
+            return [None]
+        return images
+
+    # The pipeline refuses to give samples that are not finite.
+    images = gather_parts(together(accelerator, draw_own_part, ValueError), accelerator)
     if any(image is None for image in images):
         return None
     return to_image(draw_points(np.stack(images))) if is_of_points(unet.config) else image_grid(images)

@@ -171,6 +171,7 @@ BAD_VALUES = [
     ({"num_epochs": 1}, "both was given"),
     ({"max_train_steps": None}, "neither was given"),
     ({"resolution": 256}, "resolution=256 would blow up the embedded Fashion-MNIST"),
+    ({"hub_license": "Apache 2"}, "hub_license='Apache 2' is not as the Hub spells a licence"),
     ({"num_train_timesteps": 20, "sample_steps": 50}, "sample_steps=50 must be at most num_train_timesteps=20"),
     ({"num_train_timesteps": 20, "eval_steps": 21}, "eval_steps=21 must be at most num_train_timesteps=20"),
     ({"seed": 2**32}, "seed=4294967296 is not allowed: it must be at most 4294967295"),

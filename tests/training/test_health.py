@@ -85,6 +85,14 @@ def test_weights_that_are_not_finite_are_never_saved(make_trainer, averaged):
     assert list(list_checkpoints(trainer.folder)) == [1]
 
 
+def test_samples_that_are_not_finite_end_the_run_with_a_sentence(make_trainer):
+    trainer = make_trainer(max_train_steps=1, num_samples=2, sample_steps=2)
+    with torch.no_grad():
+        trainer.ema.shadow_params[0].fill_(torch.inf)
+    with pytest.raises(InputError, match="2 of 2 samples are not finite"):
+        trainer.sample()
+
+
 def test_a_network_that_is_not_finite_makes_no_model(tmp_path, image_folder, tiny_unet):
     unet = tiny_unet()
     unet.conv_in.weight.data.fill_(torch.nan)
