@@ -22,8 +22,8 @@ from ddpm_hf.distributed import together
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.engines import join_training
-from ddpm_hf.training.resuming import check_data_unchanged
 from ddpm_hf.training.model_setup import check_set_up
+from ddpm_hf.training.resuming import check_data_unchanged
 from ddpm_hf.training.run_folder import (
     LOGS_FOLDER,
     check_folder_is_shared,
