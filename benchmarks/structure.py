@@ -73,25 +73,32 @@ def parameters(function):
 
 
 def reached_from_step(root):
-    """The definitions of the schedulers' folder that one sampling step can come to, `step` included."""
+    """The definitions of the schedulers' folder that one sampling step can come to, `step` included.
+
+    A name stands for every definition that has it, called or passed on; what a table of functions holds counts where it is put
+    into the table, and so not here.
+    """
     definitions = {}
     for path in sorted((root / "ddpm_hf" / "schedulers").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                definitions.setdefault(node.name, node)
+                definitions.setdefault(node.name, []).append(node)
     reached, waiting = set(), ["step"]
     while waiting:
         name = waiting.pop()
-        if name in reached:
-            continue
-        reached.add(name)
-        node = definitions[name]
-        if isinstance(node, ast.ClassDef):
-            continue  # what its methods come to counts where they are called
-        named = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        named |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-        waiting += [other for other in named & definitions.keys() if other != name]
+        if name not in reached:
+            reached.add(name)
+            functions = [node for node in definitions[name] if isinstance(node, ast.FunctionDef)]
+            waiting += [other for node in functions for other in named_in(node) & definitions.keys()]
     return reached
+
+
+def named_in(function):
+    """The names that a function reads, and the methods that it calls."""
+    own = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+    names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
+    return (names - own) | {call.attr for call in calls if isinstance(call, ast.Attribute)}
 
 
 def upward_arrows(root, trees):
