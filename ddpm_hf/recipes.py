@@ -22,8 +22,9 @@ def _recipe(
         "solver_order": solver_order,
         "corrector": corrector,
         "timestep_spacing": timestep_spacing,
-        # A plan is made for one kernel: with another it is an arbitrary trajectory.
+        # A plan and a fitted solver are made for one kernel: with another they are arbitrary.
         "timestep_plans": None,
+        "fitted_solvers": None,
     }
 
 

@@ -38,6 +38,16 @@ class Guidance(NamedTuple):
                 f"{', '.join(map(repr, GUIDANCE_FORMS))}."
             )
 
+    def check_fitted(self, scheduler):
+        """Raises ValueError where the scheduler's solver was fitted to the model with other guidance."""
+        fitted = getattr(scheduler, "fitted_guidance_scale", None)
+        if fitted is not None and (self.guidance_scale != fitted or self.classifier_guidance_scale != 0):
+            raise ValueError(
+                f"The solver for this number of steps was fitted at guidance_scale={fitted}, and this run has guidance_scale="
+                f"{self.guidance_scale} and classifier_guidance_scale={self.classifier_guidance_scale}: take that scale, another "
+                "number of steps, or a scheduler with fitted_solvers=None."
+            )
+
 
 class Conditioning(NamedTuple):
     """What the network and the classifier are told in a run, checked and on the device."""

@@ -123,6 +123,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         )
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, device)
         self._set_timesteps(num_inference_steps, timesteps)
+        guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
         latents = self._initial_latents(batch_size, latents, generator, device)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)

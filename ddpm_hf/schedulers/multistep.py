@@ -1,8 +1,13 @@
-"""Second order from the x0_hat of the last step: how far a mean extrapolates it, and how it corrects the step before.
+"""What earlier x0_hat add to a step: second order, its corrector, and rows that were fitted to a model.
 
 In lambda = log(a / sigma), x_s is a sum of x_t and of int e^(k l) x0(l) dl over the step, with k = 1 for the probability flow
 and 2 for the reverse SDE (Lu et al. 2022b). DPM-Solver++ 2M lets x0 go on as it went from the last x0_hat to this one; the
 corrector of UniPC (Zhao et al. 2023), once x0_hat at the end of a step is known, draws that step again with x0 between both.
+Both are linear in x_t and in the x0_hat of all steps so far, and so is every deterministic multistep solver:
+
+    x_(n+1) = c_n x_n + b_n0 x0_hat_0 + .. + b_nn x0_hat_n
+
+A fitted row holds such coefficients (c_n, b_n0, .., b_nn), found by `ddpm_hf.calibration.fit_solver`.
 """
 
 from typing import NamedTuple
@@ -26,7 +31,7 @@ def correction_weight(lambda_u, lambda_t, eta):
     return -1 / torch.expm1(-length) - 1 / length
 
 
-class LastStep(NamedTuple):
+class PastStep(NamedTuple):
     """What a step leaves for the next: x0_hat, the x0 that its mean was made of, and the timestep that it arrived at."""
 
     x0: torch.Tensor
@@ -35,56 +40,78 @@ class LastStep(NamedTuple):
 
 
 class History:
-    """The x0_hat of the last step, which counts only for a step that begins where that one arrived.
+    """The steps of a run so far, which count only for a step that begins where the last one arrived.
 
     Args:
         second_order (`bool`): extrapolate x0_hat.
         corrector (`bool`): correct the last step.
+        rows (`dict[int, list[float]]`, *optional*): the fitted row of each timestep, for runs that visit all of them on the
+            host; other steps are taken as without rows.
     """
 
-    def __init__(self, second_order, corrector):
-        self.second_order, self.corrector = second_order, corrector
-        self._last = None
+    def __init__(self, second_order, corrector, rows=None):
+        self.second_order, self.corrector, self.rows = second_order, corrector, rows or {}
+        self._steps = []
 
     def __bool__(self):
-        return self.second_order or self.corrector
+        return self.second_order or self.corrector or bool(self.rows)
 
-    def refine_(self, kernel, c, timestep, next_timestep):
-        """The kernel with its mean, in place, as it is with x0 extrapolated, and at the corrected x_t.
+    def refine_(self, kernel, x_t, c, timestep, next_timestep):
+        """The kernel with its mean, in place, as the history has it.
 
         Args:
             kernel ([`Kernel`]): of first order.
+            x_t: where the step begins.
             c ([`Transition`]): of the step.
             timestep, next_timestep: t and s, ints, or tensors () or (B,) on the device of the samples.
         """
-        mean, x0 = kernel.mean, kernel.x0
-        last, drawn_with = self._last_step_to(timestep, x0), x0
+        past = self._steps_to(timestep, kernel.x0)
+        row = self.rows.get(timestep) if isinstance(timestep, int) else None
+        if row is not None and len(row) == len(past) + 2:
+            _fill_by_row_(kernel.mean, row, [x_t, *(step.x0 for step in past), kernel.x0])
+            drawn_with = kernel.x0
+        else:
+            drawn_with = self._correct_(kernel.mean, kernel.x0, past[-1] if past else None, c)
+        kept = past if self.rows else []
+        self._steps = [*kept, PastStep(kernel.x0, drawn_with, next_timestep)]
+        return kernel
+
+    def _correct_(self, mean, x0, last, c):
+        """Extrapolates x0 and corrects the last step in the mean; returns the x0 that the mean is made of then."""
+        drawn_with = x0
         if last is not None and self.second_order and not is_zero(c.extrapolation):
             change = (x0 - last.x0).mul_(c.extrapolation)
             drawn_with = x0 + change
             mean.add_(change.mul_(c.posterior_x0))
         if last is not None and self.corrector:
             mean.add_((last.x0.lerp(x0, c.correction) - last.drawn_with).mul_(c.corrected_mean))
-        self._last = LastStep(x0, drawn_with, next_timestep)
-        return kernel
+        return drawn_with
 
-    def _last_step_to(self, timestep, x0):
-        """The last step if it arrived at `timestep`, else None; of a batch with timesteps of its own, x0 where it did not.
+    def _steps_to(self, timestep, x0):
+        """The steps so far, if the last one arrived at `timestep`; else none.
 
-        So nothing is left of a run that another follows without `set_timesteps`, not even where it was not finite.
+        Of a batch with timesteps of its own, the last alone, with x0 in place of its samples that arrived elsewhere. So nothing
+        is left of a run that another follows without `set_timesteps`, not even where it was not finite.
         """
-        last = self._last
-        if last is None:
-            return None
+        if not self._steps:
+            return []
+        last = self._steps[-1]
         on_host = isinstance(timestep, int) and isinstance(last.arrived_at, int)
         if on_host and timestep != last.arrived_at:
-            return None
+            return []
         if last.x0.shape != x0.shape:
             raise ValueError(
                 f"The last step was of samples of shape {tuple(last.x0.shape)}, this one is of {tuple(x0.shape)}: second "
                 "order goes on with the same batch. Call set_timesteps to begin another run."
             )
         if on_host:
-            return last
+            return self._steps
         arrived = per_sample(torch.as_tensor(last.arrived_at == timestep, device=x0.device), x0.ndim)
-        return LastStep(*(torch.where(arrived, was, x0) for was in (last.x0, last.drawn_with)), last.arrived_at)
+        return [PastStep(*(torch.where(arrived, was, x0) for was in (last.x0, last.drawn_with)), last.arrived_at)]
+
+
+def _fill_by_row_(mean, row, terms):
+    """The sum of `terms` with the weights of `row`, in place of the mean."""
+    mean.copy_(terms[0]).mul_(row[0])
+    for weight, term in zip(row[1:], terms[1:], strict=True):
+        mean.add_(term, alpha=weight)

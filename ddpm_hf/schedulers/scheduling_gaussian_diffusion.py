@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm
+from ddpm_hf.schedulers.fitted_solvers import checked_solvers, rows_for
 from ddpm_hf.schedulers.gaussian_kernel import prediction_weights
 from ddpm_hf.schedulers.multistep import History
 from ddpm_hf.schedulers.noise_levels import NoiseLevels, as_host_int
@@ -94,6 +95,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             2022a, theorem 2), whether or not `clip_sample` has x0_hat clamped.
         clip_variance_pixels: `step` adds no more noise in the last noisy step than moves a value by so many levels of
             256 on average; Analytic-DPM's code has 2 for DDPM on linear schedules, 1 for cosine ones and for DDIM.
+        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for each of some numbers of steps, with
+            their timesteps (`ddpm_hf.calibration.fit_solver`): `set_timesteps(5)` takes the one for 5 at eta = 0.
         timestep_plans: `{"25": [25 descending timesteps], ..}`: what `set_timesteps(25)` visits, whatever the spacing.
 
     Raises:
@@ -106,7 +109,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
     _own_keys = (
         *("eta", "use_clipped_model_output", "solver_order", "corrector", "mean_square_epsilon", "clip_covariance"),
-        *("clip_variance_pixels", "timestep_plans"),
+        *("clip_variance_pixels", "timestep_plans", "fitted_solvers"),
     )
     # DPM-Solver has a key of this name with another default, and values that mean nothing here.
     _shadowed_keys = ("solver_order",)
@@ -141,6 +144,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         clip_covariance: bool = True,
         clip_variance_pixels: float | None = None,
         timestep_plans: dict[str, list[int]] | None = None,
+        fitted_solvers: dict | None = None,
     ):
         check_config(self.config)
         if beta_schedule == "quadratic":  # stock classes know it by the other name
@@ -160,6 +164,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if timestep_plans is not None:
             plans = checked_plans(timestep_plans, self._levels.alphas_bar[1:].numpy(), LARGEST_TERMINAL_ALPHA_BAR)
             self.register_to_config(timestep_plans=plans)
+        if fitted_solvers is not None:
+            checked_solvers(fitted_solvers, self.config, self._levels.alphas_bar[1:].numpy())
         self._clipping = Clipping.of(self.config)
         self.init_noise_sigma = 1.0
         self.num_inference_steps = None
@@ -190,17 +196,33 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             device (`str` or `torch.device`, *optional*): where `self.timesteps` is kept.
             timesteps (`list[int]`, *optional*): the timesteps themselves, descending, instead of K.
         """
+        rows = None if timesteps is not None else self._fitted_rows(num_inference_steps)
         alphas_bar = self._levels.alphas_bar[1:].numpy()
         gamma = None if self._mean_square_epsilon is None else self._mean_square_epsilon.numpy()
-        trajectory = choose_timesteps(num_inference_steps, timesteps, alphas_bar, self.config, gamma)
+        if rows is None:
+            trajectory = choose_timesteps(num_inference_steps, timesteps, alphas_bar, self.config, gamma)
+        else:
+            trajectory = np.array([*rows])
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(trajectory)
-        self._follow(trajectory, device)
+        self._follow(trajectory, device, rows)
 
-    def _follow(self, trajectory, device):
+    def _fitted_rows(self, count):
+        """{timestep: row} of the fitted solver for this number of steps, or None where there is none."""
+        deterministic = self.config.eta == 0 and not VARIANCES[self.config.variance_type].has_covariance
+        if self.config.fitted_solvers is None or not deterministic:
+            return None
+        return rows_for(self.config.fitted_solvers, count)
+
+    def _follow(self, trajectory, device, rows=None):
         self.timesteps = torch.from_numpy(trajectory).to(device)
         self._transitions = TransitionTable(self._levels, trajectory, self.config, self._mean_square_epsilon)
-        self._history = History(self.config.solver_order == 2, self.config.corrector)
+        self._history = History(self.config.solver_order == 2, self.config.corrector, rows)
+
+    @property
+    def fitted_guidance_scale(self):
+        """The guidance scale that the solver of the current trajectory was fitted at; None where it is not a fitted one."""
+        return self.config.fitted_solvers["fitted_for"]["guidance_scale"] if self._history.rows else None
 
     def previous_timestep(self, timestep):
         """The timestep that follows `timestep` (int, or tensor of any shape) in sampling; -1 is clean data."""
@@ -298,7 +320,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         if classifier_gradient is not None:
             kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, self.config.variance_type)
         if self._history:
-            kernel = self._history.refine_(kernel, c, timestep, self.previous_timestep(timestep))
+            kernel = self._history.refine_(kernel, said.x_t, c, timestep, self.previous_timestep(timestep))
         x_s = draw_(kernel, c, generator, variance_noise, self.config.clip_variance_pixels is not None)
         prev_sample, x0 = cast(x_s, sample.dtype), cast(kernel.x0, sample.dtype)
         if not return_dict:

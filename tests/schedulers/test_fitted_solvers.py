@@ -1,0 +1,167 @@
+"""Rows of a fitted solver in the scheduler: known solvers as rows, what is used where rows do not hold, and how they travel."""
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch.testing import assert_close
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.recipes import with_recipe
+from ddpm_hf.schedulers.fitted_solvers import described_for_fit
+
+TIMESTEPS = [999, 700, 350, 60]
+
+
+def ddim_rows(scheduler):
+    rows = []
+    for n, (t, s) in enumerate(zip(TIMESTEPS, [*TIMESTEPS[1:], -1], strict=True)):
+        a_t, a_s = scheduler.alpha_bar(t), scheduler.alpha_bar(s)
+        of_sample = ((1 - a_s) / (1 - a_t)).sqrt()
+        rows.append([of_sample.item(), *[0.0] * n, (a_s.sqrt() - a_t.sqrt() * of_sample).item()])
+    return rows
+
+
+def second_order_rows(scheduler):
+    """DPM-Solver++ 2M: x0_hat + h / (2 h_last) (x0_hat - last x0_hat) in place of x0_hat, the first and last step excepted."""
+    rows = ddim_rows(scheduler)
+    lam = [0.5 * (scheduler.alpha_bar(t).log() - (1 - scheduler.alpha_bar(t)).log()).item() for t in TIMESTEPS]
+    for n in range(1, len(TIMESTEPS) - 1):
+        k = (lam[n + 1] - lam[n]) / (2 * (lam[n] - lam[n - 1]))
+        rows[n][n], rows[n][n + 1] = -k * rows[n][-1], (1 + k) * rows[n][-1]
+    return rows
+
+
+def solvers(rows, scheduler=None, **changes):
+    scheduler = scheduler or GaussianDiffusionScheduler(eta=0.0)
+    described = described_for_fit(scheduler.config, scheduler.alpha_bar(range(1000)).numpy()) | {"guidance_scale": 1.0}
+    solver = {"timesteps": TIMESTEPS, "rows": rows}
+    return {"fitted_for": described, "solvers": {"4": solver}} | changes
+
+
+def run(scheduler, x, timesteps=None, network=torch.tanh, count=4):
+    scheduler.set_timesteps(None if timesteps else count, timesteps=timesteps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(0.5 * x), t, x).prev_sample
+    return x
+
+
+@pytest.fixture
+def x_T():
+    return torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("make_rows, order", [(ddim_rows, 1), (second_order_rows, 2)])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_known_solvers_as_rows(x_T, make_rows, order, prediction_type):
+    plain = GaussianDiffusionScheduler(eta=0.0, prediction_type=prediction_type, solver_order=order)
+    rows = solvers(make_rows(plain), plain)
+    fitted = GaussianDiffusionScheduler(eta=0.0, prediction_type=prediction_type, fitted_solvers=rows)
+    assert_close(run(fitted, x_T), run(plain, x_T, TIMESTEPS), rtol=1e-10, atol=1e-10)
+
+
+def test_rows_hold_for_whole_runs_at_eta_0_alone(x_T):
+    plain = GaussianDiffusionScheduler(eta=0.0, solver_order=2)
+    strange = [[9.0, *[1.0] * (n + 1)] for n in range(4)]
+    fitted = GaussianDiffusionScheduler(eta=0.0, solver_order=2, fitted_solvers=solvers(strange))
+    assert not torch.allclose(run(fitted, x_T), run(plain, x_T, TIMESTEPS))
+    assert_close(run(fitted, x_T, TIMESTEPS), run(plain, x_T, TIMESTEPS))  # timesteps of one's own
+    assert_close(run(fitted, x_T, count=6), run(plain, x_T, count=6))  # another number of steps
+    fitted.set_timesteps(4)
+    plain.set_timesteps(timesteps=TIMESTEPS)
+    for t in TIMESTEPS[1:]:  # begun in the middle
+        steps = [s.step(torch.tanh(x_T), t, x_T).prev_sample for s in (fitted, plain)]
+        assert_close(*steps)
+    stochastic = GaussianDiffusionScheduler(eta=1.0, fitted_solvers=solvers(strange))
+    stochastic.set_timesteps(4)
+    assert stochastic.timesteps.tolist() != TIMESTEPS
+    assert with_recipe(fitted, "ddim").config.fitted_solvers is None
+
+
+def test_a_second_run_begins_anew(x_T):
+    fitted = GaussianDiffusionScheduler(
+        eta=0.0, fitted_solvers=solvers(second_order_rows(GaussianDiffusionScheduler()))
+    )
+    first = run(fitted, x_T)
+    sample = x_T
+    for t in fitted.timesteps:  # without set_timesteps
+        sample = fitted.step(torch.tanh(0.5 * sample), t, sample).prev_sample
+    assert_close(sample, first, rtol=0, atol=0)
+
+
+def test_half_precision_is_computed_in_float32(x_T):
+    fitted = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=solvers(ddim_rows(GaussianDiffusionScheduler())))
+    fitted.set_timesteps(4)
+    x = x_T.bfloat16()
+    step = fitted.step(torch.tanh(x), 999, x)
+    exact = fitted.step(torch.tanh(x).float(), 999, x.float())
+    assert step.prev_sample.dtype == torch.bfloat16
+    assert_close(step.prev_sample, exact.prev_sample.bfloat16(), rtol=0, atol=0)
+
+
+def test_they_travel_and_stock_classes_read_the_config_in_silence(tmp_path, stock_unet, diffusers_log):
+    rows = second_order_rows(GaussianDiffusionScheduler())
+    scheduler = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=solvers(rows))
+    pipeline = GaussianDiffusionPipeline(stock_unet, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    pipeline.save_pretrained(tmp_path)
+    assert "rows" not in {*json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))}
+    stock = DDPMScheduler.from_pretrained(tmp_path / "scheduler")
+    stock.set_timesteps(4)
+    for config in (stock.config, DDIMScheduler.from_config(scheduler.config).config):
+        assert GaussianDiffusionScheduler.from_config(config, eta=0.0).config.fitted_solvers == solvers(rows)
+    assert not diffusers_log.text
+    loaded = GaussianDiffusionPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    again = loaded(num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    assert_close(again, images, rtol=0, atol=1e-4)
+
+
+ROWS = [[1.0] * (n + 2) for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"fitted_solvers": solvers(ROWS[:3])},
+            r"\['4'\] has 4 timesteps and rows of lengths \[2, 3, 4\]; it needs 4",
+        ),
+        ({"fitted_solvers": solvers([*ROWS[:3], [1.0] * 4])}, r"lengths \[2, 3, 4, 4\]"),
+        ({"fitted_solvers": solvers([*ROWS[:3], [1.0] * 4 + [math.nan]])}, r"\['4'\] has a row that is not finite"),
+        (
+            {"fitted_solvers": solvers(ROWS), "prediction_type": "sample"},
+            "fitted for prediction_type='epsilon', and this",
+        ),
+        (
+            {"fitted_solvers": solvers(ROWS), "clip_sample": False},
+            "fitted for clip_sample=True, and this config has False",
+        ),
+        ({"fitted_solvers": solvers(ROWS), "beta_end": 0.01}, "fitted for alphas_bar_crc32=.*fit them again by"),
+        (
+            {"fitted_solvers": solvers(ROWS, solvers={"4": {"timesteps": [1, 2, 3, 4], "rows": ROWS}})},
+            "must descend: each lower than the one before",
+        ),
+    ],
+)
+def test_bad_solvers(options, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianDiffusionScheduler(eta=0.0, **options)
+
+
+def test_another_guidance_scale_is_refused(tiny_unet):
+    pipeline = GaussianDiffusionPipeline(
+        tiny_unet(num_classes=3), GaussianDiffusionScheduler(eta=0.0, fitted_solvers=solvers(ROWS))
+    )
+    with pytest.raises(ValueError, match=r"fitted at guidance_scale=1.0, and this run has guidance_scale=3.0"):
+        pipeline(class_labels=1, guidance_scale=3.0, num_inference_steps=4)
+
+
+def test_a_number_of_steps_without_rows_is_said_once(diffusers_log):
+    fitted = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=solvers(ROWS))
+    for _ in range(3):
+        fitted.set_timesteps(17)
+    assert diffusers_log.text.count("No solver was fitted for 17 steps, only for 4") == 1
