@@ -77,10 +77,11 @@ def samplers_of(pipeline):
 
 
 def first_choice(pipeline):
-    """The sampler and the number of steps that a page opens with: those of the model's longest plan, if it has one."""
-    plans = pipeline.scheduler.config.timestep_plans
-    if plans:
-        return OWN, max(map(int, plans))
+    """The sampler and the number of steps that a page opens with: those of the model's longest plan or fitted solver."""
+    config = pipeline.scheduler.config
+    counts = {*(config.timestep_plans or {}), *(config.fitted_solvers or {}).get("solvers", {})}
+    if counts:
+        return OWN, max(map(int, counts))
     return USUAL_SAMPLER, min(USUAL_STEPS, len(pipeline.scheduler))
 
 

@@ -172,6 +172,9 @@ def _losses(pipeline, unet, stock_scheduler):
         losses.append(f"eta {config.eta:g}; `DDPMScheduler` samples at eta 1")
     if config.solver_order != 1:
         losses.append("the mean of second order; `DDPMScheduler` has the first")
+    if config.fitted_solvers is not None:
+        counts = ", ".join(config.fitted_solvers["solvers"])
+        losses.append(f"the solvers fitted to the network for {counts} steps; `DDPMScheduler` has no history")
     if config.clip_variance_pixels is not None:
         losses.append(f"the clip of the last noise to {config.clip_variance_pixels:g} pixels")
     if not config.use_clipped_model_output:
@@ -206,7 +209,7 @@ def _timesteps(scheduler):
     counts = {int(count) for count in scheduler.config.timestep_plans or {}}
     if not counts and scheduler.config.timestep_spacing in OWN_SPACINGS:
         counts = {count for count in COUNTS if count <= len(scheduler)}
-    timesteps = {}
+    timesteps, scheduler = {}, type(scheduler).from_config(scheduler.config, fitted_solvers=None)
     for count in sorted(counts):
         scheduler.set_timesteps(count)
         timesteps[count] = scheduler.timesteps.tolist()

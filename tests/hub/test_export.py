@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.calibration import fit_solver
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.export import export_self_contained, export_stock
 
@@ -112,6 +113,12 @@ def test_the_lines_of_the_card_sample_at_the_planned_timesteps(tmp_path, stock_u
     ours = GaussianDiffusionPipeline(stock_unet, GaussianDiffusionScheduler())
     for count, timesteps in PLANS.items():
         assert_close(sample(names["pipeline"], int(count)), sample_ours(ours, timesteps=timesteps), **ROUNDING)
+
+
+def test_fitted_solvers_are_said_to_be_lost(tmp_path, stock_unet):
+    scheduler = fit_solver(stock_unet, GaussianDiffusionScheduler(), [2, 3], num_paths=16, progress_bar=False)
+    _, losses = exported(tmp_path, stock_unet, scheduler)
+    assert "the solvers fitted to the network for 2, 3 steps; `DDPMScheduler` has no history" in losses
 
 
 def test_spacings_that_are_only_ours_are_in_the_card(tmp_path, stock_unet):
