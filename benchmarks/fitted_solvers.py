@@ -3,7 +3,7 @@
 python benchmarks/fitted_solvers.py MODEL --features FOLDER [--steps 3 5 10] [--samples 500] [--seeds 1 2 3] [--paths 96]
 
 MODEL is the folder of a model of images without classes, or `swiss_roll`: the exact predictor of 2,000 points, which needs no
-features. For each sampler and number of calls: the root mean square distance to the flow of 200 calls from the same noise, and the
+features. For each sampler and number of calls: the root mean square distance to the flow (200 calls) from the same noise, and the
 distance to data, which is a Frechet distance to the test split of the embedded Fashion-MNIST in the features, or the sliced Wasserstein
 distance to the points. The noise of the fit is none of that which is sampled from.
 """
@@ -80,6 +80,7 @@ def main():
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--paths", type=int, default=96)
+    parser.add_argument("--flow_calls", type=int, default=200)
     options = parser.parse_args()
     of_points = options.model == "swiss_roll"
     network, scheduler, to_data = exact_swiss_roll() if of_points else images(options.model, options.features)
@@ -92,8 +93,8 @@ def main():
     measured = {}
     for seed in tqdm(options.seeds, desc="seeds"):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        flow = draw(network, fine, noise, 200)
-        measured.setdefault("flow of 200 calls", []).append((0.0, to_data(flow)))
+        flow = draw(network, fine, noise, options.flow_calls)
+        measured.setdefault(f"flow, {options.flow_calls} calls", []).append((0.0, to_data(flow)))
         for steps in options.steps:
             for name, sampler in samplers.items():
                 drawn = draw(network, sampler, noise, steps)
