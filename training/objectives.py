@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ddpm_hf.evaluation.quantized_images import EIGHT_BITS
 from ddpm_hf.evaluation.variational_bound import bound_term
+from ddpm_hf.samples.images import EIGHT_BITS
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 
 # The last three each teach the variance head of their name, on a trained network.
@@ -27,7 +27,7 @@ class NoisyBatch(NamedTuple):
     timesteps: torch.Tensor
 
 
-def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device="cpu"):
+def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device="cpu", levels=EIGHT_BITS):
     r"""The loss `objective(unet, images, timesteps, class_labels=None, noise=None)`, differentiable, of shape (B,).
 
     `simple`: L_simple; `vlb`: the variational bound L_vlb; `hybrid`: L_simple + vlb_weight * L_vlb with the mean held
@@ -39,6 +39,7 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
         vlb_weight (`float`): lambda of `hybrid`.
         min_snr_gamma (`float`, *optional*): gamma of `min_snr_weights` for L_simple.
         device: where the images will be.
+        levels (`int`, *optional*): number of values that the data can take; None for continuous data, as points.
 
     Arguments of the objective:
         unet: predicts what `scheduler.config.prediction_type` says, in its first C channels.
@@ -59,9 +60,9 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
             case "simple":
                 return simple_losses(scheduler, output, batch, snr_weights)
             case "vlb":
-                return vlb_losses(unclipped, output, batch)
+                return vlb_losses(unclipped, output, batch, levels)
             case "hybrid":
-                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch)
+                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch, levels)
                 return simple_losses(scheduler, output, batch, snr_weights) + vlb_weight * vlb
             case "npr":
                 return npr_losses(unclipped, output, batch)
@@ -93,14 +94,13 @@ def simple_losses(scheduler, output, batch, snr_weights=None):
     return losses * snr_weights[batch.timesteps]
 
 
-def vlb_losses(scheduler, output, batch):
+def vlb_losses(scheduler, output, batch, levels=EIGHT_BITS):
     """The estimate of L_vlb from one timestep: T times its term, in bits per dimension, (B,).
 
     The mean over uniform timesteps is the variational bound without its prior term, which no training changes.
     Bits and the factor T are those of Improved DDPM's code, in which the weight 0.001 of the paper's hybrid loss was
     found: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss itself).
     """
-    levels = EIGHT_BITS if batch.images.ndim > 2 else None  # points are continuous
     nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy, levels=levels)
     dimensions = batch.images[0].numel()
     return nats * (scheduler.config.num_train_timesteps / (dimensions * math.log(2)))

@@ -5,7 +5,7 @@ import copy
 import torch
 from accelerate.utils import DistributedType
 
-from ddpm_hf.data import PointSource, to_model_range
+from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.model_setup import check_set_up, set_up_model
@@ -16,12 +16,8 @@ from ddpm_hf.training.trainer import objective_of
 
 def example_batch(source, size):
     """Random data in the form of a data source's: `{"images", "labels"}`."""
-    if isinstance(source, PointSource):
-        images = torch.randn(size, source.channels)
-    else:
-        images = torch.randint(256, (size, source.channels, source.resolution, source.resolution), dtype=torch.uint8)
     labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
-    return {"images": images} | labels
+    return {"images": source.samples.random_data(size)} | labels
 
 
 def check_can_be_tried(accelerator, option, advice):
@@ -50,7 +46,7 @@ class Trial:
         self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
         check_set_up(args, self.model, accelerator.device)
         set_up_model(self.model, args, accelerator.device)
-        self.objective = objective_of(args, scheduler, accelerator.device)
+        self.objective = objective_of(args, unet, scheduler, accelerator.device)
         self.num_train_timesteps = scheduler.config.num_train_timesteps
         self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], args)
         self.ema = make_ema(self.model.parameters(), args)

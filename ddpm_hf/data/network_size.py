@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.network_config import sample_shape
+from ddpm_hf.samples.kind import sides_of
 
 
 def sized_for_network(args, config, model):
-    """Options of data with the resolution of a network, whatever the data's own is; as they are if it takes any size.
+    """Options of data with the resolution of a network, whatever the data's own is; as they are if it takes any size or none.
 
     Args:
         args (`DataArguments`): which data.
@@ -17,14 +17,15 @@ def sized_for_network(args, config, model):
     Raises:
         InputError: for a network of images that are not square, as data are read as squares, and for another resolution.
     """
-    _, height, width = sample_shape(config)
-    if height != width:
+    sides = sides_of(config)
+    if len(set(sides)) > 1:
         raise InputError(
-            f"{model} has a network for images of {height}x{width} (height x width), and data are read as squares only: give "
+            f"{model} has a network for images of {'x'.join(map(str, sides))} (height x width), and data are read as squares only: give "
             "a model of square images."
         )
-    if height is None:
+    if not sides or None in sides:
         return args
+    height = sides[0]
     if args.resolution not in (None, height):
         raise InputError(
             f"resolution={args.resolution} does not go with {model}, whose network is for images of {height}x{height}: leave "
