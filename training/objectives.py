@@ -39,13 +39,12 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
         vlb_weight (`float`): lambda of `hybrid`.
         min_snr_gamma (`float`, *optional*): gamma of `min_snr_weights` for L_simple.
         device: where the images will be.
-        levels (`int`, *optional*): number of values that the data can take; None for continuous data, as points.
+        levels (`int`, *optional*): number of values that the data can take; None for continuous data.
 
     Arguments of the objective:
         unet: predicts what `scheduler.config.prediction_type` says, in its first C channels.
         images (`torch.Tensor`): x_0 in [-1, 1], float32, (B, C, H, W).
-        timesteps (`torch.Tensor`): int64, (B,).
-        class_labels (`torch.Tensor`, *optional*): int64, (B,).
+        timesteps, class_labels (`torch.Tensor`): int64, (B,); labels may be None.
         noise (`torch.Tensor`, *optional*): (B, C, H, W); drawn if not given.
     """
     snr_weights = None if min_snr_gamma is None else min_snr_weights(scheduler, min_snr_gamma).to(device)

@@ -14,8 +14,8 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
-from ddpm_hf.data import count_images, open_for_network, open_for_preset
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf.data import count_images, data_for
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import check_readable, moved_in_whole
@@ -23,7 +23,7 @@ from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
-from ddpm_hf.models.presets import PRESETS
+from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
@@ -47,7 +47,6 @@ PROCESS = (
     *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end"),
     *("prediction_type", "rescale_betas_zero_snr"),
 )
-NETWORKS = {"images": DDPMUNet2DModel, "points": MLPDenoiser}
 
 
 def main(argv=None):
@@ -105,10 +104,11 @@ def _train(args):
 def open_data(args):
     """The data get the size and units of the network of `init_from`, whatever their own are; a new network gets theirs."""
     if args.init_from is None:
-        source = open_for_preset(args, PRESETS[args.unet], args.streaming)
+        preset = NETWORK_PRESETS[args.unet]
+        source = data_for(preset).open_for_preset(args, preset, args.streaming)
     else:
         config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
-        source = open_for_network(args, config, model, args.streaming)
+        source = data_for(config).open_for_network(args, config, model, args.streaming)
     source.check_batch_fits(args.batch_size)
     return source
 
@@ -176,14 +176,14 @@ def make_unet(args, source):
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
     try:
-        return NETWORKS[source.samples.name](**PRESETS[args.unet] | options)
+        return source.network_class(**NETWORK_PRESETS[args.unet] | options)
     except ValueError as error:
         raise InputError(f"unet={args.unet!r} does not suit the data: {error}") from error
 
 
 def _load_unet(args, source):
     try:
-        unet = NETWORKS[source.samples.name].from_pretrained(args.init_from, subfolder="unet")
+        unet = source.network_class.from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error

@@ -65,6 +65,7 @@ def bound_costs(
     """
     chain, candidates = chain_of(unet, scheduler, candidates, "be planned for by its bound")
     samples = kind_of(unet.config, levels)
+    levels = samples.levels
     samples.check_data(images)
     check_labels(class_labels, len(images))
     pipeline = GaussianDiffusionPipeline(unet, chain)
@@ -82,12 +83,8 @@ def bound_costs(
                 x_t = chain.add_noise(x0, noise, t)
                 output = pipeline.predict(x_t, t, torch.tensor(t, device=x0.device), labels)
                 state = (output, t, x0, x_t)
-                transitions[1:node, node] += _summed(
-                    _term(chain, state, samples.levels, s) for s in candidates[: node - 1]
-                )
-                decoders[node, node:] += _summed(
-                    _decoder(chain, state, samples.levels, r) for r in candidates[node - 1 :]
-                )
+                transitions[1:node, node] += _summed(_term(chain, state, levels, s) for s in candidates[: node - 1])
+                decoders[node, node:] += _summed(_decoder(chain, state, levels, r) for r in candidates[node - 1 :])
                 bar.update()
     return _with_memory(transitions, decoders) / images[0].numel() / len(images)
 

@@ -4,7 +4,7 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.data_source import draw_images
 from ddpm_hf.data.decoding import ImageForm, decode_all, decode_image, decoding_workers
 from ddpm_hf.data.embedded import FASHION_MNIST
-from ddpm_hf.data.for_network import open_for_network, open_for_preset
+from ddpm_hf.data.for_network import data_for
 from ddpm_hf.data.images import ImagesInMemory, ImagesOnDemand, load_images, loading_workers
 from ddpm_hf.data.mapped import ImagesMapped
 from ddpm_hf.data.model_range import to_model_range
@@ -37,6 +37,7 @@ __all__ = [
     "StreamSource",
     "batches",
     "count_images",
+    "data_for",
     "decode_all",
     "decode_first",
     "decode_image",
@@ -48,8 +49,6 @@ __all__ = [
     "keep_in_checkpoints",
     "load_images",
     "loading_workers",
-    "open_for_network",
-    "open_for_preset",
     "open_images",
     "open_points",
     "open_rows",

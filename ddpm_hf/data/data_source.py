@@ -8,12 +8,15 @@ from ddpm_hf.samples import kind_of
 class DataSource:
     """Data opened and looked at, before they are loaded.
 
-    Sources have a length, `labels` (or None), `num_classes`, `channels`, a `fingerprint`, `network_options` and
-    `scheduler_options`: what network and scheduler are to know of the data. `load` gives a data set to train on, `decode` all
-    as tensors, `select` the source of some of them.
+    A source says how many samples it has, their `labels` (or None), `num_classes`, `channels` and `fingerprint`; the class
+    and the options of a network for them, `network_class` and `network_options`, and of a scheduler, `scheduler_options`.
+    `load` makes a data set to train on, `decode` reads all into tensors, `select` makes a source of some of them.
     """
 
     resizing = None
+
+    def check_batch_fits(self, batch_size):
+        """Raises InputError for a batch that this machine's memory does not hold."""
 
     @property
     def samples(self):

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.samples.kind import sides_of
+from ddpm_hf.samples import kind_of
 
 
 def sized_for_network(args, config, model):
-    """Options of data with the resolution of a network, whatever the data's own is; as they are if it takes any size or none.
+    """Options of data with the resolution of a network, whatever the data's own is; as they are if it takes any size.
 
     Args:
         args (`DataArguments`): which data.
@@ -15,17 +15,19 @@ def sized_for_network(args, config, model):
         model (`str`): how messages name it.
 
     Raises:
-        InputError: for a network of images that are not square, as data are read as squares, and for another resolution.
+        InputError: for a network of points, or of images that are not square, as data are read as squares, and for another
+            resolution.
     """
-    sides = sides_of(config)
-    if len(set(sides)) > 1:
+    _, height, width = kind_of(config).image_shape(
+        otherwise=InputError(f"{model} makes points, which have no size: give a model of images.")
+    )
+    if height != width:
         raise InputError(
-            f"{model} has a network for images of {'x'.join(map(str, sides))} (height x width), and data are read as squares only: give "
+            f"{model} has a network for images of {height}x{width} (height x width), and data are read as squares only: give "
             "a model of square images."
         )
-    if not sides or None in sides:
+    if height is None:
         return args
-    height = sides[0]
     if args.resolution not in (None, height):
         raise InputError(
             f"resolution={args.resolution} does not go with {model}, whose network is for images of {height}x{height}: leave "

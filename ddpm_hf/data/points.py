@@ -17,6 +17,7 @@ from ddpm_hf.data.opening import find_label_column, open_rows, read_labels
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 
 # Two coordinates in float64, as points, as what they are made of, and standardised.
 BYTES_PER_DRAWN_POINT = 5 * 2 * 8
@@ -47,6 +48,8 @@ class PointSource(DataSource):
     def channels(self):
         return self.points.shape[1]
 
+    network_class = MLPDenoiser
+
     @property
     def network_options(self):
         """What the network is to know of the data, so that its samples come out in the data's own units."""
@@ -60,9 +63,6 @@ class PointSource(DataSource):
         sqrt(abar_T), 160 times as large at T = 1000.
         """
         return {"clip_sample_range": math.ceil(self.points.abs().max().item() * 100) / 100}
-
-    def check_batch_fits(self, batch_size):
-        """Passes any: a batch has no more points than the data, which are in memory."""
 
     def load(self, *limits):
         """The points as they are, in memory."""

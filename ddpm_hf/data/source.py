@@ -15,6 +15,7 @@ from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows
 from ddpm_hf.data.survey import spread_values, survey
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.models.unet_2d import DDPMUNet2DModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class SquareImages(DataSource):
         given = "several sizes" if self.size is None else "{}x{}".format(*self.size)
         return f"images of {given} are resized to {self.resolution}x{self.resolution}"
 
+    network_class = DDPMUNet2DModel
+
     @property
     def network_options(self):
         return {"sample_size": self.resolution, "in_channels": self.channels}
@@ -47,7 +50,6 @@ class SquareImages(DataSource):
         return {}
 
     def check_batch_fits(self, batch_size):
-        """Raises InputError for a batch, as floats, that this machine's memory does not hold."""
         check_fits_memory(
             f"resolution={self.resolution}: a batch of {batch_size} images takes",
             batch_size * self.form.float_bytes,

@@ -87,6 +87,7 @@ def bits_per_dim(
     check_chain_length(unet, scheduler)
     pipeline = GaussianDiffusionPipeline(unet, scheduler)
     samples = kind_of(unet.config, levels)
+    levels = samples.levels
     batches = images
     if isinstance(images, torch.Tensor):
         batches = images.split(batch_size)
@@ -109,9 +110,7 @@ def bits_per_dim(
             samples.check_data(batch, first)
             x0 = samples.from_data(batch).to(unet.device)
             labels = labels_of(class_labels, first, len(batch))
-            terms = _bound_of_batch(
-                pipeline, x0, labels, samples.levels, image_generators(seed, first, x0), bar.update
-            )
+            terms = _bound_of_batch(pipeline, x0, labels, levels, image_generators(seed, first, x0), bar.update)
             _check_finite(terms, scheduler.timesteps, first)
             rows.append((first, terms / (x0[0].numel() * math.log(2))))
     check_labels(class_labels, num_images)
@@ -123,7 +122,7 @@ def bits_per_dim(
         terms=(sums[1:] / num_images).tolist(),
         timesteps=scheduler.timesteps.tolist(),
         per_image=totals.tolist(),
-        levels=samples.levels,
+        levels=levels,
         seed=seed,
     )
 

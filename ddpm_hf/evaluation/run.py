@@ -5,7 +5,7 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-from ddpm_hf.data import draw_images, open_for_network
+from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
@@ -102,7 +102,8 @@ def load_data(data, unet_config, num_images=None, seed=0):
             not square.
     """
     conditional = classes_of(unet_config)[0] is not None
-    source = open_for_network(dataclasses.replace(data, class_conditional=conditional), unet_config, "The model")
+    data = dataclasses.replace(data, class_conditional=conditional)
+    source = data_for(unet_config).open_for_network(data, unet_config, "The model")
     if source.channels != unet_config.in_channels:
         raise InputError(
             f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "

@@ -75,4 +75,4 @@ MLP_PRESETS = {
     "mlp": {"width": 256, "time_embedding_dim": 64},
 }
 
-PRESETS = UNET_PRESETS | MLP_PRESETS
+NETWORK_PRESETS = UNET_PRESETS | MLP_PRESETS
