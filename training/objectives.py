@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ddpm_hf.evaluation.variational_bound import bound_term
-from ddpm_hf.samples.images import EIGHT_BITS
+from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 
 # The last three each teach the variance head of their name, on a trained network.
@@ -27,7 +27,7 @@ class NoisyBatch(NamedTuple):
     timesteps: torch.Tensor
 
 
-def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device="cpu", levels=EIGHT_BITS):
+def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device="cpu"):
     r"""The loss `objective(unet, images, timesteps, class_labels=None, noise=None)`, differentiable, of shape (B,).
 
     `simple`: L_simple; `vlb`: the variational bound L_vlb; `hybrid`: L_simple + vlb_weight * L_vlb with the mean held
@@ -39,12 +39,12 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
         vlb_weight (`float`): lambda of `hybrid`.
         min_snr_gamma (`float`, *optional*): gamma of `min_snr_weights` for L_simple.
         device: where the images will be.
-        levels (`int`, *optional*): number of values that the data can take; None for continuous data.
 
     Arguments of the objective:
         unet: predicts what `scheduler.config.prediction_type` says, in its first C channels.
         images (`torch.Tensor`): x_0 in [-1, 1], float32, (B, C, H, W).
-        timesteps, class_labels (`torch.Tensor`): int64, (B,); labels may be None.
+        timesteps (`torch.Tensor`): int64, (B,).
+        class_labels (`torch.Tensor`, *optional*): int64, (B,).
         noise (`torch.Tensor`, *optional*): (B, C, H, W); drawn if not given.
     """
     snr_weights = None if min_snr_gamma is None else min_snr_weights(scheduler, min_snr_gamma).to(device)
@@ -59,9 +59,9 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
             case "simple":
                 return simple_losses(scheduler, output, batch, snr_weights)
             case "vlb":
-                return vlb_losses(unclipped, output, batch, levels)
+                return vlb_losses(unclipped, output, batch)
             case "hybrid":
-                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch, levels)
+                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch)
                 return simple_losses(scheduler, output, batch, snr_weights) + vlb_weight * vlb
             case "npr":
                 return npr_losses(unclipped, output, batch)
@@ -93,13 +93,14 @@ def simple_losses(scheduler, output, batch, snr_weights=None):
     return losses * snr_weights[batch.timesteps]
 
 
-def vlb_losses(scheduler, output, batch, levels=EIGHT_BITS):
+def vlb_losses(scheduler, output, batch):
     """The estimate of L_vlb from one timestep: T times its term, in bits per dimension, (B,).
 
     The mean over uniform timesteps is the variational bound without its prior term, which no training changes.
     Bits and the factor T are those of Improved DDPM's code, in which the weight 0.001 of the paper's hybrid loss was
     found: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss itself).
     """
+    levels = kind_of_batch(batch.images).levels
     nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy, levels=levels)
     dimensions = batch.images[0].numel()
     return nats * (scheduler.config.num_train_timesteps / (dimensions * math.log(2)))

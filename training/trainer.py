@@ -10,7 +10,6 @@ from ddpm_hf.files import written_whole
 from ddpm_hf.hub.cards import CARD_FILE, card_of
 from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.samples import kind_of
 from ddpm_hf.training import loss_curve
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
@@ -55,7 +54,7 @@ class Trainer(TrainingLoop):
         held_out=None,
     ):
         self.scheduler, self.num_classes, self.push, self.held_out = scheduler, num_classes, push, held_out
-        objective = objective_of(args, unet, scheduler, accelerator.device)
+        objective = objective_of(args, scheduler, accelerator.device)
         # A head is to learn the errors of the prediction as it is when sampling: without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
         num_train_timesteps = scheduler.config.num_train_timesteps
@@ -153,6 +152,5 @@ class Trainer(TrainingLoop):
                 tracker.log({"samples": trackio.Image(image)}, step=step)
 
 
-def objective_of(args, unet, scheduler, device):
-    levels = kind_of(unet.config).levels
-    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device, levels)
+def objective_of(args, scheduler, device):
+    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device)

@@ -46,7 +46,7 @@ class Trial:
         self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
         check_set_up(args, self.model, accelerator.device)
         set_up_model(self.model, args, accelerator.device)
-        self.objective = objective_of(args, unet, scheduler, accelerator.device)
+        self.objective = objective_of(args, scheduler, accelerator.device)
         self.num_train_timesteps = scheduler.config.num_train_timesteps
         self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], args)
         self.ema = make_ema(self.model.parameters(), args)

@@ -16,3 +16,8 @@ def kind_of(config, levels=None):
         ValueError: for `levels` of continuous data.
     """
     return (Images if sides_of(config) else Points)(config, levels)
+
+
+def kind_of_batch(batch):
+    """The kind of samples of a tensor (N, C, *)."""
+    return kind_of({"in_channels": batch.shape[1], "sample_size": tuple(batch.shape[2:])})

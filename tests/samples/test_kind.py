@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_hf.models.presets import MLP_PRESETS, NETWORK_PRESETS, UNET_PRESETS
-from ddpm_hf.samples import kind_of
+from ddpm_hf.samples import kind_of, kind_of_batch
 from ddpm_hf.samples.kind import sides_of
 
 
@@ -34,6 +34,7 @@ def test_a_batch_has_the_dimensions_and_channels_of_the_samples(config):
     samples = kind_of(config)
     batch = samples.random_data(2)
     assert batch.shape == (2, *samples.shape) and samples.fits(batch)
+    assert type(kind_of_batch(batch)) is type(samples) and kind_of_batch(batch).shape == samples.shape
     samples.check_data(batch)
     for other in (batch[0], batch[:, :2], batch[..., None]):
         assert not samples.fits(other)
