@@ -8,6 +8,9 @@ and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines
 class SampleKind:
     """The samples of one network; `kind_of` chooses the kind from its config.
 
+    Each kind also has `to_output(x_0, output_type)`, what a pipeline returns; `from_data(batch)`, data as a network takes them;
+    and `random_data(number)`, noise in the form of data.
+
     Args:
         config: of the network, or a dictionary of its `in_channels` and `sample_size`.
         levels (`int`, *optional*): number of values that the data can take, if it is not the kind's own.
@@ -18,9 +21,11 @@ class SampleKind:
         recipe_changes (`dict`): options of recipes that have no meaning for these samples, with what they become.
         levels (`int`, *optional*): number of values that the data can take; None for continuous data.
         sides (`tuple`): of one sample behind its channels; None for sides that the network leaves open.
+        side_names (`tuple`): what messages call them.
     """
 
     name = output_type = levels = None
+    side_names = ()
     recipe_changes = {}  # noqa: RUF012
 
     def __init__(self, config, levels=None):

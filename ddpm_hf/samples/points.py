@@ -11,7 +11,6 @@ class Points(SampleKind):
     """Points (d,): d channels and no sides. `data_mean` and `data_std` of the config are the data's own units."""
 
     name, output_type = "points", "np"
-    side_names = ()
     # The last noise of a recipe may be clipped to a number of pixels.
     recipe_changes = {"clip_variance_pixels": None}  # noqa: RUF012
 
