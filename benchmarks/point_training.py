@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser
-from ddpm_hf.data import EndlessBatches, batches, load_images, open_points
+from ddpm_hf.data import EndlessBatches, batches, open_points
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.objectives import make_objective
 from ddpm_hf.training.optimizers import make_optimizer
@@ -101,7 +101,7 @@ def training_setup(batch_size):
     options |= {"learning_rate": 1e-3, "output_dir": tempfile.mkdtemp(), "log_every": 10**6}
     args = parse_arguments([f"--{name}={value}" for name, value in options.items()])
     source = open_points(args)
-    images = load_images(source, args.in_memory_limit_gb)
+    images = source.load()
     return args, make_unet(args, source), make_scheduler(args, **source.scheduler_options), images
 
 

@@ -26,7 +26,11 @@ RANKS = {
     "hub": 7,
     **dict.fromkeys(("commands", "cli"), 8),
 }
-KIND_QUESTIONS = re.compile(r"is_of_points\(|isinstance\([^)]*PointSource|source\.kind|\bhas_points\b")
+# A look-up in a table by the kind's name is a question too, and so is the choice between presets.
+KIND_QUESTIONS = re.compile(
+    r"is_of_points\(|isinstance\([^)]*\b(?:PointSource|Points|Images)\b|\bin MLP_PRESETS|\bof_points = |if sides_of\("
+    r"|(?:kind_of\(\w+\)|samples)\.name(?:\]| [!=]=)"
+)
 
 
 def main():

@@ -8,7 +8,7 @@ import psutil
 from accelerate.utils.memory import should_reduce_batch_size
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.network_config import sample_shape
+from ddpm_hf.samples import kind_of
 
 LONGEST = timedelta(days=365)
 FLOAT_BYTES = 4
@@ -54,7 +54,7 @@ def least_batch_bytes(config, batch_size):
     Args:
         config: of the network.
     """
-    channels, *sides = sample_shape(config)
+    channels, *sides = kind_of(config).shape
     width = 2 * config.get("block_out_channels", (config.get("width", 0),))[0]
     values = channels + width
     for side in sides:

@@ -1,8 +1,8 @@
 """The samplers of the literature by name: each is a few choices of the one reverse kernel."""
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.network_config import is_of_points
 from ddpm_hf.portable.config import PACKED_KEY
+from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
 
@@ -81,12 +81,12 @@ def with_recipe(scheduler, name, **changes):
 
 
 def changes_for(config):
-    """What recipes need changed for the samples of a network: points have no pixels for their last noise to be within.
+    """The options that recipes must change for the samples of a network.
 
     Args:
         config: of the network.
     """
-    return {"clip_variance_pixels": None} if is_of_points(config) else {}
+    return kind_of(config).recipe_changes
 
 
 def check_head(unet, scheduler):

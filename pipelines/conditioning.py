@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ddpm_hf.models.network_config import classes_of, sample_shape
+from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.samples.kind import sides_of
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -148,8 +149,8 @@ def check_classifier(classifier, unet):
         "in_channels": (classifier.in_channels, unet.in_channels),
         "num_classes": (classifier.num_classes, classes_of(unet)[0]),
     }
-    if None not in sample_shape(unet):
-        values["sample_size"] = (sample_shape(classifier)[1:], sample_shape(unet)[1:])
+    if None not in sides_of(unet):
+        values["sample_size"] = (sides_of(classifier), sides_of(unet))
     for name, (given, wanted) in values.items():
         if wanted is not None and given != wanted:
             raise ValueError(

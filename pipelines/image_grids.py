@@ -6,8 +6,6 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from ddpm_hf.models.network_config import sample_shape
-
 # Small images are enlarged to about this many pixels, each pixel a square: people look at grids on large screens.
 LEGIBLE_SIDE = 64
 
@@ -24,19 +22,6 @@ def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         images.extend(pipeline(batch_size=len(generators), generator=generators, **kwargs).images)
     return images
-
-
-def grid_bytes(config, num_images):
-    """The bytes of so many samples as levels, and of their grid, which is put together twice.
-
-    Args:
-        config: of the network.
-    """
-    channels, *sides = sample_shape(config)
-    if not sides or None in sides:
-        return num_images * channels * 8
-    factor = enlargement(max(sides))
-    return num_images * channels * math.prod(sides) * (1 + 2 * factor**2)
 
 
 def enlargement(side):

@@ -16,7 +16,6 @@ from ddpm_hf.image_files import (
     in_eight_bits,
     is_sixteen_bit,
 )
-from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 logger = logging.get_logger(__name__)
@@ -183,9 +182,8 @@ def _sizes(tensors):
 
 def _sample_size(pipeline, images):
     """(height, width) of the network's samples; where it takes any, those of the first image."""
-    if is_of_points(pipeline.unet.config):
-        raise ValueError("This model makes points, and editing is for models of images.")
-    size = sample_shape(pipeline.unet.config)[1:]
+    refusal = ValueError("This model makes points, and editing is for models of images.")
+    size = pipeline.samples.image_shape(otherwise=refusal)[1:]
     return _sizes(images)[0] if None in size else size
 
 

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DModel
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
-from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.conditioning import Guidance, check_classifier, encode_labels, make_conditioning
 from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
+from ddpm_hf.samples import kind_of
+from ddpm_hf.samples.images import IMAGE_PROCESSOR
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -60,7 +60,12 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         if classifier is not None:
             check_classifier(classifier.config, unet.config)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+        self.image_processor = IMAGE_PROCESSOR
+
+    @property
+    def samples(self):
+        """The kind of samples that the network makes, a [`SampleKind`]."""
+        return kind_of(self.unet.config)
 
     @torch.no_grad()
     def __call__(
@@ -112,10 +117,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
         """
-        output_type = output_type or ("np" if is_of_points(self.unet.config) else "pil")
+        output_type = self.samples.agreed_output_type(output_type)
         check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        if output_type == "pil" and is_of_points(self.unet.config):
-            raise ValueError("output_type='pil' is for images; this model makes points: take 'np', 'pt' or 'latent'.")
         batch_size = agreed_batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
         device = self._execution_device
         guidance = Guidance(
@@ -159,10 +162,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         if output_type == "latent":
             return latents
         _check_finite(latents)
-        if not is_of_points(self.unet.config):
-            return self.image_processor.postprocess(latents, output_type=output_type)
-        points = points_in_data_units(latents, self.unet.config)
-        return points.cpu().numpy() if output_type == "np" else points
+        return self.samples.to_output(latents, output_type)
 
     def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0):
         """The network's output for x_t, guided, in float32; the head of a learned variance is left as the class has it.
@@ -202,31 +202,19 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
 
     def _initial_latents(self, batch_size, latents, generator, device):
         """x_T in float32, whatever the precision of the network: rounding would add up over the steps."""
-        config, shape = self.unet.config, sample_shape(self.unet.config)
+        samples = self.samples
         if latents is not None:
-            if latents.ndim != 1 + len(shape) or latents.shape[1] != config.in_channels:
-                sides = "" if is_of_points(config) else ", height, width"
-                raise ValueError(
-                    f"latents of shape {tuple(latents.shape)} must be (batch, {config.in_channels}{sides})."
-                )
+            if not samples.fits(latents):
+                raise ValueError(f"latents of shape {tuple(latents.shape)} must be {samples.layout('batch')}.")
             if not latents.is_floating_point() or not latents.isfinite().all():
                 raise ValueError(f"latents of dtype {latents.dtype} must be finite floating-point numbers.")
             return latents.to(device, torch.float32)
-        if None in shape:
+        if None in samples.shape:
             raise ValueError("The model's config has no sample_size: pass `latents` of the size wanted.")
-        return randn_tensor((batch_size, *shape), generator, device, torch.float32) * self.scheduler.init_noise_sigma
-
-
-def points_in_data_units(points, config):
-    """Points as the network of this config has them, (B, d), as the data were before they were standardised."""
-    if config.get("data_mean") is None:
-        return points
-    return points * points.new_tensor(config["data_std"]) + points.new_tensor(config["data_mean"])
-
-
-def _is_copy(component, own_class):
-    """Whether it is of this class as the code of a repository has it, or the package, where this code is not from."""
-    return type(component).__name__ == own_class.__name__ and not isinstance(component, own_class)
+        return (
+            randn_tensor((batch_size, *samples.shape), generator, device, torch.float32)
+            * self.scheduler.init_noise_sigma
+        )
 
 
 class StepCallback(NamedTuple):

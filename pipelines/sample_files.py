@@ -1,60 +1,121 @@
-"""Samples as files: images as a grid, points as numbers and as a scatter."""
+"""Samples as files and as pictures: images as a grid, points as numbers and as a scatter."""
+
+import math
 
 import numpy as np
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
-from ddpm_hf.models.network_config import is_of_points, sample_shape
-from ddpm_hf.pipelines.image_grids import image_grid
+from ddpm_hf.pipelines.image_grids import enlargement, image_grid
+from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 from ddpm_hf.results import check_free_file
+from ddpm_hf.samples import kind_of
 from ddpm_hf.visualization.point_sets import draw_points
-from ddpm_hf.visualization.style import save_figure
+from ddpm_hf.visualization.style import save_figure, to_image
 
 # Grey, grey with alpha, colours, colours with alpha.
 PNG_CHANNELS = (1, 2, 3, 4)
+BYTES_PER_NUMBER = 8
 
 
-def sample_files(path, config):
-    """The files that `save_samples` writes: images are one PNG, points a CSV or NPY with their scatter beside, or it alone.
-
-    Each is tried: none of them is there, and all can be written.
+def files_of(config):
+    """What writes and draws the samples of a network.
 
     Args:
-        path (`pathlib.Path`): one of them.
         config: of the network.
-
-    Raises:
-        InputError: for another ending, files that are there or cannot be written, and images that no PNG can hold.
     """
-    channels, *sides = sample_shape(config)
-    if sides and channels not in PNG_CHANNELS:
-        raise InputError(
-            f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: call the "
-            "pipeline in Python with output_type='np'."
-        )
-    endings = (".csv", ".npy", ".png") if is_of_points(config) else (".png",)
-    files = [path] if path.suffix.lower() == ".png" else [path, path.with_suffix(".png")]
-    for file in files:
-        check_free_file(file, endings)
-    return files
+    samples = kind_of(config)
+    return FILES[samples.name](samples)
 
 
-def save_samples(samples, files):
-    """Writes a list of PIL images, or of points (d,), into the `sample_files`."""
-    for file in files:
-        with written_whole(file) as aside:
-            if isinstance(samples[0], np.ndarray):
-                _save_points(np.stack(samples), aside)
-            else:
-                image_grid(samples).save(aside)
+class SampleFiles:
+    """Writes and draws the samples of one network; each kind of samples has a class of its own.
+
+    Args:
+        samples (`SampleKind`): of the network.
+    """
+
+    endings = (".png",)
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def free_files(self, path):
+        """The files that `save` is to write for `path`: a PNG alone, or numbers with their picture beside them.
+
+        Raises:
+            InputError: for another ending, and for files that are there or cannot be written.
+        """
+        files = [path] if path.suffix.lower() == ".png" else [path, path.with_suffix(".png")]
+        for file in files:
+            check_free_file(file, self.endings)
+        return files
+
+    def save(self, samples, files):
+        """Writes what the pipeline returned, as a list, into the `free_files`."""
+        for file in files:
+            with written_whole(file) as aside:
+                self.write(samples, aside)
+
+    def picture_bytes(self, number):
+        """The bytes that so many samples and their picture take."""
+        return number * self.samples.channels * BYTES_PER_NUMBER
 
 
-def _save_points(points, file):
-    match file.suffix.lower():
-        case ".csv":
-            names = ",".join(f"x_{i + 1}" for i in range(points.shape[1]))
-            np.savetxt(file, points, fmt="%.7g", delimiter=",", header=names, comments="")
-        case ".npy":
-            np.save(file, points)
-        case ".png":
-            save_figure(draw_points(points), file)
+class ImageFiles(SampleFiles):
+    """Images are one PNG."""
+
+    def free_files(self, path):
+        """As for all samples; InputError for images that no PNG can hold."""
+        channels = self.samples.channels
+        if channels not in PNG_CHANNELS:
+            raise InputError(
+                f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: call the "
+                "pipeline in Python with output_type='np'."
+            )
+        return super().free_files(path)
+
+    def picture(self, images):
+        """A PIL image of all."""
+        return image_grid(images)
+
+    def write(self, images, file):
+        self.picture(images).save(file)
+
+    def picture_bytes(self, number):
+        """The bytes of so many images as levels, and of their grid, which is put together twice."""
+        if None in self.samples.shape:
+            return super().picture_bytes(number)
+        factor = enlargement(max(self.samples.sides))
+        return number * math.prod(self.samples.shape) * (1 + 2 * factor**2)
+
+    def recorder(self, num_frames):
+        """The callback that records so many frames of the way from the noise."""
+        return TrajectoryRecorder(num_frames)
+
+
+class PointFiles(SampleFiles):
+    """Points are a CSV or NPY file with their scatter beside it, or the scatter alone."""
+
+    endings = (".csv", ".npy", ".png")
+
+    def picture(self, points):
+        """A PIL image of all."""
+        return to_image(draw_points(np.stack(points)))
+
+    def write(self, points, file):
+        points = np.stack(points)
+        match file.suffix.lower():
+            case ".csv":
+                names = ",".join(f"x_{i + 1}" for i in range(points.shape[1]))
+                np.savetxt(file, points, fmt="%.7g", delimiter=",", header=names, comments="")
+            case ".npy":
+                np.save(file, points)
+            case ".png":
+                save_figure(draw_points(points), file)
+
+    def recorder(self, num_frames):
+        raise InputError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
+
+
+FILES = {"images": ImageFiles, "points": PointFiles}

@@ -20,10 +20,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from ddpm_hf.data.arguments import DataArguments, option
+from ddpm_hf.data.for_network import data_for
 from ddpm_hf.data.limits import check_workers
-from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError, refuse_empty
-from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
+from ddpm_hf.models.presets import MLP_PRESETS, NETWORK_PRESETS, UNET_PRESETS
 from ddpm_hf.models.unet_2d import VARIANCE_HEADS
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 from ddpm_hf.training.objectives import OBJECTIVES
@@ -297,7 +297,7 @@ class TrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choice("unet", self.unet, UNET_PRESETS | MLP_PRESETS)
+        _check_choice("unet", self.unet, NETWORK_PRESETS)
         self.objective = self.objective or _objective_of_head(self.variance_head)
         self._check_steps()
         self._check_combinations()
@@ -327,7 +327,7 @@ class TrainingArguments(RunArguments):
         if self.train_head_only:
             self._check_head_only()
         self._check_evaluation()
-        self._check_points()
+        data_for(NETWORK_PRESETS[self.unet]).check_training(self)
         self._check_streaming()
         if self.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", self.hub_license):
             raise InputError(
@@ -339,19 +339,6 @@ class TrainingArguments(RunArguments):
                 f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
                 "your data with --dataset."
             )
-
-    def _check_points(self):
-        if self.dataset in POINT_CLOUDS and self.init_from is None and self.unet not in MLP_PRESETS:
-            raise InputError(f"dataset={self.dataset!r} has points, and unet={self.unet!r} is for images: --unet mlp.")
-        if self.unet not in MLP_PRESETS:
-            return
-        if self.dataset is None:
-            raise InputError(
-                f"unet={self.unet!r} is for points: name them with --dataset, one of {', '.join(POINT_CLOUDS)}, or a file "
-                "with columns of numbers."
-            )
-        if self.random_flip:
-            raise InputError("random_flip mirrors images, and points have no sides: leave it out.")
 
     def _check_streaming(self):
         if not self.streaming:
@@ -370,8 +357,6 @@ class TrainingArguments(RunArguments):
                 raise InputError(
                     f"{name}={getattr(self, name):g} has no effect with streaming, which keeps no images."
                 )
-        if self.unet in MLP_PRESETS:
-            raise InputError(f"streaming is for images, and unet={self.unet!r} for points: leave it out.")
 
     def _check_evaluation(self):
         if self.eval_split is None and self.dataset is None:

@@ -2,15 +2,7 @@
 
 from dataclasses import fields, replace
 
-from ddpm_hf.data import (
-    PointSource,
-    decode_all,
-    decode_first,
-    decoding_workers,
-    draw_images,
-    open_images,
-    open_stream,
-)
+from ddpm_hf.data import decode_first, draw_images, open_images, open_stream
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import main_process_first
 from ddpm_hf.errors import InputError
@@ -31,14 +23,15 @@ def load_held_out(args, source, accelerator):
     Raises:
         InputError: if that split is not there, or has other images or classes, or if points are trained on.
     """
-    if isinstance(source, PointSource):
-        raise InputError(
+    _, resolution, _ = source.samples.image_shape(
+        otherwise=InputError(
             f"eval_every={args.eval_every} measures bits per dimension, which points do not have: leave it out."
         )
+    )
     data = DataArguments(**{field.name: getattr(args, field.name) for field in fields(DataArguments)})
-    data = replace(data, split=args.eval_split, resolution=source.resolution)
+    data = replace(data, split=args.eval_split, resolution=resolution)
     open_data = open_stream if args.streaming else open_images
-    held_out = main_process_first(accelerator, lambda: open_data(data, source.resolution))
+    held_out = main_process_first(accelerator, lambda: open_data(data, resolution))
     if held_out.channels != source.channels or (held_out.num_classes or 0) > (source.num_classes or 0):
         raise InputError(
             f"Split eval_split={args.eval_split!r} has {held_out.channels} channel(s) and {held_out.num_classes} classes, and "
@@ -46,8 +39,7 @@ def load_held_out(args, source, accelerator):
         )
     if args.streaming:
         return decode_first(held_out, args.num_eval_images, args.seed)
-    drawn = draw_images(held_out, args.num_eval_images, args.seed)
-    return decode_all(drawn, decoding_workers(args.dataloader_workers, drawn.pixels))
+    return draw_images(held_out, args.num_eval_images, args.seed).decode(args.dataloader_workers)
 
 
 def measure_held_out(unet, scheduler, held_out, args, accelerator):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ddpm_hf.evaluation.quantized_images import EIGHT_BITS
 from ddpm_hf.evaluation.variational_bound import bound_term
+from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 
 # The last three each teach the variance head of their name, on a trained network.
@@ -100,7 +100,7 @@ def vlb_losses(scheduler, output, batch):
     Bits and the factor T are those of Improved DDPM's code, in which the weight 0.001 of the paper's hybrid loss was
     found: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss itself).
     """
-    levels = EIGHT_BITS if batch.images.ndim > 2 else None  # points are continuous
+    levels = kind_of_batch(batch.images).levels
     nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy, levels=levels)
     dimensions = batch.images[0].numel()
     return nats * (scheduler.config.num_train_timesteps / (dimensions * math.log(2)))

@@ -10,12 +10,10 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
 from ddpm_hf.data import (
     ImageStream,
-    PointSource,
     StreamSource,
     count_images,
     decoding_workers,
     describe_data,
-    load_images,
     loading_workers,
 )
 from ddpm_hf.distributed import together
@@ -124,7 +122,7 @@ def resume_run(args, accelerator, source, loop):
 
 def note_resizing(accelerator, source):
     """Says where the data of a run are not of the size that its network takes."""
-    if not isinstance(source, PointSource) and source.resizing is not None:
+    if source.resizing is not None:
         accelerator.print(f"The {source.resizing}, the size of the model's.")
 
 
@@ -135,7 +133,7 @@ def load_data(args, accelerator, source):
         place = accelerator.process_index, accelerator.num_processes
         images = ImageStream(source, args.shuffle_buffer, args.seed, crop_seed, *place)
         return images, decoding_workers(args.dataloader_workers, math.inf)
-    images = load_images(source, args.in_memory_limit_gb, args.dataloader_workers, args.on_disk_limit_gb, crop_seed)
+    images = source.load(args.in_memory_limit_gb, args.dataloader_workers, args.on_disk_limit_gb, crop_seed)
     return images, loading_workers(images, args.dataloader_workers)
 
 

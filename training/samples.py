@@ -1,14 +1,10 @@
 """Grids of samples, drawn while training goes on; each process draws a part of them."""
 
-import numpy as np
 import torch
 
 from ddpm_hf.distributed import gather_parts, own_part, together
-from ddpm_hf.models.network_config import is_of_points
-from ddpm_hf.pipelines.image_grids import image_grid
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.visualization.point_sets import draw_points
-from ddpm_hf.visualization.style import to_image
+from ddpm_hf.pipelines.sample_files import files_of
 
 
 class _Stopped(Exception):
@@ -26,7 +22,7 @@ def sample_grid(
     num_classes=None,
     is_to_stop=lambda: False,
 ):
-    """Samples as one image, points as a scatter, or None if `is_to_stop()` became true in any process; every process must call this.
+    """One picture of all samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
     Each process draws `batch_size` of its part at a time. Sample i starts from the noise of the generator `seed + i`,
     whichever process draws it. eta is 0, so that from one grid to the next nothing changes but the weights.
@@ -50,7 +46,7 @@ def sample_grid(
     images = gather_parts(together(accelerator, draw_own_part, ValueError), accelerator)
     if any(image is None for image in images):
         return None
-    return to_image(draw_points(np.stack(images))) if is_of_points(unet.config) else image_grid(images)
+    return files_of(unet.config).picture(images)
 
 
 def _draw(unet, scheduler, places, num_inference_steps, seed, num_classes, is_to_stop):

@@ -14,8 +14,8 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler, MLPDenoiser
-from ddpm_hf.data import PointSource, count_images, open_images, open_points, open_stream, sized_for_network
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf.data import count_images, data_for
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import check_readable, moved_in_whole
@@ -23,9 +23,7 @@ from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
-from ddpm_hf.limits import check_fits_memory
-from ddpm_hf.models.network_config import is_of_points
-from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
+from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
@@ -104,23 +102,14 @@ def _train(args):
 
 
 def open_data(args):
-    """Points for a network of points, which stays with the units that it was trained in; else images.
-
-    Images get the size of the network of `init_from`, whatever their own is; a new network gets theirs.
-    """
-    config = None if args.init_from is None else _load_config(args.init_from)
-    if is_of_points(config) if config else args.unet in MLP_PRESETS:
-        return open_points(args, config)
-    if config is None:
-        sized, default = args, UNET_PRESETS[args.unet]["sample_size"]
+    """The data get the size and units of the network of `init_from`, whatever their own are; a new network gets theirs."""
+    if args.init_from is None:
+        preset = NETWORK_PRESETS[args.unet]
+        source = data_for(preset).open_for_preset(args, preset, args.streaming)
     else:
-        sized, default = sized_for_network(args, config, f"init_from={args.init_from!r}"), None
-    source = (open_stream if args.streaming else open_images)(sized, default)
-    check_fits_memory(
-        f"resolution={source.resolution}: a batch of {args.batch_size} images takes",
-        args.batch_size * source.form.float_bytes,
-        "choose a smaller --resolution or --batch_size",
-    )
+        config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
+        source = data_for(config).open_for_network(args, config, model, args.streaming)
+    source.check_batch_fits(args.batch_size)
     return source
 
 
@@ -187,18 +176,14 @@ def make_unet(args, source):
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
     try:
-        return _network_class(source)(**(UNET_PRESETS | MLP_PRESETS)[args.unet] | options)
+        return source.network_class(**NETWORK_PRESETS[args.unet] | options)
     except ValueError as error:
         raise InputError(f"unet={args.unet!r} does not suit the data: {error}") from error
 
 
-def _network_class(source):
-    return MLPDenoiser if isinstance(source, PointSource) else DDPMUNet2DModel
-
-
 def _load_unet(args, source):
     try:
-        unet = _network_class(source).from_pretrained(args.init_from, subfolder="unet")
+        unet = source.network_class.from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error

@@ -17,7 +17,7 @@ import numpy as np
 from accelerate.utils import set_seed
 
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
-from ddpm_hf.data import decode_all, decoding_workers, draw_images, open_images, sized_for_network
+from ddpm_hf.data import draw_images, open_images, sized_for_network
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
@@ -136,8 +136,7 @@ def write_result(loop, classifier, pipeline, scheduler, held_out):
 
 
 def measure(args, classifier, scheduler, held_out):
-    drawn = draw_images(held_out, args.num_eval_images, args.seed)
-    tensors = decode_all(drawn, decoding_workers(args.dataloader_workers, drawn.pixels))
+    tensors = draw_images(held_out, args.num_eval_images, args.seed).decode(args.dataloader_workers)
     images, labels = tensors["images"], tensors["labels"]
     quarters = accuracy_by_quarter(classifier, scheduler, images, labels, args.batch_size, args.seed)
     return accuracy_report(quarters, labels, args.eval_split)

@@ -5,7 +5,7 @@ import copy
 import torch
 from accelerate.utils import DistributedType
 
-from ddpm_hf.data import PointSource, to_model_range
+from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.model_setup import check_set_up, set_up_model
@@ -16,12 +16,8 @@ from ddpm_hf.training.trainer import objective_of
 
 def example_batch(source, size):
     """Random data in the form of a data source's: `{"images", "labels"}`."""
-    if isinstance(source, PointSource):
-        images = torch.randn(size, source.channels)
-    else:
-        images = torch.randint(256, (size, source.channels, source.resolution, source.resolution), dtype=torch.uint8)
     labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
-    return {"images": images} | labels
+    return {"images": source.samples.random_data(size)} | labels
 
 
 def check_can_be_tried(accelerator, option, advice):

@@ -27,8 +27,8 @@ from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain
 from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.finite import check_all_finite
-from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.samples import kind_of
 
 logger = logging.get_logger(__name__)
 
@@ -243,22 +243,20 @@ def _means(n, r, rr):
 
 def _network_images(batch, unet, encode, first):
     """What the network sees of a batch, float32, on its device."""
-    wanted = sample_shape(unet.config)
-    if batch.is_floating_point() and not is_of_points(unet.config):
+    samples = kind_of(unet.config)
+    if batch.is_floating_point() and not samples.in_range(batch):
         low, high = batch.aminmax()
-        if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(
-                f"The images from number {first} on reach from {low.item():.4g} to {high.item():.4g}: give uint8, or floats "
-                "in [-1, 1]; what is encoded already goes through `encode=lambda latents: latents`."
-                if encode is None
-                else f"Images for `encode` must be in [-1, 1]; those from number {first} on reach from {low.item():.4g} to "
-                f"{high.item():.4g}."
-            )
-        images = batch.to(unet.device, torch.float32)
-    else:
-        images = to_model_range(batch.to(unet.device))
+        raise ValueError(
+            f"The images from number {first} on reach from {low.item():.4g} to {high.item():.4g}: give uint8, or floats "
+            "in [-1, 1]; what is encoded already goes through `encode=lambda latents: latents`."
+            if encode is None
+            else f"Images for `encode` must be in [-1, 1]; those from number {first} on reach from {low.item():.4g} to "
+            f"{high.item():.4g}."
+        )
+    images = to_model_range(batch.to(unet.device))
     if encode is not None:
         images = encode(images).float()
+    wanted = samples.shape
     fits = len(wanted) == images.ndim - 1 and all(
         side in (None, given) for side, given in zip(wanted, images.shape[1:], strict=True)
     )

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import FrozenDict
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
 from ddpm_hf.hub.reading import read_index, reading
-from ddpm_hf.models.network_config import sample_shape
+from ddpm_hf.samples.kind import sides_of
 
 AUTOENCODERS = ("vae", "vqvae")
 
@@ -46,8 +46,7 @@ def load_model(name, device):
     check_weights_finite(name, {part: getattr(pipeline, part) for part in (autoencoder, "unet")})
     vae, unet = getattr(pipeline, autoencoder), pipeline.unet
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    _, *sides = sample_shape(unet.config)
-    size = {"sample_size": [side * factor for side in sides], "in_channels": vae.config.in_channels}
+    size = {"sample_size": [side * factor for side in sides_of(unet.config)], "in_channels": vae.config.in_channels}
     return CalibratedModel(pipeline, FrozenDict(dict(unet.config) | size), _encoder(vae))
 
 

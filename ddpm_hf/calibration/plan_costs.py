@@ -14,11 +14,10 @@ from tqdm.auto import tqdm
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
-from ddpm_hf.evaluation.quantized_images import check_quantized, levels_of, levels_to_model_range
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
-from ddpm_hf.models.network_config import sample_shape
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.timestep_spacings import checked_timesteps, spaced_timesteps
 
 CLEAN_NODE = 0
@@ -65,8 +64,9 @@ def bound_costs(
         ValueError: as `bits_per_dim`.
     """
     chain, candidates = chain_of(unet, scheduler, candidates, "be planned for by its bound")
-    levels = levels_of(unet.config, levels)
-    check_quantized(images, unet.config.in_channels, levels)
+    samples = kind_of(unet.config, levels)
+    levels = samples.levels
+    samples.check_data(images)
     check_labels(class_labels, len(images))
     pipeline = GaussianDiffusionPipeline(unet, chain)
     nodes = len(candidates) + 1
@@ -76,7 +76,7 @@ def bound_costs(
     calls = ceil(len(images) / batch_size) * len(candidates)
     with evaluating(unet), tqdm(total=calls, desc="bound", unit="call", disable=not progress_bar) as bar:
         for first in range(0, len(images), batch_size):
-            x0 = levels_to_model_range(images[first : first + batch_size], levels).to(unet.device)
+            x0 = samples.from_data(images[first : first + batch_size]).to(unet.device)
             labels = pipeline.encode_labels(labels_of(class_labels, first, len(x0)), 1.0, len(x0), x0.device)
             noises = noise_of_steps(image_generators(seed, first, x0), len(candidates), x0)
             for node, (t, noise) in enumerate(zip(candidates, noises, strict=True), start=1):
@@ -178,7 +178,7 @@ def _too_noisy_to_leave(chain, candidates):
 
 def starting_noise(unet, seed, first, count):
     """x_T of the paths from `first` on, each with its own seed."""
-    like = torch.empty(count, *sample_shape(unet.config), device=unet.device)
+    like = torch.empty(count, *kind_of(unet.config).shape, device=unet.device)
     return next(noise_of_steps(image_generators(seed, first, like), 1, like))
 
 

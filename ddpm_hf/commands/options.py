@@ -100,12 +100,12 @@ def say_duration(pipeline, batch_size, calls, advice):
     import torch
 
     from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
-    from ddpm_hf.models.network_config import classes_of, sample_shape
+    from ddpm_hf.models.network_config import classes_of
 
-    if calls < CALLS_WORTH_SAYING or None in sample_shape(pipeline.unet.config):
+    if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
         return
     unet = pipeline.unet
-    x = torch.zeros(batch_size, *sample_shape(unet.config), device=unet.device, dtype=unet.dtype)
+    x = torch.zeros(batch_size, *pipeline.samples.shape, device=unet.device, dtype=unet.dtype)
     t = torch.zeros((), dtype=torch.int64, device=unet.device)
     labels = None
     if classes_of(unet.config)[0] is not None:

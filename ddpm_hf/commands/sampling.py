@@ -77,19 +77,15 @@ def sample(
     from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
     from ddpm_hf.files import written_whole
     from ddpm_hf.limits import check_fits_memory, fitting_into_memory
-    from ddpm_hf.models.network_config import is_of_points
-    from ddpm_hf.pipelines.image_grids import grid_bytes, sample_images
-    from ddpm_hf.pipelines.sample_files import sample_files, save_samples
+    from ddpm_hf.pipelines.image_grids import sample_images
+    from ddpm_hf.pipelines.sample_files import files_of
     from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 
     interval = None if guidance_interval is None else tuple(fractions("guidance_interval", guidance_interval))
-    recorder = None
-    if trajectory is not None:
-        if num_images > batch_size:
-            raise InputError(
-                f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
-            )
-        recorder = TrajectoryRecorder(num_frames=12)
+    if trajectory is not None and num_images > batch_size:
+        raise InputError(
+            f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
+        )
     accelerator = join_processes(device)
 
     def check_outputs():
@@ -99,11 +95,10 @@ def sample(
 
     together(accelerator, check_outputs, main_process_only=True)
     pipeline = open_pipeline(model, device or accelerator.device, classifier, recipe)
-    files = together(accelerator, lambda: sample_files(output, pipeline.unet.config), main_process_only=True)
-    kind = "points" if is_of_points(pipeline.unet.config) else "images"
-    if kind == "points" and recorder is not None:
-        raise InputError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
-    needed = grid_bytes(pipeline.unet.config, num_images)
+    samples = files_of(pipeline.unet.config)
+    files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
+    recorder = None if trajectory is None else samples.recorder(num_frames=12)
+    needed = samples.picture_bytes(num_images)
     check_fits_memory("the samples and their picture take", needed, f"lower --num_images, which is {num_images}")
     advice = f"lower --batch_size, which is {batch_size}, or --num_images"
     check_batch(pipeline, min(batch_size, num_images), advice)
@@ -134,8 +129,8 @@ def sample(
         if recorder is not None:
             with written_whole(trajectory) as aside:
                 recorder.save(aside)
-        save_samples(images, files)
-        typer.echo(f"{num_images} {kind} in {' and '.join(map(str, files))}")
+        samples.save(images, files)
+        typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
 
 
 @app.command()

@@ -13,7 +13,6 @@ from ddpm_hf.data.decoding import (
     fill_gaps,
 )
 from ddpm_hf.data.mapped import ImagesMapped, cache_file, decode_to_disk, room_on_disk
-from ddpm_hf.data.points import PointSource
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +56,17 @@ class ImagesOnDemand(Dataset):
 
 
 def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_seed=None):
-    """The images where they fit: in memory, else on the disk; else decoded when they are needed. Points as they are.
+    """The images where they fit: in memory, else on the disk; else decoded when they are needed.
 
     What takes long to decode is decoded once, into the cache of `datasets`, wherever it is then kept.
 
     Args:
-        source (`ImageSource` or `PointSource`): what to load.
+        source (`ImageSource`): what to load.
         memory_limit_gb (`float`): decoded images may take so much memory.
         workers (`int`, *optional*): processes that decode now.
         disk_limit_gb (`float`, *optional*): decoded images may take so much of the disk; by default what is free.
         crop_seed (`int`, *optional*): squares are cut out at random places, anew each time: so always on demand.
     """
-    if isinstance(source, PointSource):
-        return ImagesInMemory(source.tensors())
     if crop_seed is not None:
         return ImagesOnDemand(source, crop_seed)
     in_memory = source.decoded_bytes <= memory_limit_gb * 2**30

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.network_config import sample_shape
+from ddpm_hf.samples import kind_of
 
 
 def sized_for_network(args, config, model):
@@ -15,9 +15,12 @@ def sized_for_network(args, config, model):
         model (`str`): how messages name it.
 
     Raises:
-        InputError: for a network of images that are not square, as data are read as squares, and for another resolution.
+        InputError: for a network of points, or of images that are not square, as data are read as squares, and for another
+            resolution.
     """
-    _, height, width = sample_shape(config)
+    _, height, width = kind_of(config).image_shape(
+        otherwise=InputError(f"{model} makes points, which have no size: give a model of images.")
+    )
     if height != width:
         raise InputError(
             f"{model} has a network for images of {height}x{width} (height x width), and data are read as squares only: give "

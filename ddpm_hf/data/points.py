@@ -10,18 +10,21 @@ import datasets
 import numpy as np
 import torch
 
+from ddpm_hf.data.data_source import DataSource, labels_at
 from ddpm_hf.data.fingerprint import fingerprint_of_points
+from ddpm_hf.data.images import ImagesInMemory
 from ddpm_hf.data.opening import find_label_column, open_rows, read_labels
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 
 # Two coordinates in float64, as points, as what they are made of, and standardised.
 BYTES_PER_DRAWN_POINT = 5 * 2 * 8
 
 
 @dataclass(frozen=True)
-class PointSource:
+class PointSource(DataSource):
     """Points looked at and standardised: (x - mean) / std, (N, d), float32; mean, std: (d,), in the data's own units.
 
     `fingerprint` is of points that were read; None for drawn ones, which their options determine.
@@ -45,6 +48,8 @@ class PointSource:
     def channels(self):
         return self.points.shape[1]
 
+    network_class = MLPDenoiser
+
     @property
     def network_options(self):
         """What the network is to know of the data, so that its samples come out in the data's own units."""
@@ -59,10 +64,17 @@ class PointSource:
         """
         return {"clip_sample_range": math.ceil(self.points.abs().max().item() * 100) / 100}
 
-    def tensors(self):
-        """As batches have them: `images`, which are points, and `labels` if there are some."""
+    def load(self, *limits):
+        """The points as they are, in memory."""
+        return ImagesInMemory(self.decode())
+
+    def decode(self, workers=None):
+        """All as batches have them: `images`, which are points, and `labels` if there are some."""
         labels = {} if self.labels is None else {"labels": torch.from_numpy(self.labels)}
         return {"images": self.points} | labels
+
+    def select(self, chosen):
+        return replace(self, points=self.points[chosen], labels=labels_at(self.labels, chosen))
 
 
 def open_points(args, config=None):
@@ -100,13 +112,6 @@ def open_points(args, config=None):
     fingerprint = None if args.dataset in POINT_CLOUDS else fingerprint_of_points(values, labels)
     points = torch.from_numpy((values - mean) / std).float()
     return PointSource(points, mean, std, labels, num_classes, fingerprint)
-
-
-def draw_points(source, num_points, seed):
-    """`num_points` of a source, drawn at random without repetition, in their order."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_points])
-    labels = None if source.labels is None else source.labels[chosen]
-    return replace(source, points=source.points[chosen], labels=labels)
 
 
 def _drawn(args):

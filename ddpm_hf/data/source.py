@@ -7,12 +7,15 @@ from functools import cached_property
 import datasets
 import numpy as np
 
-from ddpm_hf.data.decoding import ImageForm
+from ddpm_hf.data.data_source import DataSource, labels_at
+from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.fingerprint import fingerprint_of_images
+from ddpm_hf.data.images import load_images
 from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows, read_labels
 from ddpm_hf.data.survey import spread_values, survey
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.models.unet_2d import DDPMUNet2DModel
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,7 @@ logger = logging.getLogger(__name__)
 MUCH_LARGER = 4
 
 
-class SquareImages:
+class SquareImages(DataSource):
     """What network and scheduler are to know of images that are `channels` and `resolution` large, stored or streamed."""
 
     @property
@@ -35,6 +38,8 @@ class SquareImages:
         given = "several sizes" if self.size is None else "{}x{}".format(*self.size)
         return f"images of {given} are resized to {self.resolution}x{self.resolution}"
 
+    network_class = DDPMUNet2DModel
+
     @property
     def network_options(self):
         return {"sample_size": self.resolution, "in_channels": self.channels}
@@ -43,6 +48,13 @@ class SquareImages:
     def scheduler_options(self):
         """The defaults are for images."""
         return {}
+
+    def check_batch_fits(self, batch_size):
+        check_fits_memory(
+            f"resolution={self.resolution}: a batch of {batch_size} images takes",
+            batch_size * self.form.float_bytes,
+            "choose a smaller --resolution or --batch_size",
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,17 @@ class ImageSource(SquareImages):
     @property
     def decoded_bytes(self):
         return len(self) * self.channels * self.resolution**2
+
+    def load(self, *limits):
+        """As `load_images`, which says what the limits are."""
+        return load_images(self, *limits)
+
+    def decode(self, workers=None):
+        """All as tensors, `images` and `labels` if there are some, by so many processes; by default what suits the images."""
+        return decode_all(self, decoding_workers(workers, self.pixels))
+
+    def select(self, chosen):
+        return replace(self, rows=self.rows.select(chosen), labels=labels_at(self.labels, chosen))
 
 
 def open_images(args, default_resolution):
@@ -135,10 +158,3 @@ def resolution_of(args, seen, default_resolution):
             *(resolution, seen.longest_side, MUCH_LARGER, form.float_bytes / 2**20),
         )
     return resolution
-
-
-def draw_images(source, num_images, seed):
-    """`num_images` of a source, drawn at random without repetition, in their order."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
-    labels = None if source.labels is None else source.labels[chosen]
-    return replace(source, rows=source.rows.select(chosen), labels=labels)

@@ -9,11 +9,12 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
-from ddpm_hf.evaluation.quantized_images import check_quantized, levels_of, levels_to_model_range, numbered
+from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.samples import kind_of
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,13 @@ def bits_per_dim(
     scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
     check_chain_length(unet, scheduler)
     pipeline = GaussianDiffusionPipeline(unet, scheduler)
-    levels = levels_of(unet.config, levels)
+    samples = kind_of(unet.config, levels)
+    levels = samples.levels
     batches = images
     if isinstance(images, torch.Tensor):
         batches = images.split(batch_size)
         for first, batch in numbered(batches):  # now, not after an hour of work
-            check_quantized(batch, unet.config.in_channels, levels, first)
+            samples.check_data(batch, first)
         check_labels(class_labels, len(images))
 
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
@@ -105,8 +107,8 @@ def bits_per_dim(
             num_images = first + len(batch)
             if index % processes != rank:
                 continue
-            check_quantized(batch, unet.config.in_channels, levels, first)
-            x0 = levels_to_model_range(batch, levels).to(unet.device)
+            samples.check_data(batch, first)
+            x0 = samples.from_data(batch).to(unet.device)
             labels = labels_of(class_labels, first, len(batch))
             terms = _bound_of_batch(pipeline, x0, labels, levels, image_generators(seed, first, x0), bar.update)
             _check_finite(terms, scheduler.timesteps, first)

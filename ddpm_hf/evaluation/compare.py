@@ -26,7 +26,6 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
-from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import check_head
@@ -114,12 +113,12 @@ def compare(
     together(accelerator, lambda: check_free_folder(output), main_process_only=True)
     device = device or str(accelerator.device)
     pipeline = load_pipeline(model).to(device)
-    if is_of_points(pipeline.unet.config):
-        raise InputError(
+    channels, height, width = pipeline.samples.image_shape(
+        otherwise=InputError(
             f"{model} makes points, and this compares images by their features: `ddpm_hf.evaluation.distances` has "
             "sliced_wasserstein for points."
         )
-    channels, height, width = sample_shape(pipeline.unet.config)
+    )
     if channels not in PICTURE_CHANNELS:
         raise InputError(
             f"{model} makes images of {channels} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: its "

@@ -1,20 +1,11 @@
 """`ddpm-hf evaluate`: a pipeline folder and a data set in, numbers and figures out."""
 
 import dataclasses
-import math
 from functools import partial
 from math import ceil
 from pathlib import Path
 
-from ddpm_hf.data import (
-    decode_all,
-    decoding_workers,
-    draw_images,
-    draw_points,
-    open_images,
-    open_points,
-    sized_for_network,
-)
+from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
@@ -24,7 +15,7 @@ from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
-from ddpm_hf.models.network_config import classes_of, is_of_points
+from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.results import check_free_folder
 
 JSON_FILE, PNG_FILE = "bpd.json", "bpd.png"
@@ -86,11 +77,9 @@ def evaluate_bits_per_dim(
     result = score(images, num_inference_steps=steps, class_labels=labels, accelerator=accelerator)
     together(accelerator, lambda: _write(result, output), main_process_only=True)
     error = "" if result.standard_error is None else f" +- {result.standard_error:.4f}"
-    units = ""
-    if is_of_points(pipeline.unet.config):
-        units = f" of the density of the standardised points, {data_bits_per_dim(result, pipeline.unet.config):.4f} in their own unit"
+    note = pipeline.samples.bound_note(result.total)
     accelerator.print(
-        f"{result.total:.4f}{error} bits/dim{units}; every term in {output / JSON_FILE} and {output / PNG_FILE}"
+        f"{result.total:.4f}{error} bits/dim{note}; every term in {output / JSON_FILE} and {output / PNG_FILE}"
     )
     return result
 
@@ -99,13 +88,6 @@ def _write(result, output):
     with moved_in_whole(output, last=JSON_FILE) as aside:
         (aside / JSON_FILE).write_text(result.to_json(), encoding="utf-8")
         draw_bound_terms(result, aside / PNG_FILE)
-
-
-def data_bits_per_dim(result, config):
-    """The bound of points in the data's own units: a density of x is that of (x - mean) / std over std."""
-    if config.get("data_std") is None:
-        return result.total
-    return result.total + sum(map(math.log2, config["data_std"])) / len(config["data_std"])
 
 
 def load_data(data, unet_config, num_images=None, seed=0):
@@ -120,27 +102,18 @@ def load_data(data, unet_config, num_images=None, seed=0):
             not square.
     """
     conditional = classes_of(unet_config)[0] is not None
-    if is_of_points(unet_config):
-        source = open_points(dataclasses.replace(data, class_conditional=conditional), unet_config)
-        _check_enough(num_images, source, data)
-        tensors = source.tensors() if num_images is None else draw_points(source, num_images, seed).tensors()
-        return tensors["images"], tensors.get("labels")
-    sized = sized_for_network(dataclasses.replace(data, class_conditional=conditional), unet_config, "The model")
-    source = open_images(sized, None)
+    data = dataclasses.replace(data, class_conditional=conditional)
+    source = data_for(unet_config).open_for_network(data, unet_config, "The model")
     if source.channels != unet_config.in_channels:
         raise InputError(
             f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "
             "images of the kind that it was trained on."
         )
-    _check_enough(num_images, source, data)
     if num_images is not None:
+        if num_images > len(source):
+            raise InputError(
+                f"{num_images} samples are more than the {len(source)} of split {data.split!r}: ask for fewer."
+            )
         source = draw_images(source, num_images, seed)
-    tensors = decode_all(source, decoding_workers(None, source.pixels))
+    tensors = source.decode()
     return tensors["images"], tensors.get("labels")
-
-
-def _check_enough(num_images, source, data):
-    if num_images is not None and num_images > len(source):
-        raise InputError(
-            f"{num_images} samples are more than the {len(source)} of split {data.split!r}: ask for fewer."
-        )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.models.network_config import is_of_points, sample_shape
 from ddpm_hf.recipes import RECIPES, check_head, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -53,8 +52,9 @@ def gradio_version():
 def load_for_demo(model):
     """The pipeline of a folder or a Hub id, as `load_pipeline`; InputError for what cannot be shown on a page."""
     pipeline = load_pipeline(model)
-    if is_of_points(pipeline.unet.config) or None in sample_shape(pipeline.unet.config):
-        raise InputError(f"{model} makes no images of a size of its own: give a model that has a `sample_size`.")
+    refusal = InputError(f"{model} makes no images of a size of its own: give a model that has a `sample_size`.")
+    if None in pipeline.samples.image_shape(otherwise=refusal):
+        raise refusal
     if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
         raise InputError(
             f"{model} has a {type(pipeline.scheduler).__name__}, from which no recipe is made: give the model with the "

@@ -5,7 +5,7 @@ import random
 import gradio as gr
 
 from ddpm_hf.hub.drawing import LARGEST_SEED, draw
-from ddpm_hf.models.network_config import classes_of, sample_shape
+from ddpm_hf.models.network_config import classes_of
 
 NO_CLASS = -1
 MOST_IMAGES = 16
@@ -148,9 +148,8 @@ def label_choices(pipeline):
 
 
 def _description(pipeline):
-    sides = sample_shape(pipeline.unet.config)[1:]
     weights = sum(weight.numel() for weight in pipeline.unet.parameters())
-    size = " × ".join(map(str, sides))
+    size = " × ".join(map(str, pipeline.samples.sides))
     return f"Images of {size} from noise · {weights:,} weights · {len(pipeline.scheduler)} timesteps"
 
 

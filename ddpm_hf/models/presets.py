@@ -74,3 +74,5 @@ MLP_PRESETS = {
     # 0.4M parameters for points of the plane: trained in a minute or two on a CPU.
     "mlp": {"width": 256, "time_embedding_dim": 64},
 }
+
+NETWORK_PRESETS = UNET_PRESETS | MLP_PRESETS

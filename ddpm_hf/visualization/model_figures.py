@@ -9,8 +9,6 @@ from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.models.network_config import is_of_points, sample_shape
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import points_in_data_units
 from ddpm_hf.recipes import check_head
 from ddpm_hf.visualization.calibration import draw_variances
 from ddpm_hf.visualization.forward_process import draw_forward_process
@@ -46,7 +44,7 @@ def samples(pipeline, data, num_samples, seed=0, **options):
     _check_points(pipeline, "For images, `ddpm-hf sample` writes a grid.")
     points = clean_samples(pipeline, data, num_samples, seed)
     drawn = pipeline(num_samples, generator=torch.Generator().manual_seed(seed), output_type="pt", **options).images
-    return draw_samples(points_in_data_units(points, pipeline.unet.config), drawn.cpu())
+    return draw_samples(pipeline.samples.in_data_units(points), drawn.cpu())
 
 
 def path(pipeline, num_samples, num_frames, seed=0, **options):
@@ -58,7 +56,7 @@ def path(pipeline, num_samples, num_frames, seed=0, **options):
     """
     _check_points(pipeline, "For images, `ddpm-hf sample --trajectory` writes the way.")
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(num_samples, *sample_shape(pipeline.unet.config), generator=generator)
+    noise = torch.randn(num_samples, *pipeline.samples.shape, generator=generator)
     states = []
 
     def keep(pipeline, step, timestep, tensors):
@@ -107,7 +105,7 @@ def clean_samples(pipeline, data, num_samples, seed):
     # A named distribution has as many points as are asked for.
     data = replace(data, num_points=max(data.num_points, num_samples))
     x_0, _ = load_data(data, pipeline.unet.config, num_samples, seed)
-    return x_0 if is_of_points(pipeline.unet.config) else to_model_range(x_0)
+    return to_model_range(x_0)
 
 
 def _scaled(thousandths, scheduler):
@@ -132,7 +130,7 @@ def _has_head(config):
 
 
 def _check_points(pipeline, otherwise):
-    shape = sample_shape(pipeline.unet.config)
+    shape = pipeline.samples.shape
     if shape != (2,):
         raise InputError(
             f"This picture is of points of the plane, and the model makes samples of shape {shape}. {otherwise}"

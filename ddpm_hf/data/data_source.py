@@ -1,0 +1,34 @@
+"""What data of every kind are asked, so that training and evaluation need not know which they have."""
+
+import numpy as np
+
+from ddpm_hf.samples import kind_of
+
+
+class DataSource:
+    """Data opened and looked at, before they are loaded.
+
+    A source says how many samples it has, their `labels` (or None), `num_classes`, `channels` and `fingerprint`; the class
+    and the options of a network for them, `network_class` and `network_options`, and of a scheduler, `scheduler_options`.
+    `load` makes a data set to train on, `decode` reads all into tensors, `select` makes a source of some of them.
+    """
+
+    resizing = None
+
+    def check_batch_fits(self, batch_size):
+        """Raises InputError for a batch that this machine's memory does not hold."""
+
+    @property
+    def samples(self):
+        """The kind of samples that they are, a [`SampleKind`]."""
+        return kind_of(self.network_options)
+
+
+def draw_images(source, num_images, seed):
+    """`num_images` of a source of any kind, drawn at random without repetition, in their order."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
+    return source.select(chosen)
+
+
+def labels_at(labels, chosen):
+    return None if labels is None else labels[chosen]

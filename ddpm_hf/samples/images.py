@@ -1,0 +1,66 @@
+"""Images as samples: floats (C, H, W) in [-1, 1] for a network, 8-bit levels in the data."""
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+
+from ddpm_hf.samples.kind import SampleKind
+
+EIGHT_BITS = 256
+# How far from a level of the grid a float image may be, in levels: rounding of float32 on a fine grid.
+GRID_TOLERANCE = 0.01
+# How far outside of [-1, 1] a float image may be: rounding.
+RANGE_TOLERANCE = 0.001
+IMAGE_PROCESSOR = VaeImageProcessor(vae_scale_factor=1)
+
+
+class Images(SampleKind):
+    """Images (C, H, W)."""
+
+    name, output_type, levels = "images", "pil", EIGHT_BITS
+    side_names = ("height", "width")
+
+    def image_shape(self, otherwise):
+        return self.shape
+
+    def to_output(self, x_0, output_type):
+        """A list of PIL images, or `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1]."""
+        return IMAGE_PROCESSOR.postprocess(x_0, output_type=output_type)
+
+    def check_data(self, batch, first=0):
+        """Raises ValueError for images of another shape, or with a value off the grid of `levels`.
+
+        Args:
+            batch (`torch.Tensor`): levels 0 .. levels - 1 as integers, or floats in [-1, 1].
+            first (`int`): the number of the first image, for the message.
+        """
+        super().check_data(batch, first)
+        levels, codes = self.levels, self._codes(batch)
+        off_grid = (codes - codes.round()).abs() > GRID_TOLERANCE
+        outside = (codes < -GRID_TOLERANCE) | (codes > levels - 1 + GRID_TOLERANCE) | codes.isnan()
+        bad = (off_grid | outside).flatten(1)
+        if not bad.any():
+            return
+        image = bad.any(1).nonzero()[0].item()
+        value = batch[image].flatten()[bad[image]][0].item()
+        if batch.is_floating_point():
+            raise ValueError(
+                f"Image {first + image} has the value {value:.6g}: images must be in [-1, 1], on the grid of levels={levels}, "
+                f"2 k / {levels - 1} - 1 for whole k. Pass uint8 images, or the `levels` that the data was quantised to."
+            )
+        raise ValueError(f"Image {first + image} has the level {value}: levels={levels} are 0 .. {levels - 1}.")
+
+    def from_data(self, batch):
+        """Images that passed `check_data` as float32 in [-1, 1], exactly on the grid."""
+        return self._codes(batch).round_().mul_(2 / (self.levels - 1)).sub_(1)
+
+    def _codes(self, images):
+        """Levels 0 .. levels - 1, as floats that are not rounded."""
+        return (images.float() + 1) * ((self.levels - 1) / 2) if images.is_floating_point() else images.float()
+
+    def in_range(self, batch):
+        low, high = batch.aminmax()
+        return bool(low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE)
+
+    def random_data(self, number):
+        """Noise in the form of a data set's images, (N, C, H, W), uint8."""
+        return torch.randint(EIGHT_BITS, (number, *self.shape), dtype=torch.uint8)

@@ -1,0 +1,90 @@
+"""What every kind of samples is asked, so that nothing else asks which kind it has before it.
+
+Each kind answers in a file of its own. All of them travel inside model repositories with the pipeline that asks them, so files
+and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines.sample_files`.
+"""
+
+
+class SampleKind:
+    """The samples of one network; `kind_of` chooses the kind from its config.
+
+    Each kind also has `to_output(x_0, output_type)`, what a pipeline returns; `from_data(batch)`, data as a network takes them;
+    and `random_data(number)`, noise in the form of data.
+
+    Args:
+        config: of the network, or a dictionary of its `in_channels` and `sample_size`.
+        levels (`int`, *optional*): number of values that the data can take, if it is not the kind's own.
+
+    Attributes:
+        name (`str`): of the kind, the key of the tables that hold what does not travel.
+        output_type (`str`): what a pipeline returns by default.
+        recipe_changes (`dict`): options of recipes that have no meaning for these samples, with what they become.
+        levels (`int`, *optional*): number of values that the data can take; None for continuous data.
+        sides (`tuple`): of one sample behind its channels; None for sides that the network leaves open.
+        side_names (`tuple`): what messages call them.
+    """
+
+    name = output_type = levels = None
+    side_names = ()
+    recipe_changes = {}  # noqa: RUF012
+
+    def __init__(self, config, levels=None):
+        self.config, self.sides = config, sides_of(config)
+        self.levels = levels or self.levels
+
+    @property
+    def channels(self):
+        return self.config["in_channels"]
+
+    @property
+    def shape(self):
+        """(C, *sides)."""
+        return (self.channels, *self.sides)
+
+    def image_shape(self, otherwise):
+        """(C, H, W), for what is done with images alone.
+
+        Args:
+            otherwise (`Exception`): raised where the samples are no images.
+        """
+        raise otherwise
+
+    def layout(self, number="N"):
+        """The shape of a batch in words, for messages."""
+        return f"({', '.join([number, str(self.channels), *self.side_names])})"
+
+    def fits(self, batch):
+        """Whether a batch has the dimensions and channels of these samples; its sides may be any."""
+        return batch.ndim == 1 + len(self.shape) and batch.shape[1] == self.channels
+
+    def agreed_output_type(self, output_type):
+        """`output_type`, or the default for None; ValueError for one that is for other samples."""
+        return output_type or self.output_type
+
+    def check_data(self, batch, first=0):
+        """Raises ValueError for data that are not (N, C, *), or have values that such data cannot have.
+
+        Args:
+            batch (`torch.Tensor`): as a data set has them.
+            first (`int`): the number of the first sample, for the message.
+        """
+        if not self.fits(batch):
+            raise ValueError(
+                f"{self.name.capitalize()} of shape {tuple(batch.shape)} must be {self.layout()} for this network."
+            )
+
+    def in_range(self, batch):
+        """Whether floats have values that the network is made for."""
+        return True
+
+    def bound_note(self, bits):
+        """What is to be said beside a bound of so many bits per dimension."""
+        return ""
+
+
+def sides_of(config):
+    """The sides of one sample behind its channels: (H, W) for images, none for points, None for a side that is left open."""
+    size = config.get("sample_size", ())
+    if size is None:
+        return None, None
+    return (size, size) if isinstance(size, int) else tuple(size)
