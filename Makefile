@@ -35,6 +35,7 @@ test: $(VENV)/installed
 quality: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/test_import_direction.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

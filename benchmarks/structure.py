@@ -3,29 +3,20 @@
 python benchmarks/structure.py [ROOT]
 
 ROOT is a checkout, this one by default; another one shows what a change did. A function counts with its docstring. What `step`
-reaches is every function, method or class of the schedulers' folder that its body names, and theirs in turn. Folders are ranked
-from the ground up, and an import of a higher rank from a lower one points upwards.
+reaches is every function, method or class of the schedulers' folder that its body names, and theirs in turn. Folders have
+the ranks of the contract in this checkout's setup.cfg, and an import that the contract does not allow points upwards.
 """
 
 import ast
+import configparser
 import json
 import re
 import sys
 from pathlib import Path
 
 PACKAGES = ("ddpm_hf", "pipelines", "training")
-# From the ground up; what has equal rank may not import each other, except the files of one folder.
-RANKS = {
-    **dict.fromkeys(("", "errors", "files", "distributed", "environment", "interruptions"), 0),
-    **dict.fromkeys(("portable", "visualization"), 1),
-    "schedulers": 2,
-    **dict.fromkeys(("models", "samples"), 3),
-    "pipelines": 4,
-    **dict.fromkeys(("data", "recipes"), 5),
-    **dict.fromkeys(("calibration", "evaluation", "training", "reports"), 6),
-    "hub": 7,
-    **dict.fromkeys(("commands", "cli"), 8),
-}
+# What a folder was called before, so that older checkouts are measured by the same ranks.
+FORMER_NAMES = {"processes": "distributed", "configuration": "portable"}
 # A look-up in a table by the kind's name is a question too, and so is the choice between presets.
 KIND_QUESTIONS = re.compile(
     r"is_of_points\(|isinstance\([^)]*\b(?:PointSource|Points|Images)\b|\bin MLP_PRESETS|\bof_points = |if sides_of\("
@@ -106,21 +97,29 @@ def named_in(function):
 
 
 def upward_arrows(root, trees):
-    """`lower -> higher` for each pair of folders with an import at the top level of a file."""
-    arrows = set()
+    """`lower -> higher` for each pair of folders, or files beside them, with an import that the contract does not allow."""
+    ranks, arrows = folder_ranks(), set()
     for path, tree in trees.items():
         here = folder_of(".".join(path.relative_to(root).with_suffix("").parts))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ddpm_hf."):
                 there = folder_of(node.module)
-                if here != there and RANKS.get(there, 99) >= RANKS.get(here, 99):
+                if here not in ("", there) and ranks[there] >= ranks[here]:
                     arrows.add(f"{here} -> {there}")
     return arrows
 
 
+def folder_ranks():
+    """{folder: its height above the ground}, from the layers of the contract in setup.cfg."""
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parent.parent / "setup.cfg", encoding="utf-8")
+    layers = config["importlinter:contract:direction"]["layers"].split("\n")
+    return {name.strip(): rank for rank, layer in enumerate(reversed(layers)) for name in layer.split("|")}
+
+
 def folder_of(module):
     parts = [part for part in module.split(".") if part not in ("ddpm_hf", "__init__")]
-    return parts[0] if parts else ""
+    return FORMER_NAMES.get(parts[0], parts[0]) if parts else ""
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ import psutil
 from accelerate.utils.memory import should_reduce_batch_size
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.samples import kind_of
 
 LONGEST = timedelta(days=365)
-FLOAT_BYTES = 4
 
 
 def seconds_of(call):
@@ -46,20 +44,6 @@ def check_fits_memory(what, num_bytes, advice):
         raise InputError(
             f"{what} {num_bytes / 2**30:,.0f} GiB of memory, and this machine has {memory / 2**30:,.0f} GiB: {advice}."
         )
-
-
-def least_batch_bytes(config, batch_size):
-    """Fewer bytes than any network of this config takes for a batch: its samples, and one layer's input and output.
-
-    Args:
-        config: of the network.
-    """
-    channels, *sides = kind_of(config).shape
-    width = 2 * config.get("block_out_channels", (config.get("width", 0),))[0]
-    values = channels + width
-    for side in sides:
-        values *= side or 1
-    return batch_size * values * FLOAT_BYTES
 
 
 @contextmanager

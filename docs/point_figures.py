@@ -6,16 +6,15 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionS
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.point_clouds import swiss_roll, two_moons
 from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.figures import model_figures, scheduler_figures
 from ddpm_hf.pipelines.trajectory_pictures import save_animation
 from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.visualization import (
     draw_forward_process,
     draw_path,
     draw_score_field,
-    model_figures,
     path_images,
     save_figure,
-    scheduler_figures,
     score,
 )
 

@@ -15,6 +15,7 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionS
 from ddpm_hf.calibration.reverse_variances import reverse_variances
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.figures import model_figures
 from ddpm_hf.visualization import (
     draw_forward_process,
     draw_gamma,
@@ -26,7 +27,6 @@ from ddpm_hf.visualization import (
     draw_score_field,
     draw_timesteps,
     draw_variances,
-    model_figures,
     new_figure,
     path_images,
     save_figure,

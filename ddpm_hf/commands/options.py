@@ -85,7 +85,8 @@ def fractions(name, text):
 
 def check_batch(pipeline, batch_size, advice):
     """Raises InputError for a batch that no memory of this machine can hold; `advice` says what to lower."""
-    from ddpm_hf.limits import check_fits_memory, least_batch_bytes
+    from ddpm_hf.limits import check_fits_memory
+    from ddpm_hf.models.batch_bytes import least_batch_bytes
 
     check_fits_memory("a batch takes at least", least_batch_bytes(pipeline.unet.config, batch_size), advice)
 

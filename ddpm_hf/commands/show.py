@@ -40,7 +40,7 @@ def show_schedules(
     output: Figure = Path("schedules.png"),
 ):
     """The betas, the shares of signal and noise, and log-SNR, by timestep."""
-    from ddpm_hf.visualization.scheduler_figures import schedules
+    from ddpm_hf.figures.scheduler_figures import schedules
 
     _save_new_figure(lambda: schedules(model), output)
 
@@ -60,7 +60,7 @@ def show_forward(
     seed: Seed = 0,
 ):
     """Data on their way to noise, step by step above and by the closed form below, with p of the test that they agree."""
-    from ddpm_hf.visualization.model_figures import forward
+    from ddpm_hf.figures.model_figures import forward
 
     data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
     timesteps = None if timesteps is None else numbers("timesteps", timesteps)
@@ -96,7 +96,7 @@ def show_samples(
     device: Device = None,
 ):
     """Samples of a model of points over its data."""
-    from ddpm_hf.visualization.model_figures import samples
+    from ddpm_hf.figures.model_figures import samples
 
     data = data_arguments(dataset, dataset_config, split, None, None, point_columns)
 
@@ -121,9 +121,9 @@ def show_path(
     device: Device = None,
 ):
     """Points on their way from noise; of images, `ddpm-hf sample --trajectory` writes it."""
+    from ddpm_hf.figures.model_figures import path
     from ddpm_hf.files import written_whole
     from ddpm_hf.pipelines.trajectory_pictures import save_animation
-    from ddpm_hf.visualization.model_figures import path
     from ddpm_hf.visualization.points import draw_path, path_images
     from ddpm_hf.visualization.style import save_figure
 
@@ -152,7 +152,7 @@ def show_score(
     device: Device = None,
 ):
     """The score of a model of points as arrows over its noisy data."""
-    from ddpm_hf.visualization.model_figures import score_field
+    from ddpm_hf.figures.model_figures import score_field
 
     data = data_arguments(dataset, dataset_config, split, None, None, point_columns)
     timesteps = None if timesteps is None else numbers("timesteps", timesteps)
@@ -162,7 +162,7 @@ def show_score(
 @app.command("gamma")
 def show_gamma(model: Model, output: Figure = Path("gamma.png")):
     """What a calibrated scheduler holds: 1 - the mean square error of the predicted noise, and the std of x0 that follows."""
-    from ddpm_hf.visualization.scheduler_figures import gamma
+    from ddpm_hf.figures.scheduler_figures import gamma
 
     _save_new_figure(lambda: gamma(model), output)
 
@@ -185,7 +185,7 @@ def show_variances(
     device: Device = None,
 ):
     """How much noise each recipe's steps add, by timestep; those of a head are a mean, and a band from 10 to 90 %."""
-    from ddpm_hf.visualization.model_figures import variances
+    from ddpm_hf.figures.model_figures import variances
 
     data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
     _save_new_figure(lambda: variances(open_pipeline(model, device), steps, data, num_samples, seed), output)
@@ -198,7 +198,7 @@ def show_timesteps(
     steps: Annotated[int, typer.Option(min=1, help="Of a trajectory.")] = 25,
 ):
     """Which timesteps each spacing visits, and the plan of the model where it has one for so many steps."""
-    from ddpm_hf.visualization.scheduler_figures import timesteps
+    from ddpm_hf.figures.scheduler_figures import timesteps
 
     _save_new_figure(lambda: timesteps(model, steps), output)
 
