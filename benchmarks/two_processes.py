@@ -14,7 +14,7 @@ from pathlib import Path
 
 from side_by_side import report
 
-from ddpm_hf.training.loss_curve import read_rows
+from ddpm_hf.reports.loss_curve import read_rows
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs" / "accelerate"
 TURNS, UPDATES, INTERVAL = 5, 40, 5

@@ -8,7 +8,7 @@ from ddpm_hf.data.point_clouds import swiss_roll, two_moons
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.figures import model_figures, scheduler_figures
 from ddpm_hf.pipelines.trajectory_pictures import save_animation
-from ddpm_hf.training.loss_curve import draw_loss_curve
+from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.visualization import (
     draw_forward_process,
     draw_path,

@@ -28,10 +28,10 @@ from tqdm.auto import tqdm as auto_tqdm
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.interruptions import clear_exit
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoint_manifest import find_damage
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import train
 
 STEPS = 4

@@ -24,12 +24,12 @@ from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.presets import NETWORK_PRESETS
+from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
-from ddpm_hf.training.loss_curve import draw_loss_curve
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_lock import alone_in
 from ddpm_hf.training.run_setup import (

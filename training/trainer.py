@@ -10,7 +10,7 @@ from ddpm_hf.files import written_whole
 from ddpm_hf.hub.cards import CARD_FILE, card_of
 from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.training import loss_curve
+from ddpm_hf.reports import loss_curve
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective

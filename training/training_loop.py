@@ -21,7 +21,7 @@ from ddpm_hf.data import (
 from ddpm_hf.distributed import leave_processes, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import Interrupted, StopRequest
-from ddpm_hf.training import loss_curve
+from ddpm_hf.reports import loss_curve
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
 from ddpm_hf.training.engine_state import read_engine_state

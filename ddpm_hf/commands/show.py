@@ -73,7 +73,7 @@ def show_loss(
     output: Figure = Path("loss.png"),
 ):
     """The training loss, by optimizer update."""
-    from ddpm_hf.training.loss_curve import draw_loss_curve
+    from ddpm_hf.reports.loss_curve import draw_loss_curve
 
     check_free_file(output, FIGURES)
     draw_loss_curve(folder / "loss.csv", output)

@@ -7,7 +7,7 @@ def draw_loss(rows):
     """The training loss by optimizer update, on a logarithmic scale.
 
     Args:
-        rows (`list[dict]`): of `loss.csv`, each with "step" and "loss" (`ddpm_hf.training.loss_curve.read_rows`).
+        rows (`list[dict]`): of `loss.csv`, each with "step" and "loss" (`ddpm_hf.reports.loss_curve.read_rows`).
 
     Returns:
         `matplotlib.figure.Figure`

@@ -16,9 +16,9 @@ from PIL import Image
 from ddpm_hf.data import ImageStream, count_images, open_stream
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.held_out import load_held_out
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import make_scheduler, train
 from ddpm_hf.training.trainer import Trainer
 

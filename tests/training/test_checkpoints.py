@@ -16,11 +16,11 @@ from safetensors import safe_open
 from ddpm_hf.data import ImagesInMemory
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import Interrupted
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training import own_state
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoint_manifest import MANIFEST, read_manifest, write_manifest
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import make_scheduler
 from ddpm_hf.training.trainer import Trainer
 

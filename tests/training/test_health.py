@@ -15,10 +15,10 @@ from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.data import ImagesInMemory, to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.health import UpdateStatistics, refuse_nonfinite
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.objectives import make_objective
 from ddpm_hf.training.timestep_samplers import ImportanceTimesteps, make_timestep_sampler
 from ddpm_hf.training.train import make_scheduler, train

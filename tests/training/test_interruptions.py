@@ -36,9 +36,9 @@ from ddpm_hf import interruptions
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.interruptions import Interrupted, StopRequest, raising_interrupted
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training import run_lock
 from ddpm_hf.training.arguments import TrainingArguments
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.run_folder import check_run_folder, write_arguments
 from ddpm_hf.training.train import train
 

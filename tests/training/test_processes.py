@@ -23,10 +23,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.distributed import LONGEST_WAIT, join_processes, own_part
 from ddpm_hf.errors import InputError
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.run_setup import make_accelerator
 from ddpm_hf.training.samples import _draw, sample_grid
 from ddpm_hf.training.sharding import SavedWhole

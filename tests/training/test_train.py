@@ -11,9 +11,9 @@ from PIL import Image
 
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.errors import InputError
+from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import main, train
 
 
