@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from yaml import YAMLError
 
 from ddpm_hf.errors import InputError
 
@@ -113,6 +114,28 @@ def check_readable(*folders):
                     f"{path} is there, but you may not read it: it has the mode {stat.S_IMODE(about.st_mode):04o} and belongs to "
                     f"user {about.st_uid}. Ask its owner for `chmod -R a+rX {folder}`, or for a copy."
                 )
+
+
+def read_mapping(file, parse=json.loads, name=None):
+    """The `dict` in a file of JSON, or of what `parse` reads.
+
+    Args:
+        name (*optional*): of the file in messages, where that is not its path.
+
+    Raises:
+        InputError: naming the file, if it is not UTF-8, cannot be parsed, or holds something else.
+    """
+    try:
+        content = parse(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, YAMLError) as error:
+        raise InputError(
+            f"{name or file} cannot be read ({' '.join(str(error).split())}): restore it, or write it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{name or file} holds a {type(content).__name__} and not names with values: restore it, or write it again."
+        )
+    return content
 
 
 def flush_to_disk(path):

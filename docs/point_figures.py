@@ -57,7 +57,7 @@ def langevin(file, t=99, share=0.1, shown=(0, 3, 10, 30, 100, 1000)):
 
 
 def loss(file, swiss_roll):
-    draw_loss_curve(swiss_roll / "loss.csv", file)
+    draw_loss_curve(swiss_roll, file)
 
 
 def samples(file, swiss_roll):

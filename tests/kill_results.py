@@ -34,10 +34,11 @@ from tqdm import tqdm
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration.run import STATE_FILE, calibrate
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.evaluation.run import JSON_FILE, evaluate_bits_per_dim
+from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 from ddpm_hf.files import FOLDER_ASIDE, half_moved_files
 from ddpm_hf.hub.export import export_self_contained, export_stock
 from ddpm_hf.hub.reading import INDEX_FILE
+from ddpm_hf.reports.report_files import BOUND
 
 # How long a calibration took is another number each time.
 MEASURED = ("seconds",)
@@ -155,7 +156,7 @@ def make_scenarios(folder):
         "calibrate": (partial(_calibrate, model, **measured, plans=[3]), INDEX_FILE),
         "export": (partial(_export, export_self_contained, model), INDEX_FILE),
         "export --stock": (partial(_export, export_stock, model), INDEX_FILE),
-        "evaluate": (partial(_evaluate, model, **measured), JSON_FILE),
+        "evaluate": (partial(_evaluate, model, **measured), BOUND.name),
     }
     scenarios = []
     for number, (name, (make, last)) in enumerate(makes.items()):

@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from ddpm_hf.data import count_images, describe_data
+from ddpm_hf.hub.cards import CARD_FILE
+from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
 from ddpm_hf.training.health import peak_memory_gb
 from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 
@@ -122,13 +124,13 @@ def describe_files(args, memory, total_steps):
         f"the pipeline of {tqdm.format_sizeof(weights, 'B')}",
         f"{args.checkpoints_limit} checkpoint(s) of {tqdm.format_sizeof(checkpoint, 'B')}, {times} times and at the end",
         f"{total_steps // args.sample_every if args.sample_every else 0} grids of samples and one at the end",
-        "loss.csv, loss.png, README.md",
+        f"{LOSS_FILE}, {LOSS_PICTURE}, {CARD_FILE}",
     ]
     if args.ema == "power":
         snapshots = math.ceil(total_steps / args.ema_snapshot_every)
         parts.append(f"ema_snapshots of {tqdm.format_sizeof(snapshots * memory['averages'], 'B')}")
     if args.eval_every:
-        parts.append("bits_per_dim.csv")
+        parts.append(BITS_PER_DIM_FILE)
     return f"into {args.output_dir}: {'; '.join(parts)}"
 
 

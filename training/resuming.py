@@ -1,14 +1,11 @@
 """What must be the same for a checkpoint to continue a run."""
 
-from pathlib import Path
-
-import yaml
 from accelerate.utils import DistributedType
 
 from ddpm_hf.data import count_images
 from ddpm_hf.errors import InputError
+from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.training.checkpoints import list_checkpoints
-from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 
 # These lay the state of a process out in their own way, which another of them cannot read.
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -61,7 +58,7 @@ def check_data_unchanged(args, source):
     """
     if not list_checkpoints(args.output_dir):
         return
-    stored = yaml.safe_load((Path(args.output_dir) / ARGUMENTS_FILE).read_text(encoding="utf-8"))["environment"]
+    stored = TRAINING_OPTIONS.read(args.output_dir)["environment"]
     number = count_images(source)
     before = stored.get("num_images", number)
     where = f"output_dir={args.output_dir!r} holds a run"

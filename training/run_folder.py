@@ -8,16 +8,14 @@ import signal
 import time
 from pathlib import Path
 
-import yaml
-
 from ddpm_hf.environment import describe_environment
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import aside_name, written_whole
+from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.training.arguments import MAY_CHANGE, option_names, read_stds
 from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
 from ddpm_hf.training.run_lock import LOCK_FILE
 
-ARGUMENTS_FILE = "training_args.yaml"
 FINISHED_FILE = f"{FOLDER}/finished.json"
 LOGS_FOLDER = "logs"
 # A file may be seen so much later on another machine: network file systems remember for a while what was not there.
@@ -35,24 +33,20 @@ def check_run_folder(args, num_processes=1):
         raise InputError(f"output_dir={args.output_dir!r} is a file: choose a folder.")
     _check_writable(folder)
     # A run that was killed while it claimed the folder leaves its lock, and what it was writing.
-    left = {LOCK_FILE, aside_name(ARGUMENTS_FILE)}
+    left = {LOCK_FILE, aside_name(TRAINING_OPTIONS.name)}
     present = [] if not folder.exists() else [p.name for p in folder.iterdir() if p.name not in left]
     if not present:
         return
-    if ARGUMENTS_FILE not in present:
+    if TRAINING_OPTIONS.name not in present:
         names = ", ".join(sorted(present)[:3])
         raise InputError(
             f"output_dir={args.output_dir!r} holds files that are not of a training run ({names}): choose an empty "
             "folder or a new one."
         )
-    stored = yaml.safe_load((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
-    if not isinstance(stored, dict):
-        raise InputError(
-            f"{folder / ARGUMENTS_FILE} does not hold the options of a run: restore it, or choose another output_dir."
-        )
+    stored = TRAINING_OPTIONS.read(folder)
     differences = _differences(stored, args, num_processes)
     # What a run wrote before its first update is none to protect; the advice that it ended with may be another option.
-    if differences and not set(present) <= {ARGUMENTS_FILE, LOGS_FOLDER}:
+    if differences and not set(present) <= {TRAINING_OPTIONS.name, LOGS_FOLDER}:
         raise InputError(
             f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of that "
             "run to continue it, or choose another output_dir."
@@ -152,9 +146,7 @@ def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=Non
     local = [name for name in options.values() if isinstance(name, str) and name and Path(name).exists()]
     environment = describe_environment(num_processes)
     environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint, "local": local}
-    text = yaml.safe_dump(options | {"environment": environment}, sort_keys=False)
-    with written_whole(folder / ARGUMENTS_FILE) as aside:
-        aside.write_text(text, encoding="utf-8")
+    TRAINING_OPTIONS.write(folder, options | {"environment": environment})
 
 
 def check_folder_is_shared(args):
@@ -163,7 +155,7 @@ def check_folder_is_shared(args):
     Raises:
         InputError: if it does not.
     """
-    path, begun = Path(args.output_dir) / ARGUMENTS_FILE, time.monotonic()
+    path, begun = Path(args.output_dir) / TRAINING_OPTIONS.name, time.monotonic()
     while not path.exists():
         if time.monotonic() - begun > SECONDS_UNTIL_SEEN:
             raise InputError(

@@ -24,7 +24,7 @@ from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.presets import NETWORK_PRESETS
-from ddpm_hf.reports.loss_curve import draw_loss_curve
+from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
@@ -161,9 +161,8 @@ def finish(trainer, repository):
 
 def write_result(trainer, unet, repository):
     check_weights(unet.parameters(), f"after update {trainer.progress.step}")
-    log = trainer.folder / "loss.csv"
-    if log.exists():
-        draw_loss_curve(log, trainer.folder / "loss.png")
+    if (trainer.folder / LOSS_FILE).exists():
+        draw_loss_curve(trainer.folder)
     with moved_in_whole(trainer.folder, last=DiffusionPipeline.config_name) as aside:
         trainer.save_pipeline(unet, aside)
     write_card(trainer.folder, repository, trainer.args.hub_license)

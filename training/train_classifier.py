@@ -7,7 +7,6 @@ The result is a pipeline folder: the model as it was, and the classifier with th
 section 4). The same command again continues an interrupted run.
 """
 
-import json
 import math
 from dataclasses import fields
 from functools import partial
@@ -22,10 +21,11 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.measured_model import discrete_chain
-from ddpm_hf.files import moved_in_whole, written_whole
+from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.reports.loss_curve import draw_loss_curve
+from ddpm_hf.reports.report_files import ACCURACY
 from ddpm_hf.training.arguments import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
@@ -43,7 +43,6 @@ from ddpm_hf.training.run_setup import (
 )
 from ddpm_hf.training.training_loop import TrainingLoop
 
-ACCURACY_FILE = "accuracy.json"
 # Levels halve the image until its side is at most the first, and attend where it is at most the second: the resolutions
 # of the paper, from 16x16 on.
 LAST_SIDE, ATTENTION_SIDE = 8, 16
@@ -124,13 +123,12 @@ def finish(loop, pipeline, scheduler, held_out):
 
 def write_result(loop, classifier, pipeline, scheduler, held_out):
     check_weights(classifier.parameters(), f"after update {loop.progress.step}")
-    draw_loss_curve(loop.folder / "loss.csv", loop.folder / "loss.png")
+    draw_loss_curve(loop.folder)
     report = measure(loop.args, classifier, scheduler, held_out)
     pipeline.register_modules(classifier=classifier)
     with moved_in_whole(loop.folder, last=pipeline.config_name) as aside:
         pipeline.save_pretrained(aside)
-    with written_whole(loop.folder / ACCURACY_FILE) as aside:
-        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    ACCURACY.write(loop.folder, report)
     print(accuracy_table(report))
     mark_finished(loop.folder, loop.total_steps)
 

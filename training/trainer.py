@@ -11,14 +11,13 @@ from ddpm_hf.hub.cards import CARD_FILE, card_of
 from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.reports import loss_curve
+from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
-from ddpm_hf.training.run_folder import ARGUMENTS_FILE
 from ddpm_hf.training.samples import sample_grid
 from ddpm_hf.training.training_loop import TrainingLoop
 
-BITS_PER_DIM_FILE = "bits_per_dim.csv"
 # What is being pushed, apart from a run that writes on.
 PUSHED_FOLDER = "pushed.tmp"
 
@@ -38,7 +37,7 @@ class Trainer(TrainingLoop):
         held_out (*optional*): images of `load_held_out`, whose bits per dimension are measured.
     """
 
-    logs = (*TrainingLoop.logs, BITS_PER_DIM_FILE)
+    logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE)
 
     def __init__(
         self,
@@ -95,7 +94,7 @@ class Trainer(TrainingLoop):
         shutil.rmtree(folder, ignore_errors=True)
         self.save_pipeline(unet, folder)
         grids = sorted((self.folder / "samples").glob("*.png"))[-1:]
-        for file in (self.folder / ARGUMENTS_FILE, self.folder / "loss.csv", *grids):
+        for file in (self.folder / TRAINING_OPTIONS.name, self.folder / loss_curve.LOSS_FILE, *grids):
             if file.exists():
                 copy = folder / file.relative_to(self.folder)
                 copy.parent.mkdir(exist_ok=True)
@@ -130,7 +129,7 @@ class Trainer(TrainingLoop):
         with self.clock_stopped():
             with self.averaged_model() as unet:
                 measured = measure_held_out(unet, self.scheduler, self.held_out, self.args, self.accelerator)
-            step, table = self.progress.step, self.folder / BITS_PER_DIM_FILE
+            step, table = self.progress.step, self.folder / loss_curve.BITS_PER_DIM_FILE
             self.accelerator.log(measured, step=step)
             if self.accelerator.is_main_process:
                 # What was measured of this step before the run was stopped is measured again.

@@ -74,7 +74,7 @@ class TrainingLoop:
     """
 
     # Its tables, of which a resumed run forgets what came after its checkpoint.
-    logs = ("loss.csv",)
+    logs = (loss_curve.LOSS_FILE,)
 
     def __init__(self, args, accelerator, model, objective, num_train_timesteps, images, total_steps, workers=0):
         self.args, self.accelerator, self.objective = args, accelerator, objective
@@ -286,7 +286,7 @@ class TrainingLoop:
         self.bar.set_postfix(loss=f"{row['loss']:.4f}", lr=f"{row['lr']:.1e}", images_per_s=f"{speed:.0f}")
         self.accelerator.log(row, step=self.progress.step)
         if self.accelerator.is_main_process:
-            loss_curve.append_row(self.folder / "loss.csv", {"step": self.progress.step, **row})
+            loss_curve.append_row(self.folder / loss_curve.LOSS_FILE, {"step": self.progress.step, **row})
 
     def _stop_if_diverged(self):
         """Raises `InputError` after too many updates in a row that were skipped; with a checkpoint from before them."""

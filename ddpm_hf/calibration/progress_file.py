@@ -12,6 +12,15 @@ import torch
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
 
+# The name of the file in the folder of the result; every process of several has one of its own beside it.
+STATE_FILE = "calibration_state.npz"
+
+
+def state_files(folder):
+    """The files of all processes of an estimate in this folder, half-written ones too."""
+    stem, suffix = STATE_FILE.split(".")
+    return [path for path in folder.glob(f"{stem}*") if path.name.endswith((f".{suffix}", f".{suffix}.tmp"))]
+
 
 @dataclass
 class Progress:

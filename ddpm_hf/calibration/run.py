@@ -1,7 +1,7 @@
 """`ddpm-hf calibrate`: a pipeline folder and a data set in, a new pipeline folder that samples better out."""
 
-import json
 import time
+from dataclasses import asdict
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -16,6 +16,7 @@ from ddpm_hf.calibration.mean_square_epsilon import (
 from ddpm_hf.calibration.models import load_model, save_model
 from ddpm_hf.calibration.planning import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
+from ddpm_hf.calibration.progress_file import STATE_FILE, state_files
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
@@ -30,10 +31,10 @@ from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, with_recipe
+from ddpm_hf.reports.report_files import CALIBRATION
 from ddpm_hf.results import check_apart, check_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
-STATE_FILE = "calibration_state.npz"
 # The options that say which data.
 OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_columns")
 
@@ -128,16 +129,16 @@ def calibrate(
         report = {
             "options": _options(model, data, num_images, plans, plan_cost, batch_size, seed),
             "seconds": time.monotonic() - started,
-            "mean_square_epsilon": json.loads(gamma.to_json()),
+            "mean_square_epsilon": asdict(gamma),
         }
         if plans:
             report |= {"plan_cost": plan_cost, "plans": made}
         with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
             save_model(loaded, calibrated, aside)
-            (aside / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-            draw_mean_square_epsilon(gamma, aside / "calibration.png")
+            CALIBRATION.write(aside, report)
+            draw_mean_square_epsilon(gamma, aside / CALIBRATION.picture)
             write_card(aside, push_to_hub or output_dir.name)
-        for state in _states(output_dir):
+        for state in state_files(output_dir):
             state.unlink()
         _print_summary(gamma, calibrated, made, output_dir)
         if push_to_hub is not None:
@@ -198,21 +199,16 @@ def _print_summary(gamma, scheduler, made, output_dir):
     config = scheduler.config
     print(
         f"{output_dir}: the same weights, sampled with variance_type={config.variance_type!r}, eta={config.eta:g}, "
-        f"solver_order={config.solver_order}; what was measured is in calibration.json and calibration.png"
+        f"solver_order={config.solver_order}; what was measured is in {CALIBRATION.name} and {CALIBRATION.picture}"
     )
 
 
 # Before the work -----------------------------------------------------------------------------------------------------
 
 
-def _states(output_dir):
-    stem, suffix = STATE_FILE.split(".")
-    return [path for path in output_dir.glob(f"{stem}*") if path.name.endswith((f".{suffix}", f".{suffix}.tmp"))]
-
-
 def _check_output(output_dir):
     # The state goes last of all: where there is one, all else is of the same calibration.
-    unfinished = [path.name for path in output_dir.iterdir()] if _states(output_dir) else []
+    unfinished = [path.name for path in output_dir.iterdir()] if state_files(output_dir) else []
     check_free_folder(output_dir, unfinished=unfinished)
 
 

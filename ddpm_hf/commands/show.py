@@ -76,7 +76,7 @@ def show_loss(
     from ddpm_hf.reports.loss_curve import draw_loss_curve
 
     check_free_file(output, FIGURES)
-    draw_loss_curve(folder / "loss.csv", output)
+    draw_loss_curve(folder, output)
     typer.echo(str(output))
 
 

@@ -36,9 +36,11 @@ class BitsPerDim:
     levels: int | None
     seed: int
 
+    def to_dict(self):
+        return {"unit": "bits per dimension", "num_images": len(self.per_image), **asdict(self)}
+
     def to_json(self):
-        values = {"unit": "bits per dimension", "num_images": len(self.per_image), **asdict(self)}
-        return json.dumps(values, indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 @torch.no_grad()

@@ -29,10 +29,10 @@ from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_me
 from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import check_head
+from ddpm_hf.reports.report_files import COMPARISON
 from ddpm_hf.results import check_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
-REPORT = "compare"
 DEFAULT_SAMPLERS = (
     *("ddpm", "ddpm-large", "ddim", "ddim-2m"),
     *("diffusers-ddpm", "diffusers-ddim", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-2m-karras", "unipc"),
@@ -167,10 +167,10 @@ def compare(
 
 
 def _write(output, settings, measurements, rows):
-    with moved_in_whole(output, last=f"{REPORT}.json") as aside:
+    with moved_in_whole(output, last=COMPARISON.name) as aside:
         for name, shown in rows.items():
             _save_rows(shown, aside / f"samples_{name}.png")
-        write_report(aside, REPORT, "Samplers of one model", "Frechet distance", settings, measurements)
+        write_report(aside, COMPARISON.stem, "Samplers of one model", "Frechet distance", settings, measurements)
 
 
 def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator):

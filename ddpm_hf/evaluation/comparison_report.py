@@ -1,10 +1,10 @@
 """What a comparison of samplers measured, as JSON, Markdown and a picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ddpm_hf.evaluation.distances import mean_and_spread
+from ddpm_hf.reports.report_files import Report
 from ddpm_hf.visualization.style import new_figure, save_figure
 
 
@@ -46,7 +46,7 @@ def write_report(folder, name, title, distance, settings, measurements):
     """
     rows = [asdict(m) | {"mean": m.mean, "spread": m.spread} for m in measurements]
     values = {"title": title, "distance": distance, "settings": settings, "measurements": rows}
-    (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    Report(f"{name}.json").write(folder, values)
     (folder / f"{name}.md").write_text(_markdown(title, distance, settings, measurements), encoding="utf-8")
     _draw(folder / f"{name}.png", title, distance, measurements)
 

@@ -16,9 +16,8 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.reports.report_files import BOUND
 from ddpm_hf.results import check_free_folder
-
-JSON_FILE, PNG_FILE = "bpd.json", "bpd.png"
 
 
 def evaluate_bits_per_dim(
@@ -59,7 +58,7 @@ def evaluate_bits_per_dim(
     """
     output = Path(output)
     accelerator = join_processes(device)
-    together(accelerator, lambda: check_free_folder(output, (JSON_FILE, PNG_FILE)), main_process_only=True)
+    together(accelerator, lambda: check_free_folder(output, (BOUND.name, BOUND.picture)), main_process_only=True)
     pipeline = load_pipeline(model).to(device or accelerator.device)
     if variance_type is not None:
         scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
@@ -79,15 +78,15 @@ def evaluate_bits_per_dim(
     error = "" if result.standard_error is None else f" +- {result.standard_error:.4f}"
     note = pipeline.samples.bound_note(result.total)
     accelerator.print(
-        f"{result.total:.4f}{error} bits/dim{note}; every term in {output / JSON_FILE} and {output / PNG_FILE}"
+        f"{result.total:.4f}{error} bits/dim{note}; every term in {output / BOUND.name} and {output / BOUND.picture}"
     )
     return result
 
 
 def _write(result, output):
-    with moved_in_whole(output, last=JSON_FILE) as aside:
-        (aside / JSON_FILE).write_text(result.to_json(), encoding="utf-8")
-        draw_bound_terms(result, aside / PNG_FILE)
+    with moved_in_whole(output, last=BOUND.name) as aside:
+        BOUND.write(aside, result.to_dict())
+        draw_bound_terms(result, aside / BOUND.picture)
 
 
 def load_data(data, unet_config, num_images=None, seed=0):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
-from ddpm_hf.hub.model_files import read_mapping
+from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import public_report
+from ddpm_hf.reports.report_files import BOUND, COMPARISON
 
-COMPARISON_FILE, BOUND_FILE = "compare.json", "bpd.json"
 TASK = "unconditional-image-generation"
 
 
@@ -23,7 +23,7 @@ def read_results(folder, evaluations=()):
     results = {}
     for place in (folder, *evaluations):
         place = Path(place)
-        files = [place / COMPARISON_FILE, place / BOUND_FILE] if place.is_dir() else [place]
+        files = [place / COMPARISON.name, place / BOUND.name] if place.is_dir() else [place]
         for file in files:
             if file.is_file():
                 content = public_report(read_mapping(file))

@@ -3,18 +3,17 @@
 import yaml
 
 from ddpm_hf.environment import describe_environment
-from ddpm_hf.hub.model_files import read_mapping
+from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
-from ddpm_hf.training.run_folder import ARGUMENTS_FILE
+from ddpm_hf.reports.report_files import CALIBRATION, TRAINING_OPTIONS
 
-CALIBRATION_FILE = "calibration.json"
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that say where a run writes, and nothing of the model.
 OF_THE_RUN = ("output_dir", "push_to_hub", "hub_model_id", "hub_private", "hub_license")
 # What the environment of a run says besides versions.
 OF_THE_DATA = ("num_processes", "num_images", "data_fingerprint", "local")
 
-TRAINING = """## Training
+TRAINING_SECTION = """## Training
 
 On {data}. The same training, with all of its options in [{file}]({file}):
 
@@ -31,7 +30,7 @@ accelerate launch --num_processes {num_processes} -m ddpm_hf.training.train --co
 
 </details>"""
 
-CALIBRATION = """## Calibration
+CALIBRATION_SECTION = """## Calibration
 
 The weights are those of {base}, untouched. The scheduler carries the mean square error of the predicted
 noise, from which the optimal variances follow, from {num_images} images of {data} ([{file}]({file}) has the standard errors){plans}.
@@ -98,25 +97,13 @@ image = pipeline(num_inference_steps=25).images[0]
 ```"""
 
 
-def training_options(folder):
-    """`training_args.yaml` as a `dict`; {} where there is none."""
-    file = folder / ARGUMENTS_FILE
-    return read_mapping(file, yaml.safe_load) if file.is_file() else {}
-
-
-def calibration_report(folder):
-    """`calibration.json` as a `dict`; {} where there is none."""
-    file = folder / CALIBRATION_FILE
-    return read_mapping(file) if file.is_file() else {}
-
-
 def data_name(dataset):
     """A data set as people call it; folders of this machine by their last name alone."""
     return EMBEDDED_DATA if dataset is None else public_name(dataset).split("/")[-1]
 
 
 def introduction(folder, index):
-    options, report = training_options(folder), calibration_report(folder)
+    options, report = TRAINING_OPTIONS.read(folder), CALIBRATION.read(folder)
     if report:
         data = data_name(report["options"]["dataset"])
         return f"A denoising diffusion model, calibrated with ddpm_hf on {data} for sampling in few steps."
@@ -142,43 +129,43 @@ def loading(folder, index, repository):
         ways.append(CODE.format(repository=repository, label=label, warning=warning))
     if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", "GaussianDiffusionPipeline"):
         ways.append(PACKAGE.format(repository=repository, label=label))
-    elif calibration_report(folder):
+    elif CALIBRATION.read(folder):
         ways.append(PACKAGE_OF_LATENTS)
     return "\n\n".join(["## How to load it", *ways])
 
 
 def training(folder):
-    options = public_report(training_options(folder))
+    options = public_report(TRAINING_OPTIONS.read(folder))
     if not options:
         return ""
     environment = options.pop("environment")
-    return TRAINING.format(
+    return TRAINING_SECTION.format(
         data=data_name(options["dataset"]),
-        file=ARGUMENTS_FILE,
+        file=TRAINING_OPTIONS.name,
         num_processes=environment["num_processes"],
         options=yaml.safe_dump({k: v for k, v in options.items() if k not in OF_THE_RUN}, sort_keys=False),
     )
 
 
 def calibration(folder):
-    report = calibration_report(folder)
+    report = CALIBRATION.read(folder)
     if not report:
         return ""
     options, plans = report["options"], ", ".join(report.get("plans", {}))
-    return CALIBRATION.format(
+    return CALIBRATION_SECTION.format(
         base=_link(options["model"]),
         num_images=report["mean_square_epsilon"]["num_images"],
         data=data_name(options["dataset"]),
-        file=CALIBRATION_FILE,
+        file=CALIBRATION.name,
         plans=f", and planned timesteps for {plans} steps" if plans else "",
         command=_command(options),
-        picture="\n![Gamma](calibration.png)" if (folder / "calibration.png").is_file() else "",
+        picture=f"\n![Gamma]({CALIBRATION.picture})" if (folder / CALIBRATION.picture).is_file() else "",
     )
 
 
 def versions(folder):
     """Those that it was made with, as far as the folder tells, else those that share it."""
-    environment = training_options(folder).get("environment") or describe_environment()
+    environment = TRAINING_OPTIONS.read(folder).get("environment") or describe_environment()
     listed = [
         f"{name} {value}" for name, value in environment.items() if value is not None and name not in OF_THE_DATA
     ]

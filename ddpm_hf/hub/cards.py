@@ -16,6 +16,7 @@ from ddpm_hf.hub import card_sections as sections
 from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
 from ddpm_hf.hub.public_names import local_names, on_the_hub
 from ddpm_hf.hub.reading import read_index
+from ddpm_hf.reports.report_files import CALIBRATION, TRAINING_OPTIONS
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
@@ -79,7 +80,7 @@ def is_generated(text):
 
 def metadata(folder, repository, license, results):
     """`ModelCardData` of a folder."""
-    options, report = sections.training_options(folder), sections.calibration_report(folder)
+    options, report = TRAINING_OPTIONS.read(folder), CALIBRATION.read(folder)
     dataset = report["options"]["dataset"] if report else options.get("dataset")
     base_model = report["options"]["model"] if report else options.get("init_from")
     name = sections.data_name(dataset) if report or options else "unknown"

@@ -1,12 +1,9 @@
 """The files of a model: its index and configs as they are read, and which of them is damaged."""
 
-import json
-from pathlib import Path
-
 from safetensors import SafetensorError, safe_open
-from yaml import YAMLError
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.files import read_mapping
 
 INDEX_FILE = "model_index.json"
 CONFIG_FILE = "config.json"  # of a network; schedulers and processors have others
@@ -17,28 +14,6 @@ def component_names(index):
     """The names of a pipeline's parts, of which its index has the library and the class; settings are no lists."""
     parts = {name: part for name, part in index.items() if isinstance(part, list) and not name.startswith("_")}
     return [name for name, part in parts.items() if len(part) == 2 and part[1] is not None]
-
-
-def read_mapping(file, parse=json.loads, name=None):
-    """The `dict` in a file of JSON, or of what `parse` reads.
-
-    Args:
-        name (*optional*): of the file in messages, where that is not its path.
-
-    Raises:
-        InputError: naming the file, if it is not UTF-8, cannot be parsed, or holds something else.
-    """
-    try:
-        content = parse(Path(file).read_text(encoding="utf-8"))
-    except (ValueError, YAMLError) as error:
-        raise InputError(
-            f"{name or file} cannot be read ({' '.join(str(error).split())}): restore it, or write it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{name or file} holds a {type(content).__name__} and not names with values: restore it, or write it again."
-        )
-    return content
 
 
 def check_files(folder):

@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 )
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.files import check_readable
-from ddpm_hf.hub.model_files import INDEX_FILE, check_files, read_mapping
+from ddpm_hf.files import check_readable, read_mapping
+from ddpm_hf.hub.model_files import INDEX_FILE, check_files
 from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.hub.retries import first_line
 

@@ -1,30 +1,26 @@
 """Which files of a pipeline folder others get, and in which form: what a model needs, and nothing else that lies there."""
 
-import json
 import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-import yaml
-
 from ddpm_hf.errors import InputError
-from ddpm_hf.hub.card_results import BOUND_FILE, COMPARISON_FILE
-from ddpm_hf.hub.card_sections import CALIBRATION_FILE
+from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.cards import CARD_FILE
-from ddpm_hf.hub.model_files import INDEX_FILE, component_names, read_mapping
+from ddpm_hf.hub.model_files import INDEX_FILE, component_names
 from ddpm_hf.hub.public_names import public_name, public_report
 from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
-from ddpm_hf.training.run_folder import ARGUMENTS_FILE
+from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
+from ddpm_hf.reports.report_files import BOUND, CALIBRATION, COMPARISON, REPORTS, Report
 
-# What was measured of a model, and how it was made.
-REPORTS = (ARGUMENTS_FILE, CALIBRATION_FILE, COMPARISON_FILE, BOUND_FILE, "accuracy.json")
+REPORT_FILES = {report.name: report for report in REPORTS}
 SHARED = (
     *(INDEX_FILE, CODE_FILE, CARD_FILE, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
-    *REPORTS,
-    *("loss.csv", "loss.png", "bits_per_dim.csv", "calibration.png", "compare.png", "bpd.png"),
+    *REPORT_FILES,
+    *(LOSS_FILE, LOSS_PICTURE, BITS_PER_DIM_FILE, CALIBRATION.picture, COMPARISON.picture, BOUND.picture),
     *("samples.png", "samples_*.png", "samples/*.png"),
 )
 # In the folder of a component: its config, its weights, and the files of tokenizers and processors.
@@ -123,18 +119,17 @@ def size_of(content):
 
 def _public_content(path, name):
     """The file, or bytes where it says something of this machine."""
-    if name.endswith(".yaml"):
-        return _if_changed(path, yaml.safe_load, public_report, lambda value: yaml.safe_dump(value, sort_keys=False))
-    if name in REPORTS:
-        return _if_changed(path, json.loads, public_report, lambda value: json.dumps(value, indent=2) + "\n")
+    if name in REPORT_FILES:
+        return _if_changed(path, public_report)
     if name == INDEX_FILE or name.endswith("config.json"):
-        return _if_changed(path, json.loads, _without_places, lambda value: json.dumps(value, indent=2) + "\n")
+        return _if_changed(path, _without_places)
     return path
 
 
-def _if_changed(path, parse, public, write):
-    value = read_mapping(path, parse)
-    return path if public(value) == value else write(public(value)).encode()
+def _if_changed(path, public):
+    file = Report(path.name)
+    value = read_mapping(path, file.parse)
+    return path if public(value) == value else file.text(public(value)).encode()
 
 
 def _without_places(config):

@@ -1,4 +1,4 @@
-"""The course of a run: `loss.csv`, a line for each logged interval, and the curve drawn from it."""
+"""The tables of a run: `loss.csv`, with a line for each logged interval and a curve, and `bits_per_dim.csv`."""
 
 import csv
 from pathlib import Path
@@ -7,6 +7,9 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.files import cannot_write, flush_to_disk, written_whole
 from ddpm_hf.visualization.loss import draw_loss
 from ddpm_hf.visualization.style import save_figure
+
+LOSS_FILE, LOSS_PICTURE = "loss.csv", "loss.png"
+BITS_PER_DIM_FILE = "bits_per_dim.csv"
 
 
 def append_row(path, row):
@@ -48,7 +51,8 @@ def drop_rows_after(path, step):
         aside.write_bytes(b"".join([header, *(line for line in whole if int(line.split(b",")[0]) <= step)]))
 
 
-def draw_loss_curve(csv_path, png_path):
-    figure = draw_loss(read_rows(csv_path))
-    with written_whole(png_path) as aside:
+def draw_loss_curve(folder, picture=None):
+    """Writes the curve of the loss in the folder of a run to `picture`, by default `loss.png` in that folder."""
+    figure = draw_loss(read_rows(Path(folder) / LOSS_FILE))
+    with written_whole(picture or Path(folder) / LOSS_PICTURE) as aside:
         save_figure(figure, aside)
