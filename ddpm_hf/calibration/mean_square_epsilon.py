@@ -18,14 +18,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from diffusers.utils import logging
-from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.progress_file import open_progress, save_progress
 from ddpm_hf.data import to_model_range
-from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
-from ddpm_hf.evaluation.quantized_images import numbered
-from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.evaluation.image_labels import check_labels
+from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain
+from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
@@ -118,53 +116,44 @@ def estimate_mean_square_epsilon(
     per_image = min(TIMESTEPS_PER_IMAGE, len(chain)) if timesteps_per_image is None else timesteps_per_image
     if not 1 <= per_image <= len(chain):
         raise ValueError(f"timesteps_per_image={per_image} must be in 1 .. {len(chain)}, the training timesteps.")
+    measuring = Measuring(batches, class_labels, batch_size, seed, accelerator, progress_bar)
     if isinstance(batches, torch.Tensor):
         _check_number(len(batches), per_image, len(chain), seed)
         check_labels(class_labels, len(batches))
-        batches = batches.split(batch_size)
+    sums, num_images = _summed_draws(pipeline, measuring, per_image, encode, state_file)
+    _check_number(num_images, per_image, len(chain), seed)
+    return _estimate(measuring.total(sums), num_images, per_image, seed)
 
-    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+
+def _summed_draws(pipeline, measuring, per_image, encode, state_file):
+    """The sums over the images of this process, (8, T), as `_add_draws_` makes them, and the number of all images."""
+    steps = len(pipeline.scheduler)
     progress = open_progress(
         state_file,
-        rank,
-        processes,
-        {"seed": seed, "timesteps_per_image": per_image},
+        measuring.rank,
+        measuring.processes,
+        {"seed": measuring.seed, "timesteps_per_image": per_image},
         pipeline,
-        torch.zeros(8, len(chain), dtype=torch.float64),
+        torch.zeros(8, steps, dtype=torch.float64),
     )
-    own_batches = len(range(rank, len(batches), processes)) if hasattr(batches, "__len__") else None
-    num_images = own = 0
-    with (
-        evaluating(unet),
-        tqdm(
-            total=None if own_batches is None else own_batches * per_image,
-            desc="calibration",
-            unit="call",
-            disable=not progress_bar or rank > 0,
-        ) as bar,
-    ):
-        for index, (first, batch) in enumerate(numbered(batches)):
-            num_images = first + len(batch)
-            if index % processes != rank:
+    with noised_batches(pipeline, measuring, per_image, "calibration") as batches:
+        for number, batch in enumerate(batches, start=1):
+            if progress.has(number, batch.data, batch.labels):
+                batch.bar.update(per_image)
                 continue
-            own += 1
-            labels = labels_of(class_labels, first, len(batch))
-            if progress.has(own, batch, labels):
-                bar.update(per_image)
-                continue
-            x0 = _network_images(batch, unet, encode, first)
-            timesteps = image_timesteps(first, len(batch), per_image, len(chain), seed)
-            draws = _draws_of_batch(pipeline, x0, timesteps, labels, image_generators(seed, first, x0), bar.update)
-            _check_finite(draws[0], timesteps, first)
-            if own == 1 and rank == 0:
-                _warn_if_worse_than_none(draws[2], timesteps, len(chain))
+            x0 = _network_images(batch.data, pipeline.unet, encode, batch.first)
+            timesteps = image_timesteps(batch.first, len(x0), per_image, steps, measuring.seed)
+            draws = _draws_of_batch(batch, x0, timesteps)
+            _check_finite(draws[0], timesteps, batch.first)
+            if number == 1 and measuring.rank == 0:
+                _warn_if_worse_than_none(draws[2], timesteps, steps)
             _add_draws_(progress.sums, timesteps, *draws)
-            save_progress(progress, batch, labels)
-    check_labels(class_labels, num_images)
-    _check_number(num_images, per_image, len(chain), seed)
-    sums = progress.sums
-    if processes > 1:
-        sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
+            save_progress(progress, batch.data, batch.labels)
+    return progress.sums, batches.num_images
+
+
+def _estimate(sums, num_images, per_image, seed):
+    """The [`MeanSquareEpsilon`] from the sums over all images."""
     values, errors = _intercepts(*sums[:6])
     residuals, residual_errors = _means(sums[0], *sums[6:])
     names = ("Gamma", "standard error of Gamma", "mean square error", "standard error of the mean square error")
@@ -197,19 +186,14 @@ def image_timesteps(first, count, per_image, steps, seed):
     return (torch.arange(per_image) * unit + offsets[:, None]) * steps // (per_image * unit)
 
 
-def _draws_of_batch(pipeline, x0, timesteps, labels, generators, update_bar):
+def _draws_of_batch(batch, x0, timesteps):
     """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), float64, on the host, which waits here alone."""
-    scheduler, device = pipeline.scheduler, x0.device
-    labels = pipeline.encode_labels(labels, batch_size=len(x0), device=device)
     predicted, known, residual = [], [], []
-    noises = noise_of_steps(generators, timesteps.shape[1], x0)
-    for t, noise in zip(timesteps.T.to(device), noises, strict=True):
-        x_t = scheduler.add_noise(x0, noise, t)
-        epsilon = scheduler.get_epsilon(pipeline.predict(x_t, t, t, labels), t, x_t)
+    for t, noise, x_t, output in batch.noised(x0, timesteps.T):
+        epsilon = batch.pipeline.scheduler.get_epsilon(output, t, x_t)
         predicted.append(_mean_square(epsilon))
         known.append(_mean_square(noise) - 1)
         residual.append(_mean_square(noise - epsilon))
-        update_bar()
     return tuple(torch.stack(draws, dim=1).cpu().double() for draws in (predicted, known, residual))
 
 

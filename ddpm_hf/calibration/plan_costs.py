@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
+from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -65,28 +66,29 @@ def bound_costs(
     """
     chain, candidates = chain_of(unet, scheduler, candidates, "be planned for by its bound")
     samples = kind_of(unet.config, levels)
-    levels = samples.levels
     samples.check_data(images)
     check_labels(class_labels, len(images))
-    pipeline = GaussianDiffusionPipeline(unet, chain)
-    nodes = len(candidates) + 1
-    # Of t -> s, and of t -> data where the path came to t from r (r = t: where it begins there).
-    transitions = torch.zeros(nodes, nodes, dtype=torch.float64)
-    decoders = torch.zeros(nodes, nodes, dtype=torch.float64)
-    calls = ceil(len(images) / batch_size) * len(candidates)
-    with evaluating(unet), tqdm(total=calls, desc="bound", unit="call", disable=not progress_bar) as bar:
-        for first in range(0, len(images), batch_size):
-            x0 = samples.from_data(images[first : first + batch_size]).to(unet.device)
-            labels = pipeline.encode_labels(labels_of(class_labels, first, len(x0)), 1.0, len(x0), x0.device)
-            noises = noise_of_steps(image_generators(seed, first, x0), len(candidates), x0)
-            for node, (t, noise) in enumerate(zip(candidates, noises, strict=True), start=1):
-                x_t = chain.add_noise(x0, noise, t)
-                output = pipeline.predict(x_t, t, torch.tensor(t, device=x0.device), labels)
-                state = (output, t, x0, x_t)
-                transitions[1:node, node] += _summed(_term(chain, state, levels, s) for s in candidates[: node - 1])
-                decoders[node, node:] += _summed(_decoder(chain, state, levels, r) for r in candidates[node - 1 :])
-                bar.update()
+    measuring = Measuring(images, class_labels, batch_size, seed, progress_bar=progress_bar)
+    transitions, decoders = _bound_terms(GaussianDiffusionPipeline(unet, chain), measuring, candidates, samples)
     return _with_memory(transitions, decoders) / images[0].numel() / len(images)
+
+
+def _bound_terms(pipeline, measuring, candidates, samples):
+    """Sums over the images: of t -> s, and of t -> data where the path came to t from r (r = t: where it begins there)."""
+    chain, nodes = pipeline.scheduler, len(candidates) + 1
+    transitions, decoders = torch.zeros(2, nodes, nodes, dtype=torch.float64)
+    with noised_batches(pipeline, measuring, len(candidates), "bound") as batches:
+        for batch in batches:
+            x0 = samples.from_data(batch.data).to(pipeline.unet.device)
+            for node, (t, _, x_t, output) in enumerate(batch.noised(x0, torch.tensor(candidates)), start=1):
+                state = (output, t, x0, x_t)
+                transitions[1:node, node] += _summed(
+                    _term(chain, state, samples.levels, s) for s in candidates[: node - 1]
+                )
+                decoders[node, node:] += _summed(
+                    _decoder(chain, state, samples.levels, r) for r in candidates[node - 1 :]
+                )
+    return transitions, decoders
 
 
 def _term(chain, state, levels, s):

@@ -5,12 +5,11 @@ import math
 from dataclasses import asdict, dataclass
 
 import torch
-from tqdm.auto import tqdm
 
-from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
+from ddpm_hf.evaluation.image_labels import check_labels
+from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain
+from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.quantized_images import numbered
-from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import bound_term, prior_term
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -87,74 +86,57 @@ def bits_per_dim(
     scheduler = discrete_chain(scheduler, "be scored in bits per dimension")
     scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
     check_chain_length(unet, scheduler)
-    pipeline = GaussianDiffusionPipeline(unet, scheduler)
-    samples = kind_of(unet.config, levels)
-    levels = samples.levels
-    batches = images
-    if isinstance(images, torch.Tensor):
-        batches = images.split(batch_size)
-        for first, batch in numbered(batches):  # now, not after an hour of work
-            samples.check_data(batch, first)
-        check_labels(class_labels, len(images))
+    measuring = Measuring(images, class_labels, batch_size, seed, accelerator, progress_bar)
+    return _measure(GaussianDiffusionPipeline(unet, scheduler), measuring, kind_of(unet.config, levels))
 
-    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    steps = len(scheduler.timesteps)
-    total_calls = len(range(rank, len(batches), processes)) * steps if hasattr(batches, "__len__") else None
-    num_images, rows = 0, []
-    with (
-        evaluating(unet),
-        tqdm(total=total_calls, desc="bits/dim", unit="call", disable=not progress_bar or rank > 0) as bar,
-    ):
-        for index, (first, batch) in enumerate(numbered(batches)):
-            num_images = first + len(batch)
-            if index % processes != rank:
-                continue
+
+def _measure(pipeline, measuring, samples):
+    """The [`BitsPerDim`] over the trajectory of the pipeline's scheduler."""
+    timesteps = pipeline.scheduler.timesteps
+    if isinstance(measuring.data, torch.Tensor):
+        for first, batch in numbered(measuring.batches):  # now, not after an hour of work
             samples.check_data(batch, first)
-            x0 = samples.from_data(batch).to(unet.device)
-            labels = labels_of(class_labels, first, len(batch))
-            terms = _bound_of_batch(pipeline, x0, labels, levels, image_generators(seed, first, x0), bar.update)
-            _check_finite(terms, scheduler.timesteps, first)
-            rows.append((first, terms / (x0[0].numel() * math.log(2))))
-    check_labels(class_labels, num_images)
-    totals, sums = _gathered(rows, num_images, steps, accelerator)
+        check_labels(measuring.class_labels, len(measuring.data))
+    rows = []
+    with noised_batches(pipeline, measuring, len(timesteps), "bits/dim") as batches:
+        for batch in batches:
+            samples.check_data(batch.data, batch.first)
+            x0 = samples.from_data(batch.data).to(pipeline.unet.device)
+            terms = _bound_of_batch(batch, x0, samples.levels)
+            _check_finite(terms, timesteps, batch.first)
+            rows.append((batch.first, terms / (x0[0].numel() * math.log(2))))
+    num_images = batches.num_images
+    totals, sums = _gathered(rows, num_images, len(timesteps), measuring)
     return BitsPerDim(
         total=totals.mean().item(),
         standard_error=(totals.std() / math.sqrt(num_images)).item() if num_images > 1 else None,
         prior=sums[0].item() / num_images,
         terms=(sums[1:] / num_images).tolist(),
-        timesteps=scheduler.timesteps.tolist(),
+        timesteps=timesteps.tolist(),
         per_image=totals.tolist(),
-        levels=levels,
-        seed=seed,
+        levels=samples.levels,
+        seed=measuring.seed,
     )
 
 
-def _bound_of_batch(pipeline, x0, labels, levels, generators, update_bar):
+def _bound_of_batch(batch, x0, levels):
     """The prior term and that of every step, in nats: (B, 1 + K), float64, on the host, which waits here alone."""
-    scheduler, device = pipeline.scheduler, x0.device
-    labels = pipeline.encode_labels(labels, batch_size=len(x0), device=device)
+    scheduler = batch.pipeline.scheduler
     terms = [prior_term(scheduler, x0)]
-    # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
-    steps = list(zip(scheduler.timesteps.tolist(), scheduler.timesteps.to(device), strict=True))
-    for (t, t_on_device), noise in zip(steps, noise_of_steps(generators, len(steps), x0), strict=True):
-        x_t = scheduler.add_noise(x0, noise, t)
-        output = pipeline.predict(x_t, t, t_on_device, labels)
+    for t, _, x_t, output in batch.noised(x0, scheduler.timesteps):
         terms.append(bound_term(scheduler, output, t, x0, x_t, levels=levels))
-        update_bar()
     return torch.stack(terms, dim=1).cpu().double()
 
 
-def _gathered(rows, num_images, steps, accelerator):
+def _gathered(rows, num_images, steps, measuring):
     """Totals by image (N,) and sums over images (1 + K,) of all processes, from rows (first image, (B, 1 + K))."""
     totals = torch.zeros(num_images, dtype=torch.float64)
     sums = torch.zeros(1 + steps, dtype=torch.float64)
     for first, terms in rows:
         totals[first : first + len(terms)] = terms.sum(1)
         sums += terms.sum(0)
-    if accelerator is not None and accelerator.num_processes > 1:
-        # Every image is in one process, zero in the others.
-        both = accelerator.reduce(torch.cat([totals, sums]).to(accelerator.device), "sum").cpu()
-        totals, sums = both.split([num_images, 1 + steps])
+    # Every image is in one process, zero in the others.
+    totals, sums = measuring.total(torch.cat([totals, sums])).split([num_images, 1 + steps])
     return totals, sums
 
 
