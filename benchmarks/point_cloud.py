@@ -17,7 +17,7 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
 from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, write_report
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
-from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, draw, make_sampler
+from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, make_sampler, pipeline_with
 
 # Every sampler at its own timesteps, and the best of them at others: the trajectory is a choice of its own.
 COMPARED = (
@@ -53,9 +53,8 @@ def exact_mean_square_epsilon(points, scheduler):
 
 
 def exact_network(points, model, sampler):
-    """(x_t, t) -> the exact eps and, where the sampler reads one, the exact head."""
-    exact = ExactDenoiser.from_points(points, sampler if isinstance(sampler, GaussianDiffusionScheduler) else model)
-    return lambda x_t, t: exact(x_t, t).sample
+    """It predicts the exact eps and, where the sampler reads one, the exact head."""
+    return ExactDenoiser.from_points(points, sampler if isinstance(sampler, GaussianDiffusionScheduler) else model)
 
 
 def distance(samples, points):
@@ -72,12 +71,12 @@ def without_pixels(sampler):
 def measure(name, model, points, num_samples, steps, seeds, clip=False):
     """One sampler at one number of steps, on the diffusion process of `model`, a scheduler that has Gamma."""
     sampler = make_sampler(name, model) if clip else without_pixels(make_sampler(name, model))
-    predict = exact_network(points, model, sampler)
+    pipeline = pipeline_with(sampler, exact_network(points, model, sampler))
     distances = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        x_T = torch.randn(num_samples, points.shape[1], generator=generator)
-        distances.append(distance(draw(sampler, predict, x_T, steps, generator), points))
+        samples = pipeline(num_samples, generator=generator, num_inference_steps=steps, output_type="latent").images
+        distances.append(distance(samples, points))
     return Measurement(name, steps, distances, sampler.timesteps.tolist())
 
 

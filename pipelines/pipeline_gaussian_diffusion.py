@@ -19,6 +19,7 @@ from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.variances import LEARNED_VARIANCE_TYPES
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -178,8 +179,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         output = self.unet(model_input, t_on_device, labels, return_dict=False)[0].to(latents.dtype)
         if guided:
             output = classifier_free_guidance(output, channels, guidance_scale, guidance_rescale)
-        if not isinstance(self.scheduler, GaussianDiffusionScheduler):
-            output = output[:, :channels]  # other schedulers do not know the variance head
+        if not _reads_head(self.scheduler):
+            output = output[:, :channels]
         return output
 
     def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
@@ -215,6 +216,12 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             randn_tensor((batch_size, *samples.shape), generator, device, torch.float32)
             * self.scheduler.init_noise_sigma
         )
+
+
+def _reads_head(scheduler):
+    """Whether its `step` takes the variance head too; most schedulers do not know it."""
+    learned = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in LEARNED_VARIANCE_TYPES
+    return learned or isinstance(scheduler, GaussianDiffusionScheduler)
 
 
 class StepCallback(NamedTuple):

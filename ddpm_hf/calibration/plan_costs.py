@@ -157,15 +157,15 @@ def local_errors(
         raise ValueError(f"solver_order={solver_order!r} is not one of 1, 2.")
     check_labels(class_labels, num_paths)
     pipeline = GaussianDiffusionPipeline(unet, chain)
+    pipeline.set_progress_bar_config(disable=True)
     fine = sorted({*candidates, *((a + b) // 2 for a, b in pairwise(candidates))}, reverse=True)
     squares = 0.0
     calls = ceil(num_paths / batch_size) * len(fine)
     with evaluating(unet), tqdm(total=calls, desc="paths", unit="call", disable=not progress_bar) as bar:
         for first in range(0, num_paths, batch_size):
             x_T = starting_noise(unet, seed, first, min(batch_size, num_paths - first))
-            chain.set_timesteps(timesteps=fine)  # and the steps of other paths are forgotten
-            labels = pipeline.encode_labels(labels_of(class_labels, first, len(x_T)), 1.0, len(x_T), x_T.device)
-            path = _fine_path(pipeline, x_T, labels, set(candidates), bar.update)
+            labels = labels_of(class_labels, first, len(x_T))
+            path = _fine_path(pipeline, fine, x_T, labels, set(candidates), bar)
             squares = squares + _square_errors(chain, candidates, path, solver_order)
     squares[CLEAN_NODE, _too_noisy_to_leave(chain, candidates)] = np.inf
     return np.sqrt(squares / (num_paths * x_T[0].numel()))
@@ -184,17 +184,26 @@ def starting_noise(unet, seed, first, count):
     return next(noise_of_steps(image_generators(seed, first, like), 1, like))
 
 
-def _fine_path(pipeline, x_t, labels, kept, update_bar):
+def _fine_path(pipeline, timesteps, x_T, class_labels, kept, bar):
     """{t: (x_t, output, x0_hat)} at the kept timesteps, and x_0 at -1, on the host."""
-    chain, path = pipeline.scheduler, {}
-    channels = x_t.shape[1]
-    for t in chain.timesteps.tolist():
-        output = pipeline.predict(x_t, t, torch.tensor(t, device=x_t.device), labels)[:, :channels]
-        result = chain.step(output, t, x_t)
-        if t in kept:
-            path[t] = (x_t.cpu(), output.cpu(), result.pred_original_sample.cpu())
-        x_t = result.prev_sample
-        update_bar()
+    path, channels, x_t = {}, x_T.shape[1], x_T
+
+    def keep(_, i, t, tensors):
+        nonlocal x_t
+        if t.item() in kept:
+            seen = (x_t, tensors["model_output"][:, :channels], tensors["pred_original_sample"])
+            path[t.item()] = tuple(tensor.cpu() for tensor in seen)
+        x_t = tensors["latents"]
+        bar.update()
+
+    pipeline(
+        class_labels=class_labels,
+        timesteps=timesteps,
+        latents=x_T,
+        output_type="latent",
+        callback_on_step_end=keep,
+        callback_on_step_end_tensor_inputs=("latents", "model_output", "pred_original_sample"),
+    )
     return path | {CLEAN: (x_t.cpu(), None, None)}
 
 

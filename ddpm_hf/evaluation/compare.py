@@ -21,11 +21,11 @@ from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.evaluation.samplers import check_sampler, draw, make_sampler
+from ddpm_hf.evaluation.samplers import check_sampler, make_sampler, pipeline_with
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
+from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import check_head
@@ -282,33 +282,26 @@ def _sample(task, sampler, count, seed, places, bar, seconds):
 
     Appends the seconds for each image to `seconds`, one value a batch: their median forgets what else the machine did.
     """
-    config, device = task.pipeline.unet.config, task.pipeline.device
-    size = config.sample_size
-    shape = (1, config.in_channels, *((size, size) if isinstance(size, int) else size))
-    images = [torch.empty(0, *shape[1:], dtype=torch.uint8)]
+    pipeline = pipeline_with(sampler, task.pipeline.unet)
+    images = [torch.empty(0, *pipeline.samples.shape, dtype=torch.uint8)]
+
+    def count_call(*_):
+        bar.update()
+
     for first in range(0, len(places), task.batch_size):
-        batch = places[first : first + task.batch_size]
-        generators = [torch.Generator().manual_seed(seed * task.num_images + place) for place in batch]
-        x_T = torch.cat([torch.randn(shape, generator=g) for g in generators]).to(device)
-        predict, start = _network(task, torch.tensor(batch), bar), time.perf_counter()
-        x_0 = draw(sampler, predict, x_T, count, generators)
+        batch, started = places[first : first + task.batch_size], time.perf_counter()
+        x_0 = pipeline(
+            len(batch),
+            class_labels=None if task.labels is None else task.labels[torch.tensor(batch)],
+            generator=[torch.Generator().manual_seed(seed * task.num_images + place) for place in batch],
+            num_inference_steps=count,
+            output_type="latent",
+            callback_on_step_end=count_call,
+        ).images
         check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
         images.append(_to_levels(x_0).cpu())
-        seconds.append((time.perf_counter() - start) / len(batch))
+        seconds.append((time.perf_counter() - started) / len(batch))
     return torch.cat(images)
-
-
-def _network(task, places, bar):
-    """The network as a function of (x_t, t), for the images of these places."""
-    device = task.pipeline.device
-    labels = None if task.labels is None else task.labels[places]
-    labels = task.pipeline.encode_labels(labels, batch_size=len(places), device=device)
-
-    def predict(x_t, t):
-        bar.update()
-        return task.pipeline.predict(x_t, t, t.to(device), labels)
-
-    return predict
 
 
 def _to_levels(images):
@@ -331,13 +324,10 @@ def _statistics(own_images, see, batch_size, accelerator):
 
 
 def _seconds_per_call(task):
-    """Of one batch: measured, after one that only warms up."""
-    sampler = make_sampler("diffusers-ddim", task.pipeline.scheduler)
-    seconds = []
+    """The seconds that one batch takes."""
+    sampler, places = make_sampler("diffusers-ddim", task.pipeline.scheduler), range(task.batch_size)
     with tqdm(disable=True) as bar:
-        for _ in range(2):
-            _sample(task, sampler, 1, 0, range(task.batch_size), bar, seconds)
-    return seconds[-1] * task.batch_size
+        return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar, []))
 
 
 # What is shown -------------------------------------------------------------------------------------------------------

@@ -1,13 +1,10 @@
-"""Samplers to set side by side: our recipes and diffusers' own, by name, over one loop."""
-
-import inspect
+"""Samplers to set side by side: our recipes and diffusers' own, by name, in the loop of one pipeline."""
 
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import RECIPES, with_recipe
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.schedulers.variances import LEARNED_VARIANCE_TYPES
 
 # As a user has them: made by `from_config` from the scheduler of the model, whose timestep_spacing they so inherit.
 STOCK_SAMPLERS = {
@@ -78,31 +75,9 @@ def check_sampler(name, scheduler, steps):
         raise InputError(f"Sampler {name!r} makes {len(sampler.timesteps)} network calls when asked for {steps}.")
 
 
-def draw(sampler, predict, x_T, steps, generator=None):
-    """Samples from x_T in `steps` network calls.
-
-    Args:
-        sampler ([`SchedulerMixin`]): what `make_sampler` gave; its trajectory is set here.
-        predict: the network, a function of (x_t, t) that gives (B, C, *), or (B, 2C, *) with a variance head.
-        x_T (`torch.Tensor`): standard normal noise, (B, C, *).
-        steps (`int`): K.
-        generator (`torch.Generator` or a list of B, *optional*): of the noise of the steps.
-
-    Returns:
-        `torch.Tensor`: x_0 as the last step leaves it, not clamped.
-    """
-    sampler.set_timesteps(steps)
-    channels, x_t = x_T.shape[1], x_T * sampler.init_noise_sigma
-    drawing = "generator" in inspect.signature(sampler.step).parameters  # UniPC draws nothing and takes none
-    randomness = {"generator": generator} if drawing else {}
-    for t in sampler.timesteps:
-        output = predict(x_t, t)
-        if not _reads_head(sampler):
-            output = output[:, :channels]
-        x_t = sampler.step(output, t, x_t, **randomness).prev_sample
-    return x_t
-
-
-def _reads_head(sampler):
-    learned = isinstance(sampler, DDPMScheduler) and sampler.config.variance_type in LEARNED_VARIANCE_TYPES
-    return learned or isinstance(sampler, GaussianDiffusionScheduler)
+def pipeline_with(sampler, unet):
+    """A pipeline that takes the steps of `sampler` as it is: the constructor makes a stock DDPM or DDIM scheduler ours."""
+    pipeline = GaussianDiffusionPipeline(unet, sampler)
+    pipeline.register_modules(scheduler=sampler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
