@@ -110,19 +110,23 @@ def estimate_mean_square_epsilon(
             chain, a prediction that is not finite, and a `state_file` of another estimate.
     """
     unet = unet if accelerator is None else accelerator.unwrap_model(unet)
+    measuring = Measuring(batches, class_labels, batch_size, seed, accelerator, progress_bar)
+    return _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file)
+
+
+def _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file):
     chain = discrete_chain(scheduler, "be calibrated", **PLAIN_CHAIN)
     check_chain_length(unet, chain)
-    pipeline = GaussianDiffusionPipeline(unet, chain)
     per_image = min(TIMESTEPS_PER_IMAGE, len(chain)) if timesteps_per_image is None else timesteps_per_image
     if not 1 <= per_image <= len(chain):
         raise ValueError(f"timesteps_per_image={per_image} must be in 1 .. {len(chain)}, the training timesteps.")
-    measuring = Measuring(batches, class_labels, batch_size, seed, accelerator, progress_bar)
-    if isinstance(batches, torch.Tensor):
-        _check_number(len(batches), per_image, len(chain), seed)
-        check_labels(class_labels, len(batches))
+    if isinstance(measuring.data, torch.Tensor):
+        _check_number(len(measuring.data), per_image, len(chain), measuring.seed)
+        check_labels(measuring.class_labels, len(measuring.data))
+    pipeline = GaussianDiffusionPipeline(unet, chain)
     sums, num_images = _summed_draws(pipeline, measuring, per_image, encode, state_file)
-    _check_number(num_images, per_image, len(chain), seed)
-    return _estimate(measuring.total(sums), num_images, per_image, seed)
+    _check_number(num_images, per_image, len(chain), measuring.seed)
+    return _estimate(measuring.total(sums), num_images, per_image, measuring.seed)
 
 
 def _summed_draws(pipeline, measuring, per_image, encode, state_file):

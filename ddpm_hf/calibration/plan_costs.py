@@ -157,7 +157,6 @@ def local_errors(
         raise ValueError(f"solver_order={solver_order!r} is not one of 1, 2.")
     check_labels(class_labels, num_paths)
     pipeline = GaussianDiffusionPipeline(unet, chain)
-    pipeline.set_progress_bar_config(disable=True)
     fine = sorted({*candidates, *((a + b) // 2 for a, b in pairwise(candidates))}, reverse=True)
     squares = 0.0
     calls = ceil(num_paths / batch_size) * len(fine)
@@ -196,6 +195,7 @@ def _fine_path(pipeline, timesteps, x_T, class_labels, kept, bar):
         x_t = tensors["latents"]
         bar.update()
 
+    pipeline.set_progress_bar_config(disable=True)
     pipeline(
         class_labels=class_labels,
         timesteps=timesteps,

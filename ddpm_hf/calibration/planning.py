@@ -64,24 +64,29 @@ def count_candidates(plans, num_train_timesteps):
     return min(max(TIMESTEPS_PER_IMAGE, plans[-1]), num_train_timesteps)
 
 
-def make_plans(unet, scheduler, images, labels, plans, plan_cost, batch_size, seed):
-    """{"10": {"timesteps": descending, "cost": along them}} for each K of `plans`."""
-    if not plans:
+def make_plans(unet, scheduler, images, labels, options):
+    """{"10": {"timesteps": descending, "cost": along them}} for each K of the plans in [`CalibrationOptions`]."""
+    if not options.plans:
         return {}
-    candidates = candidate_timesteps(scheduler, count_candidates(plans, len(scheduler)))
-    if plan_cost == "bound":
-        images, labels = images[:PLAN_IMAGES], labels_of(labels, 0, PLAN_IMAGES)
-        cost = bound_costs(unet, scheduler, images, candidates, labels, batch_size=batch_size, seed=seed)
-    else:
-        labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
-        of_paths = {"batch_size": min(batch_size, PLAN_PATHS), "seed": seed}
-        cost = local_errors(unet, scheduler, candidates, 2, PLAN_PATHS, labels, **of_paths)
-    if plan_cost == "global_error":
-        labels = labels_of(labels, 0, GROWTH_PATHS)
-        cost = mean_square_in_the_data(cost, error_growth(unet, scheduler, candidates, GROWTH_PATHS, labels, seed))
+    candidates = candidate_timesteps(scheduler, count_candidates(options.plans, len(scheduler)))
+    cost = _transition_costs(unet, scheduler, images, labels, candidates, options)
     made = {}
-    for count in plans:
+    for count in options.plans:
         nodes = plan_timesteps(cost, count)
         timesteps = [candidates[node - 1] for node in nodes[::-1]]
         made[str(count)] = {"timesteps": timesteps, "cost": path_cost(cost, nodes)}
     return made
+
+
+def _transition_costs(unet, scheduler, images, labels, candidates, options):
+    batch_size, seed = options.batch_size, options.seed
+    if options.plan_cost == "bound":
+        images, labels = images[:PLAN_IMAGES], labels_of(labels, 0, PLAN_IMAGES)
+        return bound_costs(unet, scheduler, images, candidates, labels, batch_size=batch_size, seed=seed)
+    labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
+    of_paths = {"batch_size": min(batch_size, PLAN_PATHS), "seed": seed}
+    errors = local_errors(unet, scheduler, candidates, 2, PLAN_PATHS, labels, **of_paths)
+    if options.plan_cost == "local_error":
+        return errors
+    labels = labels_of(labels, 0, GROWTH_PATHS)
+    return mean_square_in_the_data(errors, error_growth(unet, scheduler, candidates, GROWTH_PATHS, labels, seed))

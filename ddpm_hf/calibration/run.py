@@ -14,6 +14,7 @@ from ddpm_hf.calibration.mean_square_epsilon import (
     estimate_mean_square_epsilon,
 )
 from ddpm_hf.calibration.models import load_model, save_model
+from ddpm_hf.calibration.options import CalibrationOptions
 from ddpm_hf.calibration.planning import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.calibration.progress_file import STATE_FILE, state_files
@@ -22,7 +23,8 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.evaluation.measured_model import discrete_chain, evaluating
+from ddpm_hf.evaluation.measured_model import discrete_chain
+from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.cards import write_card
@@ -34,9 +36,6 @@ from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.reports.report_files import CALIBRATION
 from ddpm_hf.results import check_apart, check_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-
-# The options that say which data.
-OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_columns")
 
 
 def calibrate(
@@ -86,65 +85,80 @@ def calibrate(
         InputError: before the measurement, for an output_dir that holds something else or cannot be written to, a plan that
             cannot be made, data that do not fit, and a Hub that does not take the model.
     """
-    if output_dir is None and push_to_hub is None:
+    data, plans = data or DataArguments(), sorted(set(plans or []))
+    options = CalibrationOptions(model, data, num_images, plans, plan_cost, batch_size, seed, device)
+    return _calibrate(options, _output_folder(output_dir, push_to_hub), push_to_hub)
+
+
+def _output_folder(output_dir, push_to_hub):
+    if output_dir is not None:
+        return Path(output_dir)
+    if push_to_hub is None:
         raise InputError("Where should it go? Give --output_dir FOLDER, or --push_to_hub REPOSITORY, or both.")
-    output_dir = Path("outputs", push_to_hub.split("/")[-1]) if output_dir is None else Path(output_dir)
-    plans = sorted(set(plans or []))
-    accelerator = join_processes(device)
-    check_apart(output_dir, model)
+    return Path("outputs", push_to_hub.split("/")[-1])
+
+
+def _calibrate(options, output_dir, push_to_hub):
+    accelerator = join_processes(options.device)
+    check_apart(output_dir, options.model)
     together(accelerator, partial(_check_output, output_dir), main_process_only=True)
-    loaded = load_model(model, device or accelerator.device)
-    pipeline = loaded.pipeline
-    chain = discrete_chain(pipeline.scheduler, "be calibrated", **PLAIN_CHAIN)
-    check_plans(plans, plan_cost, chain, of_latents=loaded.encode is not None)
-    # Its variances depend on the statistics; whether there can be such a scheduler does not.
-    _calibrated_scheduler(pipeline, [1.0] * len(chain), plan_cost if plans else "bound")
-    data = data or DataArguments()
-    images, labels = main_process_first(accelerator, lambda: load_data(data, loaded.image_config, num_images, seed))
+    loaded = load_model(options.model, options.device or accelerator.device)
+    _check_model(loaded, options)
+    images, labels = main_process_first(
+        accelerator, lambda: load_data(options.data, loaded.image_config, options.num_images, options.seed)
+    )
     if push_to_hub is not None and accelerator.is_main_process:
         push_to_hub = prepare_repository(push_to_hub).repository
-    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
-        duration = _duration(loaded, images, labels, plans, plan_cost, batch_size, accelerator.num_processes)
+    with fitting_into_memory(f"lower --batch_size, which is {options.batch_size}"):
+        duration = _duration(loaded, images, labels, options, accelerator.num_processes)
     accelerator.print(f"{len(images)} images: about {duration} (h:mm:ss)")
 
     started = time.monotonic()
     gamma = estimate_mean_square_epsilon(
-        pipeline.unet,
-        pipeline.scheduler,
+        loaded.pipeline.unet,
+        loaded.pipeline.scheduler,
         images,
         class_labels=labels,
         encode=loaded.encode,
-        batch_size=batch_size,
-        seed=seed,
+        batch_size=options.batch_size,
+        seed=options.seed,
         state_file=output_dir / STATE_FILE,
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        calibrated = _calibrated_scheduler(pipeline, gamma.for_optimal_variance(), plan_cost if plans else "bound")
-        made = make_plans(pipeline.unet, calibrated, images, labels, plans, plan_cost, batch_size, seed)
-        if plans:
-            calibrated = calibrated.from_config(
-                calibrated.config, timestep_plans={k: p["timesteps"] for k, p in made.items()}
-            )
+        scheduler, made = _calibrated(loaded.pipeline, gamma, images, labels, options)
         report = {
-            "options": _options(model, data, num_images, plans, plan_cost, batch_size, seed),
+            "options": options.told(),
             "seconds": time.monotonic() - started,
             "mean_square_epsilon": asdict(gamma),
+            **({"plan_cost": options.plan_cost, "plans": made} if made else {}),
         }
-        if plans:
-            report |= {"plan_cost": plan_cost, "plans": made}
-        with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
-            save_model(loaded, calibrated, aside)
-            CALIBRATION.write(aside, report)
-            draw_mean_square_epsilon(gamma, aside / CALIBRATION.picture)
-            write_card(aside, push_to_hub or output_dir.name)
-        for state in state_files(output_dir):
-            state.unlink()
-        _print_summary(gamma, calibrated, made, output_dir)
+        _write(loaded, scheduler, gamma, report, output_dir, push_to_hub or output_dir.name)
+        _print_summary(gamma, scheduler, made, output_dir)
         if push_to_hub is not None:
             print(f"Uploaded: {push_folder(output_dir, push_to_hub, message='Add the calibrated model').url}")
     accelerator.wait_for_everyone()
-    return pipeline
+    return loaded.pipeline
+
+
+def _calibrated(pipeline, gamma, images, labels, options):
+    """The scheduler of the new folder, and the plans that it has, as `make_plans` gives them."""
+    scheduler = _calibrated_scheduler(pipeline, gamma.for_optimal_variance(), options.kept_low)
+    made = make_plans(pipeline.unet, scheduler, images, labels, options)
+    if made:
+        plans = {steps: plan["timesteps"] for steps, plan in made.items()}
+        scheduler = scheduler.from_config(scheduler.config, timestep_plans=plans)
+    return scheduler, made
+
+
+def _write(loaded, scheduler, gamma, report, output_dir, name):
+    with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
+        save_model(loaded, scheduler, aside)
+        CALIBRATION.write(aside, report)
+        draw_mean_square_epsilon(gamma, aside / CALIBRATION.picture)
+        write_card(aside, name)
+    for state in state_files(output_dir):
+        state.unlink()
 
 
 def _calibrated_scheduler(pipeline, mean_square_epsilon, plan_cost):
@@ -161,26 +175,6 @@ def _calibrated_scheduler(pipeline, mean_square_epsilon, plan_cost):
 
 def _has_head(unet):
     return unet.config.out_channels == 2 * unet.config.in_channels
-
-
-def _options(model, data, num_images, plans, plan_cost, batch_size, seed):
-    """What `ddpm-hf calibrate` was given, by the names of its options; folders and files by their whole path."""
-    of_data = {name: getattr(data, name) for name in OF_DATA}
-    dataset = None if data.dataset is None else _whole_path(data.dataset)
-    options = {
-        "model": _whole_path(model),
-        "dataset": dataset,
-        **of_data,
-        "num_images": num_images,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    return options | ({"plan": ",".join(map(str, plans)), "plan_cost": plan_cost} if plans else {})
-
-
-def _whole_path(name):
-    """As it is, if it is of the Hub."""
-    return str(Path(name).resolve()) if Path(name).exists() else str(name)
 
 
 def _print_summary(gamma, scheduler, made, output_dir):
@@ -212,25 +206,33 @@ def _check_output(output_dir):
     check_free_folder(output_dir, unfinished=unfinished)
 
 
-def _duration(loaded, images, labels, plans, plan_cost, batch_size, processes):
+def _check_model(loaded, options):
+    pipeline = loaded.pipeline
+    chain = discrete_chain(pipeline.scheduler, "be calibrated", **PLAIN_CHAIN)
+    check_plans(options.plans, options.plan_cost, chain, of_latents=loaded.encode is not None)
+    # Its variances depend on the statistics; whether there can be such a scheduler does not.
+    _calibrated_scheduler(pipeline, [1.0] * len(chain), options.kept_low)
+
+
+def _duration(loaded, images, labels, options, processes):
     """What all calls of the network will take, from one that is timed; plans take up to twice as long as their calls."""
-    steps = loaded.pipeline.scheduler.config.num_train_timesteps
+    steps, batch_size = loaded.pipeline.scheduler.config.num_train_timesteps, options.batch_size
     batch, labels = images[:batch_size], labels_of(labels, 0, batch_size)
     seconds = _seconds_per_call(loaded, batch, labels)
     calls = ceil(len(images) / (batch_size * processes)) * min(TIMESTEPS_PER_IMAGE, steps)
-    if plans:
-        calls += 2 * CALLS[plan_cost] * count_candidates(plans, steps) / len(batch)
+    if options.plans:
+        calls += 2 * CALLS[options.plan_cost] * count_candidates(options.plans, steps) / len(batch)
     return expected_duration(calls * seconds, f"give fewer --num_images than {len(images)}")
 
 
 @torch.no_grad()
 def _seconds_per_call(loaded, images, labels):
-    """Of one call of the network on a batch."""
+    """The seconds that one call of the network on a batch takes."""
     unet = loaded.pipeline.unet
     x = to_model_range(images.to(unet.device))
     x = x if loaded.encode is None else loaded.encode(x)
-    network = GaussianDiffusionPipeline(unet, loaded.pipeline.scheduler)
-    labels = network.encode_labels(labels, 1.0, len(x), x.device)
-    t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    with evaluating(unet):
-        return seconds_of(lambda: network.predict(x, t, t, labels).sum().item())
+    pipeline = GaussianDiffusionPipeline(unet, loaded.pipeline.scheduler)
+    measuring, first = Measuring(images, labels, len(images), progress_bar=False), torch.zeros(1, dtype=torch.int64)
+    with noised_batches(pipeline, measuring, 1, "") as batches:
+        (batch,) = batches
+        return seconds_of(lambda: [noised.output.sum().item() for noised in batch.noised(x, first)])

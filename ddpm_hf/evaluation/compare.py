@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.evaluation.samplers import check_sampler, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import check_steps, make_sampler, pipeline_with
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_folder import load_pipeline
@@ -44,6 +45,22 @@ LARGEST_SEED = 2**63 - 1
 FINITE_SAMPLES = (
     "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
 )
+
+
+class Request(NamedTuple):
+    """The arguments of `compare` of the same names."""
+
+    model: str
+    output: Path
+    features: str
+    data: DataArguments
+    samplers: Sequence[str]
+    steps: Sequence[int]
+    num_images: int
+    seeds: Sequence[int]
+    batch_size: int
+    device: str | None
+    bound_images: int
 
 
 class Task(NamedTuple):
@@ -105,65 +122,93 @@ def compare(
         InputError: before the work, for what any of the samplers cannot do, and for an output that holds something or cannot
             be written to.
     """
-    output = Path(output)
     bound_images = num_images if bound_images is None else bound_images
-    _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images)
-    batch_size = min(batch_size, num_images)
-    accelerator = join_processes(device)
-    together(accelerator, lambda: check_free_folder(output), main_process_only=True)
-    device = device or str(accelerator.device)
-    pipeline = load_pipeline(model).to(device)
+    data, output = data or DataArguments(split="test"), Path(output)
+    return _compare(
+        Request(model, output, features, data, samplers, steps, num_images, seeds, batch_size, device, bound_images)
+    )
+
+
+def _compare(request):
+    _check_request(request)
+    accelerator = join_processes(request.device)
+    together(accelerator, lambda: check_free_folder(request.output), main_process_only=True)
+    device = request.device or str(accelerator.device)
+    pipeline = _open_model(request).to(device)
+    samplers = _make_samplers(pipeline, request)
+    task = _task(
+        pipeline,
+        load_features(request.features, device),
+        request.data,
+        request.num_images,
+        request.seeds,
+        min(request.batch_size, request.num_images),
+        request.bound_images,
+        accelerator,
+    )
+    scored = {name for name, sampler in samplers.items() if request.bound_images and _has_bound(sampler)}
+    calls = _announce(task, request, len(scored))
+    measurements, rows = [], {name: [] for name in samplers}
+    with tqdm(total=calls, desc="compare", unit="call", disable=not accelerator.is_main_process) as bar:
+        for name, sampler in samplers.items():
+            for count in request.steps:
+                bar.set_postfix_str(f"{name}, {count} steps")
+                bound = _bound(task, sampler, count, bar) if name in scored else None
+                measurement, images = _measure(task, name, sampler, count, bar)
+                measurements.append(replace(measurement, bits_per_dim=bound))
+                rows[name].append(images)
+    settings = _settings(task, request, device, bool(scored))
+    together(accelerator, lambda: _write(request.output, settings, measurements, rows), main_process_only=True)
+    return measurements
+
+
+def _open_model(request):
+    """The pipeline of the model, which must make images that can be looked at, as many as the memory holds."""
+    pipeline = load_pipeline(request.model)
     channels, height, width = pipeline.samples.image_shape(
         otherwise=InputError(
-            f"{model} makes points, and this compares images by their features: `ddpm_hf.evaluation.distances` has "
+            f"{request.model} makes points, and this compares images by their features: `ddpm_hf.evaluation.distances` has "
             "sliced_wasserstein for points."
         )
     )
     if channels not in PICTURE_CHANNELS:
         raise InputError(
-            f"{model} makes images of {channels} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: its "
-            "samplers cannot be compared by what is seen in them."
+            f"{request.model} makes images of {channels} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: "
+            "its samplers cannot be compared by what is seen in them."
         )
     if None not in (height, width):
-        needed = num_images * channels * height * width
-        check_fits_memory("the samples take", needed, f"lower --num_images, which is {num_images}")
+        needed = request.num_images * channels * height * width
+        check_fits_memory("the samples take", needed, f"lower --num_images, which is {request.num_images}")
     pipeline.unet.eval()
-    _check_samplers(pipeline, samplers, steps)
-    data = data or DataArguments(split="test")
-    see = load_features(features, device)
-    task = _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator)
-    scored = [name for name in samplers if bound_images and _has_bound(make_sampler(name, pipeline.scheduler))]
-    batches = math.ceil(len(own_part(num_images, accelerator)) / batch_size) * len(seeds)
-    calls = sum(steps) * (len(samplers) * batches + len(scored) * _bound_batches(task))
-    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
+    return pipeline
+
+
+def _announce(task, request, num_scored):
+    """Says what the comparison takes, and returns the number of network calls of this process."""
+    batches = math.ceil(len(own_part(task.num_images, task.accelerator)) / task.batch_size) * len(task.seeds)
+    num_samplers = len(request.samplers)
+    calls = sum(request.steps) * (num_samplers * batches + num_scored * _bound_batches(task))
+    with fitting_into_memory(f"lower --batch_size, which is {task.batch_size}"):
         seconds = calls * _seconds_per_call(task)
     duration = expected_duration(seconds, "give fewer --num_images, --steps, --seeds or --samplers")
-    accelerator.print(
-        f"{len(samplers)} samplers: {calls} network calls of {batch_size} images in each process, about {duration} (h:mm:ss)"
+    task.accelerator.print(
+        f"{num_samplers} samplers: {calls} network calls of {task.batch_size} images in each process, about {duration} "
+        "(h:mm:ss)"
     )
+    return calls
 
-    measurements, rows = [], {}
-    with tqdm(total=calls, desc="compare", unit="call", disable=not accelerator.is_main_process) as bar:
-        for name in samplers:
-            rows[name] = []
-            for count in steps:
-                bar.set_postfix_str(f"{name}, {count} steps")
-                bound = _bound(task, name, count, bar) if name in scored else None
-                measurement, images = _measure(task, name, count, bound, bar)
-                measurements.append(measurement)
-                rows[name].append(images)
-    settings = {
-        "model": str(model),
-        "features": str(features),
-        "data": f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}, {task.target.count} images",
-        "samples": f"{num_images} for each of the seeds {', '.join(map(str, seeds))}",
-        "bits per dimension": f"of {len(task.held_out)} images of the data" if scored else "not measured",
-        "batch size and device": f"{batch_size}, {device}, {torch.get_num_threads()} threads, {accelerator.num_processes} "
-        "process(es)",
+
+def _settings(task, request, device, is_scored):
+    return {
+        "model": str(request.model),
+        "features": str(request.features),
+        "data": f"{request.data.dataset or 'embedded Fashion-MNIST'}, {request.data.split}, {task.target.count} images",
+        "samples": f"{task.num_images} for each of the seeds {', '.join(map(str, task.seeds))}",
+        "bits per dimension": f"of {len(task.held_out)} images of the data" if is_scored else "not measured",
+        "batch size and device": f"{task.batch_size}, {device}, {torch.get_num_threads()} threads, "
+        f"{task.accelerator.num_processes} process(es)",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
     }
-    together(accelerator, lambda: _write(output, settings, measurements, rows), main_process_only=True)
-    return measurements
 
 
 def _write(output, settings, measurements, rows):
@@ -193,14 +238,15 @@ def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, acce
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images):
+def _check_request(request):
+    samplers, steps, seeds, num_images = request.samplers, request.steps, request.seeds, request.num_images
     for name, values in (("samplers", samplers), ("steps", steps), ("seeds", seeds)):
         if len(values) == 0 or len(set(values)) < len(values):
             raise InputError(f"{name}={list(values)} must name at least one, and each once.")
-    if min(steps) < 1 or num_images < 2 or batch_size < 1 or not 0 <= bound_images <= num_images:
+    if min(steps) < 1 or num_images < 2 or request.batch_size < 1 or not 0 <= request.bound_images <= num_images:
         raise InputError(
-            f"steps={list(steps)} and batch_size={batch_size} must be at least 1, num_images={num_images} at least 2, "
-            f"bound_images={bound_images} in 0 .. num_images."
+            f"steps={list(steps)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
+            f"2, bound_images={request.bound_images} in 0 .. num_images."
         )
     # Place i of seed s has the generator s * num_images + i.
     most = LARGEST_SEED // num_images - 1
@@ -208,14 +254,16 @@ def _check_requests(samplers, steps, seeds, num_images, batch_size, bound_images
         raise InputError(f"seeds={list(seeds)} must be in 0 .. {most} for num_images={num_images}.")
 
 
-def _check_samplers(pipeline, samplers, steps):
-    """Every sampler at every number of steps, before any of them works."""
-    for name in samplers:
-        sampler = make_sampler(name, pipeline.scheduler)
-        if isinstance(sampler, GaussianDiffusionScheduler):
-            check_head(pipeline.unet, sampler)
-        for count in steps:
-            check_sampler(name, pipeline.scheduler, count)
+def _make_samplers(pipeline, request):
+    """{name: scheduler}, each of which can take every number of steps."""
+    samplers = {}
+    for name in request.samplers:
+        samplers[name] = make_sampler(name, pipeline.scheduler)
+        if isinstance(samplers[name], GaussianDiffusionScheduler):
+            check_head(pipeline.unet, samplers[name])
+        for count in request.steps:
+            check_steps(name, samplers[name], count)
+    return samplers
 
 
 # What is measured ----------------------------------------------------------------------------------------------------
@@ -227,11 +275,10 @@ def _has_bound(sampler):
     return ours and sampler.config.eta > 0 and sampler.config.solver_order == 1
 
 
-def _bound(task, name, count, bar):
-    sampler, unet = make_sampler(name, task.pipeline.scheduler), task.pipeline.unet
+def _bound(task, sampler, count, bar):
     labels = None if task.labels is None else task.labels[: len(task.held_out)]
     result = bits_per_dim(
-        unet,
+        task.pipeline.unet,
         sampler,
         task.held_out,
         count,
@@ -249,9 +296,8 @@ def _bound_batches(task):
     return math.ceil(len(task.held_out) / (task.batch_size * task.accelerator.num_processes))
 
 
-def _measure(task, name, count, bound, bar):
+def _measure(task, name, sampler, count, bar):
     """The measurement, and the first images of the first seed."""
-    sampler = make_sampler(name, task.pipeline.scheduler)
     places = own_part(task.num_images, task.accelerator)
     shown, distances, seconds = [], [], []
     for seed in task.seeds:
@@ -271,7 +317,6 @@ def _measure(task, name, count, bound, bar):
         distances=distances,
         timesteps=sampler.timesteps.tolist(),
         seconds=statistics.median(gather_parts(seconds, task.accelerator)),
-        bits_per_dim=bound,
     )
     return measurement, gather_parts(shown, task.accelerator)
 

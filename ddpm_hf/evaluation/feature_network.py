@@ -62,13 +62,25 @@ def train_feature_network(
     test = open_images(dataclasses.replace(data, split=test_split, resolution=train.resolution), DEFAULT_RESOLUTION)
     accelerator = Accelerator(cpu=device == "cpu")
     set_seed(seed)
-    network = ResNetForImageClassification(_config(train))
+    walk = EndlessBatches(len(train), batch_size, seed)
+    network = _train(
+        accelerator, train, walk, max(1, round(epochs * len(train) / batch_size)), learning_rate, max_shift
+    )
+    accuracy = _accuracy(network, test, batch_size, accelerator.device)
+    check_weights_finite(output, {"classifier": network})
+    with moved_in_whole(output, last="config.json") as aside:
+        network.save_pretrained(aside)
+        # As `to_model_range`: pixels in [-1, 1], at their own size.
+        ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(aside)
+    return accuracy
+
+
+def _train(accelerator, source, walk, steps, learning_rate, max_shift):
+    network = ResNetForImageClassification(_config(source))
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
-    steps = max(1, round(epochs * len(train) / batch_size))
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     network, optimizer = accelerator.prepare(network, optimizer)
-    walk = EndlessBatches(len(train), batch_size, seed)
-    loader = batches(load_images(train, MEMORY_LIMIT_GB), walk)
+    loader = batches(load_images(source, MEMORY_LIMIT_GB), walk)
     with tqdm(total=steps, desc="feature network", unit="step") as bar:
         for _, batch in zip(range(steps), loader, strict=False):
             images = _moved(to_model_range(batch["images"].to(accelerator.device), random_flip=True), max_shift)
@@ -79,13 +91,7 @@ def train_feature_network(
             optimizer.zero_grad()
             schedule.step()
             bar.update()
-    accuracy = _accuracy(network, test, batch_size, accelerator.device)
-    check_weights_finite(output, {"classifier": network})
-    with moved_in_whole(output, last="config.json") as aside:
-        network.save_pretrained(aside)
-        # As `to_model_range`: pixels in [-1, 1], at their own size.
-        ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(aside)
-    return accuracy
+    return network
 
 
 def _config(source):

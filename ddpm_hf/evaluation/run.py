@@ -10,6 +10,7 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
+from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.measured_model import discrete_chain
 from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.files import moved_in_whole
@@ -59,28 +60,42 @@ def evaluate_bits_per_dim(
     output = Path(output)
     accelerator = join_processes(device)
     together(accelerator, lambda: check_free_folder(output, (BOUND.name, BOUND.picture)), main_process_only=True)
-    pipeline = load_pipeline(model).to(device or accelerator.device)
-    if variance_type is not None:
-        scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
-        pipeline.register_modules(scheduler=scheduler)
-    discrete_chain(pipeline.scheduler, "be scored in bits per dimension").set_timesteps(steps)
+    pipeline = _open_model(model, variance_type, steps).to(device or accelerator.device)
     data = data or DataArguments(split="test")
     images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config, num_images, seed))
     score = partial(bits_per_dim, pipeline.unet, pipeline.scheduler, batch_size=batch_size, seed=seed)
     calls = ceil(len(images) / (batch_size * accelerator.num_processes)) * (steps or len(pipeline.scheduler))
-    first_labels = None if labels is None else labels[:batch_size]
-    first_step = partial(score, images[:batch_size], timesteps=[0], class_labels=first_labels, progress_bar=False)
-    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
-        duration = expected_duration(calls * seconds_of(first_step), "give fewer --num_images or --steps")
+    duration = _duration(score, calls, images[:batch_size], labels_of(labels, 0, batch_size))
     accelerator.print(f"{len(images)} images: {calls} network calls in each process, about {duration} (h:mm:ss)")
     result = score(images, num_inference_steps=steps, class_labels=labels, accelerator=accelerator)
     together(accelerator, lambda: _write(result, output), main_process_only=True)
+    accelerator.print(_summary(result, pipeline.samples, output))
+    return result
+
+
+def _open_model(model, variance_type, steps):
+    """The pipeline of the model, with another variance if wanted; its scheduler can take so many steps."""
+    pipeline = load_pipeline(model)
+    if variance_type is not None:
+        scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
+        pipeline.register_modules(scheduler=scheduler)
+    discrete_chain(pipeline.scheduler, "be scored in bits per dimension").set_timesteps(steps)
+    return pipeline
+
+
+def _duration(score, calls, images, labels):
+    """What so many network calls on a batch take, from one that is timed."""
+    first_step = partial(score, images, timesteps=[0], class_labels=labels, progress_bar=False)
+    with fitting_into_memory(f"lower --batch_size, which is {score.keywords['batch_size']}"):
+        return expected_duration(calls * seconds_of(first_step), "give fewer --num_images or --steps")
+
+
+def _summary(result, samples, output):
     error = "" if result.standard_error is None else f" +- {result.standard_error:.4f}"
-    note = pipeline.samples.bound_note(result.total)
-    accelerator.print(
+    note = samples.bound_note(result.total)
+    return (
         f"{result.total:.4f}{error} bits/dim{note}; every term in {output / BOUND.name} and {output / BOUND.picture}"
     )
-    return result
 
 
 def _write(result, output):

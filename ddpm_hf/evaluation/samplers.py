@@ -63,7 +63,11 @@ def check_sampler(name, scheduler, steps):
         scheduler: the model's.
         steps (`int`): K.
     """
-    sampler = make_sampler(name, scheduler)
+    check_steps(name, make_sampler(name, scheduler), steps)
+
+
+def check_steps(name, sampler, steps):
+    """As `check_sampler`, for what `make_sampler` gave for this name."""
     if name.endswith("@" + PLANNED) and str(steps) not in sampler.config.timestep_plans:
         planned = ", ".join(sampler.config.timestep_plans)
         raise InputError(f"Sampler {name!r} has plans for {planned} steps and none for {steps}.")

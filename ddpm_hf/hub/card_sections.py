@@ -5,6 +5,7 @@ import yaml
 from ddpm_hf.environment import describe_environment
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
+from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.report_files import CALIBRATION, TRAINING_OPTIONS
 
 EMBEDDED_DATA = "Fashion-MNIST"
@@ -119,7 +120,7 @@ def picture(folder):
 
 def loading(folder, index, repository):
     """The lines that load it, for each of the ways that there are for this folder."""
-    has_code, is_stock = (folder / "pipeline.py").is_file(), isinstance(index["_class_name"], str)
+    has_code, is_stock = (folder / CODE_FILE).is_file(), isinstance(index["_class_name"], str)
     label = ", class_labels=0" if _has_classes(folder) else ""
     ways = []
     if is_stock:

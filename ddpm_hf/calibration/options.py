@@ -1,0 +1,44 @@
+"""What `ddpm-hf calibrate` is given, and how it is told in `calibration.json`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ddpm_hf.data.arguments import DataArguments
+
+# The options that say which data.
+OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_columns")
+
+
+class CalibrationOptions(NamedTuple):
+    """The arguments of `calibrate` of the same names; `plans` ascend."""
+
+    model: str
+    data: DataArguments
+    num_images: int
+    plans: list[int]
+    plan_cost: str
+    batch_size: int
+    seed: int
+    device: str | None
+
+    @property
+    def kept_low(self):
+        """What the scheduler serves: the cost of its plans, or the bound where there are none."""
+        return self.plan_cost if self.plans else "bound"
+
+    def told(self):
+        """By the names of the command line's options; folders and files by their whole path."""
+        options = {
+            "model": _whole_path(self.model),
+            "dataset": None if self.data.dataset is None else _whole_path(self.data.dataset),
+            **{name: getattr(self.data, name) for name in OF_DATA},
+            "num_images": self.num_images,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+        return options | ({"plan": ",".join(map(str, self.plans)), "plan_cost": self.plan_cost} if self.plans else {})
+
+
+def _whole_path(name):
+    """The absolute path of a folder or file; a name on the Hub stays as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
