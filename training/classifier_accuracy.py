@@ -7,7 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_hf.data import to_model_range
-from ddpm_hf.evaluation.measured_model import evaluating
+from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 
 

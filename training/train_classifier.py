@@ -20,7 +20,7 @@ from ddpm_hf.data import draw_images, open_images, sized_for_network
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.measured_model import discrete_chain
+from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted

@@ -1,10 +1,10 @@
 """What makes a trained model sample better untrained: statistics of its noise prediction, planned timesteps, fitted solvers."""
 
-from ddpm_hf.calibration.error_growth import error_growth
+from ddpm_hf.calibration.cheapest_plans import plan_timesteps
+from ddpm_hf.calibration.error_propagation import error_growth
 from ddpm_hf.calibration.mean_square_epsilon import estimate_mean_square_epsilon
-from ddpm_hf.calibration.plan_costs import bound_costs, local_errors
-from ddpm_hf.calibration.plans import plan_timesteps
 from ddpm_hf.calibration.solver_fit import fit_solver
+from ddpm_hf.calibration.transition_costs import bound_costs, local_errors
 
 __all__ = [
     "bound_costs",

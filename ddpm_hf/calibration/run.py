@@ -13,17 +13,17 @@ from ddpm_hf.calibration.mean_square_epsilon import (
     TIMESTEPS_PER_IMAGE,
     estimate_mean_square_epsilon,
 )
+from ddpm_hf.calibration.model_plans import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.models import load_model, save_model
 from ddpm_hf.calibration.options import CalibrationOptions
-from ddpm_hf.calibration.planning import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.calibration.progress_file import STATE_FILE, state_files
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.evaluation.measured_model import discrete_chain
 from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.files import moved_in_whole

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_hf.calibration.plan_costs import starting_noise
-from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
+from ddpm_hf.calibration.transition_costs import starting_noise
+from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import encode_labels
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, own_part, together
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
+from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.samplers import check_steps, make_sampler, pipeline_with
 from ddpm_hf.files import moved_in_whole

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.measured_model import evaluating
 from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline

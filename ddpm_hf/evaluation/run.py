@@ -9,9 +9,9 @@ from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.bits_per_dim import bits_per_dim
+from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.evaluation.measured_model import discrete_chain
+from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline

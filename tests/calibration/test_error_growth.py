@@ -5,7 +5,7 @@ from exact_predictor import exact_of_images
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.calibration import error_growth
-from ddpm_hf.calibration.plan_costs import candidate_timesteps
+from ddpm_hf.calibration.transition_costs import candidate_timesteps
 
 
 @pytest.mark.parametrize("variance", [0.25, 4.0])

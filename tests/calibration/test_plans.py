@@ -9,8 +9,8 @@ from exact_predictor import exact_of_images
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.calibration import bound_costs, local_errors, plan_timesteps
-from ddpm_hf.calibration.plan_costs import LARGEST_LAST_SIGMA, candidate_timesteps
-from ddpm_hf.calibration.plans import path_cost
+from ddpm_hf.calibration.cheapest_plans import path_cost
+from ddpm_hf.calibration.transition_costs import LARGEST_LAST_SIGMA, candidate_timesteps
 from ddpm_hf.evaluation import bits_per_dim
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_hf.calibration.plan_costs import CLEAN_NODE, DETERMINISTIC, chain_of, starting_noise
+from ddpm_hf.calibration.transition_costs import CLEAN_NODE, DETERMINISTIC, chain_of, starting_noise
+from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.measured_model import evaluating
 from ddpm_hf.evaluation.variational_bound import CLEAN
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from ddpm_hf.calibration.error_growth import error_growth, mean_square_in_the_data
+from ddpm_hf.calibration.cheapest_plans import path_cost, plan_timesteps
+from ddpm_hf.calibration.error_propagation import error_growth, mean_square_in_the_data
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
-from ddpm_hf.calibration.plan_costs import bound_costs, candidate_timesteps, local_errors
-from ddpm_hf.calibration.plans import path_cost, plan_timesteps
+from ddpm_hf.calibration.transition_costs import bound_costs, candidate_timesteps, local_errors
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LARGEST_TERMINAL_ALPHA_BAR

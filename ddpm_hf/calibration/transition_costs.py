@@ -12,8 +12,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
+from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
