@@ -8,7 +8,6 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
@@ -114,3 +113,13 @@ class NoisedBatches:
                 labels = labels_of(how.class_labels, first, len(data))
                 yield Batch(first, data, labels, self.pipeline, how.seed, self.bar)
         check_labels(how.class_labels, self.num_images)
+
+
+def numbered(batches):
+    """(place of the batch's first image in the data, batch) for each batch; an error if there is none."""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += len(batch)
+    if first == 0:
+        raise ValueError("There are no images to evaluate.")
