@@ -24,7 +24,7 @@ from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.presets import NETWORK_PRESETS
-from ddpm_hf.training.arguments import parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.health import check_weights

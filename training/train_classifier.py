@@ -25,7 +25,7 @@ from ddpm_hf.evaluation.measured_model import discrete_chain
 from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
-from ddpm_hf.training.arguments import parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective

@@ -11,7 +11,8 @@ from ddpm_hf.data import open_points
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.errors import InputError
-from ddpm_hf.training.arguments import TrainingArguments, parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
+from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.loss_curve import read_rows
 from ddpm_hf.training.train import train
 
