@@ -131,10 +131,9 @@ def run(args, accelerator, source, total_steps, push=None):
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
     with alone_in(args.output_dir, accelerator):
-        images, workers = begin_run(args, accelerator, source, unet)
-        trainer = Trainer(
-            args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push, held_out
-        )
+        images = begin_run(args, accelerator, source, unet)
+        trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
+        trainer.push, trainer.held_out = push, held_out
         accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
         resume_run(args, accelerator, source, trainer)
         trainer.fit()
