@@ -13,7 +13,6 @@ from ddpm_hf.training.argument_checks import check_choice, check_each, read_stds
 from ddpm_hf.training.argument_conflicts import (
     RUN_CONFLICTS,
     TRAINING_CONFLICTS,
-    objective_of_head,
     refuse_conflicts,
 )
 from ddpm_hf.training.objectives import OBJECTIVES
@@ -127,6 +126,11 @@ class RunArguments(DataArguments):
         refuse_conflicts(self, RUN_CONFLICTS)
         if self.ema == "power":
             read_stds(self.ema_stds)
+
+    @property
+    def or_preset(self):
+        """What an error says of the other way to give the options that are missing."""
+        return f", or a --preset, one of {', '.join(self.presets)}" if self.presets else ""
 
 
 @dataclass
@@ -255,11 +259,11 @@ class TrainingArguments(RunArguments):
 
     def _follow(self):
         """Gives the options that were left out what follows from the others."""
-        calls = min(CALLS_PER_SAMPLE, self.num_train_timesteps)
+        head, calls = self.variance_head, min(CALLS_PER_SAMPLE, self.num_train_timesteps)
         self.sample_steps = calls if self.sample_steps is None else self.sample_steps
         self.eval_steps = calls if self.eval_steps is None else self.eval_steps
-        self.objective = self.objective or objective_of_head(self.variance_head)
-        self.variance_type = self.variance_type or self.variance_head or "fixed_small"
+        self.objective = self.objective or {None: "simple", "learned_range": "hybrid"}.get(head, head)
+        self.variance_type = self.variance_type or head or "fixed_small"
         self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
         if self.eval_split is None and self.dataset is None:
             self.eval_split = "test"

@@ -14,11 +14,11 @@ NORM_NUM_GROUPS = 8
 CONFLICTS = (
     (
         lambda a: a.model is None,
-        lambda a: "Which model is the classifier for? Give --model, a pipeline folder or a Hub id.",
+        "Which model is the classifier for? Give --model, a pipeline folder or a Hub id.",
     ),
     (
         lambda a: a.width % NORM_NUM_GROUPS,
-        lambda a: f"width={a.width} is not allowed: it must be a multiple of {NORM_NUM_GROUPS}.",
+        f"width={{a.width}} is not allowed: it must be a multiple of {NORM_NUM_GROUPS}.",
     ),
 )
 
