@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser
 from ddpm_hf.data import EndlessBatches, batches, open_points
-from ddpm_hf.training.arguments import parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.objectives import make_objective
 from ddpm_hf.training.optimizers import make_optimizer
 from ddpm_hf.training.run_setup import make_accelerator

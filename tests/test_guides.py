@@ -18,7 +18,8 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
-from ddpm_hf.training.arguments import TrainingArguments, parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
+from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 ROOT = Path(__file__).parent.parent

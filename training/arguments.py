@@ -1,31 +1,20 @@
-"""The options of a training run: what they mean, what is allowed, and where their values come from.
+"""The options of a training run, as dataclasses; the conflicts between them are in `argument_conflicts`."""
 
-Flags win over `--config FILE.yaml`, which wins over `--preset NAME`; what none of them gives has the default below.
-"""
-
-import dataclasses
-import difflib
-import importlib.util
-import math
 import os
-import re
-import types
-import typing
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import yaml
-from transformers import HfArgumentParser
-
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.data.for_network import data_for
-from ddpm_hf.data.limits import check_workers
-from ddpm_hf.errors import InputError, refuse_empty
 from ddpm_hf.models.presets import MLP_PRESETS, NETWORK_PRESETS, UNET_PRESETS
 from ddpm_hf.models.unet_2d import VARIANCE_HEADS
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+from ddpm_hf.training.argument_checks import check_choice, check_each, read_stds
+from ddpm_hf.training.argument_conflicts import (
+    RUN_CONFLICTS,
+    TRAINING_CONFLICTS,
+    refuse_conflicts,
+)
 from ddpm_hf.training.objectives import OBJECTIVES
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 
@@ -133,49 +122,15 @@ class RunArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.mixed_precision = self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        hints = typing.get_type_hints(type(self))
-        for name in option_names(type(self)):
-            _check_type(name, getattr(self, name), hints[name])
-        for allowed, holds, names in _RANGES:
-            for name in names.split():
-                value = getattr(self, name, None)  # not every kind of training has every option
-                if value is not None and not holds(value):
-                    raise InputError(f"{name}={value} is not allowed: it must be {allowed}.")
-        check_workers(self.dataloader_workers)
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name, None)
-            if value is not None and value > limit:
-                raise InputError(f"{name}={value} is not allowed: it must be at most {limit}.")
-        self._check_schedule_and_tracker()
-        if self.random_crop and not self.center_crop:
-            raise InputError(
-                "random_crop=True cuts the square out, and center_crop=False squeezes the whole image into it: choose one."
-            )
-
-    def _check_schedule_and_tracker(self):
-        if (self.max_train_steps is None) == (self.num_epochs is None):
-            given = "neither" if self.num_epochs is None else "both"
-            preset = f", or a --preset, one of {', '.join(self.presets)}" if self.presets else ""
-            raise InputError(
-                f"How long should it train? Give --max_train_steps or --num_epochs ({given} was given){preset}."
-            )
-        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
-            raise InputError(
-                f"lr_warmup_steps={self.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
-                "'constant_with_warmup', or 0 steps."
-            )
-        if self.learning_rate * self.adam_weight_decay > 1:
-            raise InputError(
-                f"adam_weight_decay={self.adam_weight_decay:g} is not allowed with learning_rate={self.learning_rate:g}: an update "
-                "takes the share learning_rate * adam_weight_decay from each weight, which must be at most 1."
-            )
-        for tracker in {self.report_to} - {"none", "all"}:
-            if importlib.util.find_spec(tracker) is None:
-                raise InputError(f"report_to={tracker!r} needs the package: pip install {tracker}")
-        if self.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError("optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf[8bit]'.")
+        check_each(self)
+        refuse_conflicts(self, RUN_CONFLICTS)
         if self.ema == "power":
             read_stds(self.ema_stds)
+
+    @property
+    def or_preset(self):
+        """What an error says of the other way to give the options that are missing."""
+        return f", or a --preset, one of {', '.join(self.presets)}" if self.presets else ""
 
 
 @dataclass
@@ -297,301 +252,18 @@ class TrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choice("unet", self.unet, NETWORK_PRESETS)
-        self.objective = self.objective or _objective_of_head(self.variance_head)
-        self._check_steps()
-        self._check_combinations()
-        self.variance_type = self.variance_type or self.variance_head or "fixed_small"
-        self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
-
-    def _check_steps(self):
-        for name in ("sample_steps", "eval_steps"):
-            if getattr(self, name) is None:
-                setattr(self, name, min(CALLS_PER_SAMPLE, self.num_train_timesteps))
-            if getattr(self, name) > self.num_train_timesteps:
-                raise InputError(
-                    f"{name}={getattr(self, name)} must be at most num_train_timesteps={self.num_train_timesteps}."
-                )
-
-    def _check_combinations(self):
-        if self.beta_start >= self.beta_end:
-            raise InputError(f"beta_start={self.beta_start} must be smaller than beta_end={self.beta_end}.")
-        if self.variance_type not in (None, self.variance_head) and (
-            self.variance_head is not None or self.variance_type in VARIANCE_HEADS
-        ):
-            raise InputError(
-                f"variance_type={self.variance_type!r} does not go with variance_head={self.variance_head!r}: what a "
-                "head predicts is used as what it is; leave variance_type out and it follows the head."
-            )
-        self._check_objective()
-        if self.train_head_only:
-            self._check_head_only()
-        self._check_evaluation()
+        check_choice("unet", self.unet, NETWORK_PRESETS)
+        self._follow()
+        refuse_conflicts(self, TRAINING_CONFLICTS)
         data_for(NETWORK_PRESETS[self.unet]).check_training(self)
-        self._check_streaming()
-        if self.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", self.hub_license):
-            raise InputError(
-                f"hub_license={self.hub_license!r} is not as the Hub spells a licence, in small letters, digits, '-' and '.': "
-                "apache-2.0, mit, cc-by-4.0."
-            )
-        if self.dataset is None and (self.resolution or 0) > 32:
-            raise InputError(
-                f"resolution={self.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
-                "your data with --dataset."
-            )
 
-    def _check_streaming(self):
-        if not self.streaming:
-            if self.shuffle_buffer != TrainingArguments.shuffle_buffer:
-                raise InputError(
-                    f"shuffle_buffer={self.shuffle_buffer} has no effect without streaming: all of the data is shuffled."
-                )
-            return
-        if self.num_epochs is not None:
-            raise InputError(
-                f"num_epochs={self.num_epochs:g} cannot be counted with streaming, which does not know how many images there "
-                "are: give --max_train_steps."
-            )
-        for name in ("in_memory_limit_gb", "on_disk_limit_gb"):
-            if getattr(self, name) != getattr(TrainingArguments, name):
-                raise InputError(
-                    f"{name}={getattr(self, name):g} has no effect with streaming, which keeps no images."
-                )
-
-    def _check_evaluation(self):
+    def _follow(self):
+        """Gives the options that were left out what follows from the others."""
+        head, calls = self.variance_head, min(CALLS_PER_SAMPLE, self.num_train_timesteps)
+        self.sample_steps = calls if self.sample_steps is None else self.sample_steps
+        self.eval_steps = calls if self.eval_steps is None else self.eval_steps
+        self.objective = self.objective or {None: "simple", "learned_range": "hybrid"}.get(head, head)
+        self.variance_type = self.variance_type or head or "fixed_small"
+        self.timestep_sampling = self.timestep_sampling or ("importance" if self.objective == "vlb" else "uniform")
         if self.eval_split is None and self.dataset is None:
             self.eval_split = "test"
-        if self.eval_every and self.eval_split is None:
-            raise InputError(
-                f"eval_every={self.eval_every} needs images that are not trained on: name their split with --eval_split, or "
-                "keep some back with --split 'train[:95%]' --eval_split 'train[95%:]'."
-            )
-        if self.eval_every and self.eval_split == self.split:
-            raise InputError(
-                f"eval_split={self.eval_split!r} is trained on, so it tells nothing of other images: give another, or keep "
-                "some back with --split 'train[:95%]' --eval_split 'train[95%:]'."
-            )
-
-    def _check_objective(self):
-        if self.objective == "hybrid" and self.variance_head is None:
-            raise InputError(
-                "objective='hybrid' is for a variance head, which alone learns from its bound: add --variance_head "
-                "learned_range, or choose 'simple' or 'vlb'."
-            )
-        if self.objective in COVARIANCE_HEADS and self.objective != self.variance_head:
-            raise InputError(
-                f"objective={self.objective!r} teaches the head of that name, not variance_head="
-                f"{self.variance_head!r}: give --variance_head {self.objective}."
-            )
-        taught = ("hybrid", "vlb") if self.variance_head == "learned_range" else (self.variance_head,)
-        if self.variance_head is not None and self.objective not in taught:
-            raise InputError(
-                f"objective={self.objective!r} would leave variance_head={self.variance_head!r} untrained: choose "
-                f"--objective {taught[0]}, or leave it out."
-            )
-        if self.objective in COVARIANCE_HEADS and not self.train_head_only:
-            raise InputError(
-                f"variance_head={self.variance_head!r} learns the errors of a prediction that stays as it is: add "
-                "--train_head_only and --init_from MODEL, or train a network without a head first."
-            )
-        if self.objective == "ocm" and self.compile == "yes":
-            raise InputError(
-                "compile='yes' does not go with objective='ocm', whose gradient is taken through the network twice: leave it "
-                "out."
-            )
-        if self.objective != "hybrid" and self.vlb_weight != TrainingArguments.vlb_weight:
-            raise InputError(f"vlb_weight={self.vlb_weight} has no effect with objective={self.objective!r}.")
-        if self.objective not in ("simple", "hybrid") and self.min_snr_gamma is not None:
-            raise InputError(
-                f"min_snr_gamma={self.min_snr_gamma} weights the mean square error of the prediction, which objective="
-                f"{self.objective!r} does not have: leave it out."
-            )
-        if self.objective in ("hybrid", "vlb") and self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
-            raise InputError(
-                f"objective={self.objective!r} needs x0, which does not follow from epsilon where "
-                "rescale_betas_zero_snr leaves no signal: choose --prediction_type v_prediction."
-            )
-
-    def _check_head_only(self):
-        if self.init_from is None or self.variance_head is None:
-            raise InputError(
-                "train_head_only needs a trained network and a head for it: give --init_from MODEL and --variance_head, "
-                f"one of {', '.join(VARIANCE_HEADS)}."
-            )
-        if self.adam_weight_decay:
-            raise InputError(
-                f"adam_weight_decay={self.adam_weight_decay} would also shrink the trained weights beside the head, which "
-                "train_head_only is to leave alone: leave it at 0."
-            )
-
-
-def read_stds(text):
-    """`ema_stds` as numbers."""
-    try:
-        stds = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"ema_stds={text!r} must be numbers with commas between, as 0.05,0.10.") from None
-    for std in stds:
-        if not 0.001 <= std <= 0.28:
-            raise InputError(
-                f"ema_stds={text!r} has {std:g}: each must be from 0.001 to 0.28 (0.289 is the mean over all of the training)."
-            )
-    if len({f"{std:.3f}" for std in stds}) < len(stds):
-        raise InputError(f"ema_stds={text!r} has two that agree to 0.001: give different ones.")
-    return stds
-
-
-def _objective_of_head(variance_head):
-    return {None: "simple", "learned_range": "hybrid"}.get(variance_head, variance_head)
-
-
-_RANGES = (
-    (
-        "at least 1",
-        lambda value: value >= 1,
-        "resolution num_points shuffle_buffer num_train_timesteps batch_size gradient_accumulation_steps max_train_steps "
-        "log_every num_samples sample_steps checkpoints_limit num_eval_images eval_steps max_nonfinite_steps "
-        "ema_snapshot_every width layers_per_block",
-    ),
-    (
-        "at least 0",
-        lambda value: value >= 0,
-        "in_memory_limit_gb on_disk_limit_gb dataloader_workers lr_warmup_steps adam_weight_decay seed sample_every "
-        "checkpoint_every eval_every",
-    ),
-    (
-        "greater than 0",
-        lambda value: value > 0,
-        "num_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
-    ),
-    # Adam moves each weight by about so much in an update.
-    ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
-    # What float32 takes for 0 divides by it.
-    ("from 1e-37 to 1", lambda value: 1e-37 <= value <= 1, "adam_epsilon"),
-    ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
-    ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
-    ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),
-)
-
-# What is larger fills memory or time before it trains anything, and is a slip of the keyboard.
-_LIMITS = {
-    "seed": 2**32 - 1,  # what numpy takes
-    "num_train_timesteps": 100_000,
-    "num_samples": 10_000,
-    "max_train_steps": 10**9,
-    "num_epochs": 10**6,
-}
-
-
-def _check_type(name, value, hint):
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) or _is_optional(hint) else (hint,)
-    if value is None and type(None) in members:
-        return
-    hint = members[0]
-    if typing.get_origin(hint) is Literal:
-        _check_choice(name, value, typing.get_args(hint))
-    elif hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{name}={value!r} must be a number.")
-        if not _is_finite(value):
-            raise InputError(f"{name}={value!r} is not allowed: it must be finite.")
-    elif type(value) is not hint:
-        raise InputError(f"{name}={value!r} must be of type {hint.__name__}.")
-
-
-def _is_finite(value):
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
-
-
-def _is_optional(hint):
-    return typing.get_origin(hint) is typing.Union
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise InputError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}.")
-
-
-def preset_names():
-    return list(TrainingArguments.presets)
-
-
-def option_names(kind):
-    """The options of a kind of training; what has no choice there is a field, but no option."""
-    return [f.name for f in dataclasses.fields(kind) if f.init]
-
-
-def parse_arguments(argv=None, kind=TrainingArguments, prog="train"):
-    """Options from flags, `--config` and `--preset`; a mistake ends the program with one line that names it."""
-    preset_usage = "[--preset NAME] " if kind.presets else ""
-    usage = f"{prog} {preset_usage}[--config FILE.yaml] [--OPTION VALUE ...]"
-    parser = HfArgumentParser(kind, prog=prog, usage=usage, description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file of options.")
-    if kind.presets:
-        parser.add_argument("--preset", help=f"Options of a known run, one of {', '.join(kind.presets)}.")
-    try:
-        flags = _given(parser, kind, argv)
-        layers = [flags]
-        if (config := flags.pop("config", None)) is not None:
-            refuse_empty("config", config)
-            layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(Path(config)), kind, config)))
-        if (preset := flags.pop("preset", None)) is not None:
-            _check_choice("preset", preset, kind.presets)
-            path = kind.presets[preset]
-            layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(path), kind, path)))
-        return kind(**_merge(layers))
-    except InputError as error:
-        parser.error(str(error))
-
-
-def _given(parser, kind, argv):
-    """The options that `argv` gives, without those that have their defaults."""
-    absent = object()
-    names = [*option_names(kind), "config", "preset"]
-    parsed = parser.parse_args(argv, Namespace(**dict.fromkeys(names, absent)))
-    return {name: value for name, value in vars(parsed).items() if value is not absent}
-
-
-def _merge(layers):
-    """Later layers win; the length of the run is one choice with two spellings."""
-    options = {}
-    for layer in layers:
-        if layer.keys() & {"max_train_steps", "num_epochs"}:
-            options.pop("max_train_steps", None)
-            options.pop("num_epochs", None)
-        options |= layer
-    return options
-
-
-class _AsWritten(yaml.BaseLoader):
-    """Leaves every value as it is written (`2e-4`, `no`), so that it means what it means as a flag; what is null is None."""
-
-
-_AsWritten.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|)$"), ["~", "n", ""])
-_AsWritten.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
-
-
-def _read_yaml(path):
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_AsWritten)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"Cannot read the options in {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold lines `option: value`.")
-    return values
-
-
-def _flags_of(values, kind, path):
-    """YAML options as the flags they stand for. `environment` is what a run adds to its own `training_args.yaml`."""
-    values = {name: value for name, value in values.items() if name != "environment"}
-    for name, value in values.items():
-        if name not in option_names(kind):
-            nearest = difflib.get_close_matches(str(name), option_names(kind), n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the options."
-            raise InputError(f"Unknown option {name!r} in {path}: {hint}")
-        if not isinstance(value, str | None):
-            raise InputError(f"Option {name!r} in {path} must have a single value, not {value}.")
-    return [f"--{name}={value}" for name, value in values.items() if value is not None]

@@ -3,12 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ddpm_hf.errors import InputError
-from ddpm_hf.training.arguments import RunArguments, option
+from ddpm_hf.data.arguments import option
+from ddpm_hf.training.argument_conflicts import refuse_conflicts
+from ddpm_hf.training.arguments import RunArguments
 from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 
 # Channels of one group of the normalizations, of which the first level has as many as this.
 NORM_NUM_GROUPS = 8
+
+CONFLICTS = (
+    (
+        lambda a: a.model is None,
+        "Which model is the classifier for? Give --model, a pipeline folder or a Hub id.",
+    ),
+    (
+        lambda a: a.width % NORM_NUM_GROUPS,
+        f"width={{a.width}} is not allowed: it must be a multiple of {NORM_NUM_GROUPS}.",
+    ),
+)
 
 
 @dataclass
@@ -53,9 +65,6 @@ class ClassifierArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model is None:
-            raise InputError("Which model is the classifier for? Give --model, a pipeline folder or a Hub id.")
-        if self.width % NORM_NUM_GROUPS:
-            raise InputError(f"width={self.width} is not allowed: it must be a multiple of {NORM_NUM_GROUPS}.")
+        refuse_conflicts(self, CONFLICTS)
         if self.eval_split is None:
             self.eval_split = "test" if self.dataset is None else self.split

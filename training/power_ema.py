@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.results import check_apart, check_free_folder
-from ddpm_hf.training.arguments import read_stds
+from ddpm_hf.training.argument_checks import read_stds
 from ddpm_hf.training.sharding import whole
 
 FOLDER = "ema_snapshots"

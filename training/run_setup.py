@@ -12,9 +12,7 @@ from ddpm_hf.data import (
     ImageStream,
     StreamSource,
     count_images,
-    decoding_workers,
     describe_data,
-    loading_workers,
 )
 from ddpm_hf.distributed import together
 from ddpm_hf.errors import InputError
@@ -85,7 +83,7 @@ def begin_run(args, accelerator, source, model):
         model: what is to be trained, of which the disk must hold checkpoints.
 
     Returns:
-        The images, as a data set, and the number of processes that prepare its batches.
+        The images, as a data set.
     """
 
     def check():
@@ -127,14 +125,12 @@ def note_resizing(accelerator, source):
 
 
 def load_data(args, accelerator, source):
-    """The images, as a data set, and the number of processes that prepare its batches."""
+    """The images, as a data set."""
     crop_seed = args.seed if args.random_crop else None
     if isinstance(source, StreamSource):
         place = accelerator.process_index, accelerator.num_processes
-        images = ImageStream(source, args.shuffle_buffer, args.seed, crop_seed, *place)
-        return images, decoding_workers(args.dataloader_workers, math.inf)
-    images = source.load(args.in_memory_limit_gb, args.dataloader_workers, args.on_disk_limit_gb, crop_seed)
-    return images, loading_workers(images, args.dataloader_workers)
+        return ImageStream(source, args.shuffle_buffer, args.seed, crop_seed, *place)
+    return source.load(args.in_memory_limit_gb, args.dataloader_workers, args.on_disk_limit_gb, crop_seed)
 
 
 def describe_run(model, source, images, total_steps, device):

@@ -11,33 +11,26 @@ class _Stopped(Exception):
     """Sampling is left between two calls of the network."""
 
 
-def sample_grid(
-    unet,
-    scheduler,
-    num_samples,
-    batch_size,
-    num_inference_steps,
-    seed,
-    accelerator,
-    num_classes=None,
-    is_to_stop=lambda: False,
-):
+def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
     """One picture of all samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
-    Each process draws `batch_size` of its part at a time. Sample i starts from the noise of the generator `seed + i`,
-    whichever process draws it. eta is 0, so that from one grid to the next nothing changes but the weights.
+    Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i starts from
+    the noise of the generator `seed + i`, whichever process draws it. eta is 0, so that from one grid to the next nothing changes but the weights.
+
+    Args:
+        args: `num_samples`, `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
 
     Raises:
         InputError: in every process, if samples are not finite in one.
     """
-    places = own_part(num_samples, accelerator)
+    places = own_part(args.num_samples, accelerator)
 
     def draw_own_part():
         images = []
         try:
-            for first in range(0, len(places), batch_size):
-                batch = places[first : first + batch_size]
-                images += _draw(unet, scheduler, batch, num_inference_steps, seed, num_classes, is_to_stop)
+            for first in range(0, len(places), args.batch_size):
+                batch = places[first : first + args.batch_size]
+                images += _draw(unet, scheduler, batch, args, is_to_stop)
         except _Stopped:
             return [None]
         return images
@@ -49,7 +42,7 @@ def sample_grid(
     return files_of(unet.config).picture(images)
 
 
-def _draw(unet, scheduler, places, num_inference_steps, seed, num_classes, is_to_stop):
+def _draw(unet, scheduler, places, args, is_to_stop):
     """A list of the samples of these places; raises `_Stopped` if they were given up."""
     # A scheduler of its own: sampling sets timesteps.
     pipeline = GaussianDiffusionPipeline(unet=unet, scheduler=scheduler.from_config(scheduler.config))
@@ -59,14 +52,15 @@ def _draw(unet, scheduler, places, num_inference_steps, seed, num_classes, is_to
         if is_to_stop():
             raise _Stopped
 
+    num_classes = unet.config.get("num_classes")
     was_training = unet.training
     unet.eval()
     try:
         drawn = pipeline(
             batch_size=len(places),
             class_labels=None if num_classes is None else torch.tensor(places, device=unet.device) % num_classes,
-            generator=[torch.Generator().manual_seed(seed + place) for place in places],
-            num_inference_steps=num_inference_steps,
+            generator=[torch.Generator().manual_seed(args.seed + place) for place in places],
+            num_inference_steps=args.sample_steps,
             eta=0.0,
             callback_on_step_end=stop_if_asked,
         )

@@ -25,7 +25,7 @@ from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
-from ddpm_hf.training.arguments import parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.health import check_weights
@@ -131,10 +131,9 @@ def run(args, accelerator, source, total_steps, push=None):
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
     with alone_in(args.output_dir, accelerator):
-        images, workers = begin_run(args, accelerator, source, unet)
-        trainer = Trainer(
-            args, accelerator, unet, scheduler, images, total_steps, source.num_classes, workers, push, held_out
-        )
+        images = begin_run(args, accelerator, source, unet)
+        trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
+        trainer.push, trainer.held_out = push, held_out
         accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
         resume_run(args, accelerator, source, trainer)
         trainer.fit()

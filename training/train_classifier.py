@@ -11,12 +11,13 @@ import math
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from accelerate.utils import set_seed
 
-from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
-from ddpm_hf.data import draw_images, open_images, sized_for_network
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
+from ddpm_hf.data import ImageSource, draw_images, open_images, sized_for_network
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import leave_processes, main_process_first, together
 from ddpm_hf.errors import InputError
@@ -26,7 +27,7 @@ from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import ACCURACY
-from ddpm_hf.training.arguments import parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective
@@ -41,7 +42,7 @@ from ddpm_hf.training.run_setup import (
     resume_run,
     steps_to_do,
 )
-from ddpm_hf.training.training_loop import TrainingLoop
+from ddpm_hf.training.training_loop import Task, TrainingLoop
 
 # Levels halve the image until its side is at most the first, and attend where it is at most the second: the resolutions
 # of the paper, from 16x16 on.
@@ -73,12 +74,21 @@ def train_classifier(args):
 def _train_classifier(args):
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
-    pipeline, scheduler, source, held_out = main_process_first(accelerator, lambda: open_all(args))
-    check_classes(source, held_out, args)
-    total_steps = steps_to_do(args, accelerator, len(source))
+    opened = main_process_first(accelerator, lambda: open_all(args))
+    check_classes(opened.source, opened.held_out, args)
+    total_steps = steps_to_do(args, accelerator, len(opened.source))
     if total_steps is not None:
-        run(args, accelerator, pipeline, scheduler, source, held_out, total_steps)
+        run(args, accelerator, opened, total_steps)
     return Path(args.output_dir)
+
+
+class Opened(NamedTuple):
+    """The diffusion model, the scheduler that makes the noisy images, and the images to learn and to measure with."""
+
+    pipeline: GaussianDiffusionPipeline
+    scheduler: GaussianDiffusionScheduler
+    source: ImageSource
+    held_out: ImageSource
 
 
 def open_all(args):
@@ -87,30 +97,23 @@ def open_all(args):
     source, held_out = (
         open_labelled_images(args, split, pipeline.unet.config) for split in (args.split, args.eval_split)
     )
-    return pipeline, scheduler, source, held_out
+    return Opened(pipeline, scheduler, source, held_out)
 
 
-def run(args, accelerator, pipeline, scheduler, source, held_out, total_steps):
+def run(args, accelerator, opened, total_steps):
+    scheduler, source = opened.scheduler, opened.source
     set_seed(args.seed)  # the same weights in every process
     classifier = make_classifier(args, source)
-    pipeline = with_classifier(pipeline, classifier, args.model)
+    pipeline = with_classifier(opened.pipeline, classifier, args.model)
     note_resizing(accelerator, source)
     with alone_in(args.output_dir, accelerator):
-        images, workers = begin_run(args, accelerator, source, classifier)
-        loop = TrainingLoop(
-            args,
-            accelerator,
-            classifier.train(),
-            make_classifier_objective(scheduler),
-            scheduler.config.num_train_timesteps,
-            images,
-            total_steps,
-            workers,
-        )
+        images = begin_run(args, accelerator, source, classifier)
+        task = Task(make_classifier_objective(scheduler), scheduler.config.num_train_timesteps)
+        loop = TrainingLoop(args, accelerator, classifier.train(), task, images, total_steps)
         accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
         resume_run(args, accelerator, source, loop)
         loop.fit()
-        finish(loop, pipeline, scheduler, held_out)
+        finish(loop, pipeline, scheduler, opened.held_out)
     leave_processes(accelerator)
 
 

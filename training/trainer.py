@@ -16,7 +16,7 @@ from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
 from ddpm_hf.training.samples import sample_grid
-from ddpm_hf.training.training_loop import TrainingLoop
+from ddpm_hf.training.training_loop import Task, TrainingLoop
 
 # What is being pushed, apart from a run that writes on.
 PUSHED_FOLDER = "pushed.tmp"
@@ -31,33 +31,23 @@ class Trainer(TrainingLoop):
         unet (`UNet2DModel`), scheduler (`GaussianDiffusionScheduler`): as they are before training.
         images: a data set of `ddpm_hf.data`.
         total_steps (`int`): updates to train for.
-        num_classes (`int`, *optional*): labels are below it, and it is the null label.
-        workers (`int`): processes that prepare batches.
+
+    Attributes:
         push (`BackgroundPush`, *optional*): gets the model at every save; of the main process alone.
         held_out (*optional*): images of `load_held_out`, whose bits per dimension are measured.
     """
 
     logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE)
+    push = held_out = None
 
-    def __init__(
-        self,
-        args,
-        accelerator,
-        unet,
-        scheduler,
-        images,
-        total_steps,
-        num_classes=None,
-        workers=0,
-        push=None,
-        held_out=None,
-    ):
-        self.scheduler, self.num_classes, self.push, self.held_out = scheduler, num_classes, push, held_out
-        objective = objective_of(args, scheduler, accelerator.device)
+    def __init__(self, args, accelerator, unet, scheduler, images, total_steps):
+        self.scheduler = scheduler
+        # Labels are below it, and it is the null label.
+        self.num_classes = unet.config.get("num_classes")
+        task = Task(objective_of(args, scheduler, accelerator.device), scheduler.config.num_train_timesteps)
         # A head is to learn the errors of the prediction as it is when sampling: without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
-        num_train_timesteps = scheduler.config.num_train_timesteps
-        super().__init__(args, accelerator, unet, objective, num_train_timesteps, images, total_steps, workers)
+        super().__init__(args, accelerator, unet, task, images, total_steps)
 
     def labels_to_learn(self, batch):
         labels = super().labels_to_learn(batch)
@@ -107,17 +97,7 @@ class Trainer(TrainingLoop):
         """Writes a grid of samples of the averaged weights, and shows it to the trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
-                grid = sample_grid(
-                    unet,
-                    self.scheduler,
-                    self.args.num_samples,
-                    self.args.batch_size,
-                    self.args.sample_steps,
-                    self.args.seed,
-                    self.accelerator,
-                    self.num_classes,
-                    is_to_stop=lambda: self.stop.signum,
-                )
+                grid = sample_grid(unet, self.scheduler, self.accelerator, self.args, lambda: self.stop.signum)
             if grid is not None and self.accelerator.is_main_process:
                 with written_whole(self.folder / "samples" / f"step-{self.progress.step:06d}.png") as aside:
                     grid.save(aside)

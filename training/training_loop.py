@@ -1,10 +1,13 @@
 """The loop of every training: batches in, updates out, and on the way a log and checkpoints."""
 
+import math
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -15,7 +18,9 @@ from ddpm_hf.data import (
     ImageStream,
     batches,
     count_images,
+    decoding_workers,
     keep_in_checkpoints,
+    loading_workers,
     to_model_range,
 )
 from ddpm_hf.distributed import leave_processes, together
@@ -59,6 +64,17 @@ class Progress:
         self.step = state["step"]
 
 
+class Task(NamedTuple):
+    """What a network is to learn.
+
+    objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,); num_train_timesteps: T, which
+    the timesteps are below.
+    """
+
+    objective: Callable
+    num_train_timesteps: int
+
+
 class TrainingLoop:
     """Trains `model` by `objective` on images at random timesteps; the averaged weights are the result.
 
@@ -66,22 +82,20 @@ class TrainingLoop:
         args (`RunArguments`): the options; its counts are in optimizer updates.
         accelerator (`accelerate.Accelerator`): devices, processes, precision, accumulation, trackers.
         model (`torch.nn.Module`): as it is before training; the weights that ask for gradients are trained.
-        objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,).
-        num_train_timesteps (`int`): T.
+        task ([`Task`]): what the model is to learn.
         images: a data set of `ddpm_hf.data`.
         total_steps (`int`): updates to train for.
-        workers (`int`): processes that prepare batches.
     """
 
     # Its tables, of which a resumed run forgets what came after its checkpoint.
     logs = (loss_curve.LOSS_FILE,)
 
-    def __init__(self, args, accelerator, model, objective, num_train_timesteps, images, total_steps, workers=0):
-        self.args, self.accelerator, self.objective = args, accelerator, objective
-        self.images, self.total_steps, self.workers = images, total_steps, workers
+    def __init__(self, args, accelerator, model, task, images, total_steps):
+        self.args, self.accelerator, self.objective = args, accelerator, task.objective
+        self.images, self.total_steps = images, total_steps
         self.folder = Path(args.output_dir)
         self.timestep_sampler = make_timestep_sampler(
-            args.timestep_sampling, num_train_timesteps, accelerator, args.seed
+            args.timestep_sampling, task.num_train_timesteps, accelerator, args.seed
         )
         set_up_model(model, args, accelerator.device)
         self._make_network = partial(type(model).from_config, model.config)
@@ -95,7 +109,7 @@ class TrainingLoop:
         )
         self.ema = make_ema(self.parameters, args)
         self.progress = Progress()
-        self.statistics = UpdateStatistics(num_train_timesteps, accelerator)
+        self.statistics = UpdateStatistics(task.num_train_timesteps, accelerator)
         self.saved_step = None
         self.stop = StopRequest(accelerator.num_processes)
         save_without_wrappers(accelerator)
@@ -195,9 +209,9 @@ class TrainingLoop:
         )
 
     def _loader(self):
-        pin_memory = self.accelerator.device.type == "cuda"
+        pin_memory, wanted = self.accelerator.device.type == "cuda", self.args.dataloader_workers
         if isinstance(self.images, ImageStream):
-            return self.images.batches(self.args.batch_size, self.workers, pin_memory)
+            return self.images.batches(self.args.batch_size, decoding_workers(wanted, math.inf), pin_memory)
         sampler = EndlessBatches(
             len(self.images),
             self.args.batch_size,
@@ -206,7 +220,7 @@ class TrainingLoop:
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
         )
-        return batches(self.images, sampler, self.workers, pin_memory)
+        return batches(self.images, sampler, loading_workers(self.images, wanted), pin_memory)
 
     def _numbered(self, own_batches):
         """Batches with their places on the walk through the data, on which those of all processes lie side by side."""

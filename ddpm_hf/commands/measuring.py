@@ -1,98 +1,112 @@
 """The verbs that measure a model: `evaluate`, `calibrate`, `compare`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ddpm_hf.commands.options import (
-    LARGEST_SEED,
-    BatchSize,
-    Dataset,
-    DatasetConfig,
-    Device,
-    ImageColumn,
-    LabelColumn,
-    Model,
-    PointColumns,
-    data_arguments,
-    numbers,
-)
+from ddpm_hf.commands.options import IMAGES, SAMPLES, ExecutionOptions, Model, numbers, offered, with_options
+from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.errors import InputError
 
 app = typer.Typer()
 
+# The help of the field speaks of points too.
+AS_IN_TRAINING = {"help": "As in training; the embedded Fashion-MNIST if not given."}
+UNSEEN = {"default": "test", "help": "One that the model has not been trained on."}
+SEED_OF_CHOICE = {"help": "Seed of the noise, and of the choice of images."}
+
+
+@dataclass
+class EvaluationOptions:
+    """What `evaluate` measures a bound of."""
+
+    num_images: int | None = option(None, "As many, drawn at random; all by default.", min=1)
+    steps: int | None = option(None, "Timesteps to visit; all of training's by default.", min=1)
+    variance_type: str | None = option(None, "fixed_small, fixed_large, ..; the model's own by default.")
+
 
 @app.command()
+@with_options
 def evaluate(
     model: Model,
     output: Annotated[Path, typer.Option(help="The folder for figures and numbers.")],
     metrics: Annotated[str, typer.Option(help="What to measure: bpd, bits per dimension (lower is better).")] = "bpd",
-    dataset: Dataset = None,
-    dataset_config: DatasetConfig = None,
-    split: Annotated[str, typer.Option(help="One that the model has not been trained on.")] = "test",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    point_columns: PointColumns = None,
-    num_images: Annotated[
-        int | None, typer.Option("--num_images", min=1, help="As many, drawn at random; all by default.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Timesteps to visit; all of training's by default.")] = None,
-    variance_type: Annotated[
-        str | None, typer.Option("--variance_type", help="fixed_small, fixed_large, ..; the model's own by default.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise, and of the choice of images.")
-    ] = 0,
-    batch_size: BatchSize = 64,
-    device: Device = None,
+    *,
+    data: offered(DataArguments, *SAMPLES, split=UNSEEN),
+    evaluation: EvaluationOptions,
+    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure how good a model is on images that it has not seen; on all processes of `accelerate launch -m ddpm_hf.cli`."""
     from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 
     if metrics != "bpd":
         raise InputError(f"metrics={metrics!r} is not known; there is 'bpd'.")
-    data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
-    evaluate_bits_per_dim(model, output, data, num_images, steps, variance_type, batch_size, seed, device)
+    evaluate_bits_per_dim(model, output, data, **vars(evaluation), **vars(execution))
+
+
+@dataclass
+class CalibrationOptions:
+    """What `calibrate` measures, plans and shares."""
+
+    num_images: int = option(1000, "More images reduce the standard error.", min=1)
+    plan: str | None = option(None, "Numbers of steps to plan timesteps for, as 10,25,50.")
+    plan_cost: str = option(
+        "bound",
+        "What a plan keeps low: bound (likelihood), local_error (samples), global_error (samples; slower, better).",
+    )
+    push_to_hub: str | None = option(None, "A repository that gets the new folder too.")
+
+    def keywords(self):
+        """What `calibration.calibrate` is given."""
+        return {
+            "num_images": self.num_images,
+            "plans": None if self.plan is None else numbers("plan", self.plan),
+            "plan_cost": self.plan_cost,
+            "push_to_hub": self.push_to_hub,
+        }
 
 
 @app.command()
+@with_options
 def calibrate(
     model: Model,
     output_dir: Annotated[Path | None, typer.Option("--output_dir", help="The new pipeline folder.")] = None,
-    dataset: Dataset = None,
-    dataset_config: DatasetConfig = None,
-    split: Annotated[str, typer.Option(help="That of the training.")] = "train",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    point_columns: PointColumns = None,
-    num_images: Annotated[int, typer.Option("--num_images", min=1, help="More make it exacter.")] = 1000,
-    plan: Annotated[str | None, typer.Option(help="Numbers of steps to plan timesteps for, as 10,25,50.")] = None,
-    plan_cost: Annotated[
-        str,
-        typer.Option(
-            "--plan_cost",
-            help="What a plan keeps low: bound (likelihood), local_error (samples), global_error (samples; slower, better).",
-        ),
-    ] = "bound",
-    push_to_hub: Annotated[
-        str | None, typer.Option("--push_to_hub", help="A repository that gets the new folder too.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise, and of the choice of images.")
-    ] = 0,
-    batch_size: BatchSize = 64,
-    device: Device = None,
+    *,
+    data: offered(DataArguments, *SAMPLES, split={"help": "The split that the model was trained on."}),
+    calibration: CalibrationOptions,
+    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure a model's noise prediction and write a copy that samples better in few steps, its weights untouched."""
     from ddpm_hf.calibration.run import calibrate
 
-    data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
-    plans = None if plan is None else numbers("plan", plan)
-    calibrate(model, output_dir, data, num_images, plans, plan_cost, batch_size, seed, device, push_to_hub)
+    calibrate(model, output_dir, data, **calibration.keywords(), **vars(execution))
+
+
+@dataclass
+class ComparisonOptions:
+    """What `compare` compares, and on how much."""
+
+    samplers: str | None = option(None, "Names with commas between: recipes of ours, samplers of diffusers.")
+    steps: str = option("5,10,25,50", "Numbers of network calls, with commas between.")
+    num_images: int = option(1000, "Samples for each distance.", min=2)
+    seeds: str = option("0,1,2", "Seeds of the noise, with commas between; each gives a distance.")
+    bound_images: int | None = option(None, "For bits/dim; as many as samples by default, 0 for none.")
+
+    def keywords(self):
+        """What `evaluation.compare` is given."""
+        samplers = {} if self.samplers is None else {"samplers": self.samplers.split(",")}
+        return samplers | {
+            "steps": numbers("steps", self.steps),
+            "num_images": self.num_images,
+            "seeds": numbers("seeds", self.seeds),
+            "bound_images": self.bound_images,
+        }
 
 
 @app.command()
+@with_options
 def compare(
     model: Model,
     output: Annotated[Path, typer.Option(help="The folder for tables and pictures.")],
@@ -103,27 +117,12 @@ def compare(
             "ddpm_hf.evaluation.feature_network FOLDER` trains a small one."
         ),
     ],
-    dataset: Dataset = None,
-    dataset_config: DatasetConfig = None,
-    split: Annotated[str, typer.Option(help="One that the model has not been trained on.")] = "test",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    samplers: Annotated[
-        str | None, typer.Option(help="Names with commas between: recipes of ours, samplers of diffusers.")
-    ] = None,
-    steps: Annotated[str, typer.Option(help="Numbers of network calls, with commas between.")] = "5,10,25,50",
-    num_images: Annotated[int, typer.Option("--num_images", min=2, help="Samples for each distance.")] = 1000,
-    seeds: Annotated[str, typer.Option(help="Of the noise; a distance for each.")] = "0,1,2",
-    bound_images: Annotated[
-        int | None, typer.Option("--bound_images", help="For bits/dim; as many as samples by default, 0 for none.")
-    ] = None,
-    batch_size: BatchSize = 100,
-    device: Device = None,
+    data: offered(DataArguments, *IMAGES, dataset=AS_IN_TRAINING, split=UNSEEN),
+    comparison: ComparisonOptions,
+    execution: offered(ExecutionOptions, "batch_size", "device", batch_size={"default": 100}),
 ):
     """Sample a model by many samplers and set their quality beside steps and seconds: a table and pictures."""
-    from ddpm_hf.evaluation.compare import DEFAULT_SAMPLERS, compare
+    from ddpm_hf.evaluation.compare import compare
 
-    data = data_arguments(dataset, dataset_config, split, image_column, label_column)
-    names = DEFAULT_SAMPLERS if samplers is None else samplers.split(",")
-    counts, seeds = numbers("steps", steps), numbers("seeds", seeds)
-    compare(model, output, features, data, names, counts, num_images, seeds, batch_size, device, bound_images)
+    batches = {"batch_size": execution.batch_size, "device": execution.device}
+    compare(model, output, features, data, **comparison.keywords(), **batches)

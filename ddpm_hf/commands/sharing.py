@@ -1,28 +1,34 @@
 """The verbs that give a model to others: `push`, `export`, `demo`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ddpm_hf.commands.options import Device, Model
+from ddpm_hf.commands.options import ExecutionOptions, Model, offered, with_options
+from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 
 app = typer.Typer()
 
 
+@dataclass
+class CommitOptions:
+    """Where a commit goes, and whether it is made."""
+
+    private: bool = option(False, "Make it as a private one.")
+    revision: str | None = option(None, "A branch, made from main if it is not there; main by default.")
+    create_pr: bool = option(False, "Offer the commit as a pull request.")
+    dry_run: bool = option(False, "Say which files would change, with their sizes, and change nothing.")
+
+
 @app.command()
+@with_options
 def push(
     folder: Annotated[Path, typer.Argument(help="A pipeline folder.")],
     repository: Annotated[str, typer.Argument(help="NAME or OWNER/NAME on the Hub; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Make it as a private one.")] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="A branch, made from main if it is not there; main by default.")
-    ] = None,
-    create_pr: Annotated[bool, typer.Option("--create_pr", help="Offer the commit as a pull request.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry_run", help="Say which files would change, with their sizes, and change nothing.")
-    ] = False,
+    commit: CommitOptions,
     license: Annotated[str | None, typer.Option(help="For the model card, as the Hub spells it: apache-2.0.")] = None,
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="A folder of `compare` or `evaluate` for the card; may be repeated.")
@@ -31,9 +37,10 @@ def push(
     """Upload a pipeline folder with a model card, in one commit; the same command again goes on where it stopped."""
     from ddpm_hf.hub.push import push_folder
 
-    pushed = push_folder(folder, repository, private or None, revision, create_pr, dry_run, license, evaluation or ())
+    options = vars(commit) | {"private": commit.private or None}
+    pushed = push_folder(folder, repository, **options, license=license, evaluations=evaluation or ())
     typer.echo(str(pushed))
-    typer.echo("Nothing was changed (--dry_run)." if dry_run else f"Uploaded: {pushed.url}")
+    typer.echo("Nothing was changed (--dry_run)." if commit.dry_run else f"Uploaded: {pushed.url}")
 
 
 @app.command()
@@ -54,12 +61,14 @@ def export(
 
 
 @app.command()
+@with_options
 def demo(
     model: Model,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on by default.")
     ] = None,
-    device: Device = None,
+    *,
+    execution: offered(ExecutionOptions, "device"),
     space: Annotated[
         Path | None, typer.Option(help="Write a folder for a Space of the Hub instead; it must not be there yet.")
     ] = None,
@@ -69,7 +78,7 @@ def demo(
         from ddpm_hf.devices import open_device
         from ddpm_hf.hub.demo import serve
 
-        return serve(model, port, open_device(device))
+        return serve(model, port, open_device(execution.device))
     from ddpm_hf.hub.space import write_space
 
     if port is not None:

@@ -1,26 +1,23 @@
 """The verbs of `ddpm-hf show`, which draw what a model, a run or a data set is like."""
 
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ddpm_hf.commands.options import (
-    Dataset,
-    DatasetConfig,
-    Device,
-    Eta,
-    ImageColumn,
-    LabelColumn,
+    POINTS,
+    SAMPLES,
+    ExecutionOptions,
     Model,
-    PointColumns,
-    Recipe,
-    Seed,
-    Steps,
-    data_arguments,
+    SamplingOptions,
     numbers,
-    open_pipeline,
+    offered,
+    with_options,
 )
+from ddpm_hf.commands.preparation import open_pipeline
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.results import check_free_file
 
 FIGURES = (".png", ".svg")
@@ -28,8 +25,16 @@ FIGURES = (".png", ".svg")
 app = typer.Typer(help="Draw what a model, a run or a data set is like, as a PNG or SVG file.", no_args_is_help=True)
 
 Figure = Annotated[Path, typer.Option("--output", help="The PNG or SVG file to write.")]
-Split = Annotated[str, typer.Option(help="As in training.")]
 NumPoints = Annotated[int, typer.Option("--num_samples", min=4, max=1_000_000, help="Data, and samples, as many.")]
+ModelData = offered(DataArguments, *SAMPLES, split={"help": "Split to draw from."})
+PointData = offered(
+    DataArguments,
+    *POINTS,
+    dataset={"default": MISSING, "help": "Points, as in training."},
+    split={"help": "Split to draw from."},
+)
+Sampling = offered(SamplingOptions, "steps", "recipe", "eta")
+Execution = offered(ExecutionOptions, "seed", "device")
 
 
 @app.command("schedules")
@@ -46,25 +51,25 @@ def show_schedules(
 
 
 @app.command("forward")
+@with_options
 def show_forward(
     model: Model,
     output: Figure = Path("forward.png"),
-    dataset: Dataset = None,
-    dataset_config: DatasetConfig = None,
-    split: Split = "train",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    point_columns: PointColumns = None,
+    *,
+    data: ModelData,
     num_samples: NumPoints = 1000,
     timesteps: Annotated[str | None, typer.Option(help="0-based, ascending, with commas between.")] = None,
-    seed: Seed = 0,
+    execution: offered(ExecutionOptions, "seed"),
 ):
     """Data on their way to noise, step by step above and by the closed form below, with p of the test that they agree."""
     from ddpm_hf.figures.model_figures import forward
 
-    data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
     timesteps = None if timesteps is None else numbers("timesteps", timesteps)
-    _save_new_figure(lambda: forward(open_pipeline(model, "cpu"), data, num_samples, timesteps, seed=seed), output)
+
+    def draw():
+        return forward(open_pipeline(model, "cpu"), data, num_samples, timesteps, seed=execution.seed)
+
+    _save_new_figure(draw, output)
 
 
 @app.command("loss")
@@ -81,44 +86,36 @@ def show_loss(
 
 
 @app.command("samples")
+@with_options
 def show_samples(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="Points, as in training.")],
     output: Figure = Path("samples.png"),
-    dataset_config: DatasetConfig = None,
-    point_columns: PointColumns = None,
-    split: Split = "train",
+    *,
+    data: PointData,
     num_samples: NumPoints = 2000,
-    steps: Steps = None,
-    recipe: Recipe = None,
-    eta: Eta = None,
-    seed: Seed = 0,
-    device: Device = None,
+    sampling: Sampling,
+    execution: Execution,
 ):
     """Samples of a model of points over its data."""
     from ddpm_hf.figures.model_figures import samples
 
-    data = data_arguments(dataset, dataset_config, split, None, None, point_columns)
-
     def draw():
-        return samples(
-            open_pipeline(model, device, recipe=recipe), data, num_samples, seed, num_inference_steps=steps, eta=eta
-        )
+        pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe)
+        return samples(pipeline, data, num_samples, execution.seed, **sampling.keywords())
 
     _save_new_figure(draw, output)
 
 
 @app.command("path")
+@with_options
 def show_path(
     model: Model,
     output: Annotated[Path, typer.Option(help="A strip (PNG or SVG), or an animation (GIF).")] = Path("path.png"),
     num_samples: NumPoints = 2000,
     frames: Annotated[int, typer.Option(min=2, max=1000, help="Noise and samples included.")] = 12,
-    steps: Steps = None,
-    recipe: Recipe = None,
-    eta: Eta = None,
-    seed: Seed = 0,
-    device: Device = None,
+    *,
+    sampling: Sampling,
+    execution: Execution,
 ):
     """Points on their way from noise; of images, `ddpm-hf sample --trajectory` writes it."""
     from ddpm_hf.figures.model_figures import path
@@ -128,8 +125,8 @@ def show_path(
     from ddpm_hf.visualization.style import save_figure
 
     check_free_file(output, (*FIGURES, ".gif"))
-    pipeline = open_pipeline(model, device, recipe=recipe)
-    states = path(pipeline, num_samples, frames, seed, num_inference_steps=steps, eta=eta)
+    pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe)
+    states = path(pipeline, num_samples, frames, execution.seed, **sampling.keywords())
     with written_whole(output) as aside:
         if output.suffix.lower() == ".gif":
             save_animation(path_images(states), aside)
@@ -139,24 +136,26 @@ def show_path(
 
 
 @app.command("score")
+@with_options
 def show_score(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="Points, as in training.")],
     output: Figure = Path("score.png"),
-    dataset_config: DatasetConfig = None,
-    point_columns: PointColumns = None,
-    split: Split = "train",
+    *,
+    data: PointData,
     num_samples: NumPoints = 1000,
     timesteps: Annotated[str | None, typer.Option(help="0-based, with commas between: a panel for each.")] = None,
-    seed: Seed = 0,
-    device: Device = None,
+    execution: Execution,
 ):
     """The score of a model of points as arrows over its noisy data."""
     from ddpm_hf.figures.model_figures import score_field
 
-    data = data_arguments(dataset, dataset_config, split, None, None, point_columns)
     timesteps = None if timesteps is None else numbers("timesteps", timesteps)
-    _save_new_figure(lambda: score_field(open_pipeline(model, device), data, num_samples, timesteps, seed), output)
+
+    def draw():
+        pipeline = open_pipeline(model, execution.device)
+        return score_field(pipeline, data, num_samples, timesteps, execution.seed)
+
+    _save_new_figure(draw, output)
 
 
 @app.command("gamma")
@@ -168,27 +167,25 @@ def show_gamma(model: Model, output: Figure = Path("gamma.png")):
 
 
 @app.command("variances")
+@with_options
 def show_variances(
     model: Model,
     output: Figure = Path("variances.png"),
     steps: Annotated[int, typer.Option(min=2, help="Of the trajectory.")] = 25,
-    dataset: Dataset = None,
-    dataset_config: DatasetConfig = None,
-    split: Split = "train",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    point_columns: PointColumns = None,
+    *,
+    data: ModelData,
     num_samples: Annotated[
         int, typer.Option("--num_samples", min=1, max=1_000_000, help="Data for the variances of a head.")
     ] = 64,
-    seed: Seed = 0,
-    device: Device = None,
+    execution: Execution,
 ):
     """How much noise each recipe's steps add, by timestep; those of a head are a mean, and a band from 10 to 90 %."""
     from ddpm_hf.figures.model_figures import variances
 
-    data = data_arguments(dataset, dataset_config, split, image_column, label_column, point_columns)
-    _save_new_figure(lambda: variances(open_pipeline(model, device), steps, data, num_samples, seed), output)
+    def draw():
+        return variances(open_pipeline(model, execution.device), steps, data, num_samples, execution.seed)
+
+    _save_new_figure(draw, output)
 
 
 @app.command("timesteps")

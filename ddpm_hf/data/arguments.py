@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass, field, fields
 
-from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.errors import refuse_empty
 
+# The distributions of `point_clouds`: importing them would import torch, for which the help of a command does not wait.
+POINT_CLOUD_NAMES = ("swiss_roll", "two_moons", "eight_gaussians", "checkerboard", "pinwheel")
 
-def option(default, help):
-    return field(default=default, metadata={"help": help})
+
+def option(default, help, **limits):
+    """A field that is an option of a command.
+
+    Args:
+        limits: what else `typer.Option` is told of it, as `min` and `max`.
+    """
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass
@@ -17,7 +24,7 @@ class DataArguments:
     dataset: str | None = option(
         None,
         "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
-        f"Fashion-MNIST if not given. Of points, a CSV file too, or one of {', '.join(POINT_CLOUDS)}.",
+        f"Fashion-MNIST if not given. Of points, a CSV file too, or one of {', '.join(POINT_CLOUD_NAMES)}.",
     )
     dataset_config: str | None = option(None, "Configuration of the data set, where it has several.")
     split: str = option("train", "Split to train on; keep another one for evaluation.")
@@ -31,7 +38,7 @@ class DataArguments:
     point_columns: str | None = option(
         None, "Columns of points, with commas between; by default all that are not labels."
     )
-    num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUDS)}.")
+    num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUD_NAMES)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
 
     def __post_init__(self):

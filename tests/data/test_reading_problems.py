@@ -8,7 +8,7 @@ from PIL import Image
 
 from ddpm_hf.data import DataArguments, load_images, open_images, open_points
 from ddpm_hf.errors import InputError
-from ddpm_hf.training.arguments import parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
 
 
 @pytest.fixture(autouse=True)

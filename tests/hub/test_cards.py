@@ -77,7 +77,7 @@ def test_the_lines_that_load_it_are_those_that_work_for_the_folder(trained, tiny
 
 
 def test_the_command_of_the_card_gives_the_same_options(trained, monkeypatch):
-    from ddpm_hf.training.arguments import parse_arguments
+    from ddpm_hf.training.argument_parsing import parse_arguments
 
     monkeypatch.chdir(trained)
     text = card_of(trained, "someone/model")

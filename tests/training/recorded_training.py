@@ -88,7 +88,7 @@ def train(folder, name, noise="drawn", **options):
     images = torch.randint(256, (ROWS, 1, 8, 8), generator=generator, dtype=torch.uint8)
     data = ImagesInMemory({"images": images, "labels": torch.arange(ROWS)})
     Path(args.output_dir).mkdir(exist_ok=True)
-    trainer = kind(args, accelerator, unet, make_scheduler(args), data, args.max_train_steps, ROWS)
+    trainer = kind(args, accelerator, unet, make_scheduler(args), data, args.max_train_steps)
     trainer.fit()
     if accelerator.is_main_process:
         torch.save(trainer.record, folder / f"{name}.pt")

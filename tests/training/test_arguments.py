@@ -8,7 +8,9 @@ import yaml
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
-from ddpm_hf.training.arguments import TrainingArguments, option_names, parse_arguments, preset_names
+from ddpm_hf.training.argument_checks import option_names
+from ddpm_hf.training.argument_parsing import parse_arguments
+from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 
@@ -58,7 +60,7 @@ def test_length_has_two_spellings_and_the_last_given_holds(tmp_path):
     assert (args.max_train_steps, args.num_epochs) == (10, None)
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", TrainingArguments.presets)
 def test_presets_parse(name):
     argv = ["--preset", name, "--dataset", "somewhere"]
     assert parse_arguments(argv).unet in UNET_PRESETS | MLP_PRESETS

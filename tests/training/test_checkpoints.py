@@ -64,7 +64,7 @@ def start(tmp_path, pixels, tiny_unet, make_accelerator):
         unet = tiny_unet(dropout=0.3, num_classes=3, variance_head=args.variance_head, **network or {})
         images = PullThePlug({name: tensor[:images] for name, tensor in tensors.items()}, after, signum)
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
-        trainer = Trainer(args, accelerator, unet, make_scheduler(args), images, args.max_train_steps, 3)
+        trainer = Trainer(args, accelerator, unet, make_scheduler(args), images, args.max_train_steps)
         trainer.resume()
         plug(trainer)
         with suppress(KeyboardInterrupt):

@@ -12,7 +12,8 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.errors import InputError
 from ddpm_hf.reports.loss_curve import read_rows
-from ddpm_hf.training.arguments import TrainingArguments, parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
+from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.train import train
 
 ROWS = [("1.5", "-2", "a"), ("0", "4e1", "b"), ("-3", "0.25", "a")]

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,7 +100,8 @@ def test_random_numbers_are_those_of_the_place():
 
 def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
     unet, scheduler = tiny_unet(num_classes=3), GaussianDiffusionScheduler()
-    whole = _draw(unet, scheduler, range(5), 2, 7, 3, lambda: False)
+    args = TrainingArguments(max_train_steps=1, num_samples=5, sample_steps=2, seed=7)
+    whole = _draw(unet, scheduler, range(5), args, lambda: False)
     parts = [
         image
         for index in (0, 1)
@@ -107,16 +109,16 @@ def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
             unet,
             scheduler,
             own_part(5, SimpleNamespace(process_index=index, num_processes=2)),
-            2,
-            7,
-            3,
+            args,
             lambda: False,
         )
     ]
     difference = np.stack([np.asarray(a).astype(int) - np.asarray(b) for a, b in zip(whole, parts, strict=True)])
     assert np.abs(difference).max() <= 1  # rounding to 8 bits
     assert len({image.tobytes() for image in whole}) == 5
-    grids = [sample_grid(unet, scheduler, 5, batch_size, 2, 7, make_accelerator(), 3) for batch_size in (2, 5)]
+    grids = [
+        sample_grid(unet, scheduler, make_accelerator(), replace(args, batch_size=batch_size)) for batch_size in (2, 5)
+    ]
     assert grids[0].size == (3 * 64, 2 * 64)
     assert np.abs(np.asarray(grids[0]).astype(int) - grids[1]).max() <= 1
 

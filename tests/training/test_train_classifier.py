@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
 from ddpm_hf.errors import InputError
 from ddpm_hf.reports.loss_curve import read_rows
-from ddpm_hf.training.arguments import TrainingArguments, parse_arguments
+from ddpm_hf.training.argument_parsing import parse_arguments
+from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective

@@ -1,0 +1,60 @@
+"""What the verbs do before their work: they open the model, check that a batch fits, and say how long it will take."""
+
+import typer
+
+# With fewer, measuring how long a call takes would be a large part of the work.
+CALLS_WORTH_SAYING = 200
+
+
+def open_pipeline(model, device, classifier=None, recipe=None):
+    """The pipeline of a folder or repository, on its device, with the sampler of that name.
+
+    Raises:
+        InputError: for what is no model, a device that is not there, and a sampler that the model does not have.
+    """
+    from ddpm_hf.devices import open_device
+    from ddpm_hf.hub.model_folder import load_pipeline
+    from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+    from ddpm_hf.recipes import changes_for, check_head, with_recipe
+
+    parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
+    device = open_device(device)
+    pipeline = load_pipeline(model, **parts).to(device)
+    if recipe is not None:
+        config = pipeline.unet.config
+        pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe, **changes_for(config)))
+        check_head(pipeline.unet, pipeline.scheduler)
+    return pipeline
+
+
+def check_batch(pipeline, batch_size, advice):
+    """Raises InputError for a batch that no memory of this machine can hold; `advice` says what to lower."""
+    from ddpm_hf.limits import check_fits_memory
+    from ddpm_hf.models.batch_bytes import least_batch_bytes
+
+    check_fits_memory("a batch takes at least", least_batch_bytes(pipeline.unet.config, batch_size), advice)
+
+
+def say_duration(pipeline, batch_size, calls, advice):
+    """Prints how long so many calls of the network will take, unless they are few.
+
+    Raises:
+        InputError: for calls that take more than a year, and for a batch that the device does not hold; `advice` says
+            what to lower.
+    """
+    import torch
+
+    from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+    from ddpm_hf.models.network_config import classes_of
+
+    if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
+        return
+    unet = pipeline.unet
+    x = torch.zeros(batch_size, *pipeline.samples.shape, device=unet.device, dtype=unet.dtype)
+    t = torch.zeros((), dtype=torch.int64, device=unet.device)
+    labels = None
+    if classes_of(unet.config)[0] is not None:
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=unet.device)
+    with torch.no_grad(), fitting_into_memory(advice):
+        seconds = seconds_of(lambda: unet(x, t, labels, return_dict=False)[0].sum().item())
+    typer.echo(f"{calls} network calls of {batch_size}: about {expected_duration(calls * seconds, advice)} (h:mm:ss)")

@@ -1,0 +1,203 @@
+"""Which options of a training do not go together: for each conflict, when there is one and what is said of it."""
+
+import importlib.util
+import re
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.models.unet_2d import VARIANCE_HEADS
+from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+
+
+def refuse_conflicts(args, conflicts):
+    """Raises InputError for the first conflict that the options have.
+
+    Args:
+        args: the options, as a dataclass.
+        conflicts: pairs of a function of the options, which says whether there is a conflict, and the sentence about it,
+            in which `a` is the options.
+    """
+    for holds, sentence in conflicts:
+        if holds(args):
+            raise InputError(sentence.format(a=args))
+
+
+def _has_own(args, name):
+    """Whether an option was given another value than its default."""
+    return getattr(args, name) != getattr(type(args), name)
+
+
+def _is_missing(package):
+    return importlib.util.find_spec(package) is None
+
+
+RUN_CONFLICTS = (
+    (
+        lambda a: a.max_train_steps is None and a.num_epochs is None,
+        "How long should it train? Give --max_train_steps or --num_epochs (neither was given){a.or_preset}.",
+    ),
+    (
+        lambda a: a.max_train_steps is not None and a.num_epochs is not None,
+        "How long should it train? Give --max_train_steps or --num_epochs (both was given){a.or_preset}.",
+    ),
+    (
+        lambda a: a.lr_scheduler == "constant" and a.lr_warmup_steps,
+        "lr_warmup_steps={a.lr_warmup_steps} has no effect with lr_scheduler='constant': choose "
+        "'constant_with_warmup', or 0 steps.",
+    ),
+    (
+        lambda a: a.learning_rate * a.adam_weight_decay > 1,
+        "adam_weight_decay={a.adam_weight_decay:g} is not allowed with learning_rate={a.learning_rate:g}: an update "
+        "takes the share learning_rate * adam_weight_decay from each weight, which must be at most 1.",
+    ),
+    (
+        lambda a: a.report_to not in ("none", "all") and _is_missing(a.report_to),
+        "report_to={a.report_to!r} needs the package: pip install {a.report_to}",
+    ),
+    (
+        lambda a: a.optimizer == "adamw8bit" and _is_missing("bitsandbytes"),
+        "optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf[8bit]'.",
+    ),
+    (
+        lambda a: a.random_crop and not a.center_crop,
+        "random_crop=True cuts the square out, and center_crop=False squeezes the whole image into it: choose one.",
+    ),
+)
+
+
+def _more_than_training(name):
+    """The conflict of an option that counts timesteps to visit."""
+    return (
+        lambda a: getattr(a, name) > a.num_train_timesteps,
+        f"{name}={{a.{name}}} must be at most num_train_timesteps={{a.num_train_timesteps}}.",
+    )
+
+
+_PROCESS_CONFLICTS = (
+    _more_than_training("sample_steps"),
+    _more_than_training("eval_steps"),
+    (
+        lambda a: a.beta_start >= a.beta_end,
+        "beta_start={a.beta_start} must be smaller than beta_end={a.beta_end}.",
+    ),
+    (
+        lambda a: (
+            a.variance_type != a.variance_head and (a.variance_head is not None or a.variance_type in VARIANCE_HEADS)
+        ),
+        "variance_type={a.variance_type!r} does not go with variance_head={a.variance_head!r}: what a "
+        "head predicts is used as what it is; leave variance_type out and it follows the head.",
+    ),
+)
+
+_OBJECTIVE_CONFLICTS = (
+    (
+        lambda a: a.objective == "hybrid" and a.variance_head is None,
+        "objective='hybrid' is for a variance head, which alone learns from its bound: add --variance_head "
+        "learned_range, or choose 'simple' or 'vlb'.",
+    ),
+    (
+        lambda a: a.objective in COVARIANCE_HEADS and a.objective != a.variance_head,
+        "objective={a.objective!r} teaches the head of that name, not variance_head="
+        "{a.variance_head!r}: give --variance_head {a.objective}.",
+    ),
+    (
+        lambda a: a.variance_head == "learned_range" and a.objective not in ("hybrid", "vlb"),
+        "objective={a.objective!r} would leave variance_head='learned_range' untrained: choose --objective hybrid, or leave "
+        "it out.",
+    ),
+    (
+        lambda a: a.variance_head in COVARIANCE_HEADS and a.objective != a.variance_head,
+        "objective={a.objective!r} would leave variance_head={a.variance_head!r} untrained: choose --objective "
+        "{a.variance_head}, or leave it out.",
+    ),
+    (
+        lambda a: a.objective in COVARIANCE_HEADS and not a.train_head_only,
+        "variance_head={a.variance_head!r} learns the errors of a prediction that stays as it is: add "
+        "--train_head_only and --init_from MODEL, or train a network without a head first.",
+    ),
+    (
+        lambda a: a.objective == "ocm" and a.compile == "yes",
+        "compile='yes' does not go with objective='ocm', whose gradient is taken through the network twice: leave it "
+        "out.",
+    ),
+    (
+        lambda a: a.objective != "hybrid" and _has_own(a, "vlb_weight"),
+        "vlb_weight={a.vlb_weight} has no effect with objective={a.objective!r}.",
+    ),
+    (
+        lambda a: a.objective not in ("simple", "hybrid") and a.min_snr_gamma is not None,
+        "min_snr_gamma={a.min_snr_gamma} weights the mean square error of the prediction, which objective="
+        "{a.objective!r} does not have: leave it out.",
+    ),
+    (
+        lambda a: a.objective in ("hybrid", "vlb") and a.rescale_betas_zero_snr and a.prediction_type == "epsilon",
+        "objective={a.objective!r} needs x0, which does not follow from epsilon where "
+        "rescale_betas_zero_snr leaves no signal: choose --prediction_type v_prediction.",
+    ),
+)
+
+_HEAD_CONFLICTS = (
+    (
+        lambda a: a.train_head_only and (a.init_from is None or a.variance_head is None),
+        "train_head_only needs a trained network and a head for it: give --init_from MODEL and --variance_head, "
+        f"one of {', '.join(VARIANCE_HEADS)}.",
+    ),
+    (
+        lambda a: a.train_head_only and a.adam_weight_decay,
+        "adam_weight_decay={a.adam_weight_decay} would also shrink the trained weights beside the head, which "
+        "train_head_only is to leave alone: leave it at 0.",
+    ),
+)
+
+_EVALUATION_CONFLICTS = (
+    (
+        lambda a: a.eval_every and a.eval_split is None,
+        "eval_every={a.eval_every} needs images that are not trained on: name their split with --eval_split, or "
+        "keep some back with --split 'train[:95%]' --eval_split 'train[95%:]'.",
+    ),
+    (
+        lambda a: a.eval_every and a.eval_split == a.split,
+        "eval_split={a.eval_split!r} is trained on, so it tells nothing of other images: give another, or keep "
+        "some back with --split 'train[:95%]' --eval_split 'train[95%:]'.",
+    ),
+)
+
+
+def _kept_images(name):
+    """The conflict of a limit of the images that are kept."""
+    return (
+        lambda a: a.streaming and _has_own(a, name),
+        f"{name}={{a.{name}:g}} has no effect with streaming, which keeps no images.",
+    )
+
+
+_STREAMING_CONFLICTS = (
+    (
+        lambda a: not a.streaming and _has_own(a, "shuffle_buffer"),
+        "shuffle_buffer={a.shuffle_buffer} has no effect without streaming: all of the data is shuffled.",
+    ),
+    (
+        lambda a: a.streaming and a.num_epochs is not None,
+        "num_epochs={a.num_epochs:g} cannot be counted with streaming, which does not know how many images there "
+        "are: give --max_train_steps.",
+    ),
+    _kept_images("in_memory_limit_gb"),
+    _kept_images("on_disk_limit_gb"),
+)
+
+TRAINING_CONFLICTS = (
+    *_PROCESS_CONFLICTS,
+    *_OBJECTIVE_CONFLICTS,
+    *_HEAD_CONFLICTS,
+    *_EVALUATION_CONFLICTS,
+    *_STREAMING_CONFLICTS,
+    (
+        lambda a: a.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", a.hub_license),
+        "hub_license={a.hub_license!r} is not as the Hub spells a licence, in small letters, digits, '-' and '.': "
+        "apache-2.0, mit, cc-by-4.0.",
+    ),
+    (
+        lambda a: a.dataset is None and (a.resolution or 0) > 32,
+        "resolution={a.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
+        "your data with --dataset.",
+    ),
+)
