@@ -26,7 +26,7 @@ from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.measured_model import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.quantized_images import numbered
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
-from ddpm_hf.finite import check_all_finite
+from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
 

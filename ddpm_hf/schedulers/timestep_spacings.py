@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from ddpm_hf.number_checks import is_whole
+
 STOCK_SPACINGS = ("leading", "linspace", "trailing")
 OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
 
@@ -27,7 +29,7 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
         trajectory = np.arange(steps)[::-1].copy()
     elif str(count) in (config.timestep_plans or {}):
         trajectory = np.array(config.timestep_plans[str(count)], dtype=np.int64)
-    elif 1 <= count <= steps and count == int(count):
+    elif is_whole(count, 1, steps):
         trajectory = spaced_timesteps(
             config.timestep_spacing, int(count), alphas_bar, config.steps_offset, mean_square_epsilon
         )
