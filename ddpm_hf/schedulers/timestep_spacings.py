@@ -35,11 +35,6 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
         )
     else:
         raise ValueError(f"num_inference_steps={count} must be in 1 .. {steps}, the training timesteps.")
-    if config.prediction_type == "epsilon" and alphas_bar[trajectory[0]] == 0:
-        raise ValueError(
-            f"Timestep {trajectory[0]} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted "
-            "epsilon there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower timestep."
-        )
     return trajectory
 
 

@@ -322,6 +322,13 @@ def test_zero_terminal_snr(batch):
     no_signal = GaussianDiffusionScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     with pytest.raises(ValueError, match="999 has no signal.*v_prediction"):
         no_signal.set_timesteps(10)
+    no_signal.set_timesteps(timesteps=[998, 0])
+    for timestep in (999, torch.tensor([999, 3])):  # which is off the trajectory
+        with pytest.raises(ValueError, match="999 has no signal.*v_prediction"):
+            no_signal.step(x_t[:2], timestep, x_t[:2])
+        with pytest.raises(ValueError, match="999 has no signal.*v_prediction"):
+            no_signal.p_mean_variance(x_t[:2], timestep, x_t[:2])
+    assert no_signal.q_posterior(x_t, x_t, 999).mean.isfinite().all()
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -343,6 +350,8 @@ def test_zero_terminal_snr(batch):
         ({"eta": 1.5}, r"eta=1.5 must be in \[0, 1\]"),
         ({"eta": math.nan}, r"eta=nan must be in \[0, 1\]"),
         ({"num_train_timesteps": 10.5}, "num_train_timesteps=10.5 must be at least 1, and a whole number"),
+        ({"num_train_timesteps": math.inf}, "num_train_timesteps=inf must be at least 1, and a whole number"),
+        ({"steps_offset": math.inf}, "steps_offset=inf must be at least 0, and a whole number"),
         ({"steps_offset": -1}, "steps_offset=-1 must be at least 0"),
         ({"clip_sample_range": math.nan}, "clip_sample_range=nan must be greater than 0 and finite"),
         ({"clip_sample_range": 0}, "clip_sample_range=0 must be greater than 0 and finite"),
