@@ -246,7 +246,7 @@ def test_a_stock_class_with_other_defaults_takes_ours(name):
 def test_saved_config_loads_as_stock_and_comes_back(tmp_path, diffusers_log):
     ours = GaussianDiffusionScheduler(eta=0.5, timestep_spacing="logsnr", variance_type="fixed_large", steps_offset=1)
     ours.save_pretrained(tmp_path / "ours")
-    saved = json.loads((tmp_path / "ours" / "scheduler_config.json").read_text())
+    saved = json.loads((tmp_path / "ours" / "scheduler_config.json").read_text(encoding="utf-8"))
     assert saved["timestep_spacing"] == "leading" and saved["_ddpm_hf"]["timestep_spacing"] == "logsnr"
 
     stock = DDPMScheduler.from_pretrained(tmp_path / "ours")
@@ -257,7 +257,7 @@ def test_saved_config_loads_as_stock_and_comes_back(tmp_path, diffusers_log):
         for key in ("eta", "timestep_spacing", "variance_type", "steps_offset"):
             assert loaded.config[key] == ours.config[key], (folder, key)
     loaded.save_pretrained(tmp_path / "again")
-    again = json.loads((tmp_path / "again" / "scheduler_config.json").read_text())
+    again = json.loads((tmp_path / "again" / "scheduler_config.json").read_text(encoding="utf-8"))
     assert {k: v for k, v in again.items() if k != "_diffusers_version"} == {
         k: v for k, v in saved.items() if k != "_diffusers_version"
     }
