@@ -52,7 +52,7 @@ VERBS = {
     "interpolate": SAMPLING | LABELLED | {"--num": "3", "--depth": "500", "--weights": "0,1", "--mode": "linear"},
     "evaluate": MEASURED
     | {"--seed": "1", "--num_images": "2", "--steps": "2", "--variance_type": "fixed_large", "--metrics": "bpd"},
-    "calibrate": MEASURED | {"--seed": "1", "--num_images": "4", "--plan": "2", "--plan_cost": "local_error"},
+    "calibrate": MEASURED | {"--seed": "1", "--num_images": "60", "--plan": "2", "--plan_cost": "local_error"},
     "compare": MEASURED
     | {"--num_images": "4", "--steps": "2", "--seeds": "1", "--samplers": "ddim", "--features": "pixels"}
     | {"--bound_images": "2"},
