@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+
+# A home folder may be read-only. Other processes of the tests inherit this cache.
+CACHE = tempfile.TemporaryDirectory(prefix="datasets-", ignore_cleanup_errors=True)
+os.environ.setdefault("HF_DATASETS_CACHE", CACHE.name)
 
 TINY = {
     "sample_size": 8,
