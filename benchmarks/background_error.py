@@ -60,7 +60,7 @@ def main():
     text = f"{(images == -1).float().mean():.0%} of the pixels of {len(images)} images are -1.\n\n" + "\n".join(lines)
     print(text)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "background_error.md").write_text(text + "\n")
+    (RESULTS / "background_error.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def main():
                 name = f"scale_{scale:g}_classifier_{classifier_scale:g}.png"
                 image_rows([of_class[:SHOWN_IMAGES] for of_class in images]).save(args.output / name)
                 (args.output / "recognition.json").write_text(
-                    json.dumps(vars(args) | {"rows": rows}, indent=2, default=str)
+                    json.dumps(vars(args) | {"rows": rows}, indent=2, default=str), encoding="utf-8"
                 )
 
 

@@ -55,5 +55,5 @@ def report(name, measured):
     """Prints the figures and keeps them in benchmarks/results, which README quotes."""
     RESULTS.mkdir(exist_ok=True)
     result = {"machine": machine(), "measured": measured}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))

@@ -3,6 +3,7 @@
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from ddpm_hf.number_checks import is_whole
 from ddpm_hf.pipelines.image_inputs import check_scheduler, prepare_images
 
 MODES = ("linear", "spherical")
@@ -45,7 +46,7 @@ def interpolate(
     steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
     if not weights or any(not 0 <= weight <= 1 for weight in weights):
         raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
-    if depth != int(depth) or not 0 <= depth < steps:
+    if not is_whole(depth, 0, steps - 1):
         raise ValueError(f"depth={depth} must be a timestep, a whole number in 0 .. {steps - 1}.")
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}.")

@@ -12,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.number_checks import is_whole, where_not_finite
 from ddpm_hf.pipelines.conditioning import Guidance, check_classifier, encode_labels, make_conditioning
 from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
@@ -240,7 +241,7 @@ class StepCallback(NamedTuple):
 
 def _check_finite(samples):
     """Raises ValueError for samples with values that are not finite, which a picture would show as black."""
-    damaged = (~samples.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()
+    damaged = where_not_finite(samples)[:, 0].unique().tolist()
     if damaged:
         raise ValueError(
             f"{len(damaged)} of {len(samples)} samples are not finite (the first is number {damaged[0]}): the network's "
@@ -257,7 +258,7 @@ def agreed_batch_size(batch_size, **per_image):
             sizes[name] = len(value)
     if batch_size != 1 or not sizes:
         sizes["batch_size"] = batch_size
-    if len(set(sizes.values())) > 1 or min(sizes.values()) < 1 or any(size != int(size) for size in sizes.values()):
+    if len(set(sizes.values())) > 1 or not all(is_whole(size, 1) for size in sizes.values()):
         given = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ValueError(f"The arguments must agree on one whole number of images, at least 1; got {given}.")
     return next(iter(sizes.values()))

@@ -4,6 +4,7 @@ import torch
 from diffusers import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
@@ -58,9 +59,8 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
         """
         check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
-            if value != int(value) or value < 1:
-                raise ValueError(f"{name}={value} must be a whole number of at least 1.")
+        check_count("jump_length", jump_length)
+        check_count("jump_n_sample", jump_n_sample)
         check_scheduler(self.scheduler, first_order=jump_n_sample > 1)
         x_0, painted = prepare_images(self, image), prepare_mask(self, mask_image, image)
         several = {name: x for name, x in (("image", x_0), ("mask_image", painted)) if len(x) > 1}

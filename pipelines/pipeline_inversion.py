@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from diffusers.utils import BaseOutput
 
+from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
@@ -67,10 +68,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
             [`InversionPipelineOutput`], or with `return_dict=False` a tuple of the latents.
         """
         _check_invertible(self.scheduler)
-        if num_fixed_point_iterations != int(num_fixed_point_iterations) or num_fixed_point_iterations < 1:
-            raise ValueError(
-                f"num_fixed_point_iterations={num_fixed_point_iterations} must be a whole number of at least 1."
-            )
+        check_count("num_fixed_point_iterations", num_fixed_point_iterations)
         latents = prepare_images(self, image)
         batch_size = agreed_batch_size(
             batch_size, image=latents if len(latents) > 1 else None, class_labels=class_labels

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.image_grids import image_rows
 
 # Milliseconds of a frame of an animation, and of its last one, the images.
@@ -29,8 +30,7 @@ class TrajectoryRecorder:
     tensor_inputs = ("latents", "pred_original_sample")
 
     def __init__(self, num_frames=10):
-        if num_frames != int(num_frames) or num_frames < 1:
-            raise ValueError(f"num_frames={num_frames} must be a whole number of at least 1.")
+        check_count("num_frames", num_frames)
         self.num_frames, self.frames = int(num_frames), {}
 
     def __call__(self, pipeline, step, timestep, tensors):

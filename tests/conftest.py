@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+
+# A home folder may be read-only. Other processes of the tests inherit this cache.
+CACHE = tempfile.TemporaryDirectory(prefix="datasets-", ignore_cleanup_errors=True)
+os.environ.setdefault("HF_DATASETS_CACHE", CACHE.name)
 
 TINY = {
     "sample_size": 8,
@@ -87,7 +92,8 @@ def measured_on_two_processes(tmp_path, on_two_processes):
     def measure(pipeline, images, code):
         pipeline.save_pretrained(tmp_path / "model")
         torch.save(images, tmp_path / "images.pt")
-        (tmp_path / "measure.py").write_text(f"""
+        (tmp_path / "measure.py").write_text(
+            f"""
 import torch
 from accelerate import Accelerator
 from ddpm_hf import GaussianDiffusionPipeline
@@ -99,9 +105,11 @@ unet, scheduler = accelerator.prepare(pipeline.unet), pipeline.scheduler
 images = torch.load("{tmp_path / "images.pt"}")
 {code}
 open(f"{tmp_path}/{{accelerator.process_index}}.json", "w").write(result.to_json())
-""")
+""",
+            encoding="utf-8",
+        )
         on_two_processes(str(tmp_path / "measure.py"))
-        return [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
+        return [json.loads((tmp_path / f"{process}.json").read_text(encoding="utf-8")) for process in (0, 1)]
 
     return measure
 

@@ -44,7 +44,7 @@ class Scenario:
         close_session()
         self.begin_anew()
         began = time.monotonic()
-        assert wait_for(self.start()) == 0, LOG.read_text()
+        assert wait_for(self.start()) == 0, LOG.read_text(encoding="utf-8")
         self.seconds = time.monotonic() - began
         self.requests, self.expected = list(HUB.requests), state_of_the_hub()
 

@@ -56,7 +56,7 @@ class Scenario:
         self.operations = len(self.list_operations())
         self.begin_anew()
         began = time.monotonic()
-        assert wait_for(self.start()) == 0, self.log.read_text()
+        assert wait_for(self.start()) == 0, self.log.read_text(encoding="utf-8")
         self.seconds = time.monotonic() - began
         self.straight = contents(self.folder)
         self.largest_file = max(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
@@ -78,12 +78,14 @@ class Scenario:
         listed = self.folder.with_suffix(".operations")
 
         def note(number, what):
-            with open(listed, "a") as file:
+            with open(listed, "a", encoding="utf-8") as file:
                 file.write(f"{what}\n")
 
         listed.unlink(missing_ok=True)
-        assert wait_for(self.start(lambda options: on_file_operations(self.folder, note))) == 0, self.log.read_text()
-        return listed.read_text().splitlines()
+        assert wait_for(self.start(lambda options: on_file_operations(self.folder, note))) == 0, self.log.read_text(
+            encoding="utf-8"
+        )
+        return listed.read_text(encoding="utf-8").splitlines()
 
     def kill_once(self, kind, random):
         """Kills it at a random moment of that kind, looks at what it left, and gives the same command again.

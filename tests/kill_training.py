@@ -83,7 +83,7 @@ def start_child(work, log):
     if child:
         return child
     code = 1
-    with open(log, "a") as said:
+    with open(log, "a", encoding="utf-8") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
         sys.stdout = sys.stderr = said
@@ -126,7 +126,7 @@ def list_file_operations(options):
         os.write(descriptor, f"{what}\n".encode())
 
     assert wait_for(start_run(options, os.devnull, lambda: on_file_operations(options["output_dir"], note))) == 0
-    return listed.read_text().splitlines()
+    return listed.read_text(encoding="utf-8").splitlines()
 
 
 def kill_self():
@@ -253,7 +253,7 @@ class Scenario:
         self.operations = len(list_file_operations(options))
         self.begin_anew()
         began = time.monotonic()
-        assert wait_for(start_run(options, self.log)) == 0, self.log.read_text()
+        assert wait_for(start_run(options, self.log)) == 0, self.log.read_text(encoding="utf-8")
         self.seconds = time.monotonic() - began
         shutil.move(self.folder, self.straight)
         self.largest_file = max(path.stat().st_size for path in self.straight.rglob("*") if path.is_file())

@@ -265,7 +265,7 @@ def markdown(rows):
 def main():
     rows, refusals = run_all(), bad_input()
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps({"faults": rows, "refusals": refusals}))
+        Path(sys.argv[1]).write_text(json.dumps({"faults": rows, "refusals": refusals}), encoding="utf-8")
         return
     print(markdown(rows).replace(HUB.endpoint, "https://huggingface.co"))
     print("\n| input | answer |\n|---|---|")

@@ -77,10 +77,10 @@ def test_an_empty_value_is_refused_by_every_verb(tmp_path, monkeypatch, argument
 
 
 def test_nothing_is_written_over(tmp_path, monkeypatch, model):
-    (tmp_path / "grid.png").write_text("mine")
+    (tmp_path / "grid.png").write_text("mine", encoding="utf-8")
     with pytest.raises(SystemExit, match="grid.png is already there"):
         main(monkeypatch, "sample", model, "--output", tmp_path / "grid.png")
-    assert (tmp_path / "grid.png").read_text() == "mine"
+    assert (tmp_path / "grid.png").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_model_that_is_not_there(tmp_path, monkeypatch):
@@ -116,13 +116,13 @@ def test_evaluate(tmp_path, model, image_folder):
     result = run("evaluate", model, *options, "--output", output)
     assert result.exit_code == 0, result.output
     assert "9 images: 9 network calls in each process, about 0:00:0" in result.output
-    scores = json.loads((output / "bpd.json").read_text())
+    scores = json.loads((output / "bpd.json").read_text(encoding="utf-8"))
     assert scores["num_images"] == 9 and len(scores["terms"]) == 3
     assert f"{scores['total']:.4f} +- {scores['standard_error']:.4f} bits/dim" in result.output
     assert Image.open(output / "bpd.png").width > 500
     large = tmp_path / "large"
     run("evaluate", model, *options, "--variance_type", "fixed_large", "--output", large)
-    assert json.loads((large / "bpd.json").read_text())["total"] < scores["total"]  # of noise
+    assert json.loads((large / "bpd.json").read_text(encoding="utf-8"))["total"] < scores["total"]  # of noise
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ def test_mistakes_of_an_evaluation(tmp_path, monkeypatch, model, image_folder, a
 
 
 def test_an_evaluation_writes_over_nothing(tmp_path, monkeypatch, model):
-    (tmp_path / "bpd.png").write_text("mine")
+    (tmp_path / "bpd.png").write_text("mine", encoding="utf-8")
     with pytest.raises(SystemExit, match="bpd.png is already there"):
         main(monkeypatch, "evaluate", model, "--output", tmp_path)
-    assert (tmp_path / "bpd.png").read_text() == "mine"
+    assert (tmp_path / "bpd.png").read_text(encoding="utf-8") == "mine"
 
 
 def test_images_of_another_kind(tmp_path, monkeypatch, model, image_folder):
@@ -284,7 +284,7 @@ def test_train_classifier_hands_everything_to_its_parser():
 
 def test_outputs_are_tried_before_anything_else(tmp_path, monkeypatch):
     """No model is there: what is said of the output is said before it is looked for."""
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     place = tmp_path / "file" / "new"
     for arguments in (
         ["sample", "none", "--output", f"{place}.png"],

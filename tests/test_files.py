@@ -33,7 +33,7 @@ def test_files_of_safetensors_get_the_mode_of_the_umask(tmp_path, umask):
     with moved_in_whole(tmp_path / "folder", last="index.json") as aside:
         (aside / "unet").mkdir()
         save_file(weights, aside / "unet" / "model.safetensors")
-        (aside / "index.json").write_text("{}")
+        (aside / "index.json").write_text("{}", encoding="utf-8")
     for name in ("alone.safetensors", "folder/unet/model.safetensors", "folder/index.json"):
         assert mode_of(tmp_path / name) == 0o666 & ~umask, name
     assert os.umask(umask) == umask

@@ -119,7 +119,7 @@ def commands(guide):
 def test_the_commands_of_a_guide_exist(guide, monkeypatch, tmp_path):
     """Verbs and options are parsed, and nothing is run."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.yaml").write_text("max_train_steps: 10\n")
+    (tmp_path / "run.yaml").write_text("max_train_steps: 10\n", encoding="utf-8")
     for words in commands(guide):
         words = [word.replace("$steps", "25") for word in words]
         try:
@@ -149,7 +149,7 @@ SMALLER = {
 @pytest.mark.slow
 def test_each_command_of_the_quickstart_takes_what_the_one_before_it_left(models, tmp_path, monkeypatch):
     shutil.copytree(models / "outputs" / "mine", tmp_path / "outputs" / "mine")
-    (tmp_path / "outputs" / "mine" / "loss.csv").write_text("step,loss\n1,1.0\n2,0.5\n")
+    (tmp_path / "outputs" / "mine" / "loss.csv").write_text("step,loss\n1,1.0\n2,0.5\n", encoding="utf-8")
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         (tmp_path / "my_images" / split).mkdir(parents=True)
@@ -297,7 +297,8 @@ def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
     formulas = (tmp_path / "site" / "formulas" / "index.html").read_text(encoding="utf-8")
     assert formulas.count("<math ") > 80 and 'class="arithmatex"' not in formulas
     languages = {
-        name: (tmp_path / "site" / name / "index.html").read_text() for name in ("quickstart", "quickstart.zh-CN")
+        name: (tmp_path / "site" / name / "index.html").read_text(encoding="utf-8")
+        for name in ("quickstart", "quickstart.zh-CN")
     }
     assert '<html lang="en"' in languages["quickstart"] and '<html lang="zh"' in languages["quickstart.zh-CN"]
     tables = {path.name for path in (tmp_path / "site" / "benchmarks" / "results").iterdir()}

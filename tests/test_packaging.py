@@ -111,6 +111,10 @@ def test_no_extra_brings_torchvision(options):
 
 
 def test_tested_versions_are_within_what_is_required(options):
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    )
     required = re.findall(r"^(\w+)", options["options"]["install_requires"], flags=re.M)
     assert {name.lower() for name in required} <= {name.lower() for name in pinned}

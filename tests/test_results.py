@@ -17,14 +17,14 @@ def test_a_place_that_is_free_is_left_as_it_was(tmp_path):
     check_free_folder(tmp_path / "a" / "b")
     check_free_file(tmp_path / "a" / "b.png", (".png",))
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
     check_free_folder(tmp_path, ["bpd.json"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("place", ["file/new", "/proc/new", "x" * 300])
 def test_where_nothing_can_be_written(tmp_path, place):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="Cannot write to"):
         check_free_folder(tmp_path / place)
     with pytest.raises(InputError, match="Cannot write to"):
@@ -33,7 +33,7 @@ def test_where_nothing_can_be_written(tmp_path, place):
 
 
 def test_what_is_there_is_never_written_over(tmp_path):
-    (tmp_path / "mine.png").write_text("mine")
+    (tmp_path / "mine.png").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"is not empty \(mine.png\): choose another folder"):
         check_free_folder(tmp_path)
     with pytest.raises(InputError, match="mine.png is already there"):
@@ -70,7 +70,7 @@ def killed_while_moving(folder, number):
         os.replace = replace_or_end
         with moved_in_whole(folder, last="c") as aside:
             for name in "cab":
-                (aside / name).write_text(f"new {name}")
+                (aside / name).write_text(f"new {name}", encoding="utf-8")
         os._exit(0)
     assert wait_for(child) == 9
 
@@ -82,11 +82,11 @@ def test_files_of_a_move_that_was_killed_are_no_obstacle(tmp_path, number):
     assert there == set("abc"[: number - 1]) and half_moved_files(tmp_path) == {"a", "b", "c"}
     check_free_folder(tmp_path)
     check_free_folder(tmp_path, ["a", "c"])
-    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"is not empty \(mine\)"):
         check_free_folder(tmp_path)
     with moved_in_whole(tmp_path, last="c") as aside:
-        (aside / "c").write_text("again")
+        (aside / "c").write_text("again", encoding="utf-8")
     assert half_moved_files(tmp_path) == set() and not (tmp_path / FOLDER_ASIDE).exists()
 
 

@@ -214,7 +214,9 @@ def test_files_are_as_their_ending_says(tmp_path):
         save_figure(figure, tmp_path / f"{i}.svg")
         save_figure(figure, tmp_path / f"{i}.png")
     picture = Image.open(tmp_path / "0.png")
-    assert picture.width == round(2 * 1.35 * 150) and (tmp_path / "0.svg").read_text().startswith("<?xml")
+    assert picture.width == round(2 * 1.35 * 150) and (tmp_path / "0.svg").read_text(encoding="utf-8").startswith(
+        "<?xml"
+    )
     assert (tmp_path / "0.svg").read_bytes() == (tmp_path / "1.svg").read_bytes()
 
 
@@ -276,7 +278,7 @@ def test_samples_are_in_the_units_of_the_data(model):
 
 
 def test_every_command(tmp_path, model):
-    (tmp_path / "loss.csv").write_text("step,loss,lr,images_per_second\n1,0.9,0.1,5\n2,0.5,0.1,5\n")
+    (tmp_path / "loss.csv").write_text("step,loss,lr,images_per_second\n1,0.9,0.1,5\n2,0.5,0.1,5\n", encoding="utf-8")
     pipeline = GaussianDiffusionPipeline.from_pretrained(model)
     scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, mean_square_epsilon=GAMMA[::50])
     GaussianDiffusionPipeline(pipeline.unet, scheduler).save_pretrained(tmp_path / "calibrated")
@@ -329,9 +331,11 @@ def test_mistakes(tmp_path, monkeypatch, model, words, message):
 
 
 def test_nothing_is_written_over(tmp_path):
-    (tmp_path / "mine.png").write_text("mine")
+    (tmp_path / "mine.png").write_text("mine", encoding="utf-8")
     result = show("schedules", "--output", tmp_path / "mine.png")
-    assert "is already there" in str(result.exception) and (tmp_path / "mine.png").read_text() == "mine"
+    assert (
+        "is already there" in str(result.exception) and (tmp_path / "mine.png").read_text(encoding="utf-8") == "mine"
+    )
 
 
 def test_an_unknown_picture_is_refused():

@@ -24,7 +24,7 @@ from ddpm_hf.data import to_model_range
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain
 from ddpm_hf.evaluation.image_labels import check_labels
 from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
-from ddpm_hf.finite import check_all_finite
+from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
 

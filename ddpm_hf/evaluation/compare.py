@@ -24,9 +24,9 @@ from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.samplers import check_steps, make_sampler, pipeline_with
 from ddpm_hf.files import moved_in_whole
-from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory, seconds_of
+from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import check_head

@@ -7,10 +7,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.finite import check_all_finite
 from ddpm_hf.hub.model_files import INDEX_FILE, check_files, component_names
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
+from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")

@@ -2,6 +2,7 @@
 
 import math
 
+from ddpm_hf.number_checks import is_whole
 from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES
 from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
@@ -70,7 +71,7 @@ def check_config(config):
 def _check_config_numbers(config):
     check_eta(config.eta)
     for name, least in (("num_train_timesteps", 1), ("steps_offset", 0)):
-        if config[name] < least or config[name] != int(config[name]):
+        if not is_whole(config[name], least):
             raise ValueError(f"{name}={config[name]} must be at least {least}, and a whole number.")
     for name in ("clip_sample_range", "sample_max_value", "clip_variance_pixels"):
         value = config[name]

@@ -48,6 +48,17 @@ class NoiseLevels:
         if low < 0 or high >= len(self):
             raise ValueError(f"Timesteps must be in 0 .. {len(self) - 1}; got {low if low < 0 else high}.")
 
+    def check_x0_follows(self, prediction_type, timesteps):
+        """Raises ValueError for timesteps on the host where x_t and a predicted epsilon do not determine x0."""
+        if prediction_type != "epsilon" or self.signal[-1] > 0:
+            return
+        last = len(self) - 1
+        if _lowest_and_highest(timesteps)[1] == last:
+            raise ValueError(
+                f"Timestep {last} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted epsilon "
+                "there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower timestep."
+            )
+
     def _table(self, device):
         table = self._on_devices.get(device)
         if table is None:

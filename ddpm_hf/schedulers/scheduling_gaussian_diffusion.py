@@ -203,6 +203,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             trajectory = choose_timesteps(num_inference_steps, timesteps, alphas_bar, self.config, gamma)
         else:
             trajectory = np.array([*rows])
+        self._levels.check_x0_follows(self.config.prediction_type, trajectory)
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(trajectory)
         self._follow(trajectory, device, rows)
@@ -315,7 +316,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         said = self._read(model_output, sample)
         eta, timestep = self._chosen_eta(eta), as_host_int(timestep)
         c = self._transitions.at(timestep, eta, said.x_t)
-        x0 = predicted_x0(said, c, self._clipping)
+        x0 = self._predicted_x0(said, timestep, c)
         kernel = reverse_kernel(said, x0, c, eta, KernelChoices.of(self.config, use_clipped_model_output))
         if classifier_gradient is not None:
             kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, self.config.variance_type)
@@ -343,7 +344,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         said = self._read(model_output, sample)
         eta = self._chosen_eta(eta)
         c = self._transition(timestep, prev_timestep, eta, said.x_t)
-        x0, choices = predicted_x0(said, c, self._clipping), KernelChoices.of(self.config, use_clipped_model_output)
+        x0, choices = self._predicted_x0(said, timestep, c), KernelChoices.of(self.config, use_clipped_model_output)
         mean, variance, x0 = reverse_kernel(said, x0, c, eta, choices)
         epsilon = rederived_epsilon(said.x_t, x0, c) if choices.rederives_epsilon else predicted_epsilon(said, c)
         return ReverseKernelOutput(
@@ -399,6 +400,11 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def _read(self, model_output, sample):
         kind = self.config.variance_type
         return read_output(model_output, sample, kind, VARIANCES[kind].of_head is not None)
+
+    def _predicted_x0(self, said, timestep, c):
+        if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":
+            self._levels.check_x0_follows(self.config.prediction_type, timestep)
+        return predicted_x0(said, c, self._clipping)
 
     def _transition(self, timestep, prev_timestep, eta, like):
         if prev_timestep is None:

@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from ddpm_hf.number_checks import is_whole
+
 STOCK_SPACINGS = ("leading", "linspace", "trailing")
 OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
 
@@ -27,17 +29,12 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
         trajectory = np.arange(steps)[::-1].copy()
     elif str(count) in (config.timestep_plans or {}):
         trajectory = np.array(config.timestep_plans[str(count)], dtype=np.int64)
-    elif 1 <= count <= steps and count == int(count):
+    elif is_whole(count, 1, steps):
         trajectory = spaced_timesteps(
             config.timestep_spacing, int(count), alphas_bar, config.steps_offset, mean_square_epsilon
         )
     else:
         raise ValueError(f"num_inference_steps={count} must be in 1 .. {steps}, the training timesteps.")
-    if config.prediction_type == "epsilon" and alphas_bar[trajectory[0]] == 0:
-        raise ValueError(
-            f"Timestep {trajectory[0]} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted "
-            "epsilon there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower timestep."
-        )
     return trajectory
 
 

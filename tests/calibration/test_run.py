@@ -62,7 +62,7 @@ def test_a_stock_model(stock_model, data, tmp_path, capsys):
     pipeline = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new")
     config = pipeline.scheduler.config
     assert config.variance_type == "analytic" and config.eta == 1 and config.clip_variance_pixels == 2
-    report = json.loads((tmp_path / "new" / "calibration.json").read_text())["mean_square_epsilon"]
+    report = json.loads((tmp_path / "new" / "calibration.json").read_text(encoding="utf-8"))["mean_square_epsilon"]
     assert config.mean_square_epsilon == [max(0.0, 1 - residual) for residual in report["residuals"]]
     assert len(report["values"]) == len(report["standard_errors"]) == len(report["residual_errors"]) == 10
     assert (tmp_path / "new" / "calibration.png").read_bytes().startswith(b"\x89PNG")
@@ -107,7 +107,7 @@ def test_plans(stock_model, data, tmp_path, plan_cost, kernel):
     scheduler = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new").scheduler
     config = scheduler.config
     assert (config.eta, config.variance_type, config.solver_order, config.corrector) == kernel
-    report = json.loads((tmp_path / "new" / "calibration.json").read_text())
+    report = json.loads((tmp_path / "new" / "calibration.json").read_text(encoding="utf-8"))
     assert report["plan_cost"] == plan_cost and list(report["plans"]) == ["2", "5"]
     for count in (2, 5):
         scheduler.set_timesteps(count)
@@ -182,7 +182,8 @@ def test_a_text_to_image_model_is_refused(tmp_path, data):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "model_index.json").write_text(
         '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], '
-        '"unet": ["diffusers", "UNet2DConditionModel"]}'
+        '"unet": ["diffusers", "UNet2DConditionModel"]}',
+        encoding="utf-8",
     )
     with pytest.raises(
         InputError, match="has the network UNet2DConditionModel; what can be calibrated is a UNet2DModel"
@@ -245,6 +246,6 @@ def test_ddim_has_no_bound_to_plan_by(stock_unet, data, tmp_path):
 def test_nothing_is_overwritten(stock_model, data, tmp_path):
     with pytest.raises(InputError, match=r"is not empty \(model_index.json, scheduler, unet\)"):
         run(stock_model, stock_model, data)
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="is a file"):
         run(stock_model, tmp_path / "file", data)

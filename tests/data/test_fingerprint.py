@@ -82,7 +82,7 @@ def test_of_streams_it_is_the_beginning(tmp_path, image_folder):
 
 def test_of_points(tmp_path):
     def fingerprint(text):
-        (tmp_path / "points.csv").write_text(text)
+        (tmp_path / "points.csv").write_text(text, encoding="utf-8")
         return open_points(DataArguments(dataset=str(tmp_path / "points.csv"))).fingerprint
 
     assert fingerprint("x,y\n1,2\n3,4\n") == fingerprint("a,b\n1.0,2\n3,4.00\n")

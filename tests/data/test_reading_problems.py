@@ -51,7 +51,7 @@ def test_saved_data_with_a_bad_file(tmp_path):
     for name in ("state.json", "dataset_info.json"):
         folder = tmp_path / name
         datasets.Dataset.from_dict({"x": [1.0, 2.0]}).save_to_disk(folder)
-        (folder / name).write_text("{broken")
+        (folder / name).write_text("{broken", encoding="utf-8")
         assert f"{name}: Expecting property name" in refused(folder)
 
 
@@ -76,7 +76,7 @@ def test_a_bomb_is_named(tmp_path, monkeypatch):
 
 def test_the_cache_is_not_the_data(tmp_path, monkeypatch, image_folder):
     """A file stands where its folder should be, which nobody may write into, whatever his rights are."""
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
     said = refused(image_folder, open_images, 28)
     assert said.startswith(f"The cache of datasets, {tmp_path}/file/cache, cannot be written")
@@ -87,6 +87,6 @@ def test_a_cache_that_decoded_images_cannot_be_written_to(tmp_path, monkeypatch,
     source = replace(open_images(DataArguments(dataset=image_folder), 28), pixels=1e9)
     (tmp_path / "file").mkdir()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
-    (tmp_path / "file" / "ddpm_hf").write_text("mine")
+    (tmp_path / "file" / "ddpm_hf").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="The cache of datasets, .*file, cannot be written.*--on_disk_limit_gb 0"):
         load_images(source, memory_limit_gb=0)

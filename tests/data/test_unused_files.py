@@ -68,7 +68,7 @@ def test_words_in_names_of_folders(folder, caplog):
 
 def test_files_of_metadata_that_name_fewer(folder, caplog):
     found = folder(*numbered("", 8))
-    (found / "metadata.csv").write_text("file_name,size\n0.png,1\n3.png,2\n4.png,2\n7.png,2\n")
+    (found / "metadata.csv").write_text("file_name,size\n0.png,1\n3.png,2\n4.png,2\n7.png,2\n", encoding="utf-8")
     number, said = opened(found, caplog)
     assert number == 4
     assert "leaves out 4 of the 8 files on the disk: 4 not named in metadata.csv" in said
@@ -107,5 +107,5 @@ def test_shards_are_files_too(tmp_path, caplog):
 
 def test_nothing_is_said_where_nothing_is_left_out(folder, caplog):
     found = folder(*numbered("cat/", 3), *numbered("dog/", 3), ".hidden/test.png")
-    (found / "notes.txt").write_text("No image, and no data.")
+    (found / "notes.txt").write_text("No image, and no data.", encoding="utf-8")
     assert opened(found, caplog) == (6, "")

@@ -34,7 +34,7 @@ def model(tmp_path, stock_unet):
 def test_bits_per_dim_can_be_left_out(tmp_path, model, feature_network, data, capsys):
     (measured,) = compare(model, tmp_path / "new", feature_network, data, ["ddpm"], [2], 4, [0], 4, bound_images=0)
     assert measured.bits_per_dim is None and "2 network calls of 4 images" in capsys.readouterr().out
-    assert "bits per dimension: not measured" in (tmp_path / "new" / "compare.md").read_text()
+    assert "bits per dimension: not measured" in (tmp_path / "new" / "compare.md").read_text(encoding="utf-8")
 
 
 def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network, data, capsys):
@@ -55,10 +55,10 @@ def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network
     expected = bits_per_dim(pipeline.unet, make_sampler("ddpm", pipeline.scheduler), images, 4, batch_size=8)
     assert measurements[1].bits_per_dim == pytest.approx(expected.total, rel=1e-6)
 
-    written = json.loads((output / "compare.json").read_text())
+    written = json.loads((output / "compare.json").read_text(encoding="utf-8"))
     assert [row["mean"] for row in written["measurements"]] == [m.mean for m in measurements]
     assert written["measurements"][0]["spread"] == measurements[0].spread > 0
-    table = (output / "compare.md").read_text()
+    table = (output / "compare.md").read_text(encoding="utf-8")
     best = min((m for m in measurements if m.steps == 4), key=lambda m: m.mean)
     assert f"**{best.mean:.3g} ± {best.spread:.2g}**" in table and "| sampler | 2 | 4 |" in table
     assert "## Bits per dimension" in table and f"| ddpm | {measurements[0].bits_per_dim:.3f} |" in table
@@ -73,7 +73,7 @@ def test_again_it_is_the_same_and_nothing_is_overwritten(tmp_path, model, featur
     again = compare(model, tmp_path / "b", feature_network, data, **options, batch_size=3)
     assert again[0].distances == pytest.approx(first[0].distances, rel=1e-3)  # images are rounded to 8 bits
     assert first[0].spread is None
-    assert f"| **{first[0].mean:.3g}** |" in (tmp_path / "a" / "compare.md").read_text()
+    assert f"| **{first[0].mean:.3g}** |" in (tmp_path / "a" / "compare.md").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="a is not empty"):
         compare(model, tmp_path / "a", feature_network, data, **options)
 

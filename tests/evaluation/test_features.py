@@ -64,7 +64,7 @@ def test_images_are_moved_by_whole_pixels():
 def test_what_is_no_network(tmp_path, feature_network, images):
     with pytest.raises(InputError, match=r"no config.json: .*python -m ddpm_hf.evaluation.feature_network FOLDER"):
         load_features(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read as an image classifier"):
         load_features(tmp_path)
     with pytest.raises(InputError, match="Images of 3 channels do not fit a feature network for 1"):
@@ -84,9 +84,11 @@ def package_that_does_not_import(tmp_path, monkeypatch):
     """As torch-fidelity is beside a torchvision of another torch: `__init__` fails, one of its files does not need it."""
     package = tmp_path / "fails_to_import"
     package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    (package / "numbers.py").write_text("ANSWER = 42")
-    (package / "network.py").write_text("from fails_to_import.numbers import ANSWER")
+    (package / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')", encoding="utf-8"
+    )
+    (package / "numbers.py").write_text("ANSWER = 42", encoding="utf-8")
+    (package / "network.py").write_text("from fails_to_import.numbers import ANSWER", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return package.name
 

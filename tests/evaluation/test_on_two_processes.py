@@ -50,7 +50,7 @@ def test_every_verb_on_two_processes(tmp_path, tiny_unet, dark_and_bright, featu
         on_two_processes("-m", "ddpm_hf.cli", verb, *options)
 
     def results(path):
-        return [json.loads((tmp_path / folder / path).read_text()) for folder in ("one", "two")]
+        return [json.loads((tmp_path / folder / path).read_text(encoding="utf-8")) for folder in ("one", "two")]
 
     one, two = results("evaluated/bpd.json")
     np.testing.assert_allclose(two["per_image"], one["per_image"], rtol=1e-5)

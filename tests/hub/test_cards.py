@@ -41,7 +41,7 @@ def trained(tmp_path, tiny_unet):
 
 
 def test_a_card_says_all_that_the_folder_tells(trained, tmp_path):
-    (tmp_path / "bpd.json").write_text(json.dumps(BOUND))
+    (tmp_path / "bpd.json").write_text(json.dumps(BOUND), encoding="utf-8")
     text = card_of(trained, "someone/cats-ddpm", "apache-2.0", [tmp_path])
     data = ModelCard(text).data
     assert (data.license, data.datasets, data.base_model) == ("apache-2.0", ["someone/cats"], "a/base")
@@ -88,14 +88,14 @@ def test_the_command_of_the_card_gives_the_same_options(trained, monkeypatch):
 
 def test_a_card_of_a_person_is_left_alone(trained):
     write_card(trained, "run", license="mit")
-    assert is_generated((trained / "README.md").read_text())
+    assert is_generated((trained / "README.md").read_text(encoding="utf-8"))
     write_card(trained, "someone/model")  # nobody has edited it: it becomes that of the repository, with its licence
-    present = (trained / "README.md").read_text()
+    present = (trained / "README.md").read_text(encoding="utf-8")
     assert "someone/model" in present and ModelCard(present).data.license == "mit"
     edited = present.replace("*To fill in by who shares the model:*", "None that I know.")
-    (trained / "README.md").write_text(edited)
+    (trained / "README.md").write_text(edited, encoding="utf-8")
     write_card(trained, "someone/other")
-    assert (trained / "README.md").read_text() == edited and not is_generated(edited)
+    assert (trained / "README.md").read_text(encoding="utf-8") == edited and not is_generated(edited)
 
 
 @pytest.mark.parametrize("base_model, named", [("a/base", "a/base"), ("{folder}", None), ("no/such/model", None)])
@@ -141,10 +141,10 @@ def test_a_card_names_no_folders(tmp_path, tiny_unet, trained):
         },
         "mean_square_epsilon": {"num_images": 9},
     }
-    (trained / "calibration.json").write_text(json.dumps(report))
-    comparison = json.loads((trained / "compare.json").read_text())
+    (trained / "calibration.json").write_text(json.dumps(report), encoding="utf-8")
+    comparison = json.loads((trained / "compare.json").read_text(encoding="utf-8"))
     comparison["settings"] |= {"features": f"{private}/features", "data": f"{private}/my cats, test, 1000 images"}
-    (trained / "compare.json").write_text(json.dumps(comparison))
+    (trained / "compare.json").write_text(json.dumps(comparison), encoding="utf-8")
     text = card_of(trained, "someone/model")
     assert "ddpm-hf calibrate base --dataset my cats" in text and "- features: features\n" in text
     assert "jane" not in text and ModelCard(text).data.eval_results[0].dataset_name == "my cats"

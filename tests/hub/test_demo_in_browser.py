@@ -118,15 +118,15 @@ def served(tmp_path):
     def serve(*arguments, folder=tmp_path, **environment):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf")} | environment
         log = tmp_path / "served.log"
-        with open(log, "w") as said:
+        with open(log, "w", encoding="utf-8") as said:
             command, streams = [sys.executable, "-u", *arguments], {"stdout": said, "stderr": subprocess.STDOUT}
             processes.append(subprocess.Popen(command, cwd=folder, env=environment, **streams))
         end = time.monotonic() + PATIENCE
         while True:
-            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8"))
             if found is not None:
                 return found[0]
-            assert processes[-1].poll() is None and time.monotonic() < end, log.read_text()
+            assert processes[-1].poll() is None and time.monotonic() < end, log.read_text(encoding="utf-8")
             time.sleep(0.2)
 
     yield serve

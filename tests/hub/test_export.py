@@ -65,8 +65,8 @@ def test_a_model_of_stock_classes_loses_nothing(tmp_path, stock_unet):
         "unet/diffusion_pytorch_model.safetensors",
     ]
     for file in files(tmp_path / "stock")[:-1]:
-        assert "_ddpm_hf" not in (tmp_path / "stock" / file).read_text() and str(tmp_path) not in file
-    card = (tmp_path / "stock" / "README.md").read_text()
+        assert "_ddpm_hf" not in (tmp_path / "stock" / file).read_text(encoding="utf-8") and str(tmp_path) not in file
+    card = (tmp_path / "stock" / "README.md").read_text(encoding="utf-8")
     assert "do not hold" not in card and "few steps" not in card
 
 
@@ -81,7 +81,7 @@ def test_without_what_only_ours_can_read_it_samples_as_fixed_small(tmp_path, tin
     ours = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler())
     assert_close(sample(pipeline, 6), sample_ours(ours, num_inference_steps=6), **ROUNDING)
     assert pipeline.unet.config.out_channels == 1
-    card = (tmp_path / "stock" / "README.md").read_text()
+    card = (tmp_path / "stock" / "README.md").read_text(encoding="utf-8")
     assert all(f"- {loss}\n" in card for loss in losses)
 
 
@@ -124,7 +124,7 @@ def test_fitted_solvers_are_said_to_be_lost(tmp_path, stock_unet):
 def test_spacings_that_are_only_ours_are_in_the_card(tmp_path, stock_unet):
     scheduler = GaussianDiffusionScheduler(timestep_spacing="logsnr")
     exported(tmp_path, stock_unet, scheduler)
-    card = (tmp_path / "stock" / "README.md").read_text()
+    card = (tmp_path / "stock" / "README.md").read_text(encoding="utf-8")
     scheduler.set_timesteps(25)
     assert f"    25: {scheduler.timesteps.tolist()},\n" in card and "planned" not in card
 
@@ -161,7 +161,7 @@ def test_what_is_no_such_model_and_where_there_is_something(tmp_path, stock_unet
     with pytest.raises(InputError, match="is not a pipeline folder, for it has no model_index.json"):
         export_stock(str(model), tmp_path / "stock")
     (model / "model_index.json").write_text(
-        json.dumps({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]})
+        json.dumps({"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}), encoding="utf-8"
     )
     with pytest.raises(InputError, match="vqvae"):
         export_stock(str(model), tmp_path / "stock")

@@ -85,7 +85,7 @@ def test_the_model_becomes_what_it_is_here_and_other_files_stay(hub, folder, tmp
     there = tmp_path / "there"
     for name in ("notes.md", "unet/old.safetensors", "unet/config.json", "pipeline.py"):
         (there / name).parent.mkdir(parents=True, exist_ok=True)
-        (there / name).write_text(name)
+        (there / name).write_text(name, encoding="utf-8")
     hub.add("someone/model", there)
     changes = push(folder).changes
     assert changes.removed == ["unet/old.safetensors"] and {"pipeline.py", "unet/config.json"} == set(changes.changed)
@@ -102,7 +102,8 @@ def test_a_dry_run_changes_nothing(hub, folder):
     assert hub.repositories == {} and local_files(folder) == before
     push(folder)
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        (folder / "scheduler" / "scheduler_config.json").read_text().replace("0.02", "0.03")
+        (folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8").replace("0.02", "0.03"),
+        encoding="utf-8",
     )
     dry = push(folder, dry_run=True)
     assert dry.changes.changed == ["scheduler/scheduler_config.json"] and dry.changes.new == []
@@ -125,7 +126,7 @@ def test_a_card_that_was_edited_on_the_hub_stays_until_one_was_edited_here(hub, 
     kept = push(folder, license="mit")
     assert kept.changes.kept == ["README.md"] and not kept.changes
     assert b"Filled in" in hub.repositories["someone/model"].pushed[-1].files["README.md"]
-    (folder / "README.md").write_text("---\nlicense: mit\n---\nMine")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nMine", encoding="utf-8")
     assert push(folder).changes.changed == ["README.md"]
     assert hub.repositories["someone/model"].pushed[-1].files["README.md"].endswith(b"Mine")
 
@@ -168,7 +169,7 @@ def test_every_fault(tmp_path):
     command = [sys.executable, str(Path(__file__).parent.parent / "push_faults.py"), str(tmp_path / "rows.json")]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "rows.json").read_text())
+    found = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     for row in found["faults"]:
         assert row["only_whole"] and row["loads_new"], row
         assert row["commits"] == (2 if row["fault"] == "somebody else commits in between" else 1), row

@@ -38,21 +38,21 @@ def shared(hub, folder, tmp_path):
     for name, files in kinds.items():
         (tmp_path / name).mkdir()
         for file, content in files.items():
-            (tmp_path / name / file).write_text(json.dumps(content))
+            (tmp_path / name / file).write_text(json.dumps(content), encoding="utf-8")
         hub.add(f"someone/{name}", tmp_path / name)
     config, weights = (
         folder / "scheduler" / "scheduler_config.json",
         folder / "unet" / "diffusion_pytorch_model.safetensors",
     )
-    content = config.read_text()
-    config.write_text("{")
+    content = config.read_text(encoding="utf-8")
+    config.write_text("{", encoding="utf-8")
     hub.add("someone/broken", folder)
-    config.write_text(content)
+    config.write_text(content, encoding="utf-8")
     weights.write_bytes(weights.read_bytes()[:-1])
     hub.add("someone/cut", folder)
     weights.unlink()
     hub.add("someone/half", folder)
-    (folder / "model_index.json").write_text("[]")
+    (folder / "model_index.json").write_text("[]", encoding="utf-8")
     hub.add("someone/list", folder)
     return hub
 
@@ -106,8 +106,8 @@ def test_folders_that_are_no_pipelines(folder):
 
 
 def edited(folder, file, **changes):
-    content = json.loads((folder / file).read_text()) | changes
-    (folder / file).write_text(json.dumps(content))
+    content = json.loads((folder / file).read_text(encoding="utf-8")) | changes
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
 
 
 BAD_JSON, NOT_UTF8 = b'{"a": ', b'{"a": "\xff"}'

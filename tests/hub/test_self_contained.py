@@ -90,7 +90,7 @@ def files(folder):
 
 
 def index(folder):
-    return json.loads((folder / "model_index.json").read_text())
+    return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
 
 
 def tiny_classifier():
@@ -211,14 +211,14 @@ def test_loading_with_and_without_the_package(tmp_path, models):
 
 
 def run_process(folder, task, endpoint):
-    (folder / "task.json").write_text(json.dumps(task))
-    (folder / "process.py").write_text(PROCESS)
+    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    (folder / "process.py").write_text(PROCESS, encoding="utf-8")
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "process.py"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "report.json").read_text())
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
 # In one process ------------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def package(tmp_path, monkeypatch):
     def write(**sources):
         (tmp_path / "parts" / "__init__.py").touch()
         for name, source in sources.items():
-            (tmp_path / "parts" / f"{name}.py").write_text(source)
+            (tmp_path / "parts" / f"{name}.py").write_text(source, encoding="utf-8")
 
     yield write
     sys.modules.pop("parts", None)

@@ -41,7 +41,7 @@ def folder(tmp_path, tiny_unet):
 def add(folder, *names, content="x"):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def test_only_what_a_model_needs_is_shared(folder):
@@ -58,22 +58,22 @@ def test_only_what_a_model_needs_is_shared(folder):
 def test_pictures_that_the_card_shows_are_shared(folder):
     add(folder, "figures/faces.png", "figures/other.png", "figures/wide.jpg", "figures/secret.csv")
     card = '![faces](figures/faces.png) <img src="./figures/wide.jpg"> [data](figures/secret.csv)'
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     assert set(files_to_share(folder)) == OF_A_MODEL | {"README.md", "figures/faces.png", "figures/wide.jpg"}
 
 
 def test_code_is_shared_where_the_index_names_it(tmp_path, stock_unet):
     DDPMPipeline(stock_unet, DDPMScheduler()).save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
+    index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     index |= {"_class_name": ["my_pipeline", "Mine"], "unet": ["my_unet", "MyUNet"]}
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     add(tmp_path, "my_pipeline.py", "unet/my_unet.py", "scheduler/my_unet.py", "unet/other.py")
     assert {name for name in files_to_share(tmp_path) if name.endswith(".py")} == {"my_pipeline.py", "unet/my_unet.py"}
 
 
 @pytest.mark.parametrize("link", ["key", "unet/key.json", "samples/a.png", "unet", "wandb/key"])
 def test_a_link_that_leaves_the_folder_is_refused(hub, folder, tmp_path, link):
-    (tmp_path / "id_rsa").write_text("private")
+    (tmp_path / "id_rsa").write_text("private", encoding="utf-8")
     target = tmp_path / "id_rsa"
     if (folder / link).exists():  # a whole component that lies elsewhere
         (folder / link).rename(tmp_path / "elsewhere")
@@ -88,7 +88,7 @@ def test_a_link_that_leaves_the_folder_is_refused(hub, folder, tmp_path, link):
 def test_a_link_within_the_folder_is_its_file(folder):
     add(folder, "samples/step-000002.png")
     (folder / "samples.png").symlink_to("samples/step-000002.png")
-    assert files_to_share(folder)["samples.png"].read_text() == "x"
+    assert files_to_share(folder)["samples.png"].read_text(encoding="utf-8") == "x"
     add(folder, "wandb/run/a.log")
     (folder / "wandb" / "latest").symlink_to("run")
     assert "wandb/run/a.log" in files_left_out(folder)
@@ -104,7 +104,7 @@ def test_files_with_secrets_are_refused(hub, folder, kind, name):
     if name.endswith("yaml"):
         write_arguments(TrainingArguments(output_dir=str(folder), max_train_steps=5, dataset=SECRETS[kind]))
     else:
-        (folder / name).write_text(content)
+        (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=f"has {name}, which contains {kind}") as refused:
         push_folder(folder, "someone/model", dry_run=True)
     assert SECRETS[kind] not in str(refused.value) and hub.repositories == {}
@@ -138,13 +138,13 @@ def trained(folder, tmp_path):
     write_arguments(TrainingArguments(**options))
     report = {"options": {"model": str(home / "base"), "dataset": str(home / "cats"), "num_images": 9}}
     report |= {"mean_square_epsilon": {"num_images": 9}}
-    (folder / "calibration.json").write_text(json.dumps(report))
+    (folder / "calibration.json").write_text(json.dumps(report), encoding="utf-8")
     settings = {"model": str(home / "run"), "features": str(home / "net"), "data": f"{home}/cats, test, 9 images"}
     comparison = {"distance": "Frechet distance", "settings": settings, "measurements": []}
-    (folder / "compare.json").write_text(json.dumps(comparison))
+    (folder / "compare.json").write_text(json.dumps(comparison), encoding="utf-8")
     for file in (folder / "unet" / "config.json", folder / "model_index.json"):
-        config = json.loads(file.read_text())
-        file.write_text(json.dumps(config | {"_name_or_path": str(home / "start")}))
+        config = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(config | {"_name_or_path": str(home / "start")}), encoding="utf-8")
     return options
 
 

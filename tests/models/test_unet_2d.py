@@ -54,7 +54,7 @@ def test_saved_loads_as_stock_and_comes_back(tmp_path, diffusers_log, tiny_unet,
         assert loaded.config.num_classes == unet.config.num_classes
         assert loaded.config.variance_head == unet.config.variance_head
         assert_close(loaded(images, 5).sample, unet(images, 5).sample, rtol=0, atol=0)
-    saved = json.loads((tmp_path / "ours" / "config.json").read_text())
+    saved = json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))
     assert "num_classes" not in saved and "variance_head" not in saved
 
 

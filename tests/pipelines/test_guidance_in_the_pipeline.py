@@ -349,7 +349,7 @@ def test_stock_pipelines_load_the_rest_and_say_so(tmp_path, steered, diffusers_l
 def test_without_a_classifier_stock_pipelines_have_nothing_to_say(tmp_path, steered, diffusers_log):
     GaussianDiffusionPipeline(steered.unet, steered.scheduler).save_pretrained(tmp_path)
     assert type(DiffusionPipeline.from_pretrained(tmp_path)) is DDPMPipeline
-    assert not diffusers_log.text and "classifier" not in (tmp_path / "model_index.json").read_text()
+    assert not diffusers_log.text and "classifier" not in (tmp_path / "model_index.json").read_text(encoding="utf-8")
     assert GaussianDiffusionPipeline.from_pretrained(tmp_path).classifier is None
 
 

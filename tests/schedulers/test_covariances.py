@@ -370,7 +370,7 @@ def test_it_all_travels_through_stock_classes(tmp_path, diffusers_log):
         timestep_spacing="optimal",
     )
     ours.save_pretrained(tmp_path)
-    raw = json.loads((tmp_path / "scheduler_config.json").read_text())
+    raw = json.loads((tmp_path / "scheduler_config.json").read_text(encoding="utf-8"))
     assert raw["variance_type"] == "fixed_small" and raw["timestep_spacing"] == "leading"
     stock = DDPMScheduler.from_pretrained(tmp_path)
     stock.set_timesteps(5)

@@ -246,7 +246,7 @@ def test_a_stock_class_with_other_defaults_takes_ours(name):
 def test_saved_config_loads_as_stock_and_comes_back(tmp_path, diffusers_log):
     ours = GaussianDiffusionScheduler(eta=0.5, timestep_spacing="logsnr", variance_type="fixed_large", steps_offset=1)
     ours.save_pretrained(tmp_path / "ours")
-    saved = json.loads((tmp_path / "ours" / "scheduler_config.json").read_text())
+    saved = json.loads((tmp_path / "ours" / "scheduler_config.json").read_text(encoding="utf-8"))
     assert saved["timestep_spacing"] == "leading" and saved["_ddpm_hf"]["timestep_spacing"] == "logsnr"
 
     stock = DDPMScheduler.from_pretrained(tmp_path / "ours")
@@ -257,7 +257,7 @@ def test_saved_config_loads_as_stock_and_comes_back(tmp_path, diffusers_log):
         for key in ("eta", "timestep_spacing", "variance_type", "steps_offset"):
             assert loaded.config[key] == ours.config[key], (folder, key)
     loaded.save_pretrained(tmp_path / "again")
-    again = json.loads((tmp_path / "again" / "scheduler_config.json").read_text())
+    again = json.loads((tmp_path / "again" / "scheduler_config.json").read_text(encoding="utf-8"))
     assert {k: v for k, v in again.items() if k != "_diffusers_version"} == {
         k: v for k, v in saved.items() if k != "_diffusers_version"
     }
@@ -322,6 +322,13 @@ def test_zero_terminal_snr(batch):
     no_signal = GaussianDiffusionScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     with pytest.raises(ValueError, match="999 has no signal.*v_prediction"):
         no_signal.set_timesteps(10)
+    no_signal.set_timesteps(timesteps=[998, 0])
+    for timestep in (999, torch.tensor([999, 3])):  # which is off the trajectory
+        with pytest.raises(ValueError, match="999 has no signal.*v_prediction"):
+            no_signal.step(x_t[:2], timestep, x_t[:2])
+        with pytest.raises(ValueError, match="999 has no signal.*v_prediction"):
+            no_signal.p_mean_variance(x_t[:2], timestep, x_t[:2])
+    assert no_signal.q_posterior(x_t, x_t, 999).mean.isfinite().all()
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -343,6 +350,8 @@ def test_zero_terminal_snr(batch):
         ({"eta": 1.5}, r"eta=1.5 must be in \[0, 1\]"),
         ({"eta": math.nan}, r"eta=nan must be in \[0, 1\]"),
         ({"num_train_timesteps": 10.5}, "num_train_timesteps=10.5 must be at least 1, and a whole number"),
+        ({"num_train_timesteps": math.inf}, "num_train_timesteps=inf must be at least 1, and a whole number"),
+        ({"steps_offset": math.inf}, "steps_offset=inf must be at least 0, and a whole number"),
         ({"steps_offset": -1}, "steps_offset=-1 must be at least 0"),
         ({"clip_sample_range": math.nan}, "clip_sample_range=nan must be greater than 0 and finite"),
         ({"clip_sample_range": 0}, "clip_sample_range=0 must be greater than 0 and finite"),

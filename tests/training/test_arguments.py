@@ -16,7 +16,7 @@ from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 def write_yaml(tmp_path, **options):
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(options))
+    path.write_text(yaml.safe_dump(options), encoding="utf-8")
     return str(path)
 
 
@@ -43,7 +43,8 @@ def test_switches_turn_off_what_a_preset_turns_on(tmp_path):
 def test_yaml_spellings_mean_what_they_mean_as_flags(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
-        "learning_rate: 2e-4\nmixed_precision: no\nrandom_flip: yes\nresolution: null\nmax_train_steps: 3\n"
+        "learning_rate: 2e-4\nmixed_precision: no\nrandom_flip: yes\nresolution: null\nmax_train_steps: 3\n",
+        encoding="utf-8",
     )
     args = parse_arguments(["--config", str(path)])
     assert args.learning_rate == 2e-4
@@ -208,7 +209,7 @@ def test_no_text_is_empty(kind, name, value):
 
 
 def test_what_is_empty_on_the_command_line_and_in_a_file_is_named(tmp_path, capsys):
-    (tmp_path / "quoted.yaml").write_text("dataset: ''\nmax_train_steps: 1\n")
+    (tmp_path / "quoted.yaml").write_text("dataset: ''\nmax_train_steps: 1\n", encoding="utf-8")
     for flags, name in (
         (["--dataset", ""], "dataset"),
         (["--output_dir="], "output_dir"),
@@ -254,5 +255,5 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys):
     assert "preset='mnist' is not one of 'cifar10'" in message("--preset", "mnist")
     assert "unrecognized arguments: --lerning_rate=1" in message("--lerning_rate=1")
     assert "seed=-1 is not allowed: it must be at least 0" in message("--seed=-1")
-    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     assert "must hold lines" in message("--config", str(tmp_path / "list.yaml"))

@@ -105,9 +105,9 @@ def test_streams(options, tmp_path, image_folder):
 def test_points(tmp_path):
     options = {"dataset": str(tmp_path / "points.csv"), "unet": "mlp", "batch_size": 2, "num_samples": 1}
     options |= {"sample_steps": 1, "sample_every": 0, "output_dir": str(tmp_path / "run")}
-    (tmp_path / "points.csv").write_text("x,y\n1,2\n3,4\n5,7\n")
+    (tmp_path / "points.csv").write_text("x,y\n1,2\n3,4\n5,7\n", encoding="utf-8")
     go_on(options, 1)
-    (tmp_path / "points.csv").write_text("x,y\n3,4\n1,2\n5,7\n")
+    (tmp_path / "points.csv").write_text("x,y\n3,4\n1,2\n5,7\n", encoding="utf-8")
     with pytest.raises(InputError, match="holds a run on other data"):
         go_on(options, 2)
     go_on(options | {"dataset": "two_moons", "output_dir": str(tmp_path / "drawn")}, 1)

@@ -343,7 +343,7 @@ def test_the_log_goes_on_where_it_was_interrupted(make_trainer):
 def test_the_log_has_what_it_promises(make_trainer):
     trainer = make_trainer()
     trainer.fit()
-    with open(trainer.folder / "loss.csv", newline="") as file:
+    with open(trainer.folder / "loss.csv", encoding="utf-8", newline="") as file:
         header = next(csv.reader(file))
     assert header == [
         *("step", "loss", "grad_norm", "loss_quartile_1", "loss_quartile_2", "loss_quartile_3", "loss_quartile_4"),
@@ -397,7 +397,8 @@ def test_what_cannot_be_held_out_is_refused(options, tmp_path, given, message):
 @pytest.mark.slow
 def test_two_processes_skip_what_one_of_them_cannot_use(tmp_path, tiny_pipeline, on_two_processes):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run.py").write_text(f"""
+    (tmp_path / "run.py").write_text(
+        f"""
 import sys
 import torch
 from accelerate import Accelerator
@@ -420,7 +421,9 @@ trainer = Trainer(args, accelerator, unet, make_scheduler(args), data, 5)
 trainer.resume()
 trainer.fit()
 torch.save([p.detach() for p in trainer.parameters], f"{tmp_path}/{{accelerator.process_index}}.pt")
-""")
+""",
+        encoding="utf-8",
+    )
     on_two_processes(str(tmp_path / "run.py"))
     first, second = (torch.load(tmp_path / f"{process}.pt") for process in (0, 1))
     assert_same(first, second)

@@ -77,7 +77,7 @@ class Run:
         """Runs it to its end; returns the exit code, and what it said."""
         self.log.unlink(missing_ok=True)
         code = wait_for(start_run(self.options | options, self.log, before))
-        return code, self.log.read_text()
+        return code, self.log.read_text(encoding="utf-8")
 
     def start_and(self, act, operation, **options):
         """The same, with `act()` before an operation on a file."""
@@ -164,7 +164,7 @@ def test_the_lock_of_a_run_that_was_killed_is_taken_over(run):
     first = run.first("os.mkdir checkpoints/step-000002.tmp")
     child = start_run(run.options, run.log, lambda: kill_before_operation(first)(run.options))
     assert wait_for(child) == -signal.SIGKILL
-    assert json.loads((run.folder / "run.lock").read_text())["process"] == child
+    assert json.loads((run.folder / "run.lock").read_text(encoding="utf-8"))["process"] == child
     run.assert_goes_on()
     assert not (run.folder / "run.lock").exists()
 
@@ -219,7 +219,7 @@ def test_signals_are_as_before_afterwards():
 
 def launch(options, folder):
     """A training on two processes, begun: the launcher, and what it says is in launch.log."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    (folder / "config.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "ddpm_hf.training.train", "--config", str(folder / "config.yaml")]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -228,7 +228,7 @@ def launch(options, folder):
 
 
 def workers_of(launcher):
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="utf-8").split()
     return [int(child) for child in children]
 
 
@@ -244,7 +244,7 @@ def test_two_processes_stop_and_go_on_together(straight, tmp_path, streaming):
     options = straight[0] | {"max_train_steps": 40, "checkpoint_every": 4, "sample_every": 0, "log_every": 3}
     options |= {"streaming": True} if streaming else {}
     options |= {"output_dir": str(tmp_path / "run")}
-    assert launch(options, tmp_path).wait() == 0, (tmp_path / "launch.log").read_text()
+    assert launch(options, tmp_path).wait() == 0, (tmp_path / "launch.log").read_text(encoding="utf-8")
     shutil.move(tmp_path / "run", tmp_path / "straight")  # the card has the name of the folder
 
     def signalled(choose, signum, step):
@@ -255,7 +255,7 @@ def test_two_processes_stop_and_go_on_together(straight, tmp_path, streaming):
         assert launcher.wait() != 0
         newest = max(list_checkpoints(tmp_path / "run"))
         assert step <= newest < 40
-        return newest, (tmp_path / "launch.log").read_text()
+        return newest, (tmp_path / "launch.log").read_text(encoding="utf-8")
 
     # One is told by the scheduler, and both stop after the same update, with a checkpoint.
     step, said = signalled(lambda launcher: workers_of(launcher)[1], signal.SIGTERM, 4)
@@ -344,7 +344,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_found_before_the_work(run):
 
 
 def test_a_folder_that_cannot_be_made_is_found_before_the_work(run, tmp_path):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be written .*/file.: choose another"):
         train(TrainingArguments(**run.options | {"output_dir": str(tmp_path / "file" / "run")}))
 
@@ -362,8 +362,8 @@ def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path, chan
     shutil.copytree(run.straight, run.folder)
     shutil.copytree(run.options["dataset"], tmp_path / "fewer")
     arguments = run.folder / "training_args.yaml"
-    text = arguments.read_text().replace(run.options["dataset"], str(tmp_path / "fewer"))
-    arguments.write_text(re.sub("  data_fingerprint: .*\n", "", text) if is_of_before else text)
+    text = arguments.read_text(encoding="utf-8").replace(run.options["dataset"], str(tmp_path / "fewer"))
+    arguments.write_text(re.sub("  data_fingerprint: .*\n", "", text) if is_of_before else text, encoding="utf-8")
     change(tmp_path / "fewer" / "03.png")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):
@@ -376,24 +376,26 @@ def test_data_that_shrank_is_refused_and_nothing_overwritten(run, tmp_path, chan
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
     path = tmp_path / "file.txt"
-    path.write_text("before")
+    path.write_text("before", encoding="utf-8")
     with pytest.raises(InputError, match="Cannot write .*file.txt .*No space left"), written_whole(path) as aside:
-        aside.write_text("half")
+        aside.write_text("half", encoding="utf-8")
         raise OSError(28, "No space left on device")
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"] and path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"] and path.read_text(encoding="utf-8") == "before"
 
 
 def test_files_are_moved_in_with_the_index_last(tmp_path):
     """Of two pipelines, each file is of one or the other at every moment, and the first to come has its index last."""
     (tmp_path / "unet").mkdir()
     for name in ("index.json", "unet/config.json", "mine.txt"):
-        (tmp_path / name).write_text("before")
+        (tmp_path / name).write_text("before", encoding="utf-8")
     with moved_in_whole(tmp_path, last="index.json") as aside:
         (aside / "unet").mkdir()
         for name in ("index.json", "unet/config.json", "unet/weights"):
-            (aside / name).write_text("after")
-        assert (tmp_path / "index.json").read_text() == "before"
-    files = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+            (aside / name).write_text("after", encoding="utf-8")
+        assert (tmp_path / "index.json").read_text(encoding="utf-8") == "before"
+    files = {
+        p.relative_to(tmp_path).as_posix(): p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file()
+    }
     assert files == {"index.json": "after", "unet/config.json": "after", "unet/weights": "after", "mine.txt": "before"}
 
 

@@ -139,11 +139,11 @@ def test_processes_wait_for_one_that_works_alone(monkeypatch):
 
 
 def test_every_configuration_says_what_it_is_for_and_is_in_the_guide(monkeypatch):
-    guide = (REPOSITORY / "docs" / "training.md").read_text()
+    guide = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
     files = sorted(CONFIGS.glob("*.yaml"))
     assert len(files) == 7
     for file in files:
-        assert file.read_text().startswith("# ")
+        assert file.read_text(encoding="utf-8").startswith("# ")
         assert f"`{file.name}`" in guide
         config = load_config_from_file(str(file))
         assert config.num_processes >= config.num_machines >= 1
@@ -354,7 +354,7 @@ def test_a_disk_that_is_full_for_one_process_ends_all(tmp_path, launch, options,
         pytest.skip("needs deepspeed")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"))
     script, run = tmp_path / "script.py", tmp_path / "run"
-    script.write_text(FULL_DISK)
+    script.write_text(FULL_DISK, encoding="utf-8")
     arguments = flags(options | {"output_dir": str(run), "batch_size": 4})
     process = launch.start(config, *ON_TWO, str(script), str(run), str(rank), *arguments)
     output, _ = process.communicate(timeout=300)
@@ -389,7 +389,7 @@ def test_what_one_process_finds_wrong_ends_all(tmp_path, launch, options, change
     """Two that do not see the same folder, as on machines without a shared disk; and an error of the main process."""
     for rank in (0, 1):
         (tmp_path / str(rank)).mkdir()
-    (tmp_path / "script.py").write_text(APART)
+    (tmp_path / "script.py").write_text(APART, encoding="utf-8")
     arguments = flags(options | {"output_dir": "run", "batch_size": 4} | changes)
     process = launch.start("multi_cpu", *ON_TWO, str(tmp_path / "script.py"), str(tmp_path), *arguments)
     output, _ = process.communicate(timeout=300)

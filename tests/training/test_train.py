@@ -89,10 +89,10 @@ def test_what_a_run_leaves(options):
     assert Image.open(folder / "loss.png").size == (900, 600)
     assert [p.name for p in sorted((folder / "samples").iterdir())] == ["step-000002.png", "step-000004.png"]
     assert Image.open(folder / "samples" / "step-000004.png").size == (128, 128)  # enlarged to be seen
-    stored = yaml.safe_load((folder / "training_args.yaml").read_text())
+    stored = yaml.safe_load((folder / "training_args.yaml").read_text(encoding="utf-8"))
     assert stored["batch_size"] == 4
     assert stored["environment"]["torch"] == torch.__version__
-    assert 'from_pretrained("run")' in (folder / "README.md").read_text()
+    assert 'from_pretrained("run")' in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_model_without_classes_learns_them(options, tiny_pipeline):
@@ -176,13 +176,13 @@ def test_a_run_that_ended_before_its_first_update_leaves_nothing_to_protect(opti
         train(TrainingArguments(**options, strict_data=True))
     folder = train(TrainingArguments(**options | {"batch_size": 2}))
     assert max(list_checkpoints(folder)) == 4
-    assert yaml.safe_load((folder / "training_args.yaml").read_text())["batch_size"] == 2
+    assert yaml.safe_load((folder / "training_args.yaml").read_text(encoding="utf-8"))["batch_size"] == 2
 
 
 def test_a_folder_of_other_files_is_refused_and_untouched(options, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "thesis.tex").write_text("years of work")
+    (folder / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(InputError, match=r"holds files that are not of a training run \(thesis.tex\)"):
         train(TrainingArguments(**options))
     assert files_of(folder) == {(folder / "thesis.tex").relative_to(folder): b"years of work"}
@@ -208,7 +208,7 @@ def test_mistakes_are_found_before_anything_is_written(options, changes, message
 
 
 def test_the_command_ends_with_one_sentence(options, tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | {"dataset": "/no/such/data"}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | {"dataset": "/no/such/data"}), encoding="utf-8")
     with pytest.raises(SystemExit, match="^train: error: Cannot read split 'train' of dataset='/no/such/data'"):
         main(["--config", str(tmp_path / "config.yaml")])
 
@@ -227,7 +227,7 @@ def test_curves_and_samples_reach_tensorboard(options):
 @pytest.mark.slow
 def test_two_processes_train_resume_and_agree_on_the_learning_rate(options, tmp_path, on_two_processes):
     def launch(**changes):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | changes))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | changes), encoding="utf-8")
         on_two_processes("-m", "ddpm_hf.training.train", "--config", str(tmp_path / "config.yaml"))
 
     changes = {"learning_rate": 1.0e-3, "lr_warmup_steps": 4, "log_every": 1}

@@ -68,7 +68,7 @@ def test_it_learns_what_noise_leaves_to_see(options, capsys):
     folder = train_classifier(
         ClassifierArguments(**options | {"max_train_steps": 50, "batch_size": 16, "dropout": 0.0})
     )
-    report = json.loads((folder / "accuracy.json").read_text())
+    report = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))
     assert [(q["first"], q["last"]) for q in report["quarters"]] == [(0, 24), (25, 49), (50, 74), (75, 99)]
     assert report["quarters"][0]["accuracy"] == 1
     assert report["num_images"] == 12 and report["commonest_class"] == 0.5 and report["split"] == "test"
@@ -91,7 +91,7 @@ def test_the_result_is_the_model_with_a_classifier_of_the_averaged_weights(optio
     weights = DDPMPipeline.from_pretrained(options["model"]).unet.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in pipeline.unet.state_dict().items())
     assert classifier.config.num_classes == 2 and classifier.config.block_out_channels == [8]
-    assert yaml.safe_load((folder / "training_args.yaml").read_text())["model"] == options["model"]
+    assert yaml.safe_load((folder / "training_args.yaml").read_text(encoding="utf-8"))["model"] == options["model"]
 
 
 def test_the_loss_is_that_of_the_process_of_the_model():
@@ -141,7 +141,9 @@ def test_resumed_is_uninterrupted(options, tmp_path, changes):
     resumed = train_classifier(ClassifierArguments(**options))
     straight = train_classifier(ClassifierArguments(**options | {"output_dir": str(tmp_path / "straight")}))
     assert (resumed / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
-    assert (resumed / "accuracy.json").read_text() == (straight / "accuracy.json").read_text()
+    assert (resumed / "accuracy.json").read_text(encoding="utf-8") == (straight / "accuracy.json").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_finished_run_says_so_and_does_nothing(options, capsys):
@@ -170,7 +172,7 @@ def test_images_of_another_size_are_resized_with_a_note(options, tmp_path, capsy
     changes |= {"output_dir": str(tmp_path / "resized"), "max_train_steps": 1, "num_eval_images": 3}
     folder = train_classifier(ClassifierArguments(**options | changes))
     assert "images of 16x16 are resized to 8x8, the size of the model's" in capsys.readouterr().out
-    report = json.loads((folder / "accuracy.json").read_text())
+    report = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))
     assert report["split"] == "train" and report["num_images"] == 3
 
 
@@ -264,7 +266,7 @@ def test_the_folder_of_another_run_is_refused(options, tmp_path):
         train_classifier(ClassifierArguments(**options | {"width": 16}))
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "thesis.tex").write_text("years of work")
+    (mine / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(InputError, match=r"holds files that are not of a training run \(thesis.tex\)"):
         train_classifier(ClassifierArguments(**options | {"output_dir": str(mine)}))
     with pytest.raises(InputError, match="holds another run"):
@@ -274,7 +276,7 @@ def test_the_folder_of_another_run_is_refused(options, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_and_resume(options, tmp_path, on_two_processes):
     def launch(**changes):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | changes))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | changes), encoding="utf-8")
         on_two_processes("-m", "ddpm_hf.training.train_classifier", "--config", str(tmp_path / "config.yaml"))
 
     launch(max_train_steps=3)
