@@ -18,14 +18,14 @@ from ddpm_hf.schedulers.reverse_kernel import is_zero, per_sample
 
 
 def extrapolation_weight(lambda_u, lambda_t, lambda_s):
-    """h / (2 h_last) for the steps u -> t -> s: x0_hat + this (x0_hat - last x0_hat) (Lu et al. 2022b, algorithm 2)."""
+    """w = h / (2 h_last) of the steps u -> t -> s, for x0_hat + w (x0_hat - last x0_hat) (Lu et al. 2022b, alg. 2)."""
     return (lambda_s - lambda_t) / (2 * (lambda_t - lambda_u))
 
 
 def correction_weight(lambda_u, lambda_t, eta):
-    """The weight of x0_hat(t) for the step u -> t, that of x0_hat(u) being the rest: 1 / (1 - e^(-k h)) - 1 / (k h).
+    """The weight of x0_hat(t) for the step u -> t: 1 / (1 - e^(-k h)) - 1 / (k h); x0_hat(u) has the rest.
 
-    It is the mean position of the weight e^(k l) over the step, for x0 that goes evenly from one end to the other.
+    It is the mean position under the weight e^(k l) over the step, for x0 linear in l.
     """
     length = (1 + eta**2) * (lambda_t - lambda_u)
     return -1 / torch.expm1(-length) - 1 / length
@@ -101,8 +101,8 @@ class History:
             return []
         if last.x0.shape != x0.shape:
             raise ValueError(
-                f"The last step was of samples of shape {tuple(last.x0.shape)}, this one is of {tuple(x0.shape)}: second "
-                "order goes on with the same batch. Call set_timesteps to begin another run."
+                f"The last step was of samples of shape {tuple(last.x0.shape)}, this one is of {tuple(x0.shape)}: "
+                "second order goes on with the same batch. Call set_timesteps to begin another run."
             )
         if on_host:
             return self._steps
