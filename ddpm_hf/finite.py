@@ -1,13 +1,13 @@
-"""Samples, scores, statistics and weights are finite numbers before they go out."""
+"""Checks that samples, scores, statistics and weights are finite before they are written."""
 
 
 def check_all_finite(values, name_of, advice):
-    """Passes where every value is finite.
+    """Checks that every value is finite.
 
     Args:
-        values (`torch.Tensor`): of any shape.
-        name_of: a function of the indices of a value that gives its name, as the subject of a sentence.
-        advice (`str`): what to look at or to do.
+        values (`torch.Tensor`): values of any shape.
+        name_of: f(*indices) -> the name of a value, as the subject of a sentence.
+        advice (`str`): a sentence with the remedy.
 
     Raises:
         ValueError: with the name of the first value that is infinite or NaN.
@@ -17,6 +17,6 @@ def check_all_finite(values, name_of, advice):
         return
     where = (~finite).nonzero()[0].tolist()
     raise ValueError(
-        f"{name_of(*where)} is {values[tuple(where)].item()}, and {(~finite).sum().item()} of {values.numel()} such values "
-        f"are not finite. {advice}"
+        f"{name_of(*where)} is {values[tuple(where)].item()}, and {(~finite).sum().item()} of {values.numel()} such "
+        f"values are not finite. {advice}"
     )
