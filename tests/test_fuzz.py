@@ -1,4 +1,4 @@
-"""Any input gives a right answer or one sentence: random values for the public functions and for every verb.
+"""Random values for the public functions and every command give a right answer or a one-sentence error.
 
 A call may end in `ValueError` or, for the command line, in an exit code with a message. Any other exception is a bug, and so is
 a result that is not finite, of another shape or dtype, or a file that is left behind by a call that failed.

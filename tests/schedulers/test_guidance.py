@@ -1,4 +1,4 @@
-"""Classifier guidance in the scheduler, and the functions of guidance.py: the reference's numbers, then what must hold."""
+"""Classifier guidance in the scheduler, and guidance.py: the reference's numbers, then general properties."""
 
 import pytest
 import torch
