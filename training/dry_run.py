@@ -49,7 +49,8 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
         "memory": f"{tqdm.format_sizeof(sum(memory.values()), 'B')} of tensors in each process: {parts}; the most "
         f"that was taken in this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
         "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second "
-        f"(median of {TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring and saving",
+        f"(median of {TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring "
+        "and saving",
         "writes": describe_files(args, memory, total_steps),
     }
     head = f"Plan of the run in {args.output_dir} (nothing is written now)"

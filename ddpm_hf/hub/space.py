@@ -43,8 +43,8 @@ README = """
 
 Draws images from [{model}](https://huggingface.co/{model}), a denoising diffusion model: choose a sampler and the
 number of steps, and watch the images form. It needs only the packages in requirements.txt: `pipeline.py` samples the
-model, `page.py` is the page, and `app.py` chooses what it shows. A private model takes its token
-from the Space's secret `HF_TOKEN`.
+model, `page.py` is the page, and `app.py` chooses what it shows. A private model takes its token from the Space's
+secret `HF_TOKEN`.
 """
 
 
