@@ -70,7 +70,8 @@ def main():
         for recipe, steps in tqdm([*jobs, ("ddpm", len(pipeline.scheduler))], unit="sampler")
     ]
     settings = {
-        "samples": f"{count} for each of the seeds {', '.join(map(str, options.seeds))}, and as many fresh points of the data",
+        "samples": f"{count} for each of the seeds {', '.join(map(str, options.seeds))}, "
+        "and as many fresh points of the data",
         "distance of two draws of the data": f"{mean:.4f} ± {spread or 0:.4f}",
         "machine": ", ".join(map(str, machine().values())),
     }
