@@ -3,8 +3,8 @@
 python benchmarks/background_error.py MODEL [--dataset fashion_mnist] [--num_images 150] [--timesteps 10 60 222 444]
 
 MODEL is a folder from `ddpm-hf calibrate`. The table compares the standard deviation of x0 that its scheduler gives
-every pixel with the root mean square error of x0_hat on held-out images: over all pixels, over those that are -1, and
-over the rest.
+every pixel with the root mean square error of x0_hat on held-out images: over all pixels, those that are -1, and the
+rest.
 """
 
 import argparse

@@ -19,8 +19,7 @@ from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, wr
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, make_sampler, pipeline_with
 
-# Every sampler at its own timesteps, and the best ones at other timesteps, because the trajectory is a separate
-# choice.
+# Every sampler at its own timesteps, and the best at others, because the trajectory is a separate choice.
 COMPARED = (
     *SAMPLERS,
     *("ddim@karras", "analytic-ddpm@karras", "analytic-ddim@karras", "sn-ddpm@karras", "sn-ddim@karras"),

@@ -3,8 +3,8 @@
 python benchmarks/point_quality.py MODEL [--points 5000] [--steps 25] [--seeds 0 1 .. 9]
 
 MODEL is the folder of `ddpm-hf train --preset swiss_roll`, calibrated by `ddpm-hf calibrate MODEL --dataset
-swiss_roll`. The distance is the sliced Wasserstein distance of the standardised points, reported with the distance of
-two draws of the data.
+swiss_roll`. The distance is the sliced Wasserstein distance of the standardised points, beside that of two draws of
+the data.
 """
 
 import argparse

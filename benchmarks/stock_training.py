@@ -1,8 +1,7 @@
 """The loop and the data path of diffusers' unconditional training example, reimplemented.
 
 As in the example, images go through PIL to RGB tensors one by one, noise is drawn in the loop, EMA runs parameter by
-parameter, and every step reads the loss and writes the progress bar. Only the data source and the sizes are
-parameters.
+parameter, and every step reads the loss and writes the progress bar. Only data source and sizes are parameters.
 """
 
 import random

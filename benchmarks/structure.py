@@ -70,8 +70,8 @@ def parameters(function):
 def reached_from_step(root):
     """The definitions of the schedulers' folder that one sampling step can reach, including `step`.
 
-    A name stands for every definition with that name, called or passed on. Functions in a table count where the table
-    is made, so not here.
+    A name stands for every definition with that name, called or passed on. Functions in a table count where it is
+    made.
     """
     definitions = {}
     for path in sorted((root / "ddpm_hf" / "schedulers").glob("*.py")):

@@ -3,8 +3,8 @@
     python benchmarks/train_stock_model.py outputs/stock [--updates 6700]
 
 The network has 1.8M parameters; it trains with batches of 64, AdamW at 4e-4 with warm-up and cosine decay, and
-averaged weights, in about two hours on two cores or minutes on a GPU. "The stock Fashion-MNIST model" of the guides is
-trained like this.
+averaged weights, in about two hours on two cores or minutes on a GPU. It is "the stock Fashion-MNIST model" of the
+guides.
 """
 
 import argparse

@@ -32,8 +32,7 @@ def read_image(path, channels):
     It is read like the images of data sets: upright, in 8 bits, and with transparency composed on white.
 
     Raises:
-        InputError: for an unreadable file, an unsupported bit depth, and a number of channels that pictures do not
-            have.
+        InputError: for an unreadable file, an unsupported bit depth or number of channels.
     """
     if channels not in PIL_MODES:
         raise InputError(

@@ -28,15 +28,12 @@ def interpolate(
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): the model's pipeline.
         image_a, image_b: one image each, PIL, numpy or torch (`image_inputs.prepare_images`).
-        weights (`Iterable[float]`): weights of the second image, each in [0, 1]; one image per weight is made, in one
-            batch.
-        depth (`int`): the timestep, 0 .. T-1; a higher one gives the model more freedom and less resemblance to both
-            images.
+        weights (`Iterable[float]`): weights of the second image, in [0, 1]; each gives one image, in one batch.
+        depth (`int`): the timestep, 0 .. T-1; a higher one gives less resemblance to both images.
         mode (`str`): `linear`, (1 - w) x_a + w x_b, which keeps the strength of the shared noise; or `spherical`
             (Shoemake 1985), along the great circle, which keeps the length of x_t.
         generator (`torch.Generator`, *optional*): the source of all noise.
-        num_inference_steps (`int`, *optional*): number of steps of the whole chain; sampling visits `depth` and those
-            below it.
+        num_inference_steps (`int`, *optional*): steps of the whole chain; `depth` and those below it run.
         kwargs: arguments of [`GaussianDiffusionPipeline`], except `latents` and `timesteps`.
 
     Returns:

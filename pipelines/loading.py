@@ -12,8 +12,7 @@ class PortableLoadingMixin:
     def from_pipe(cls, pipeline, **kwargs):
         """A pipeline of this class that shares the components of another.
 
-        It shares components of any class that the constructor takes; diffusers' own method shares only networks of the
-        annotated class.
+        Components may be of any class that the constructor takes; diffusers' method requires the annotated class.
         """
         wanted = inspect.signature(cls.__init__).parameters
         shared = {name: component for name, component in pipeline.components.items() if name in wanted}

@@ -30,8 +30,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
     Saved folders hold the code of this class as `pipeline.py`, and load with stock classes too:
     `DiffusionPipeline.from_pretrained(R)` gives a [`DDPMPipeline`] of stock components if that can run the model, and
     with `custom_pipeline=R, trust_remote_code=True` it gives this pipeline, even without the package. Models that
-    [`DDPMPipeline`] cannot run (with class labels, for example) require `trust_remote_code=True`. This class loads
-    both.
+    [`DDPMPipeline`] cannot run (with labels, for example) require `trust_remote_code=True`. This class loads both.
 
     Args:
         unet ([`UNet2DModel`]): stock or ours, with C output channels, or 2C with a variance head. For points it is an
@@ -98,8 +97,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             guidance_scale: classifier-free guidance (Ho & Salimans 2022): eps_null + scale * (eps_class - eps_null); 1
                 is the conditional model alone. Each step takes one network call in either case.
             guidance_interval: (low, high): guidance of both kinds applies at noise levels low < sigma_t <= high, with
-                sigma_t = sqrt((1 - abar_t) / abar_t) (Kynkaanniemi et al. 2024); elsewhere the network sees the class
-                alone.
+                sigma_t = sqrt((1 - abar_t) / abar_t) (Kynkaanniemi et al. 2024); elsewhere only the class.
             guidance_rescale: phi of Lin et al. 2023, eq. 16, in [0, 1]: how far the standard deviation of the guided
                 output moves to that of the conditional output; see `guidance.rescaled_guidance`.
             classifier_guidance_scale: classifier guidance (Dhariwal & Nichol 2021): the gradient of log p(y | x_t), by
@@ -107,13 +105,11 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             classifier_guidance_form: what the gradient shifts: `score` (their algorithm 2, for any eta), or `mean`
                 (their algorithm 1: the reverse mean by variance times gradient, which requires eta above 0).
             generator: the only source of randomness; a list gives each image its own generator.
-            num_inference_steps, timesteps: number of timesteps, or the timesteps themselves (descending); by default
-                all of training.
+            num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
             eta: 0 (DDIM) to 1 (DDPM), instead of the scheduler's eta.
             latents: the initial x_T, (B, C, H, W), for points (B, d), instead of noise.
             output_type: for images `pil`, the default, `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1]; for
-                points `np`, the default, or `pt`, (B, d) in the data's own units; or `latent`: x_0 in the network's
-                range.
+                points `np`, the default, or `pt`, (B, d) in the data's own units; or `latent`: the network's x_0.
             callback_on_step_end: called as f(pipeline, step, timestep, tensors) after every step, with the tensors
                 named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`, `pred_original_sample`, which
                 is None if the scheduler gives none); it may return new `latents`.

@@ -18,8 +18,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
     """RePaint (Lugmayr et al. 2022, algorithm 1): each step resets the known pixels to the noised image.
 
     To make the painted part fit the known part, x_t jumps back by some steps of the trajectory with fresh noise, and
-    is denoised again (section 4.2). `GaussianDiffusionInpaintPipeline.from_pipe(pipeline)` shares the components of
-    another pipeline.
+    is denoised again (section 4.2). `GaussianDiffusionInpaintPipeline.from_pipe(pipeline)` shares components.
     """
 
     @torch.no_grad()
@@ -46,13 +45,11 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
 
         Args:
             image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
-            mask_image: 1 (white) where to paint, 0 (black) what is known; of the image's size, one for all or one for
-                each.
+            mask_image: 1 (white) to paint, 0 (black) known; of the image's size, one for all or one for each.
             jump_length: number of steps of each jump, at most all steps of the trajectory.
             jump_n_sample: how often each stretch of that length is denoised; 1 means no jumps. The network is called
                 about `jump_n_sample` times per step.
-            batch_size: number of samples, which a list of labels, generators, images or masks, or `latents`, implies
-                too.
+            batch_size: number of samples, implied by lists of labels, generators, images, masks, or by `latents`.
             class_labels .. callback_on_step_end_tensor_inputs, guidance: as in [`GaussianDiffusionPipeline`]. The
                 callback sees `latents` with the known pixels restored.
 

@@ -18,8 +18,7 @@ class TrajectoryRecorder:
         recorder.save("way.gif")
 
     Args:
-        num_frames (`int`): number of recorded steps, evenly spaced up to the last one, or all steps if there are
-            fewer.
+        num_frames (`int`): number of recorded steps, evenly spaced up to the last; all if there are fewer.
 
     Attributes:
         frames: `{t: (images of x_s, images of x0_hat)}`, PIL images by the timestep at which the step began, in the

@@ -129,8 +129,7 @@ def load_newest_checkpoint(accelerator, output_dir, check, restore):
         The manifest, or None if there is no checkpoint.
 
     Raises:
-        InputError: if all checkpoints are damaged, if `check` raises it, or if a file of the newest checkpoint is not
-            plain data from training.
+        InputError: if all checkpoints are damaged, if `check` raises it, or if the newest one is not plain data.
     """
     found = [None]
     if accelerator.is_main_process:

@@ -12,8 +12,7 @@ def make_classifier_objective(scheduler):
 
     Returns:
         `objective(classifier, images, timesteps, class_labels, noise=None)`: differentiable, (B,). The images are x_0
-        in [-1, 1], (B, C, H, W); timesteps and labels are int64, (B,); the noise, of the images' shape, is drawn if
-        not given.
+        in [-1, 1], (B, C, H, W); timesteps and labels are int64, (B,); the noise is drawn if not given.
     """
 
     def objective(classifier, images, timesteps, class_labels, noise=None):

@@ -12,8 +12,7 @@ from ddpm_hf.evaluation import bits_per_dim
 def load_held_out(args, source, accelerator):
     """Images of `eval_split` in the form of the training images: `{"images": (N, C, H, W), uint8}`, and "labels".
 
-    They are drawn at random; with `streaming` they are the first images, so that no more is read. All processes get
-    the same images.
+    They are drawn at random; with `streaming` they are the first images. All processes get the same.
 
     Args:
         args (`TrainingArguments`): options with `eval_every` above 0.

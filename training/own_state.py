@@ -1,7 +1,6 @@
 """State of a run besides weights and optimizer, in one safetensors file: tensors, and the rest as JSON in its header.
 
-Reading it cannot run code. Checkpoints of earlier versions have a pickle per part instead; these are read as plain
-data.
+Reading it cannot run code. Checkpoints of earlier versions have a pickle per part, read as plain data.
 """
 
 import json

@@ -106,8 +106,7 @@ def save_snapshots(ema, names, run_folder, is_main_process=True):
         if is_main_process:
             file = f"step-{average.optimization_step:06d}_std-{average.std:.3f}.safetensors"
             tensors = {name: weight.cpu().contiguous() for name, weight in zip(names, weights, strict=True)}
-            # The file name has it in three digits. It is the only entry, because safetensors writes several in random
-            # order.
+            # The file name has three digits of it. It is the only entry, as safetensors orders several at random.
             about = {"std": repr(average.std)}
             with written_whole(Path(run_folder) / FOLDER / file) as path:
                 save_file(tensors, path, about)
@@ -143,8 +142,7 @@ def reconstruction_weights(steps, stds, step, std):
 
     Returns:
         x, float64, (N,), and the residual of the profile relative to its norm. By Cauchy-Schwarz, the error of the
-        average is at most this residual, times the norm of the profile, times the norm over time of theta minus any
-        constant.
+        average is at most this residual, times the norms of the profile and of theta minus any constant.
     """
     gammas, gamma = [gamma_of_std(s) for s in stds], gamma_of_std(std)
     products = profile_products(steps, gammas, steps, gammas)

@@ -23,8 +23,8 @@ SECONDS_TO_WAIT = 10
 def alone_in(output_dir, accelerator):
     """A context in which this run is the only one in its folder; every process must call this.
 
-    `run.lock` names host and process. The system holds the lock and releases it with the process, so the file of a
-    killed run blocks nobody.
+    `run.lock` names host and process. The system holds the lock and releases it with the process, so a killed run
+    blocks nobody.
 
     Raises:
         InputError: in all processes, with host and process of the other run, if one is in the folder.

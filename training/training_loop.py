@@ -102,8 +102,7 @@ class TrainingLoop:
         optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], args)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
-        # Not prepared, because accelerate steps a prepared schedule once per process, which suits counts of batches,
-        # not updates.
+        # Not prepared, because accelerate would step it once per process, which suits batches and not updates.
         self.lr_scheduler = get_scheduler(
             args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=total_steps
         )

@@ -65,8 +65,7 @@ def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_
         memory_limit_gb (`float`): decoded images may take so much memory.
         workers (`int`, *optional*): processes that decode now.
         disk_limit_gb (`float`, *optional*): disk space for decoded images; by default the free space.
-        crop_seed (`int`, *optional*): crops are at random places, new each time, so images are always decoded on
-            demand.
+        crop_seed (`int`, *optional*): crops are at random places, new each time, and so decoded on demand.
     """
     if crop_seed is not None:
         return ImagesOnDemand(source, crop_seed)

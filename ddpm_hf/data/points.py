@@ -85,8 +85,7 @@ def open_points(args, config=None):
         config (*optional*): config of a trained network, whose units the points then take.
 
     Raises:
-        InputError: for missing or non-finite values, with row and column; for a single point; and for constant
-            columns.
+        InputError: for missing or non-finite values, with their place; for a single point; for constant columns.
     """
     if args.dataset is None:
         raise InputError(

@@ -383,8 +383,8 @@ def _position_file(folder, process_index):
 def keep_in_checkpoints(stream, accelerator):
     """Each process saves its position in the checkpoints of `accelerator`.
 
-    The main process does not save it for all: it would have to gather positions while files are written, when a
-    process may fail.
+    The main process does not save it for all: gathering while files are written would wait for processes that may
+    fail.
     """
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: stream.save_position(folder))
 

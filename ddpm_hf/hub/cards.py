@@ -1,7 +1,6 @@
 """Model cards: README.md of a pipeline folder, made from the files in the folder.
 
-A card ends with a comment that holds its hash. The hash shows whether somebody has edited the card; edited cards are
-never overwritten.
+A card ends with a comment that holds its hash, which shows whether somebody edited it; edited cards are kept.
 """
 
 import hashlib
@@ -29,10 +28,8 @@ def card_of(folder, repository, license=None, evaluations=()):
     Args:
         folder: a pipeline folder.
         repository (`str`): the repository id in the card's code.
-        license (`str`, *optional*): the Hub's identifier, such as "apache-2.0"; by default the license of the present
-            card.
-        evaluations (*optional*): further result files or folders of `ddpm-hf compare` and `evaluate`; files in the
-            folder are always read.
+        license (`str`, *optional*): the Hub's identifier, such as "apache-2.0"; by default the present card's.
+        evaluations (*optional*): result files of `ddpm-hf compare` and `evaluate` besides those in the folder.
     """
     folder, present = Path(folder), None
     if (folder / CARD_FILE).is_file():

@@ -73,8 +73,7 @@ def demo_page(pipelines, title, sampler, num_inference_steps):
         strip = None
         try:
             for view in draw(pipelines[sampler], num_images, seed, **options):
-                # Pictures are files named by content; an unchanged one must not be rewritten while the browser reads
-                # it.
+                # Pictures are files named by content, which must not be rewritten while a browser reads them.
                 yield view.image, gr.skip() if view.strip is strip else view.strip, _status(view)
                 strip = view.strip
         except ValueError as error:

@@ -39,8 +39,7 @@ class ReaderLeft(Exception):
 def draw(pipeline, num_images=1, seed=0, **options):
     """Draws images and yields a [`View`] now and then; the image of the last view is the result.
 
-    Image i has the seed `seed + i`, as in `image_grids.sample_images`. Closing the generator ends the run at its next
-    step.
+    Image i has the seed `seed + i`, as in `image_grids.sample_images`. Closing the generator ends the run.
 
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): a pipeline whose scheduler returns x0_hat.

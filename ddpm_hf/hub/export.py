@@ -70,8 +70,7 @@ def export_self_contained(model, output_dir):
         output_dir (`str` or `Path`): a new or empty folder.
 
     Raises:
-        InputError: for another kind of model, and for an `output_dir` that is not empty, lies within the model or
-            cannot be written to.
+        InputError: for another kind of model, and for an `output_dir` that is not empty, in the model or unwritable.
     """
     _check_output(model, output_dir)
     pipeline = load_pipeline(model)

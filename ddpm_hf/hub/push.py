@@ -1,7 +1,6 @@
 """Pushes a pipeline folder to a repository on the Hub in a single commit.
 
-All checks precede the upload. The commit follows once all large files are uploaded; these are addressed by content, so
-a file is not sent twice.
+All checks precede the upload. The commit follows once all large files are uploaded; these are sent once, by content.
 """
 
 from collections import Counter
@@ -128,8 +127,7 @@ def push_folder(
     The upload holds the files of the model and its results (`shared_files.SHARED`, and the pictures in the card) in
     their public form, without paths of this machine. The token comes from `HF_TOKEN` or `hf auth login`. The folders
     of the components and `pipeline.py` are replaced; other files of the repository stay. An identical folder makes no
-    commit. A `README.md` that somebody wrote or edited is kept, here and on the Hub; otherwise the card is made anew
-    for this repository.
+    commit. A `README.md` that somebody wrote or edited is kept, here and on the Hub; any other is made anew.
 
     Args:
         folder: a pipeline folder.
@@ -137,10 +135,8 @@ def push_folder(
         private (`bool`, *optional*): create the repository as private; True is refused for an existing public one.
         revision (`str`, *optional*): a branch, created from main if it does not exist; by default main.
         create_pr (`bool`): open a pull request, which works for other people's repositories too.
-        dry_run (`bool`): change nothing, here or on the Hub. Without a token the Hub is not asked, and all files count
-            as new.
-        license (`str`, *optional*): the Hub's identifier for the card, such as "apache-2.0"; by default the license of
-            the card on the Hub.
+        dry_run (`bool`): change nothing, here or on the Hub. Without a token all files count as new.
+        license (`str`, *optional*): the Hub's identifier, such as "apache-2.0"; by default that of the Hub's card.
         evaluations (*optional*): further files of `ddpm-hf compare` and `evaluate` for the card.
         message (`str`): the commit message.
         patience ([`Patience`]): retries while the Hub does not answer.

@@ -23,8 +23,7 @@ class Patience(NamedTuple):
     """How long to retry.
 
     attempts: number of attempts, including the first. first_wait: seconds before the second attempt, doubled each time
-    up to a minute, unless the Hub names a time. silence: seconds without data after which a connection counts as
-    dropped.
+    up to a minute, unless the Hub names a time. silence: seconds without data until a connection is dropped.
     """
 
     attempts: int = 6

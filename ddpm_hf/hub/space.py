@@ -56,8 +56,7 @@ def write_space(model, folder):
         folder (`str` or `Path`): a new or empty folder.
 
     Raises:
-        InputError: without gradio, for a model that is not a repository or cannot be shown, and if `folder` is not
-            empty.
+        InputError: without gradio, for a model that is no repository or cannot be shown, and for a full `folder`.
     """
     folder, sdk_version = Path(folder), gradio_version()
     check_free_folder(folder)

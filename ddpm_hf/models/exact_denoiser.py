@@ -80,8 +80,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
             )  # along the axes, if there are any
         if covariance == "full":
             self.register_buffer("axes", torch.zeros(num_components, dimensions, dimensions))  # as columns
-        # Tables begin at clean data, so that t - 1 exists. Both are stored, because 1 - abar_0 would be lost in
-        # float32.
+        # Tables begin at clean data, so that t - 1 exists. Both are stored, as float32 would lose 1 - abar_0.
         self.register_buffer("signal", torch.zeros(num_train_timesteps + 1))
         self.register_buffer("sigma", torch.zeros(num_train_timesteps + 1))
 
@@ -91,8 +90,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
         Args:
             points (`torch.Tensor`): (N, C, *), float32 or float64, the dtype of the arithmetic.
-            scheduler ([`GaussianDiffusionScheduler`]): gives abar_t, the prediction type and, by `variance_type`, the
-                head.
+            scheduler ([`GaussianDiffusionScheduler`]): gives abar_t, the prediction type and the head.
         """
         return cls._of_components(points, "none", None, scheduler)
 

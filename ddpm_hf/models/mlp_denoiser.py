@@ -27,8 +27,8 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         width (`int`): features of each block; the core's first block has twice as many.
         time_embedding_dim (`int`): number of sines and cosines of t, even.
         num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label
-            ("no class", Ho & Salimans 2022), used wherever `class_labels` is None. The embedding of the label is added
-            to the embedding of t.
+            ("no class", Ho & Salimans 2022), used wherever `class_labels` is None. Its embedding is added to that of
+            t.
         variance_head (`str`, *optional*): as in [`DDPMUNet2DModel`]: doubles the output channels.
         data_mean, data_std (`list[float]`, *optional*): mean and standard deviation of the data in its own units, d
             numbers each; the network sees (x - data_mean) / data_std.

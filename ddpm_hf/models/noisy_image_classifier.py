@@ -24,15 +24,13 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         in_channels (`int`): channels of the images.
         num_classes (`int`): labels are 0 .. num_classes - 1.
         block_out_channels (`tuple[int, ...]`): channels of each level; every level but the last halves the image. All
-            are multiples of `norm_num_groups`; levels with attention (always the last) are multiples of
-            `attention_head_dim` too.
+            are multiples of `norm_num_groups`, and with attention (always the last) of `attention_head_dim`.
         down_block_types (`tuple[str, ...]`): `"DownBlock2D"`, or `"AttnDownBlock2D"` with attention, for each level.
         layers_per_block (`int`): residual blocks of each level.
         attention_head_dim (`int`): channels of each attention head.
         norm_num_groups (`int`), norm_eps (`float`): parameters of the group normalizations.
         dropout (`float`): dropout probability in the residual blocks.
-        resnet_time_scale_shift (`str`): how the blocks take t: `"scale_shift"`, as in the paper, or `"default"`,
-            added.
+        resnet_time_scale_shift (`str`): how blocks take t: `"scale_shift"`, as in the paper, or `"default"`, added.
         flip_sin_to_cos (`bool`), freq_shift (`int`): parameters of the embedding of t.
 
     Raises:

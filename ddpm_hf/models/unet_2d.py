@@ -65,8 +65,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             num_classes (`int`, *optional*): as in the constructor; None adds none.
 
         Raises:
-            ValueError: if the network does not have C output channels, or already has classes and `num_classes` is
-                given.
+            ValueError: if the network does not have C output channels, or has classes and is to get others.
         """
         channels = unet.config.in_channels
         if num_classes is not None and unet.class_embedding is not None:

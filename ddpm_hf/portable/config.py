@@ -19,8 +19,7 @@ class PortableConfig(FrozenDict):
     Args:
         values: every key of the config with its value.
         own_keys: the keys that stock classes do not have.
-        stand_ins: for keys that stock classes have, `{key: {value that only our class knows: value for stock
-            classes}}`.
+        stand_ins: for keys that stock classes have, `{key: {value that only ours knows: value for them}}`.
     """
 
     def __init__(self, values, own_keys=(), stand_ins=None):
@@ -68,8 +67,8 @@ class PortableConfigMixin:
 
         A config in memory records which values are defaults of its class. Diffusers drops these, and would replace
         them with the defaults of this class, which may describe another schedule. Here they are read, and dropped only
-        if the key belongs to another class. A None where this class needs a value means that the other class does not
-        use the key.
+        if the key belongs to another class. None where this class needs a value means that the other class has no use
+        for it.
         """
         ours = inspect.signature(cls).parameters
         needed = {key for key, parameter in ours.items() if parameter.default is not None}

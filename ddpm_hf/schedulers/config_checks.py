@@ -24,8 +24,8 @@ OTHER_PROCESSES = {
 def check_is_ddpm(config):
     """Raises ValueError for the config of a diffusers scheduler whose forward process is not that of DDPM.
 
-    Every DDPM config names its noise schedule. A config without one describes another process; our defaults would fill
-    the gap and sample noise.
+    Every DDPM config names its noise schedule. A config without one is of another process, and our defaults would
+    sample noise.
 
     Args:
         config (`dict`): the config of a class in memory or from its JSON file.

@@ -8,8 +8,8 @@ signal-to-noise ratios, the kernel with noise eta draws x_s from a Gaussian with
     variance = lambda^2 + (a_s - a_t sqrt(sigma_s^2 - lambda^2) / sigma_t)^2 Cov[x0 | x_t]
 
 The variance-preserving process of DDPM has a_t^2 = alpha_bar_t and sigma_t^2 = 1 - alpha_bar_t (Song et al. 2020, eq.
-12 and 16); a variance-exploding process has a_t = 1. The functions take tensors of any shape; `reverse_kernel` applies
-them to samples.
+12 and 16); a variance-exploding process has a_t = 1. Tensors have any shape; `reverse_kernel` applies these numbers to
+samples.
 """
 
 from typing import NamedTuple

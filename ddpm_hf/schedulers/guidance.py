@@ -12,8 +12,7 @@ def classifier_free_guidance(output, channels, scale, rescale=0.0):
     is guided; a variance head keeps its channels for the class.
 
     Args:
-        output (`torch.Tensor`): (2B, C or 2C, *), from one call of the network: B for the class, then B for the null
-            label.
+        output (`torch.Tensor`): (2B, C or 2C, *), from one network call: B for the class, B for the null label.
         channels (`int`): C.
         scale (`float`): 1 is the class alone, 0 the null label alone.
         rescale (`float`): phi of `rescaled_guidance`.

@@ -1,8 +1,7 @@
 """The scheduler of the DDPM family: a noise schedule, a trajectory and one Gaussian kernel, with diffusers' interface.
 
-Letters of the papers, with 0-based time as in diffusers: beta_t, alpha_bar_t = prod_{i <= t} (1 - beta_i), x_t the
-noisy sample after t + 1 noising steps, x_s the next sample of the trajectory (s < t), s = -1 clean data
-(alpha_bar_{-1} = 1).
+Notation, with 0-based time as in diffusers: alpha_bar_t = prod_{i <= t} (1 - beta_i), x_t is the sample after t + 1
+noising steps, x_s the next sample of the trajectory (s < t), and s = -1 clean data (alpha_bar_{-1} = 1).
 """
 
 import numpy as np
@@ -79,7 +78,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         timestep_spacing: `leading`, `linspace`, `trailing` (Lin et al. 2023, table 2); `quadratic` (Song 2020,
             appendix D.2, here to T - 1 and without repeats), `logsnr` (even in log-SNR, Lu 2022a), `karras` (even in
             sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of the `analytic` variances, Bao 2022a, section
-            4). Timesteps are rounded to whole numbers.
+            4). All are rounded.
         steps_offset: added to the timesteps of `leading`.
         rescale_betas_zero_snr: shift the schedule so that abar_T = 0 (Lin et al. 2023, algorithm 1).
         eta: 0 (no noise, DDIM) to 1 (DDPM).
@@ -90,8 +89,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             DPM-Solver++ 2M at eta = 0 (Lu et al. 2022b, algorithm 2) and its SDE form at eta = 1. The first step and
             the step to clean data are of first order.
         corrector: correct the step that led to x_t with x0_hat at x_t, before the next step (the corrector of UniPC,
-            Zhao et al. 2023). It raises the order of the deterministic sampler by one and needs no further network
-            call.
+            Zhao et al. 2023). It raises the deterministic order by one without a network call.
         mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
         clip_covariance: keep Cov[x0 | x_t] in [0, r^2], its bounds for data in [-r, r], r being `clip_sample_range` (Bao
             2022a, theorem 2), whether or not `clip_sample` has x0_hat clamped.
@@ -307,8 +305,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             generator (`torch.Generator` or a list of B, *optional*): the only source of randomness.
             variance_noise (`torch.Tensor`, *optional*): the standard normal noise itself.
             classifier_gradient (`torch.Tensor`, *optional*): scale * grad log p(y | x_t), of x_t's shape.
-            guidance_form (`str`): what the gradient shifts: `score` as in `condition_score` (any eta), or `mean` as in
-                `condition_mean`.
+            guidance_form (`str`): what it shifts: `score`, see `condition_score`, or `mean`, see `condition_mean`.
 
         Returns:
             [`GaussianDiffusionSchedulerOutput`], or with `return_dict=False` the tuple (x_s, x0_hat), in the dtype of
@@ -339,8 +336,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         trajectory's second transition, as in Improved DDPM's code (diffusers: beta and 1e-20). A pair given with
         `prev_timestep` has no trajectory: `fixed_large` is its beta, and the lower end is beta~ of the full chain's
         second transition, as in Analytic-DPM's code. Types with a covariance of x0 use that covariance. The kernel is
-        of first order, and `clip_variance_pixels` does not apply: history and clipping belong to sampling. Half
-        precision gives float32.
+        of first order and without `clip_variance_pixels`, which belong to sampling. Half precision gives float32.
         """
         said = self._read(model_output, sample)
         eta = self._chosen_eta(eta)

@@ -12,8 +12,7 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
     """The requested trajectory, descending, int64: `timesteps`, or `count` of them, or all.
 
     Args:
-        count (`int`, *optional*): how many; the plan for this count in the config places them, or else its
-            `timestep_spacing`.
+        count (`int`, *optional*): how many; the config's plan for it places them, or `timestep_spacing`.
         timesteps (`list[int]`, *optional*): the timesteps themselves.
         alphas_bar (`np.ndarray`): (T,).
         config: the scheduler's config.

@@ -62,8 +62,7 @@ def fixed_variance(variance, stand_in=None):
     """The rule for a variance that is not predicted by the network.
 
     Args:
-        variance: f([`StepVariances`]) -> the variance at eta = 1; other eta multiply it by eta^2, so that eta = 0 is
-            DDIM.
+        variance: f([`StepVariances`]) -> the variance at eta = 1, multiplied by eta^2 at other eta (0 is DDIM).
         stand_in (`str`, *optional*): the type that stock schedulers read instead.
     """
     return VarianceRule(partial(_fixed_numbers, variance), stand_in=stand_in)

@@ -12,8 +12,7 @@ def draw_gamma(scheduler):
     """`mean_square_epsilon` of a scheduler, and the standard deviation of x0 given x_t from it (Bao et al. 2022a).
 
     `ddpm-hf calibrate` writes 1 - R_t, one minus the mean square error of the predicted noise (Bao et al. 2022b). A
-    config may also hold Gamma_t = E |eps_hat(x_t, t)|^2 / d, which is equal where eps_hat is the conditional mean of
-    the noise.
+    config may also hold Gamma_t = E |eps_hat(x_t, t)|^2 / d, which is equal if eps_hat is the conditional mean.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): with `mean_square_epsilon` in its config.

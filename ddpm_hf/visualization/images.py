@@ -20,8 +20,7 @@ def draw_image_rows(rows, column_titles=(), row_titles=(), tile=84):
 
     Args:
         rows (`list[list[PIL.Image.Image]]`): images of one size and mode, in rows of equal length.
-        column_titles (`list[str]`, *optional*): one per column, or one per group of columns of equal width; groups are
-            set apart.
+        column_titles (`list[str]`, *optional*): one per column, or one per group of columns, which are set apart.
         row_titles (`list[str]`, *optional*): one for each row.
         tile (`int`): the least length of an image's longer side, in pixels.
 
