@@ -45,9 +45,10 @@ class Guidance(NamedTuple):
         fitted = getattr(scheduler, "fitted_guidance_scale", None)
         if fitted is not None and (self.guidance_scale != fitted or self.classifier_guidance_scale != 0):
             raise ValueError(
-                f"The solver for this number of steps was fitted at guidance_scale={fitted}, and this run has guidance_scale="
-                f"{self.guidance_scale} and classifier_guidance_scale={self.classifier_guidance_scale}: take that scale, another "
-                "number of steps, or a scheduler with fitted_solvers=None."
+                f"The solver for this number of steps was fitted at guidance_scale={fitted}, and this run has "
+                f"guidance_scale={self.guidance_scale} and "
+                f"classifier_guidance_scale={self.classifier_guidance_scale}: take that scale, another number of "
+                "steps, or a scheduler with fitted_solvers=None."
             )
 
 

@@ -6,7 +6,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-# Small images are enlarged to about this many pixels, each pixel a square: people look at grids on large screens.
+# Small images are enlarged to about this many pixels, each pixel drawn as a square, for large screens.
 LEGIBLE_SIDE = 64
 
 

@@ -183,7 +183,7 @@ def _sizes(tensors):
 
 
 def _sample_size(pipeline, images):
-    """(height, width) of the network's samples; where it takes any, those of the first image."""
+    """The (height, width) of the network's samples; the first image's size if the network takes any size."""
     refusal = ValueError("This model makes points, and editing is for models of images.")
     size = pipeline.samples.image_shape(otherwise=refusal)[1:]
     return _sizes(images)[0] if None in size else size

@@ -201,7 +201,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         return {name: value for name, value in kwargs.items() if name in accepted and value is not None}
 
     def _initial_latents(self, batch_size, latents, generator, device):
-        """x_T in float32, whatever the precision of the network: rounding would add up over the steps."""
+        """x_T, always in float32, because rounding in half precision would add up over the steps."""
         samples = self.samples
         if latents is not None:
             if not samples.fits(latents):

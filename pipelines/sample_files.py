@@ -70,8 +70,8 @@ class ImageFiles(SampleFiles):
         channels = self.samples.channels
         if channels not in PNG_CHANNELS:
             raise InputError(
-                f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: call the "
-                "pipeline in Python with output_type='np'."
+                f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: "
+                "call the pipeline in Python with output_type='np'."
             )
         return super().free_files(path)
 

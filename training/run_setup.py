@@ -119,7 +119,7 @@ def resume_run(args, accelerator, source, loop):
 
 
 def note_resizing(accelerator, source):
-    """Says where the data of a run are not of the size that its network takes."""
+    """Prints a note if the data of a run are resized for its network."""
     if source.resizing is not None:
         accelerator.print(f"The {source.resizing}, the size of the model's.")
 

@@ -102,7 +102,7 @@ def _train(args):
 
 
 def open_data(args):
-    """The data get the size and units of the network of `init_from`, whatever their own are; a new network gets theirs."""
+    """Opens data in the size and units of the network of `init_from`; a new network gets those of the data."""
     if args.init_from is None:
         preset = NETWORK_PRESETS[args.unet]
         source = data_for(preset).open_for_preset(args, preset, args.streaming)

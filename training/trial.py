@@ -15,7 +15,7 @@ from ddpm_hf.training.trainer import objective_of
 
 
 def example_batch(source, size):
-    """Random data in the form of a data source's: `{"images", "labels"}`."""
+    """Random data in the form of a source's batches: `{"images", "labels"}`."""
     labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
     return {"images": source.samples.random_data(size)} | labels
 

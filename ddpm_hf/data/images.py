@@ -62,7 +62,7 @@ def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_
 
     Args:
         source (`ImageSource`): what to load.
-        memory_limit_gb (`float`): decoded images may take so much memory.
+        memory_limit_gb (`float`): memory for decoded images.
         workers (`int`, *optional*): processes that decode now.
         disk_limit_gb (`float`, *optional*): disk space for decoded images; by default the free space.
         crop_seed (`int`, *optional*): crops are at random places, new each time, and so decoded on demand.

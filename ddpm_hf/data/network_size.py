@@ -15,8 +15,8 @@ def sized_for_network(args, config, model):
         model (`str`): its name in messages.
 
     Raises:
-        InputError: for a network of points, or of images that are not square, as data are read as squares, and for another
-            resolution.
+        InputError: for a network of points, or of images that are not square, as data are read as squares, and for
+            another resolution.
     """
     _, height, width = kind_of(config).image_shape(
         otherwise=InputError(f"{model} makes points, which have no size: give a model of images.")

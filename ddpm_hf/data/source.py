@@ -24,7 +24,7 @@ MUCH_LARGER = 4
 
 
 class SquareImages(DataSource):
-    """What network and scheduler are to know of images that are `channels` and `resolution` large, stored or streamed."""
+    """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed."""
 
     @property
     def kind(self):
@@ -96,7 +96,7 @@ class ImageSource(SquareImages):
         return load_images(self, *limits)
 
     def decode(self, workers=None):
-        """All as tensors, `images` and `labels` if there are some, by so many processes; by default what suits the images."""
+        """All `images`, and `labels` if any, as tensors, decoded by `workers` processes or a suitable number."""
         return decode_all(self, decoding_workers(workers, self.pixels))
 
     def select(self, chosen):

@@ -77,7 +77,7 @@ def samplers_of(pipeline):
 
 
 def first_choice(pipeline):
-    """The sampler and the number of steps that a page opens with: those of the model's longest plan or fitted solver."""
+    """The initial sampler and number of steps of a page, from the model's longest plan or fitted solver."""
     config = pipeline.scheduler.config
     counts = {*(config.timestep_plans or {}), *(config.fitted_solvers or {}).get("solvers", {})}
     if counts:

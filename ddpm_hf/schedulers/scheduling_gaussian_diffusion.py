@@ -91,13 +91,13 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         corrector: correct the step that led to x_t with x0_hat at x_t, before the next step (the corrector of UniPC,
             Zhao et al. 2023). It raises the deterministic order by one without a network call.
         mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
-        clip_covariance: keep Cov[x0 | x_t] in [0, r^2], its bounds for data in [-r, r], r being `clip_sample_range` (Bao
-            2022a, theorem 2), whether or not `clip_sample` has x0_hat clamped.
-        clip_variance_pixels: `step` adds no more noise in the last noisy step than moves a value by so many levels of
-            256 on average; Analytic-DPM's code has 2 for DDPM on linear schedules, 1 for cosine ones and for DDIM.
-        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for each of some numbers of steps, with
-            their timesteps (`ddpm_hf.calibration.fit_solver`): `set_timesteps(5)` takes the one for 5 at eta = 0.
-        timestep_plans: `{"25": [25 descending timesteps], ..}`: what `set_timesteps(25)` visits, whatever the spacing.
+        clip_covariance: clamp Cov[x0 | x_t] to [0, r^2], its bounds for data in [-r, r] with r = `clip_sample_range`
+            (Bao 2022a, theorem 2), whether or not `clip_sample` clamps x0_hat.
+        clip_variance_pixels: limit the noise of the last noisy step to a mean absolute shift of this many levels of
+            256. Analytic-DPM's code uses 2 for DDPM on linear schedules, 1 for cosine schedules and for DDIM.
+        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for some numbers of
+            steps, with their timesteps (`ddpm_hf.calibration.fit_solver`): `set_timesteps(5)` takes that for 5 at eta = 0.
+        timestep_plans: `{"25": [25 descending timesteps], ..}`: the timesteps of `set_timesteps(25)`.
 
     Raises:
         ValueError: for a value that its key does not allow; the message says what is allowed.
@@ -221,7 +221,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
     @property
     def fitted_guidance_scale(self):
-        """The guidance scale that the solver of the current trajectory was fitted at; None where it is not a fitted one."""
+        """The guidance scale at which the current trajectory's solver was fitted; None if it is not fitted."""
         return self.config.fitted_solvers["fitted_for"]["guidance_scale"] if self._history.rows else None
 
     def previous_timestep(self, timestep):
