@@ -95,7 +95,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             (Bao 2022a, theorem 2), whether or not `clip_sample` clamps x0_hat.
         clip_variance_pixels: limit the noise of the last noisy step to a mean absolute shift of this many levels of
             256. Analytic-DPM's code uses 2 for DDPM on linear schedules, 1 for cosine schedules and for DDIM.
-        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for some numbers of steps, with
+        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for some step counts, with
             their timesteps (`ddpm_hf.calibration.fit_solver`): `set_timesteps(5)` takes those for 5 at eta = 0.
         timestep_plans: `{"25": [25 descending timesteps], ..}`: the timesteps of `set_timesteps(25)`.
 
