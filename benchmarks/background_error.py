@@ -1,9 +1,10 @@
-"""One variance for all pixels, and pixels that are exactly -1: what the model does not know of x0, there and elsewhere.
+"""The error of x0_hat on pixels that are exactly -1 and elsewhere, against the one variance for all pixels.
 
 python benchmarks/background_error.py MODEL [--dataset fashion_mnist] [--num_images 150] [--timesteps 10 60 222 444]
 
-MODEL is a folder that `ddpm-hf calibrate` wrote. Beside the standard deviation of x0 that its scheduler gives every pixel stands
-the root mean square error of x0_hat on held-out images: over all pixels, over those that are -1, and over the rest.
+MODEL is a folder from `ddpm-hf calibrate`. The table compares the standard deviation of x0 that its scheduler gives
+every pixel with the root mean square error of x0_hat on held-out images: over all pixels, those that are -1, and the
+rest.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The least that a training must do: network, loss, gradients, optimizer and average, on one batch that is there already.
+"""The minimum of training: network, loss, gradients, optimizer and average, on one batch in memory.
 
-What our trainer takes more than this is its overhead: reading data, drawing timesteps by place, watching and logging.
+The additional time of our trainer is its overhead: reading data, drawing timesteps, statistics and logging.
 """
 
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class BareTraining:
-    """`run(updates)` goes on where it stopped; optimizer, average and layout of the network as our trainer has them."""
+    """`run(updates)` continues where it stopped, with the optimizer, average and memory layout of our trainer."""
 
     def __init__(self, unet_config, images, mixed_precision="no", layout=None):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What the bound costs: K steps of `bits_per_dim` against the K network calls alone.
+"""The cost of the bound: K steps of `bits_per_dim` against K network calls alone.
 
 python benchmarks/bits_per_dim.py [--unet fashion_mnist] [--batch_size 64] [--steps 20]
 """
@@ -15,7 +15,7 @@ from ddpm_hf.models.presets import UNET_PRESETS
 
 
 def network_calls(unet, images, steps):
-    """What any evaluation must do."""
+    """The network calls that any evaluation needs."""
     sample = torch.randn(images.shape, device=unet.device)
     timesteps = torch.arange(steps, device=unet.device)
 

@@ -1,8 +1,8 @@
-"""What calibrating a model costs: seconds for N images, beside sampling as many in 100 steps, in turns in one process.
+"""The cost of calibration: seconds for N images, against sampling N images in 100 steps, in turns in one process.
 
 python benchmarks/calibration.py MODEL [--num_images 1000] [--batch_size 64] [--repeats 1]
 
-A calibration calls the network 100 times for each image, as sampling in 100 steps does.
+A calibration calls the network 100 times per image, like sampling in 100 steps.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How often a classifier of clean images sees the class that was asked for, without and with guidance.
+"""How often a classifier of clean images recognises the requested class, without and with guidance.
 
     python benchmarks/class_recognition.py MODEL --judge FOLDER --guidance_scale 1,3
     python benchmarks/class_recognition.py MODEL --judge FOLDER --classifier_guidance_scale 0,10
 
-The judge is an image classifier of transformers that has seen clean images only and has no part in the sampling
-(`python -m ddpm_hf.evaluation.feature_network FOLDER` trains one). Image i of a class has the same noise at every scale.
+The judge is an image classifier of transformers that was trained on clean images and is not used in sampling (`python
+-m ddpm_hf.evaluation.feature_network FOLDER` trains one). Image i of a class has the same noise at every scale.
 """
 
 import argparse
@@ -22,9 +22,9 @@ SHOWN_IMAGES = 8
 
 
 def draw_by_class(pipeline, num_classes, per_class, guidance_scale, classifier_scale, **options):
-    """Images of each class in turn, a list for each."""
+    """Images of each class in turn, as one list per class."""
     options |= {"guidance_scale": guidance_scale, "classifier_guidance_scale": classifier_scale}
-    # An unconditional model without its classifier cannot be asked for a class: how often it makes it by chance.
+    # Without a classifier, an unconditional model takes no class; this measures how often it hits one by chance.
     told = pipeline.unet.config.num_class_embeds is not None or classifier_scale != 0
     return [
         sample_images(pipeline, per_class, seed=label * per_class, class_labels=label if told else None, **options)
@@ -34,7 +34,7 @@ def draw_by_class(pipeline, num_classes, per_class, guidance_scale, classifier_s
 
 @torch.no_grad()
 def recognised(judge, processor, images_by_class):
-    """For each class the share of its images that the judge takes for it."""
+    """For each class, the share of its images that the judge recognises."""
     shares = []
     for label, images in enumerate(images_by_class):
         pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in images])

@@ -1,10 +1,10 @@
-"""Images per second out of the loader alone, at 32x32 and 256x256, wherever the images are, against the stock example's path.
+"""Images per second from the loader alone, at 32x32 and 256x256, for each storage, against the stock example.
 
 python benchmarks/data_loading.py
 
-One process, no workers: what one core does. Decoding scales with the processes of --dataloader_workers. Ours are uint8 batches,
-as they go to the device, which mirrors them and makes them floats: what that takes on the CPU is a row of its own. The stock
-example's are mirrored floats.
+One process without workers measures one core; decoding scales with --dataloader_workers. Our loader gives uint8
+batches, which the device mirrors and converts to floats; a separate row has the time of that on the CPU. The stock
+example gives mirrored floats.
 """
 
 import io
@@ -31,7 +31,7 @@ from ddpm_hf.data.arguments import DataArguments
 
 BATCH_SIZE = 64
 SHARDS = 4
-# Resolution: file format, images, batches in one measurement of what is decoded and of what is not.
+# Resolution: file format, images, and batches per measurement with and without decoding.
 DATA = {32: ("PNG", 20_000, 200, 20), 256: ("JPEG", 1_000, 20, 2)}
 
 
@@ -81,12 +81,12 @@ def measure(resolution, folder):
     for name, row in measured.items():
         number = walks[name][1] if name in walks else num_encoded
         row["images_per_second"] = round(BATCH_SIZE * number / row["seconds"])
-        del row["ratio"]  # of seconds, in which not all do as much
+        del row["ratio"]  # of seconds, for different amounts of work
     report(f"data_loading_{resolution}", measured)
 
 
 def write_shards(resolution, folder):
-    """Parquet files of smooth random images, which take as much to decode as photographs do."""
+    """Writes Parquet files of smooth random images, which are as costly to decode as photographs."""
     kind, number, _, _ = DATA[resolution]
     random = np.random.default_rng(0)
     folder.mkdir()

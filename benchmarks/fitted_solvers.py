@@ -1,11 +1,12 @@
 """Solvers fitted to a model beside those of diffusers, in few network calls and from common noise.
 
-python benchmarks/fitted_solvers.py MODEL --features FOLDER [--steps 3 5 10] [--samples 500] [--seeds 1 2 3] [--paths 96]
+python benchmarks/fitted_solvers.py MODEL --features FOLDER [--steps 3 5 10] [--samples 500] [--seeds 1 2 3]
+    [--paths 96]
 
-MODEL is the folder of a model of images without classes, or `swiss_roll`: the exact predictor of 2,000 points, which needs no
-features. For each sampler and number of calls: the root mean square distance to the flow (200 calls) from the same noise, and the
-distance to data, which is a Frechet distance to the test split of the embedded Fashion-MNIST in the features, or the sliced Wasserstein
-distance to the points. The noise of the fit is none of that which is sampled from.
+MODEL is the folder of a model of images without classes, or `swiss_roll`: the exact predictor of 2,000 points, which
+needs no features. For each sampler and number of calls: the root mean square distance to the flow (200 calls) from the
+same noise, and the distance to data, which is a Frechet distance to the test split of the embedded Fashion-MNIST in
+the features, or the sliced Wasserstein distance to the points. Fit and samples use different noise.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Everything about training that only a GPU can say, at one go, with the 35.7M network of CIFAR-10 (about half an hour).
+"""All measurements of training that need a GPU, with the 35.7M network of CIFAR-10 (about half an hour).
 
 python benchmarks/gpu.py [--unet cifar10] [--batch_size 128]
 
 1. Images per second of our trainer, of a bare loop and of diffusers' example, by precision, with channels_last and
-   torch.compile: what the defaults of `training/model_setup.py` (FASTER) are to be chosen by.
-2. The most memory that each takes.
-3. Lines of the loop that wait for the device between two logs, for three objectives: there must be none.
-4. Skipped updates under fp16 and with 8-bit AdamW: weights must stay finite.
+   torch.compile, to choose the defaults of `training/model_setup.py` (FASTER).
+2. Peak memory of each.
+3. Lines of the loop that wait for the device between two logs, for three objectives; there must be none.
+4. Skipped updates under fp16 and with 8-bit AdamW, after which weights must be finite.
 
-Results are in benchmarks/results. IT HAS NOT BEEN RUN ON A GPU YET: none was at hand.
+Results are in benchmarks/results. IT HAS NOT BEEN RUN ON A GPU YET.
 """
 
 import argparse
@@ -40,7 +40,7 @@ LAYOUTS = [[], ["--channels_last", "yes"], ["--compile", "yes"], ["--channels_la
 
 
 class SomeSpoiled(ImagesInMemory):
-    """Points, so that a value can be NaN: every fifth batch has one."""
+    """Points, which can be NaN; every fifth batch has one."""
 
     number = 0
 
@@ -67,7 +67,7 @@ def make_trainer(unet, updates, data, **options):
 
 
 def waits_between_logs(unet, **options):
-    """Warnings of CUDA about waiting, in the updates 2 to 9 of 10."""
+    """CUDA's warnings of synchronization in updates 2 to 9 of 10."""
     trainer = make_trainer(unet, 10, ImagesInMemory, mixed_precision="bf16", **options)
     learn, finish, found = trainer.learn, trainer._finish_update, []
 
@@ -89,7 +89,7 @@ def waits_between_logs(unet, **options):
 
 
 def skipped_updates(unet, **options):
-    """Of 20 updates, four have a NaN in their batch."""
+    """Trains for 20 updates, four of which have a NaN in their batch."""
     trainer = make_trainer(unet, 20, SomeSpoiled, **options)
     trainer.fit()
     finite = all(parameter.isfinite().all().item() for parameter in trainer.parameters)
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--batch_size", default="128")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("This measures a GPU, and there is none: benchmarks/training_step.py measures a CPU.")
+        sys.exit("This benchmark needs a GPU, and there is none: benchmarks/training_step.py measures a CPU.")
     common = ["--unet", options.unet, "--batch_size", options.batch_size]
     for layout in LAYOUTS:
         run("training_step.py", *common, "--updates", "50", "--precisions", "no", "bf16", "fp16", *layout)

@@ -1,9 +1,9 @@
-"""Samplers where the noise predictor is exact: sliced Wasserstein distance to a swiss roll against network calls.
+"""Samplers with the exact noise predictor: sliced Wasserstein distance to a swiss roll against network calls.
 
 python benchmarks/point_cloud.py [--points 2000] [--samples 2000] [--steps 5 10 25 50] [--seeds 0 1 2] [--clip]
 
-What differs between the samplers here is the samplers' own doing: the predictor, the variance heads and Gamma are those of
-the data, a finite set of points, and all begin with the same noise. Writes JSON, Markdown and PNG into benchmarks/results.
+Differences come from the samplers alone: the predictor, the variance heads and Gamma are exact for the data, a finite
+set of points, and all samplers start from the same noise. Writes JSON, Markdown and PNG into benchmarks/results.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, wr
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, make_sampler, pipeline_with
 
-# Every sampler at its own timesteps, and the best of them at others: the trajectory is a choice of its own.
+# Every sampler at its own timesteps, and the best at others, because the trajectory is a separate choice.
 COMPARED = (
     *SAMPLERS,
     *("ddim@karras", "analytic-ddpm@karras", "analytic-ddim@karras", "sn-ddpm@karras", "sn-ddim@karras"),
@@ -28,18 +28,18 @@ COMPARED = (
 )
 PROJECTIONS = 500
 DATA_SEED = 1234
-# x_t for each timestep: Gamma is a mean over them, with a standard error below 0.01.
+# Number of x_t per timestep, over which Gamma is averaged, with a standard error below 0.01.
 GAMMA_SAMPLES = 1000
 
 
 def unit_swiss_roll(num_points, generator):
-    """A swiss roll within [-1, 1]^2, (N, 2): the clip of samples to this range is then one of the data."""
+    """A swiss roll within [-1, 1]^2, (N, 2), so that clipping samples to this range suits the data."""
     scale = 0.95 / (4.5 * math.pi)
     return (swiss_roll(num_points, generator, noise=0.01 / scale).points * scale).clamp(-1, 1)
 
 
 def exact_mean_square_epsilon(points, scheduler):
-    """Gamma_t of the exact predictor, T floats: 1 - E Var[eps | x_t] / d, the mean being over one x_t for each point."""
+    """Gamma_t of the exact predictor, T floats: 1 - E Var[eps | x_t] / d, averaged over one x_t per point."""
     generator = torch.Generator().manual_seed(DATA_SEED)
     x0 = points[torch.randperm(len(points), generator=generator)[:GAMMA_SAMPLES]]
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
@@ -62,14 +62,14 @@ def distance(samples, points):
 
 
 def without_pixels(sampler):
-    """Without the clip of the last noise: it is made for images, and points have no levels to be within."""
+    """Removes the clip of the last noise, which is meant for the levels of images."""
     if not isinstance(sampler, GaussianDiffusionScheduler):
         return sampler
     return sampler.from_config(sampler.config, clip_variance_pixels=None)
 
 
 def measure(name, model, points, num_samples, steps, seeds, clip=False):
-    """One sampler at one number of steps, on the diffusion process of `model`, a scheduler that has Gamma."""
+    """Measures one sampler at one number of steps, on the process of `model`, a scheduler with Gamma."""
     sampler = make_sampler(name, model) if clip else without_pixels(make_sampler(name, model))
     pipeline = pipeline_with(sampler, exact_network(points, model, sampler))
     distances = []

@@ -1,9 +1,10 @@
-"""A trained model of a swiss roll: how far its samples are from fresh data, by sampler and number of network calls.
+"""A trained model of a swiss roll: distance of its samples to fresh data, by sampler and number of network calls.
 
 python benchmarks/point_quality.py MODEL [--points 5000] [--steps 25] [--seeds 0 1 .. 9]
 
-MODEL is the folder of `ddpm-hf train --preset swiss_roll`, calibrated by `ddpm-hf calibrate MODEL --dataset swiss_roll`. The
-distance is the sliced Wasserstein distance of the standardised points; beside it stands that of two draws of the data.
+MODEL is the folder of `ddpm-hf train --preset swiss_roll`, calibrated by `ddpm-hf calibrate MODEL --dataset
+swiss_roll`. The distance is the sliced Wasserstein distance of the standardised points, beside that of two draws of
+the data.
 """
 
 import argparse
@@ -28,7 +29,7 @@ PROJECTIONS = 500
 
 
 def fresh(config, split, count):
-    """Points as the network has them, of a draw of their own."""
+    """Standardised points of a fresh draw."""
     return open_points(DataArguments(dataset="swiss_roll", split=split, num_points=count), config).points
 
 
@@ -37,7 +38,7 @@ def distance(samples, points):
 
 
 def measure(pipeline, name, steps, count, seeds):
-    """`name` is that of a recipe, or RECIPE@SPACING for other timesteps than its own."""
+    """Measures the recipe `name`, or RECIPE@SPACING for a recipe with other timesteps."""
     config = pipeline.unet.config
     sampler = make_sampler(name, pipeline.scheduler)
     own = GaussianDiffusionPipeline(pipeline.unet, sampler.from_config(sampler.config, **changes_for(config)))
@@ -69,7 +70,8 @@ def main():
         for recipe, steps in tqdm([*jobs, ("ddpm", len(pipeline.scheduler))], unit="sampler")
     ]
     settings = {
-        "samples": f"{count} for each of the seeds {', '.join(map(str, options.seeds))}, and as many fresh points of the data",
+        "samples": f"{count} for each of the seeds {', '.join(map(str, options.seeds))}, "
+        "and as many fresh points of the data",
         "distance of two draws of the data": f"{mean:.4f} ± {spread or 0:.4f}",
         "machine": ", ".join(map(str, machine().values())),
     }

@@ -1,12 +1,12 @@
-"""Training and sampling of points beside the plain loop that a tutorial would write for the same network, in one process.
+"""Training and sampling of points against a tutorial's plain loop for the same network, in one process.
 
 python benchmarks/point_training.py [--batch_sizes 32 128] [--updates 50] [--steps 20] [--points 5000] [--repeats 9]
 
-Both have the layers of `MLPDenoiser`, T = 1000 and the same betas. The plain loop is as tutorials write it: a `DataLoader`
-over a `TensorDataset`, alphas_cumprod indexed at each step, the time embedding made anew for every point, Adam as it comes,
-`loss.item()`. Ours is the `Trainer` with all that it does beside (clipped gradients, averaged weights, statistics), and also
-its objective and optimizer alone, which do no more than the plain loop. Sampling is measured on some of the 1000 steps.
-What no loop can go below is measured beside: the two large matrix products of a step, and the passes through the network.
+Both have the layers of `MLPDenoiser`, T = 1000 and the same betas. The plain loop has a `DataLoader` over a
+`TensorDataset`, alphas_cumprod indexed at each step, a new time embedding for every point, Adam with its defaults, and
+`loss.item()`. Ours is the full `Trainer` (with clipped gradients, averaged weights, statistics), and also its
+objective and optimizer alone, which do no more than the plain loop. Sampling is measured on some of the 1000 steps.
+Lower bounds are measured too: the two large matrix products of a step, and the passes through the network.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def plain_training(points, batch_size, updates):
 
 
 def plain_sampling(count, steps):
-    """The first of the 1000 steps from noise (Ho et al. 2020, algorithm 2)."""
+    """The first `steps` of the 1000 steps from noise (Ho et al. 2020, algorithm 2)."""
     network = PlainNetwork().eval()
     betas, alphas_cumprod = plain_schedule()
 
@@ -106,7 +106,7 @@ def training_setup(batch_size):
 
 
 def our_training(batch_size, updates):
-    """The whole trainer, but for the checkpoint that ends a run."""
+    """The whole trainer, except for the checkpoint at the end of a run."""
     AcceleratorState._reset_state(reset_partial_state=True)
     args, unet, scheduler, images = training_setup(batch_size)
     trainer = Trainer(args, make_accelerator(args), unet, scheduler, images, updates)
@@ -120,7 +120,7 @@ def our_training(batch_size, updates):
 
 
 def our_objective(batch_size, updates):
-    """The data, the objective and the optimizer of the trainer, and nothing else."""
+    """Only the data, the objective and the optimizer of the trainer."""
     args, unet, scheduler, images = training_setup(batch_size)
     objective, optimizer = make_objective("simple", scheduler), make_optimizer(unet.parameters(), args)
     loader = iter(batches(images, EndlessBatches(len(images), batch_size, seed=0)))
@@ -144,7 +144,7 @@ def our_sampling(count, steps):
 
 
 def products_of_sampling(count, steps):
-    """The two products of a step for which all timesteps are one: nothing else of the network, and no sampler."""
+    """Only the two matrix products of a step whose samples share a timestep, without network and sampler."""
     hidden, wide = torch.randn(count, 256), torch.randn(count, 512)
     into_core, through_core = torch.randn(512, 256), torch.randn(256, 512)
 
@@ -158,7 +158,7 @@ def products_of_sampling(count, steps):
 
 
 def passes_of_training(batch_size, updates):
-    """The forward and the backward pass of the network on one batch: no data, no noise, no optimizer."""
+    """Only the forward and the backward pass on one batch, without data, noise and optimizer."""
     network = PlainNetwork()
     x, t, target = torch.randn(batch_size, 2), torch.randint(STEPS, (batch_size,)), torch.randn(batch_size, 2)
 

@@ -1,4 +1,4 @@
-"""The kernel against the reverse SDE, and how a wrong beginning fares at several eta, where the score is exact.
+"""The kernel against the reverse SDE, and the effect of a wrong start at several eta, with the exact score.
 
     python benchmarks/reverse_sde.py [--points 300] [--samples 500] [--seeds 0 1 2]
 
@@ -21,14 +21,14 @@ PROJECTIONS = 500
 
 
 def exact_process(data, steps):
-    """A chain of one SDE in any number of steps, and its exact noise predictor."""
+    """The discretization of one SDE in any number of steps, and its exact noise predictor."""
     scheduler = GaussianDiffusionScheduler(steps, beta_start=0.1 / steps, beta_end=20 / steps, clip_sample=False)
     denoiser = ExactDenoiser.from_points(data, scheduler)
     return scheduler, lambda x_t, t: denoiser(x_t, t).sample
 
 
 def difference_of_means(data, steps, eta):
-    """The largest difference between the kernel's mean and that of a step of Euler-Maruyama, in the middle of the chain."""
+    """The largest difference between the means of the kernel and of an Euler-Maruyama step, mid-chain."""
     scheduler, predict = exact_process(data, steps)
     t = steps // 2
     noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(1), dtype=data.dtype)
@@ -40,7 +40,7 @@ def difference_of_means(data, steps, eta):
 
 
 def distances(data, steps, scale, eta, num_samples, seeds):
-    """Sliced Wasserstein distances to the data of samples that begin with `scale` times the noise."""
+    """Sliced Wasserstein distances to the data of samples that start from `scale` times the noise."""
     scheduler, predict = exact_process(data, 1000)
     scheduler.set_timesteps(steps)
     found = []
@@ -92,8 +92,8 @@ def main():
         f"{', '.join(map(str, options.seeds))}. As many draws from the data: {with_spread(drawn)}. Machine: "
         f"{', '.join(map(str, machine().values()))}.",
         "",
-        "First: the largest difference of the means of one step. Second: sliced Wasserstein distance, mean over the seeds ± "
-        "standard deviation between them.",
+        "First: the largest difference of the means of one step. Second: sliced Wasserstein distance, mean over the "
+        "seeds ± standard deviation between them.",
         "",
     ]
     (RESULTS / "reverse_sde.md").write_text("\n".join(head + lines) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`step` of GaussianDiffusionScheduler against that of diffusers' DDPMScheduler: the same noise, the same result.
+"""Time of GaussianDiffusionScheduler's `step` against diffusers' DDPMScheduler, with the same noise and result.
 
 python benchmarks/scheduler_step.py
 """
@@ -14,7 +14,7 @@ STEPS = 50
 
 
 def sampling_loop(scheduler, model_output, sample):
-    """All steps of a run, without the network."""
+    """Runs all steps of a trajectory without the network."""
     generator = torch.Generator(sample.device).manual_seed(0)
     scheduler.set_timesteps(STEPS)
 

@@ -1,4 +1,4 @@
-"""Two ways to do the same, measured in turns in one process: what drifts meets both, and medians forget the outliers."""
+"""Measures alternatives in turns in one process, so that drift affects all alike, and takes medians."""
 
 import json
 import platform
@@ -12,19 +12,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def time_in_turns(contenders, repeats, warm_up=None):
-    """Median seconds of each, and of the ratio of each to the first within a turn.
+    """Median seconds of each contender, and the median ratio to the first contender within a turn.
 
     Args:
-        contenders (`dict[str, Callable]`): the first is what a user would otherwise run.
-        repeats (`int`): turns.
-        warm_up (`dict[str, Callable]`, *optional*): what is called before the first turn and not timed, where a turn
-            is too long to be made once more; the contenders themselves without it.
+        contenders (`dict[str, Callable]`): the first is the alternative that a user would otherwise run.
+        repeats (`int`): number of turns.
+        warm_up (`dict[str, Callable]`, *optional*): untimed calls before the first turn, for turns too long to repeat;
+            by default the contenders themselves.
     """
     seconds = {name: [] for name in contenders}
     for run in (warm_up or contenders).values():
         run()
     for turn in range(repeats):
-        # There and back, as whoever is first in a turn may find the machine in another state.
+        # The order alternates, because the first in a turn may find the machine in another state.
         for name, run in list(contenders.items())[:: -1 if turn % 2 else 1]:
             _synchronize()
             start = time.perf_counter()
@@ -52,7 +52,7 @@ def machine():
 
 
 def report(name, measured):
-    """Prints the figures and keeps them in benchmarks/results, which README quotes."""
+    """Prints the figures and writes them to benchmarks/results, which README quotes."""
     RESULTS.mkdir(exist_ok=True)
     result = {"machine": machine(), "measured": measured}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What a user of diffusers runs today: the loop and the data path of its unconditional training example, said again here.
+"""The loop and the data path of diffusers' unconditional training example, reimplemented.
 
-As there: images through PIL to RGB tensors one by one, noise in the loop, EMA parameter by parameter, the loss read back
-and the progress bar written at every step. Only the data source and the sizes are parameters.
+As in the example, images go through PIL to RGB tensors one by one, noise is drawn in the loop, EMA runs parameter by
+parameter, and every step reads the loss and writes the progress bar. Only data source and sizes are parameters.
 """
 
 import random
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 
 def pil_transform(resolution, mode="RGB"):
-    """Resize, crop, random flip, tensor in [-1, 1], image by image, as torchvision does it on PIL images."""
+    """Resize, crop, random flip, and tensor in [-1, 1], image by image, as torchvision does on PIL images."""
 
     def one(image):
         image = image.convert(mode)
@@ -40,7 +40,7 @@ def pil_loader(dataset, resolution, batch_size, mode="RGB"):
 
 
 class StockTraining:
-    """The example's loop over batches that are given; `run(updates)` goes on where it stopped."""
+    """The example's loop over given batches; `run(updates)` continues where it stopped."""
 
     def __init__(self, unet_config, batches, mixed_precision="no", is_compiled=False):
         self.accelerator = Accelerator(mixed_precision=mixed_precision)

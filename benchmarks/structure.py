@@ -1,4 +1,4 @@
-"""The structure of the code in figures: sizes, reach of one step, direction of imports, and how often a kind is asked for.
+"""Figures of the code's structure: sizes, reach of one step, direction of imports, and tests for the kind of sample.
 
 python benchmarks/structure.py [ROOT]
 
@@ -68,10 +68,10 @@ def parameters(function):
 
 
 def reached_from_step(root):
-    """The definitions of the schedulers' folder that one sampling step can come to, `step` included.
+    """The definitions of the schedulers' folder that one sampling step can reach, including `step`.
 
-    A name stands for every definition that has it, called or passed on; what a table of functions holds counts where it is put
-    into the table, and so not here.
+    A name stands for every definition with that name, called or passed on. Functions in a table count where it is
+    made.
     """
     definitions = {}
     for path in sorted((root / "ddpm_hf" / "schedulers").glob("*.py")):

@@ -1,9 +1,10 @@
-"""A checkpoint such as users bring: a stock pipeline, trained on the embedded Fashion-MNIST with diffusers alone.
+"""Trains a stock pipeline on the embedded Fashion-MNIST with diffusers alone, like a user's checkpoint.
 
     python benchmarks/train_stock_model.py outputs/stock [--updates 6700]
 
-1.8M parameters; 64 images a batch, AdamW at 4e-4 with warm-up and cosine decay, averaged weights. Two hours or so on two cores,
-minutes on a GPU. Guides and pictures that speak of "the stock Fashion-MNIST model" mean one that was trained like this.
+The network has 1.8M parameters; it trains with batches of 64, AdamW at 4e-4 with warm-up and cosine decay, and
+averaged weights, in about two hours on two cores or minutes on a GPU. It is "the stock Fashion-MNIST model" of the
+guides.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The most memory that training takes, ours against the loop of diffusers' example; each in a process of its own.
+"""Peak memory of training, ours against the loop of diffusers' example, each in its own process.
 
 python benchmarks/training_memory.py [--unet fashion_mnist] [--batch_size 64] [--precision no]
 """
@@ -20,7 +20,7 @@ LAYOUT = {"channels_last": "auto", "compile": "auto"}
 
 
 def peak_of(who, unet, batch_size, precision):
-    """GiB: of tensors on a GPU; on a CPU of the whole process, and how much that is more than before the training."""
+    """Peak GiB of tensors on a GPU; on a CPU the peak of the process, and its increase during training."""
     config = network_config(unet)
     common = (config, random_images(config), batch_size, precision, UPDATES)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--precision", default="no", choices=["no", "bf16", "fp16"])
     parser.add_argument(
-        "--who", choices=["stock loop", "ddpm_hf"], help="Measure this one alone, and print the figures."
+        "--who", choices=["stock loop", "ddpm_hf"], help="Measure only this one, and print the figures."
     )
     options = parser.parse_args()
     if options.who:

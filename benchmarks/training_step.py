@@ -1,5 +1,6 @@
-"""Training throughput of our trainer against the loop of diffusers' unconditional example, and against a bare loop: the
-same network, batch and data, already in memory for all; ours with everything it does between two log lines.
+"""Training throughput of our trainer against the loop of diffusers' unconditional example, and a bare loop.
+
+All have the same network, batch and data in memory; ours includes everything between two log rows.
 
 python benchmarks/training_step.py [--unet fashion_mnist] [--batch_size 64] [--updates 10] [--precisions no bf16]
     [--channels_last yes] [--compile yes] [--stock_compiles]
@@ -58,7 +59,7 @@ def our_run(unet_config, images, batch_size, mixed_precision, updates, layout):
     )
     unet, scheduler = DDPMUNet2DModel(**unet_config), GaussianDiffusionScheduler()
     trainer = Trainer(args, make_accelerator(args), unet, scheduler, ImagesInMemory({"images": images}), updates)
-    trainer.checkpoint = lambda: None  # at the end of each turn; the other loops save nothing
+    trainer.checkpoint = lambda: None  # a turn would end with one, and the other loops save nothing
 
     def run():
         trainer.total_steps = trainer.progress.step + updates

@@ -1,8 +1,8 @@
-"""Images per second of a training on two processes of one core each, against twice those of one on one core.
+"""Images per second of training on two processes with one core each, against twice the rate of one process.
 
 OMP_NUM_THREADS=1 python benchmarks/two_processes.py
 
-The whole trainer runs, with the network of the preset fashion_mnist; each turn starts one process, then two.
+It runs the whole trainer with the network of the preset fashion_mnist; each turn starts one process, then two.
 """
 
 import os
@@ -25,7 +25,7 @@ OPTIONS = {
 
 
 def images_per_second(config):
-    """The median over the intervals of one run, but for the first."""
+    """The median over the intervals of one run except the first."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--{name}={value}" for name, value in (OPTIONS | {"output_dir": folder}).items()]
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]

@@ -1,5 +1,7 @@
-"""What a variance head costs: time per network call with it, beside the stock network without, and per update of teaching
-it alone, beside one of the whole network.
+"""The cost of a variance head in network calls and training.
+
+It measures the time per network call against the stock network, and per update of the head alone against an update of
+the whole network.
 
 python benchmarks/variance_heads.py [--unet fashion_mnist] [--batch_size 16] [--repeats 15]
 """
@@ -58,7 +60,7 @@ def main():
     timesteps = torch.arange(options.batch_size, device=device) * 1000 // options.batch_size
 
     heads = {head: DDPMUNet2DModel.from_unet(stock, variance_head=head) for head in VARIANCE_HEADS}
-    # Twice: what the two differ by is the error of the measurement.
+    # Measured twice, because the difference shows the error of measurement.
     calls = {name: network_call(stock, images, timesteps) for name in ("stock network", "stock network again")}
     calls |= {f"with {head}": network_call(unet, images, timesteps) for head, unet in heads.items()}
     updates = {"whole network, simple": update("simple", DDPMUNet2DModel.from_unet(stock), images, timesteps)}

@@ -23,7 +23,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name):
-    """Import the public classes on first use: `ddpm-hf --help` should not wait for torch."""
+    """Imports the public classes on first use, so that `ddpm-hf --help` does not wait for torch."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'ddpm_hf' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""The command `ddpm-hf`: each verb, in `commands`, is a thin layer on a function of the package."""
+"""The command `ddpm-hf`; each of its commands, in `commands`, is a thin layer over a function of the package."""
 
 import sys
 from itertools import pairwise
@@ -20,12 +20,12 @@ def main():
     try:
         refuse_empty_values(sys.argv[1:])
         app()
-    except (ValueError, OSError) as error:  # the user's to mend, and the message says how
+    except (ValueError, OSError) as error:  # the message tells the user what to do
         sys.exit(f"ddpm-hf: error: {error}")
 
 
 def refuse_empty_values(arguments):
-    """An empty value is a shell variable that is not set: no verb has a use for one, and some would take it for a default."""
+    """Raises InputError for empty values, as from unset shell variables; some commands would use a default."""
     for name, value in pairwise(["", *arguments]):
         if not value.strip():
             refuse_empty(name if name.startswith("--") else "an argument", value)

@@ -1,4 +1,4 @@
-"""The devices of this machine, and the one that was asked for."""
+"""The devices of this machine, and the choice of one."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ddpm_hf.errors import InputError
 
 
 def open_device(name=None):
-    """The `torch.device` of that name; by default the fastest that there is.
+    """The `torch.device` of that name; by default the fastest device.
 
     Raises:
         InputError: for a device that this machine, or this build of torch, does not have.

@@ -1,4 +1,4 @@
-"""The processes that share a piece of work, as `accelerate launch` starts them, and which part of it is whose."""
+"""Work shared by processes that `accelerate launch` starts."""
 
 from datetime import timedelta
 
@@ -9,19 +9,19 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from ddpm_hf.devices import open_device
 from ddpm_hf.errors import InputError
 
-# What one process does alone, while the others wait, may take long: downloads, a large data set, plans, uploads. By default
-# NCCL ends the run after 10 minutes of it, gloo after 30.
+# Processes may wait long for one that works alone (downloads, large data sets, plans, uploads). By default NCCL ends
+# the run after 10 minutes, gloo after 30.
 LONGEST_WAIT = timedelta(hours=6)
 
 
 def join_processes(device=None, **options):
     """The [`accelerate.Accelerator`] of all processes that were started together, or of this one alone.
 
-    On a machine without GPUs, accelerate joins processes only if it is told that they compute on CPUs.
+    Without GPUs, accelerate joins processes only if it is told that they compute on CPUs.
 
     Args:
-        device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
-        options: of [`accelerate.Accelerator`].
+        device (`str`, *optional*): "cpu" to ignore an accelerator; by default the fastest device.
+        options: arguments of [`accelerate.Accelerator`].
 
     Raises:
         InputError: for a device that this machine does not have.
@@ -32,28 +32,28 @@ def join_processes(device=None, **options):
 
 
 def own_part(total, accelerator):
-    """Which of the places 0 .. total - 1 are for this process, as a `range`: one stretch for each, in their order.
+    """The `range` of 0 .. total - 1 for this process; the ranges of all processes are contiguous and in order.
 
-    None has more than the main process, which says how long it takes.
+    No process has more than the main one, which shows the progress.
     """
     index, processes = accelerator.process_index, accelerator.num_processes
     return range(-(-total * index // processes), -(-total * (index + 1) // processes))
 
 
 def gather_parts(part, accelerator):
-    """The lists of all processes as one, in their order, for each of them; every process must call this."""
+    """The concatenated lists of all processes, in their order; every process must call this and gets the result."""
     return gather_object(part) if accelerator.num_processes > 1 else part
 
 
 def together(accelerator, work, errors=InputError, main_process_only=False):
-    """What `work()` returns, in each process; every process must call this.
+    """The result of `work()` in each process; every process must call this.
 
     Args:
-        errors: of `work` that end all processes; any other one is of the process that it comes up in.
-        main_process_only (`bool`): the others get None.
+        errors: exceptions of `work` that are re-raised in all processes; others stay local.
+        main_process_only (`bool`): only the main process does the work; the others get None.
 
     Raises:
-        InputError: in all processes, if one of `errors` was raised in any, so that none is left waiting for another.
+        InputError: in all processes if one of `errors` was raised in any, so that no process waits for another.
     """
     result = problem = None
     if accelerator.is_main_process or not main_process_only:
@@ -62,14 +62,14 @@ def together(accelerator, work, errors=InputError, main_process_only=False):
         except errors as error:
             problem = " ".join(str(error).split())
     problems = [problem for problem in gather_parts([problem], accelerator) if problem is not None]
-    accelerator.wait_for_everyone()  # what raises may end the program: see `leave_processes`
+    accelerator.wait_for_everyone()  # an error may end the program: see `leave_processes`
     if problems:
         raise InputError(problems[0])
     return result
 
 
 def main_process_first(accelerator, work):
-    """What `work()` returns, in each process; the main one does it before the others, and downloads what they then find.
+    """The result of `work()` in each process; the main process goes first, so that the others find its downloads.
 
     Raises:
         InputError: in all processes, if `work` raises it in any.
@@ -81,8 +81,8 @@ def main_process_first(accelerator, work):
 def leave_processes(accelerator):
     """Ends the trackers and the group of processes; every process must call this.
 
-    The barrier is for torch: it waits for the threads of a gloo group with Python's lock in its hands, and a thread that
-    is about to free the tensors of the last collective waits for that lock. A barrier has no tensors.
+    The barrier prevents a deadlock: torch holds the GIL while it waits for the threads of a gloo group, and a thread
+    that frees the tensors of the last collective waits for the GIL. A barrier has no tensors.
     """
     accelerator.wait_for_everyone()
     accelerator.end_training()

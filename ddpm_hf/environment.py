@@ -1,4 +1,4 @@
-"""What a run ran on: the versions of the libraries and the commit of the code."""
+"""The environment of a run: library versions and the commit of the code."""
 
 import platform
 import subprocess
@@ -17,7 +17,7 @@ def describe_environment(num_processes=1):
 
 
 def _git_commit():
-    """The commit of the checkout that this code runs from, None where it was installed without one."""
+    """The commit of the checkout of this code; None if it was installed without one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)

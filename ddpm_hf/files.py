@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whenever the program is killed or the disk fills up."""
+"""Atomic writing of files: a killed program or a full disk leaves no partial file."""
 
 import json
 import os
@@ -12,20 +12,20 @@ from yaml import YAMLError
 
 from ddpm_hf.errors import InputError
 
-# What torch, safetensors and Python's own files raise where a write fails.
+# Errors of torch, safetensors and Python's own files if a write fails.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 ASIDE = ".tmp"
 FOLDER_ASIDE = f"new{ASIDE}"
-# The names of the files that are being moved in: which of a folder's files a killed program had moved.
+# Lists the files being moved into a folder, so that the files moved by a killed program can be found.
 MOVED_LIST = "moved_files.json"
 
 
 @contextmanager
 def written_whole(path):
-    """Gives a path beside `path` to write to, which then takes its place in one step.
+    """Yields a path beside `path` to write to, which then replaces `path` in one step.
 
     Raises:
-        InputError: where it cannot be written; what was there stays.
+        InputError: if writing fails; the old file stays.
     """
     path = Path(path)
     aside = path.with_name(aside_name(path.name))
@@ -43,11 +43,12 @@ def written_whole(path):
 
 @contextmanager
 def moved_in_whole(folder, last):
-    """Gives an empty folder, whose files then take their places in `folder`, each in one step, and the one named `last`
-    when all others have theirs. What a killed program leaves is told by `half_moved_files`.
+    """Yields an empty folder, whose files then move into `folder`, each in one step, the one named `last` at the end.
+
+    `half_moved_files` tells what a killed program has left.
 
     Raises:
-        InputError: where they cannot be written; what was there stays.
+        InputError: if writing fails; the old files stay.
     """
     folder = Path(folder)
     aside = folder / FOLDER_ASIDE
@@ -72,13 +73,13 @@ def moved_in_whole(folder, last):
 
 
 def half_moved_files(folder):
-    """The names of the files in `folder` that a `moved_in_whole` which was killed had moved or was about to move."""
+    """The names of the files in `folder` that a killed `moved_in_whole` had moved or was about to move."""
     listed = Path(folder) / FOLDER_ASIDE / MOVED_LIST
     return set(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else set()
 
 
 def aside_name(name):
-    """What a file is called until it is whole. The suffix stays last: to libraries it names the format."""
+    """The name of a file until it is complete. The suffix stays last, because libraries read the format from it."""
     return f"{Path(name).stem}{ASIDE}{Path(name).suffix}"
 
 
@@ -90,10 +91,10 @@ def cannot_write(path, error):
 
 
 def give_usual_mode(path):
-    """Lets those read and write a file whom the umask lets: safetensors keeps its files to their owner alone."""
+    """Gives a file the permissions of the umask; safetensors writes files for their owner alone."""
     umask = os.umask(
         0o077
-    )  # it can be read only by setting it; another thread's file is meanwhile too private, not too open
+    )  # reading the umask requires setting it; meanwhile another thread's file may be too private, but never too open
     os.umask(umask)
     usual, mode = 0o666 & ~umask, stat.S_IMODE(Path(path).stat().st_mode)
     if usual & ~mode:
@@ -101,18 +102,18 @@ def give_usual_mode(path):
 
 
 def check_readable(*folders):
-    """Passes where this user may read all that is in local folders; one that is not there passes too.
+    """Checks that this user may read everything in local folders; a missing folder passes.
 
     Raises:
-        InputError: naming the first file that may not be read: libraries take it for one that is missing.
+        InputError: with the first unreadable file, which libraries would report as missing.
     """
     for folder in map(Path, folders):
         for path in (folder, *sorted(folder.rglob("*"))):
             if path.exists() and not os.access(path, os.R_OK):
                 about = path.stat()
                 raise InputError(
-                    f"{path} is there, but you may not read it: it has the mode {stat.S_IMODE(about.st_mode):04o} and belongs to "
-                    f"user {about.st_uid}. Ask its owner for `chmod -R a+rX {folder}`, or for a copy."
+                    f"{path} is there, but you may not read it: it has the mode {stat.S_IMODE(about.st_mode):04o} and "
+                    f"belongs to user {about.st_uid}. Ask its owner for `chmod -R a+rX {folder}`, or for a copy."
                 )
 
 
@@ -139,7 +140,7 @@ def read_mapping(file, parse=json.loads, name=None):
 
 
 def flush_to_disk(path):
-    """Until what was written to a file, or the names in a folder, would survive a loss of power."""
+    """Calls fsync on a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, agreed on by all processes, obeyed between two updates."""
+"""Stop signals: recorded on arrival, agreed on by all processes, and obeyed between two updates."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ from accelerate.utils.memory import should_reduce_batch_size
 from ddpm_hf.distributed import LONGEST_WAIT
 from ddpm_hf.errors import InputError
 
-# The keyboard, schedulers, and Slurm's `--signal=USR1@SECONDS`.
+# Sent by the keyboard, by job schedulers, and by Slurm's `--signal=USR1@SECONDS`.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 # One Ctrl-C reaches a process twice: from the terminal, and from the launcher that passes it on.
 SAME_REQUEST_SECONDS = 2.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run has stopped because a signal asked for it; the message says how to continue.
+    """A signal has stopped the run; the message says how to continue.
 
-    `exit_code` is 128 + the signal, as shells have it. Not 0, which would tell a scheduler or `&&` that the run is done.
+    `exit_code` is 128 + the signal, as in shells; 0 would tell a job scheduler or `&&` that the run is complete.
     """
 
     def __init__(self, signum, message):
@@ -31,18 +31,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether one of the processes of a run has been asked to stop."""
+    """Records whether a process of the run was asked to stop."""
 
     def __init__(self, num_processes=1):
         self.signum, self.time = 0, None
-        # Through the memory of the hosts: an answer from the devices would have to wait for all they have to do.
+        # Over the hosts: a collective of the devices would wait for their queued work.
         self.group = None
         if num_processes > 1:
             self.group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
     @contextmanager
     def listening(self):
-        """While signals are noted. A second one, later than `SAME_REQUEST_SECONDS`, quits at once."""
+        """A context that records signals. A second signal, later than `SAME_REQUEST_SECONDS`, quits at once."""
         with handled_by(self._note):
             yield
 
@@ -53,7 +53,7 @@ class StopRequest:
             quit_by(signum)
 
     def agreed(self):
-        """The signal that any of the processes has noted, 0 if there is none: the same in all, which must all call this."""
+        """The signal that any process has recorded, or 0; every process must call this and gets the same answer."""
         if self.group is None:
             return self.signum
         signum = torch.tensor(self.signum)
@@ -63,7 +63,7 @@ class StopRequest:
 
 @contextmanager
 def raising_interrupted(message):
-    """While a signal raises `Interrupted` at once with `message()`: where there is nothing to save. A second one quits."""
+    """A context in which a signal raises `Interrupted` with `message()` at once; a second signal quits."""
     first = None
 
     def handle(signum, frame):
@@ -80,7 +80,7 @@ def raising_interrupted(message):
 
 @contextmanager
 def clear_exit(prog):
-    """For a program: what the user is to know is one sentence, and the exit code says how it ended."""
+    """A context for programs: errors become one sentence, and the exit code says how the program ended."""
     try:
         yield
     except InputError as error:
@@ -90,11 +90,11 @@ def clear_exit(prog):
             raise
         first = str(error).strip().splitlines()[0]
         sys.exit(
-            f"{prog}: error: The memory is full ({first}): choose a smaller --batch_size, which --find_batch_size does for you, "
-            "a smaller network, or smaller images."
+            f"{prog}: error: The memory is full ({first}): choose a smaller --batch_size, which --find_batch_size "
+            "does for you, a smaller network, or smaller images."
         )
     except Interrupted as interrupted:
-        if os.environ.get("RANK", "0") == "0":  # of the processes that were started together, one says it
+        if os.environ.get("RANK", "0") == "0":  # one process reports for all
             print(f"{prog}: {interrupted}", file=sys.stderr)
         sys.exit(interrupted.exit_code)
 
@@ -102,7 +102,7 @@ def clear_exit(prog):
 @contextmanager
 def handled_by(handler):
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
+        yield  # only the main thread receives signals
         return
     before = {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
     try:
@@ -118,6 +118,6 @@ def quit_by(signum):
 
 
 def ignore_stop_signals(worker):
-    """For processes that work for one that trains: a scheduler signals all, and that one says when they are done."""
+    """Makes workers ignore stop signals, which job schedulers send to all processes; the trainer ends them."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a piece of work will take, in time and memory: said before it begins, and refused where it is absurd."""
+"""Estimates of time and memory before work begins, and refusals of absurd amounts."""
 
 import time
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ LONGEST = timedelta(days=365)
 
 
 def seconds_of(call):
-    """The seconds that `call()` takes: measured, after one that only warms up. It must wait for the device."""
+    """The seconds that `call()` takes, measured after a warm-up call. It must wait for the device."""
     for _ in range(2):
         started = time.perf_counter()
         call()
@@ -24,7 +24,7 @@ def expected_duration(seconds, advice):
     """The seconds as a `timedelta`, to be shown as h:mm:ss.
 
     Raises:
-        InputError: for more than a year, with `advice`: which numbers to lower.
+        InputError: for more than a year; `advice` says which numbers to lower.
     """
     if seconds > LONGEST.total_seconds():
         years = seconds / LONGEST.total_seconds()
@@ -36,7 +36,7 @@ def check_fits_memory(what, num_bytes, advice):
     """Raises InputError if something takes more than all the memory of this machine.
 
     Args:
-        what (`str`): with its verb, as in "a batch takes".
+        what (`str`): subject and verb, such as "a batch takes".
         advice (`str`): what to do instead.
     """
     memory = psutil.virtual_memory().total
@@ -48,7 +48,7 @@ def check_fits_memory(what, num_bytes, advice):
 
 @contextmanager
 def fitting_into_memory(advice):
-    """Raises InputError, with `advice`, where a device runs out of memory meanwhile."""
+    """A context that raises InputError, with `advice`, if a device runs out of memory."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The samplers of the literature by name: each is a few choices of the one reverse kernel."""
+"""Named samplers of the literature, each a few choices of the reverse kernel."""
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.portable.config import PACKED_KEY
@@ -28,9 +28,9 @@ def _recipe(
     }
 
 
-# Even timesteps with both ends (`linspace`) are those of Improved DDPM and of Analytic-DPM; even steps of the logarithm of
-# the noise level, or nearly so (`karras`), suit second order. Analytic-DPM's code clips the last noise to 2 pixels for
-# DDPM and to 1 for DDIM, and its figures need that.
+# Improved DDPM and Analytic-DPM use even timesteps with both ends (`linspace`). Second-order samplers suit (nearly)
+# even steps in the logarithm of the noise level (`karras`). Analytic-DPM's code clips the last noise to 2 pixels for
+# DDPM and to 1 for DDIM, and its published results need that.
 RECIPES = {
     "ddpm": _recipe(eta=1.0),  # Ho et al. 2020, with beta~
     "ddpm-large": _recipe(eta=1.0, variance_type="fixed_large"),  # the same, with beta
@@ -49,22 +49,22 @@ RECIPES = {
     "ddim-2m-pc": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras", corrector=True),  # Zhao et al. 2023
 }
 
-# On cosine schedules Analytic-DPM's code clips to this for DDPM too.
+# Analytic-DPM's code clips to this for DDPM on cosine schedules too.
 COSINE_CLIP_VARIANCE_PIXELS = 1
 
 
 def with_recipe(scheduler, name, **changes):
-    """A new [`GaussianDiffusionScheduler`] that samples as the recipe says; all else is that of `scheduler`.
+    """A new [`GaussianDiffusionScheduler`] with the choices of the recipe and otherwise the config of `scheduler`.
 
-    Timestep plans in the config are left out, as they were made for one kernel; `timestep_plans=` brings them back.
+    Timestep plans in the config are dropped, because they were made for one kernel; `timestep_plans=` restores them.
 
     Args:
-        scheduler ([`SchedulerMixin`]): the model's, stock or ours.
+        scheduler ([`SchedulerMixin`]): the model's scheduler, stock or ours.
         name (`str`): a key of `RECIPES`.
-        changes: of the recipe, as keyword arguments of the scheduler: `timestep_spacing="optimal"`.
+        changes: changes of the recipe, as arguments of the scheduler: `timestep_spacing="optimal"`.
 
     Raises:
-        InputError: for a name that there is not, and for a recipe that needs what this scheduler has not.
+        InputError: for an unknown name, and for a recipe that needs values that this scheduler lacks.
     """
     if name not in RECIPES:
         raise InputError(f"The recipe {name!r} is not known; there are {', '.join(RECIPES)}.")
@@ -84,7 +84,7 @@ def changes_for(config):
     """The options that recipes must change for the samples of a network.
 
     Args:
-        config: of the network.
+        config: the network's config.
     """
     return kind_of(config).recipe_changes
 
@@ -93,8 +93,8 @@ def check_head(unet, scheduler):
     """Raises InputError if the scheduler's variance is read from a head that the network does not have.
 
     Args:
-        unet ([`UNet2DModel`]): stock or ours; one of 2C channels that does not say what its head is, is trusted.
-        scheduler ([`GaussianDiffusionScheduler`]): whose `variance_type` is asked for.
+        unet ([`UNet2DModel`]): stock or ours; a network of 2C channels that does not name its head is trusted.
+        scheduler ([`GaussianDiffusionScheduler`]): the scheduler with the `variance_type`.
     """
     wanted = scheduler.config.variance_type
     if wanted not in LEARNED_VARIANCE_TYPES + COVARIANCE_HEADS:
@@ -105,6 +105,6 @@ def check_head(unet, scheduler):
         return
     has = f"the head {head!r}" if head else "no variance head"
     raise InputError(
-        f"variance_type={wanted!r} needs a network with that head; this one has {has}. `ddpm-hf train --init_from MODEL "
-        f"--variance_head {wanted} --train_head_only` puts one on it and leaves its other weights as they are."
+        f"variance_type={wanted!r} needs a network with that head; this one has {has}. `ddpm-hf train --init_from "
+        f"MODEL --variance_head {wanted} --train_head_only` puts one on it and leaves its other weights as they are."
     )

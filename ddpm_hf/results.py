@@ -1,4 +1,4 @@
-"""Where a command leaves its result: whether the place is free and can be written to, asked before the work begins."""
+"""Checks, before the work begins, that the place for a result is free and can be written to."""
 
 import os
 import tempfile
@@ -10,17 +10,17 @@ from ddpm_hf.files import FOLDER_ASIDE, aside_name, half_moved_files
 
 
 def check_free_folder(folder, names=None, unfinished=()):
-    """Passes where `moved_in_whole` can put a result into `folder`, and a command that was killed is no obstacle.
+    """Checks that `moved_in_whole` can put a result into `folder`; leftovers of a killed command are no obstacle.
 
     Args:
-        names (*optional*): the files that the result has, for a folder that may hold others; by default it must be empty.
-        unfinished: names in `folder` of what a killed command of this kind has left on its way.
+        names (*optional*): the files of the result, for a folder that may hold others; by default it must be empty.
+        unfinished: names of files in `folder` that a killed command of this kind leaves.
 
     Raises:
-        InputError: where there is something else, or nothing can be written.
+        InputError: if the folder holds something else or cannot be written to.
     """
     folder = Path(folder)
-    if os.path.isfile(folder):  # and no error for a name that is too long
+    if os.path.isfile(folder):  # unlike `Path.is_file`, without an error for too long a name
         raise InputError(f"{folder} is a file: choose a folder that is not there yet.")
     with _written_to(folder):
         if names is None:
@@ -42,13 +42,13 @@ def _check_empty(folder, unfinished):
 
 
 def check_free_file(path, suffixes):
-    """Passes where `written_whole` can write a file of that name; one that is there is never written over.
+    """Checks that `written_whole` can write a file of that name; existing files are never overwritten.
 
     Args:
-        suffixes: those that the name may end in, in lower case: ".png".
+        suffixes: the allowed endings of the name, in lower case: ".png".
 
     Raises:
-        InputError: for another ending, a file that is there, and where nothing can be written.
+        InputError: for another ending, an existing file, or a folder that cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -66,16 +66,17 @@ def _check_absent(path):
 
 
 def check_apart(folder, model):
-    """Raises InputError for a new pipeline folder that would lie within `model`, a pipeline folder or the id of one."""
+    """Raises InputError if a new pipeline folder would lie within `model`, a pipeline folder or a Hub id."""
     if Path(model).is_dir() and Path(model).resolve() in Path(folder).resolve().parents:
         raise InputError(
-            f"{folder} lies within the model {model}, which would be shared and saved with it: choose a folder beside it."
+            f"{folder} lies within the model {model}, which would be shared and saved with it: choose a folder beside "
+            "it."
         )
 
 
 @contextmanager
 def _written_to(folder):
-    """The folder is there meanwhile; one that was made for this goes again."""
+    """A context in which the folder exists; a folder created for it is removed at the end."""
     made = []
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -1,4 +1,4 @@
-"""The picture of the demo page in docs/sharing.md; `figures.py` says which model it needs."""
+"""The picture of the demo page in docs/sharing.md; `figures.py` lists the model that it needs."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ import time
 
 
 def page(file, with_classes, window=(1180, 1200)):
-    """`ddpm-hf demo` after a click on Draw, in a headless browser: chromium and chromedriver, and the package selenium."""
+    """`ddpm-hf demo` after a click on Draw, in headless chromium with chromedriver and selenium."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.by import By

@@ -1,4 +1,4 @@
-"""The pictures of docs/editing.md, made by the code they show; `figures.py` says which model each needs."""
+"""Pictures of docs/editing.md, made by the code that they show; `figures.py` lists the model that each needs."""
 
 import datasets
 import numpy as np
@@ -73,7 +73,7 @@ def inversion(file, stock):
 
 
 def trajectory(file, stock):
-    """Three samples: x_s after steps from t, and the x0_hat that each was drawn with; a column, or a frame, for each t."""
+    """Three samples: x_s after steps from t, and the x0_hat of each step; one column or frame per t."""
     recorder = TrajectoryRecorder(num_frames=11)
     load(stock)(
         generator=[seeded(i) for i in range(1, 4)],

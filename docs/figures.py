@@ -3,7 +3,7 @@
 python docs/figures.py                               all of them, from the models in outputs/
 python docs/figures.py schedules.png langevin.png    these
 python docs/figures.py --model stock=a/folder        with another model than outputs/stock
-python docs/figures.py --list                        which function makes which, and the models that it needs
+python docs/figures.py --list                        the function and the models of each
 """
 
 import argparse
@@ -18,7 +18,7 @@ import point_figures
 
 IMAGES = Path(__file__).parent / "images"
 
-# The models, by the name of their folder in outputs/, and how each is made. `make figures` makes those that are missing.
+# The models, by the name of their folder in outputs/, and how each is made; `make figures` makes missing ones.
 MODELS = {
     "demo": "make demo",
     "stock": "python benchmarks/train_stock_model.py outputs/stock",

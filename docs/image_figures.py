@@ -1,4 +1,4 @@
-"""Pictures of images: of README, docs/guidance.md and docs/point_clouds.md. `figures.py` says which model each needs."""
+"""Pictures of images in README, docs/guidance.md and docs/point_clouds.md; `figures.py` lists the model of each."""
 
 import torch
 from diffusers.utils import make_image_grid

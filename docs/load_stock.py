@@ -1,4 +1,4 @@
-"""Loads what `make demo` trained as someone who has only diffusers would, and draws a grid of samples from it."""
+"""Loads the model of `make demo` with diffusers alone, and draws a grid of samples."""
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid

@@ -1,4 +1,4 @@
-"""Pictures of docs/point_clouds.md and docs/sde_and_langevin.md; `figures.py` says which model each needs."""
+"""Pictures of docs/point_clouds.md and docs/sde_and_langevin.md; `figures.py` lists the model of each."""
 
 import torch
 

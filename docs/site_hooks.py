@@ -1,4 +1,4 @@
-"""What the site needs beyond mkdocs: formulas that no script has to draw, and the files outside docs/ that guides link to."""
+"""Hooks for mkdocs: formulas without scripts, and links of guides to files outside docs/."""
 
 import html
 import re

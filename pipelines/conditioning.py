@@ -1,4 +1,4 @@
-"""What a network is told besides x_t and t: class labels, the null label beside them, and the gradient of a classifier."""
+"""The conditioning of a run: class labels, null labels, and the gradient of a classifier."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 
 
 class Guidance(NamedTuple):
-    """How strongly a run is steered to its classes: the arguments of a pipeline's `__call__` of the same names."""
+    """The strength of guidance: the arguments of a pipeline's `__call__` with the same names."""
 
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] | None = None
@@ -29,7 +29,8 @@ class Guidance(NamedTuple):
         interval = self.guidance_interval
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
             raise ValueError(
-                f"guidance_interval={interval} must be (low, high), 0 <= low < high: noise levels sqrt((1 - abar) / abar)."
+                f"guidance_interval={interval} must be (low, high), 0 <= low < high: noise levels sqrt((1 - abar) / "
+                "abar)."
             )
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale={self.guidance_rescale} must be in [0, 1]; 0 is off.")
@@ -44,16 +45,17 @@ class Guidance(NamedTuple):
         fitted = getattr(scheduler, "fitted_guidance_scale", None)
         if fitted is not None and (self.guidance_scale != fitted or self.classifier_guidance_scale != 0):
             raise ValueError(
-                f"The solver for this number of steps was fitted at guidance_scale={fitted}, and this run has guidance_scale="
-                f"{self.guidance_scale} and classifier_guidance_scale={self.classifier_guidance_scale}: take that scale, another "
-                "number of steps, or a scheduler with fitted_solvers=None."
+                f"The solver for this number of steps was fitted at guidance_scale={fitted}, and this run has "
+                f"guidance_scale={self.guidance_scale} and "
+                f"classifier_guidance_scale={self.classifier_guidance_scale}: take that scale, another number of "
+                "steps, or a scheduler with fitted_solvers=None."
             )
 
 
 class Conditioning(NamedTuple):
-    """What the network and the classifier are told in a run, checked and on the device."""
+    """The labels for the network and the classifier in a run, checked and on the device."""
 
-    # for the network: (B,), or (2B,) with the null labels behind where the scale is not 1, or None without classes
+    # for the network: (B,), or (2B,) followed by null labels if the scale is not 1, or None without classes
     labels: torch.Tensor | None
     guidance: Guidance
     # for the classifier: (B,)
@@ -61,7 +63,7 @@ class Conditioning(NamedTuple):
     classifier_labels: torch.Tensor | None = None
 
     def at(self, t, scheduler):
-        """The same at timestep t: outside of the guidance interval without guidance, and without the null labels."""
+        """The conditioning at timestep t: outside the guidance interval without guidance and null labels."""
         guidance = self.guidance
         if guidance.guidance_interval is None:
             return self
@@ -75,7 +77,7 @@ class Conditioning(NamedTuple):
         )
 
     def step_kwargs(self, x_t, t):
-        """What classifier guidance tells the scheduler's `step`; t is on the device."""
+        """The arguments of classifier guidance for the scheduler's `step`; t is on the device."""
         if self.guidance.classifier_guidance_scale == 0:
             return {}
         gradient = classifier_gradient(
@@ -88,12 +90,12 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, device):
     """The [`Conditioning`] of a run.
 
     Args:
-        pipeline ([`GaussianDiffusionPipeline`]): whose network, classifier and scheduler they are.
-        class_labels: as `__call__` takes them.
-        guidance ([`Guidance`]): how strongly they steer.
+        pipeline ([`GaussianDiffusionPipeline`]): the pipeline with network, classifier and scheduler.
+        class_labels: labels as in `__call__`.
+        guidance ([`Guidance`]): the strength of guidance.
 
     Raises:
-        ValueError: for labels or guidance that the model cannot be told.
+        ValueError: for labels or guidance that the model does not support.
     """
     guidance.check()
     for_unet, for_classifier = class_labels, None
@@ -108,7 +110,7 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, device):
 
 
 def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, device=None):
-    """Labels for the network, (B,) or (2B,) with the null labels behind, or None for an unconditional one."""
+    """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network."""
     num_classes, null_label = classes_of(unet_config)
     if num_classes is None:
         if class_labels is not None or guidance_scale != 1.0:
@@ -133,7 +135,7 @@ def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, d
 
 
 def checked_labels(class_labels, num_classes, null_label=None):
-    """Labels, () or (B,), as int64 on the host; whole numbers of any kind are taken."""
+    """Labels, () or (B,), as int64 on the host; any type of whole numbers is accepted."""
     labels = class_labels.cpu().numpy() if isinstance(class_labels, torch.Tensor) else np.asarray(class_labels)
     largest = num_classes - 1 if null_label is None else null_label
     whole = labels.dtype.kind in "iu" and labels.size > 0
@@ -169,7 +171,7 @@ def _classifier_labels(pipeline, class_labels, scale, batch_size, device):
         raise ValueError(f"classifier_guidance_scale={scale} needs class_labels: the class to steer to.")
     if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
         raise ValueError(
-            f"classifier_guidance_scale={scale} needs a GaussianDiffusionScheduler; {type(pipeline.scheduler).__name__} "
-            "does not take the gradient of a classifier."
+            f"classifier_guidance_scale={scale} needs a GaussianDiffusionScheduler; "
+            f"{type(pipeline.scheduler).__name__} does not take the gradient of a classifier."
         )
     return checked_labels(class_labels, pipeline.classifier.config.num_classes).expand(batch_size).to(device)

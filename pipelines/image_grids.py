@@ -1,4 +1,4 @@
-"""Many images of one pipeline, each of its own seed, and how they are laid out to be looked at."""
+"""Samples many images, each with its own seed, and lays them out as a grid."""
 
 import math
 
@@ -6,15 +6,15 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-# Small images are enlarged to about this many pixels, each pixel a square: people look at grids on large screens.
+# Small images are enlarged to about this many pixels, each pixel drawn as a square, for large screens.
 LEGIBLE_SIDE = 64
 
 
 def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
-    """PIL images, or points (d,); sample i is that of the generator `seed + i`, however the images are split into batches.
+    """PIL images, or points (d,); sample i uses the generator with `seed + i`, whatever the batch size.
 
     Args:
-        kwargs: those of the call of [`GaussianDiffusionPipeline`].
+        kwargs: arguments of the call of [`GaussianDiffusionPipeline`].
     """
     images = []
     for first in range(0, num_images, batch_size):
@@ -25,12 +25,12 @@ def sample_images(pipeline, num_images, seed=0, batch_size=64, **kwargs):
 
 
 def enlargement(side):
-    """How many times as large images of that side are shown."""
+    """The factor by which images of that side are enlarged."""
     return max(1, LEGIBLE_SIDE // side)
 
 
 def image_grid(images):
-    """One image of all, in rows, about as wide as high."""
+    """A grid of all images, about as wide as high."""
     columns = math.ceil(math.sqrt(len(images)))
     blanks = [Image.new(images[0].mode, images[0].size)] * (-len(images) % columns)
     images = [*images, *blanks]
@@ -38,7 +38,7 @@ def image_grid(images):
 
 
 def image_rows(rows):
-    """One image of rows of images, all of one size."""
+    """A grid of rows of images, all of one size."""
     factor = enlargement(max(rows[0][0].size))
     size = (rows[0][0].width * factor, rows[0][0].height * factor)
     enlarged = [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row]

@@ -1,4 +1,4 @@
-"""What editing begins with: images and masks as the tensors that a network sees, and a scheduler that can edit."""
+"""The inputs of editing: images and masks as tensors for the network, and a check of the scheduler."""
 
 import numpy as np
 import torch
@@ -20,24 +20,24 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 
 logger = logging.get_logger(__name__)
 
-# Conversion alone. Tensors of `vae_latent_channels` channels it would take for latents: there are none here.
+# Used for conversion only. It would take tensors of `vae_latent_channels` channels for latents; 0 rules that out.
 CONVERTER = VaeImageProcessor(vae_scale_factor=1, vae_latent_channels=0, do_resize=False, do_normalize=False)
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_image(path, channels):
-    """The image of a file in the PIL mode that `prepare_images` takes for a network of so many channels.
+    """The image of a file in the PIL mode that `prepare_images` expects for this number of channels.
 
-    It is read as the images of a data set are: upright, in 8 bits, and composed on white where it is transparent.
+    It is read like the images of data sets: upright, in 8 bits, and with transparency composed on white.
 
     Raises:
-        InputError: for a file that cannot be read, for a depth that is not read, and for channels that pictures do not have.
+        InputError: for an unreadable file, an unsupported bit depth or number of channels.
     """
     if channels not in PIL_MODES:
         raise InputError(
-            f"The network takes images of {channels} channels, and picture files have {', '.join(map(str, PIL_MODES))}: give "
-            "tensors to the pipeline in Python."
+            f"The network takes images of {channels} channels, and picture files have "
+            f"{', '.join(map(str, PIL_MODES))}: give tensors to the pipeline in Python."
         )
     try:
         with Image.open(path) as image:
@@ -48,7 +48,7 @@ def read_image(path, channels):
             if converted.mode != "RGBA" and has_transparent_pixels(image):
                 logger.warning(f"{path} has transparent pixels, which are composed on white.")
             return converted
-    except Exception as error:  # PIL has many, and few of them name the file
+    except Exception as error:  # PIL has many kinds of errors, and few name the file
         raise InputError(f"The picture {path} cannot be read: {str(error).rstrip('.')}.") from error
 
 
@@ -56,12 +56,12 @@ def prepare_images(pipeline, image):
     """Images as x_0: (N, C, H, W) in [-1, 1], of the network's size and on its device, in float32 or better.
 
     Args:
-        pipeline: whose network it is.
-        image: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N, C, H, W), or a list of
-            them; arrays and tensors are floats in [0, 1]. Those of another size are resized, and a note is logged.
+        pipeline: the pipeline with the network.
+        image: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N, C, H, W), or a list
+            of them; arrays and tensors are floats in [0, 1]. Images of another size are resized, and a note is logged.
 
     Raises:
-        ValueError: for other kinds, channels or values.
+        ValueError: for other types, channels or values.
     """
     images = _tensors("image", image, pipeline.unet.config.in_channels)
     for one in images:
@@ -78,9 +78,9 @@ def prepare_mask(pipeline, mask_image, image):
     """The mask as booleans (N, 1, H, W), of the network's size and on its device.
 
     Args:
-        mask_image: one mask, or a list of one for each image, of one channel (PIL: mode `L` or `1`), each of the size
-            that its image is given in, of 0 and 1 (PIL: black and white).
-        image: the images, as `prepare_images` takes them.
+        mask_image: one mask, or a list of one per image, with one channel (PIL: mode `L` or `1`), of the image's
+            original size, with values 0 and 1 (PIL: black and white).
+        image: the images, as for `prepare_images`.
 
     Raises:
         ValueError: for another size, or other values.
@@ -99,20 +99,20 @@ def prepare_mask(pipeline, mask_image, image):
         others = mask[(mask != 0) & (mask != 1)]
         if len(others):
             raise ValueError(
-                f"mask_image has the value {others[0].item():.4g}; it must be 0 (keep) or 1 (paint anew) everywhere, a PIL "
-                "image black or white. A soft mask becomes one by mask > 0.5."
+                f"mask_image has the value {others[0].item():.4g}; it must be 0 (keep) or 1 (paint anew) everywhere, "
+                "a PIL image black or white. A soft mask becomes one by mask > 0.5."
             )
     size = _sample_size(pipeline, images)
     return torch.cat([F.interpolate(mask, size) for mask in masks]).bool().to(pipeline._execution_device)
 
 
 def for_each(tensor, batch_size):
-    """One tensor for all (1, ..) or one for each (batch_size, ..), as (batch_size, ..)."""
+    """A tensor (1, ..) for all, or (batch_size, ..) with one for each, as (batch_size, ..)."""
     return tensor.expand(batch_size, *tensor.shape[1:])
 
 
 def check_scheduler(scheduler, first_order=False):
-    """Raises ValueError unless the scheduler walks any part of the chain, and if so asked without looking back."""
+    """Raises ValueError unless the scheduler can step from any timestep and, if `first_order`, without history."""
     if not isinstance(scheduler, GaussianDiffusionScheduler):
         raise ValueError(
             f"A {type(scheduler).__name__} cannot edit: pass a GaussianDiffusionScheduler, as "
@@ -120,13 +120,14 @@ def check_scheduler(scheduler, first_order=False):
         )
     if first_order and scheduler.config.solver_order != 1:
         raise ValueError(
-            f"solver_order={scheduler.config.solver_order} uses the step before, which is another one on a way that is not "
-            "straight down: use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, solver_order=1)."
+            f"solver_order={scheduler.config.solver_order} uses the step before, which is another one on a way that "
+            "is not straight down: use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, "
+            "solver_order=1)."
         )
 
 
 def _tensors(name, image, channels):
-    """A list of (N, C, H, W) tensors in [0, 1], one for each thing that was given."""
+    """A list of (N, C, H, W) tensors in [0, 1], one per input."""
     images = image if isinstance(image, (list, tuple)) else [image]
     if not images:
         raise ValueError(f"{name} is an empty list; pass at least one.")
@@ -146,8 +147,9 @@ def _tensor(name, image, channels):
         raise ValueError(f"{name} is a {type(image).__name__}; pass PIL images, numpy arrays or torch tensors.")
     if image.ndim not in dimensions:
         raise ValueError(
-            f"{name} has the shape {tuple(image.shape)}; arrays are (height, width), (height, width, channels) or (number, "
-            "height, width, channels), tensors (channels, height, width) or (number, channels, height, width)."
+            f"{name} has the shape {tuple(image.shape)}; arrays are (height, width), (height, width, channels) or "
+            "(number, height, width, channels), tensors (channels, height, width) or (number, channels, height, "
+            "width)."
         )
     tensor = CONVERTER.preprocess(image)
     if tensor.shape[1] != channels:
@@ -158,7 +160,7 @@ def _tensor(name, image, channels):
 
 
 def _advice(image, mode):
-    """How to come to a PIL mode without a loss that nobody sees."""
+    """Advice on converting to a PIL mode without a hidden loss."""
     if image.mode[0] in "IF":
         return f"scale its values to 0 .. 255 first, then image.convert({mode!r}), which cuts off what is above"
     if mode != "RGBA" and image.has_transparency_data:
@@ -170,18 +172,18 @@ def _check_range(image):
     low, high = image.min().item(), image.max().item()
     if not (image.is_floating_point() and low >= 0 and high <= 1):
         raise ValueError(
-            f"image has {image.dtype} values from {low:.4g} to {high:.4g}; arrays and tensors must be floats in [0, 1]: "
-            "divide levels by 255, and bring [-1, 1] there by image / 2 + 0.5."
+            f"image has {image.dtype} values from {low:.4g} to {high:.4g}; arrays and tensors must be floats in [0, "
+            "1]: divide levels by 255, and bring [-1, 1] there by image / 2 + 0.5."
         )
 
 
 def _sizes(tensors):
-    """(height, width) of each image of a list of batches."""
+    """The (height, width) of each image in a list of batches."""
     return [tuple(tensor.shape[-2:]) for tensor in tensors for _ in tensor]
 
 
 def _sample_size(pipeline, images):
-    """(height, width) of the network's samples; where it takes any, those of the first image."""
+    """The (height, width) of the network's samples; the first image's size if the network takes any size."""
     refusal = ValueError("This model makes points, and editing is for models of images.")
     size = pipeline.samples.image_shape(otherwise=refusal)[1:]
     return _sizes(images)[0] if None in size else size

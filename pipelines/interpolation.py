@@ -1,4 +1,4 @@
-"""Between two images: what a model makes of the mixtures of both, once noise covers them."""
+"""Interpolation between two images by denoising mixtures of their noised versions."""
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -21,27 +21,27 @@ def interpolate(
     num_inference_steps=None,
     **kwargs,
 ):
-    """Images on the way from one image to another (Ho et al. 2020, section 4.4 and figure 8).
+    """Images between one image and another (Ho et al. 2020, section 4.4 and figure 8).
 
-    Both are noised up to the timestep `depth` with the same noise, mixed there, and each mixture is denoised with the same
-    noise in every step; the weights 0 and 1 give what the model makes of the two images themselves.
+    Both are noised to the timestep `depth` with the same noise and mixed there. All mixtures are denoised with the
+    same noise in every step; the weights 0 and 1 give the model's versions of the two images.
 
     Args:
-        pipeline ([`GaussianDiffusionPipeline`]): of the model.
+        pipeline ([`GaussianDiffusionPipeline`]): the model's pipeline.
         image_a, image_b: one image each, PIL, numpy or torch (`image_inputs.prepare_images`).
-        weights (`Iterable[float]`): of the second image, each in [0, 1]; as many images are made, in one batch.
-        depth (`int`): the timestep, 0 .. T-1: the deeper, the freer the model, and the less the images resemble both.
-        mode (`str`): `linear`, (1 - w) x_a + w x_b: with one noise for both, it keeps its strength in every mixture; or
-            `spherical` (Shoemake 1985): along the great circle, which keeps the length of the whole x_t.
-        generator (`torch.Generator`, *optional*): of all the noise.
-        num_inference_steps (`int`, *optional*): of the whole chain; those below `depth` are walked, after it itself.
-        kwargs: as [`GaussianDiffusionPipeline`] takes them, `latents` and `timesteps` excepted.
+        weights (`Iterable[float]`): weights of the second image, in [0, 1]; each gives one image, in one batch.
+        depth (`int`): the timestep, 0 .. T-1; a higher one gives less resemblance to both images.
+        mode (`str`): `linear`, (1 - w) x_a + w x_b, which keeps the strength of the shared noise; or `spherical`
+            (Shoemake 1985), along the great circle, which keeps the length of x_t.
+        generator (`torch.Generator`, *optional*): the source of all noise.
+        num_inference_steps (`int`, *optional*): steps of the whole chain; `depth` and those below it run.
+        kwargs: arguments of [`GaussianDiffusionPipeline`], except `latents` and `timesteps`.
 
     Returns:
-        What the pipeline returns, an image for each weight.
+        The pipeline's output, with one image per weight.
 
     Raises:
-        ValueError: for weights, a depth, a mode or images outside of what is said above.
+        ValueError: for weights, a depth, a mode or images that are not as described above.
     """
     steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
     if not weights or any(not 0 <= weight <= 1 for weight in weights):
@@ -67,12 +67,12 @@ def interpolate(
 
 
 def slerp(a, b, weight):
-    """sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b, angle the one between a and b (Shoemake 1985)."""
+    """sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b for the angle from a to b (Shoemake 1985)."""
     cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
     angle = cosine.acos()
-    if angle.sin() < 1e-4:  # no arc between them: the formula is 0/0
+    if angle.sin() < 1e-4:  # the formula is 0/0 for parallel vectors
         return torch.lerp(a, b, weight)
-    # The factors first: at the ends they are exactly 0 and 1.
+    # Factors are computed first, because at the ends they are exactly 0 and 1.
     return ((1 - weight) * angle).sin() / angle.sin() * a + (weight * angle).sin() / angle.sin() * b
 
 

@@ -1,4 +1,4 @@
-"""How a pipeline comes to be: from what `portable_pipeline` writes, or from the components of another."""
+"""Loading of pipelines: from the files of `portable_pipeline`, or from another pipeline's components."""
 
 import inspect
 
@@ -6,13 +6,13 @@ from ddpm_hf.pipelines.portable_pipeline import OWN_CLASS, OWN_NETWORKS
 
 
 class PortableLoadingMixin:
-    """Loads what [`PortableSavingMixin`] saves; comes before [`DiffusionPipeline`] among the bases."""
+    """Loads what [`PortableSavingMixin`] saves; precedes [`DiffusionPipeline`] in the bases."""
 
     @classmethod
     def from_pipe(cls, pipeline, **kwargs):
         """A pipeline of this class that shares the components of another.
 
-        Of any class that the constructor takes: diffusers' own shares networks of just the annotated class.
+        Components may be of any class that the constructor takes; diffusers' method requires the annotated class.
         """
         wanted = inspect.signature(cls.__init__).parameters
         shared = {name: component for name, component in pipeline.components.items() if name in wanted}
@@ -20,7 +20,7 @@ class PortableLoadingMixin:
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
-        """The index: an own class is this one, and no reason to ask for trust in the code beside it."""
+        """The index, with our own class replaced by this one, so that loading needs no `trust_remote_code`."""
         index = super()._dict_from_json_file(json_file)
         if index.get("_class_name") == OWN_CLASS:
             index["_class_name"] = cls.__name__
@@ -28,7 +28,7 @@ class PortableLoadingMixin:
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        """Reads the index as `to_json_string` writes it."""
+        """Reads an index written by `to_json_string`."""
         own = {
             name: [OWN_NETWORKS[part[1]].__module__, part[1]]
             for name, part in config_dict.items()
@@ -38,5 +38,5 @@ class PortableLoadingMixin:
 
 
 def is_copy(component, own_class):
-    """Whether it is of this class as the code of a repository has it, or the package, where this code is not from."""
+    """Whether a component's class is another copy of `own_class`, from a repository's code or from the package."""
     return type(component).__name__ == own_class.__name__ and not isinstance(component, own_class)

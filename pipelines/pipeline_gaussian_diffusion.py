@@ -1,4 +1,4 @@
-"""From a trained DDPM to images or points: with or without class labels, at any number of steps, by any scheduler."""
+"""The pipeline that samples images or points from a DDPM, with or without labels, in any number of steps."""
 
 import inspect
 from collections.abc import Callable
@@ -26,20 +26,20 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, DiffusionPipeline):
-    """Samples images from a `UNet2DModel`, as [`DDPMPipeline`] does, and more; and points from an [`MLPDenoiser`].
+    """Samples images from a `UNet2DModel`, like [`DDPMPipeline`] with more options, or points from an [`MLPDenoiser`].
 
-    What it saves has the code of this class beside it, as `pipeline.py`, and loads with stock classes too:
-    `DiffusionPipeline.from_pretrained(R)` gives a [`DDPMPipeline`] of stock components where that can run the model, and with
-    `custom_pipeline=R, trust_remote_code=True` this pipeline, whether or not the package is installed. What
-    [`DDPMPipeline`] cannot run (with class labels, say) asks for `trust_remote_code=True`. This class loads either.
+    Saved folders hold the code of this class as `pipeline.py`, and load with stock classes too:
+    `DiffusionPipeline.from_pretrained(R)` gives a [`DDPMPipeline`] of stock components if that can run the model, and
+    with `custom_pipeline=R, trust_remote_code=True` it gives this pipeline, even without the package. Models that
+    [`DDPMPipeline`] cannot run (with labels, for example) require `trust_remote_code=True`. This class loads both.
 
     Args:
-        unet ([`UNet2DModel`]): any, stock or ours; predicts C channels, or 2C with a variance head. For points an
-            [`MLPDenoiser`], and for either an [`ExactDenoiser`].
-        scheduler ([`SchedulerMixin`]): a [`DDPMScheduler`] or [`DDIMScheduler`] becomes a
-            [`GaussianDiffusionScheduler`] that does the same (eta 1 and 0); any other stays what it is.
-        classifier ([`NoisyImageClassifier`], *optional*): tells the class of x_t, for `classifier_guidance_scale`; of the
-            network's image size, channels and classes. Stock pipelines say that they ignore it.
+        unet ([`UNet2DModel`]): stock or ours, with C output channels, or 2C with a variance head. For points it is an
+            [`MLPDenoiser`]; an [`ExactDenoiser`] serves for both.
+        scheduler ([`SchedulerMixin`]): a [`DDPMScheduler`] or [`DDIMScheduler`] becomes the equivalent
+            [`GaussianDiffusionScheduler`] (eta 1 and 0); other schedulers stay.
+        classifier ([`NoisyImageClassifier`], *optional*): predicts the class of x_t, for `classifier_guidance_scale`;
+            its image size, channels and classes equal the network's.
     """
 
     model_cpu_offload_seq = "classifier->unet"
@@ -92,29 +92,28 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         """Draw images, or points.
 
         Args:
-            batch_size: how many; a list of labels, of generators, or `latents` say it as well.
-            class_labels: one for all or one per image; None is "no class" where the model has a null label. Of a model
-                without classes they are for the classifier.
-            guidance_scale: classifier-free guidance (Ho & Salimans 2022): eps_null + scale * (eps_class - eps_null);
-                1 is the conditional model alone, and one network call a step in either case.
-            guidance_interval: (low, high): where low < sigma_t <= high there is guidance, of either kind, sigma_t =
-                sqrt((1 - abar_t) / abar_t) being the noise level (Kynkaanniemi et al. 2024); elsewhere there is one batch,
-                for the class alone.
-            guidance_rescale: phi of Lin et al. 2023, eq. 16, in [0, 1]: how far the guided output is given the standard
-                deviation of the one for the class; see `guidance.rescaled_guidance`.
+            batch_size: number of samples, which a list of labels or generators, or `latents`, implies too.
+            class_labels: one for all or one per image; None is "no class" if the model has a null label. For a model
+                without classes they go to the classifier.
+            guidance_scale: classifier-free guidance (Ho & Salimans 2022): eps_null + scale * (eps_class - eps_null); 1
+                is the conditional model alone. Each step takes one network call in either case.
+            guidance_interval: (low, high): guidance of both kinds applies at noise levels low < sigma_t <= high, with
+                sigma_t = sqrt((1 - abar_t) / abar_t) (Kynkaanniemi et al. 2024); elsewhere only the class.
+            guidance_rescale: phi of Lin et al. 2023, eq. 16, in [0, 1]: how far the standard deviation of the guided
+                output moves to that of the conditional output; see `guidance.rescaled_guidance`.
             classifier_guidance_scale: classifier guidance (Dhariwal & Nichol 2021): the gradient of log p(y | x_t), by
                 the pipeline's classifier, times this; 0 is off. It adds to `guidance_scale`.
-            classifier_guidance_form: what it shifts: `score` (their algorithm 2, for any eta), or `mean` (their
-                algorithm 1: the reverse mean by variance times gradient, so that eta must not be 0).
-            generator: the only source of randomness; a list of one per image makes each image its own seed's.
+            classifier_guidance_form: what the gradient shifts: `score` (their algorithm 2, for any eta), or `mean`
+                (their algorithm 1: the reverse mean by variance times gradient, which requires eta above 0).
+            generator: the only source of randomness; a list gives each image its own generator.
             num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
-            eta: 0 (DDIM) to 1 (DDPM), instead of the scheduler's.
-            latents: x_T to begin with, (B, C, H, W), for points (B, d), instead of noise.
-            output_type: for images `pil`, the default, `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1]; for points
-                `np`, the default, or `pt`, (B, d) in the data's own units; or `latent`: x_0 as the network has it.
+            eta: 0 (DDIM) to 1 (DDPM), instead of the scheduler's eta.
+            latents: the initial x_T, (B, C, H, W), for points (B, d), instead of noise.
+            output_type: for images `pil`, the default, `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1]; for
+                points `np`, the default, or `pt`, (B, d) in the data's own units; or `latent`: the network's x_0.
             callback_on_step_end: called as f(pipeline, step, timestep, tensors) after every step, with the tensors
-                named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`, `pred_original_sample`, which is
-                None where the scheduler gives none); may return new `latents`.
+                named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`, `pred_original_sample`, which
+                is None if the scheduler gives none); it may return new `latents`.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
@@ -140,8 +139,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
     # A run and its steps ---------------------------------------------------------------------------------------------
 
     def _denoise(self, latents, timesteps, conditioning, step_kwargs, callback):
-        """The latents after all of `timesteps`, which are on the host."""
-        # The scheduler reads the timesteps on the host, the network on the device: neither waits for the other.
+        """The latents after all `timesteps`, which are on the host."""
+        # The scheduler reads timesteps on the host and the network on the device, so that neither waits for the other.
         steps = list(zip(timesteps, timesteps.to(latents.device), strict=True))
         for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
             step, model_output = self._denoise_step(latents, t, t_on_device, conditioning, step_kwargs)
@@ -151,7 +150,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         return latents
 
     def _denoise_step(self, latents, t, t_on_device, conditioning, step_kwargs):
-        """One step from x_t: the scheduler's output, and the network's."""
+        """One step from x_t: the outputs of the scheduler and of the network."""
         now = conditioning.at(t, self.scheduler)
         guidance = now.guidance
         model_output = self.predict(
@@ -167,11 +166,11 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         return self.samples.to_output(latents, output_type)
 
     def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0):
-        """The network's output for x_t, guided, in float32; the head of a learned variance is left as the class has it.
+        """The network's guided output for x_t, in float32; a variance head keeps its channels for the class.
 
         Args:
-            t, t_on_device: the timestep where the scheduler reads it and where the network does: neither waits.
-            labels: what `encode_labels` gave.
+            t, t_on_device: the timestep on the host for the scheduler, and on the device for the network.
+            labels: the result of `encode_labels`.
         """
         channels, guided = latents.shape[1], guidance_scale != 1.0
         model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
@@ -185,7 +184,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         return output
 
     def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
-        """Labels for the network, (B,) or (2B,) with the null labels behind, or None for an unconditional one."""
+        """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network."""
         return encode_labels(self.unet.config, class_labels, guidance_scale, batch_size, device)
 
     # The scheduler and its beginning ---------------------------------------------------------------------------------
@@ -198,12 +197,12 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         self.scheduler.set_timesteps(**given)
 
     def _step_kwargs(self, **kwargs):
-        """What the scheduler's `step` takes of them: stock schedulers differ."""
+        """The arguments that the scheduler's `step` accepts; stock schedulers differ."""
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in kwargs.items() if name in accepted and value is not None}
 
     def _initial_latents(self, batch_size, latents, generator, device):
-        """x_T in float32, whatever the precision of the network: rounding would add up over the steps."""
+        """x_T, always in float32, because rounding in half precision would add up over the steps."""
         samples = self.samples
         if latents is not None:
             if not samples.fits(latents):
@@ -226,13 +225,13 @@ def _reads_head(scheduler):
 
 
 class StepCallback(NamedTuple):
-    """What is called after every step, with the tensors that it asks for; it may return new latents."""
+    """The callback after every step and the names of its tensors; the callback may return new latents."""
 
     function: Callable | None = None
     tensor_inputs: tuple[str, ...] = ("latents",)
 
     def __call__(self, pipeline, i, t, tensors):
-        """The latents to go on with."""
+        """The latents for the next step."""
         if self.function is None:
             return tensors["latents"]
         wanted = {name: tensors[name] for name in self.tensor_inputs}
@@ -240,13 +239,13 @@ class StepCallback(NamedTuple):
 
 
 def _check_finite(samples):
-    """Raises ValueError for samples with values that are not finite, which a picture would show as black."""
+    """Raises ValueError for non-finite samples, which a picture would show as black."""
     damaged = where_not_finite(samples)[:, 0].unique().tolist()
     if damaged:
         raise ValueError(
-            f"{len(damaged)} of {len(samples)} samples are not finite (the first is number {damaged[0]}): the network's "
-            "output overflows. Look for NaN in its weights, take a lower guidance_scale, or float32 instead of half "
-            "precision; output_type='latent' gives the samples as they are."
+            f"{len(damaged)} of {len(samples)} samples are not finite (the first is number {damaged[0]}): the "
+            "network's output overflows. Look for NaN in its weights, take a lower guidance_scale, or float32 instead "
+            "of half precision; output_type='latent' gives the samples as they are."
         )
 
 

@@ -1,4 +1,4 @@
-"""Image to image without retraining: the way from noise to data is joined half way."""
+"""Image to image without retraining: sampling starts from a noised image."""
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -10,8 +10,8 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipel
 class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
     """SDEdit (Meng et al. 2022, algorithm 2): noise an image up to a timestep t and denoise it from there.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise. What the noise covers is painted anew, what stands out of it stays.
-    `GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)` shares the components of another pipeline.
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise. Details below the noise level are painted anew, larger structures
+    stay. `GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)` shares the components of another pipeline.
     """
 
     @torch.no_grad()
@@ -26,18 +26,18 @@ class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
         timesteps: list[int] | None = None,
         **kwargs,
     ):
-        """Paint images anew after an image.
+        """Repaint images.
 
         Args:
             image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
-            strength: in (0, 1], the share of the steps that is walked, the last ones, and at least one; 1 leaves next to
-                nothing of the image, as diffusers counts it.
-            batch_size: how many; a list of labels, of generators or of images says it as well.
-            num_inference_steps, timesteps: of the whole way, of which the share is walked.
-            class_labels, generator, kwargs: as [`GaussianDiffusionPipeline`] takes them, `latents` excepted.
+            strength: the share of the steps, in (0, 1], counted as in diffusers; the last steps are run, at least one.
+                1 keeps almost nothing of the image.
+            batch_size: number of samples, which a list of labels, generators or images implies too.
+            num_inference_steps, timesteps: the whole trajectory, of which the share is run.
+            class_labels, generator, kwargs: arguments of [`GaussianDiffusionPipeline`], except `latents`.
 
         Returns:
-            What [`GaussianDiffusionPipeline`] returns.
+            The output of [`GaussianDiffusionPipeline`].
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength={strength} must be in (0, 1]: the share of the steps that is walked.")

@@ -1,4 +1,4 @@
-"""Inpainting without retraining: the known pixels are put back at every noise level."""
+"""Inpainting without retraining: known pixels are restored at every noise level."""
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -16,11 +16,10 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
 
 
 class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
-    """RePaint (Lugmayr et al. 2022, algorithm 1): after each step the known pixels are those of the image, noised alike.
+    """RePaint (Lugmayr et al. 2022, algorithm 1): each step resets the known pixels to the noised image.
 
-    So that what is painted fits what is known, x_t goes up again by some steps of the trajectory, with fresh noise, and
-    down once more (section 4.2). `GaussianDiffusionInpaintPipeline.from_pipe(pipeline)` shares the components of another
-    pipeline.
+    To make the painted part fit the known part, x_t jumps back by some steps of the trajectory with fresh noise, and
+    is denoised again (section 4.2). `GaussianDiffusionInpaintPipeline.from_pipe(pipeline)` shares components.
     """
 
     @torch.no_grad()
@@ -43,17 +42,17 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
         **guidance,
     ):
-        """Paint a part of images anew; the rest comes out as it was given.
+        """Paint a part of images anew; the rest is returned unchanged.
 
         Args:
             image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
-            mask_image: 1 (white) where to paint, 0 (black) what is known; of the image's size, one for all or one for each.
-            jump_length: how many steps of the trajectory each jump goes up; at most as many as there are.
-            jump_n_sample: how often each stretch of so many steps is walked; 1 is no jump. The network calls are about
-                `jump_n_sample` times the steps.
-            batch_size: how many; a list of labels, of generators, of images or masks, or `latents` say it as well.
-            class_labels .. callback_on_step_end_tensor_inputs, guidance: as [`GaussianDiffusionPipeline`] takes them. The
-                callback sees `latents` with the known pixels in.
+            mask_image: 1 (white) to paint, 0 (black) known; of the image's size, one for all or one for each.
+            jump_length: number of steps of each jump, at most all steps of the trajectory.
+            jump_n_sample: how often each stretch of that length is denoised; 1 means no jumps. The network is called
+                about `jump_n_sample` times per step.
+            batch_size: number of samples, implied by lists of labels, generators, images, masks, or by `latents`.
+            class_labels .. callback_on_step_end_tensor_inputs, guidance: as in [`GaussianDiffusionPipeline`]. The
+                callback sees `latents` with the known pixels restored.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
@@ -74,7 +73,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
 
         def put_back(pipeline, step, timestep, tensors):
-            """The known pixels of x_s; the caller's callback; and the noise of a jump, where one follows."""
+            """Restores the known pixels of x_s, runs the caller's callback, and adds the noise of a following jump."""
             s = self.scheduler.previous_timestep(int(timestep))
             known = x_0 if s < 0 else self.scheduler.add_noise(x_0, _noise(x_0, generator), s)
             x_s = torch.where(painted, tensors["latents"], known)
@@ -101,10 +100,10 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
 
 
 def resampled(timesteps, jump_length, jump_n_sample):
-    """The timesteps at which the network is called, in order, jumps up included (Lugmayr et al. 2022, section 4.2).
+    """The timesteps of the network calls, in order, with jumps back (Lugmayr et al. 2022, section 4.2).
 
-    From the lowest but one upwards, each stretch of `jump_length` timesteps is walked `jump_n_sample` times; what remains
-    above the highest whole stretch, and the step to clean data, are walked once.
+    From the second lowest timestep upwards, each stretch of `jump_length` timesteps is visited `jump_n_sample` times;
+    the rest above the highest whole stretch, and the step to clean data, are visited once.
 
     Args:
         timesteps (`list[int]`): descending.

@@ -1,4 +1,4 @@
-"""From an image to the noise that a deterministic sampler turns into it."""
+"""Inversion: the noise from which a deterministic sampler makes a given image."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_im
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
 from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
 
-# Network calls of a step: with five the inversion is exact to a hundredth of a level.
+# Network calls per step; with five, the inversion is accurate to a hundredth of a level.
 ROUNDS = 5
 
 
@@ -23,15 +23,14 @@ class InversionPipelineOutput(BaseOutput):
 
 
 class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
-    """DDIM inversion (Song et al. 2020, section 4.3; Dhariwal & Nichol 2021, appendix F), solved to any exactness.
+    """DDIM inversion (Song et al. 2020, section 4.3; Dhariwal & Nichol 2021, appendix F) to any accuracy.
 
-    The step down is x_s = F_t(x_t) with eta = 0. Its inverse at x_s is the fixed point of
+    A sampling step is x_s = F_t(x_t) with eta = 0. Its inverse at x_s is the fixed point of
 
         x_t  <-  x_t + sqrt(abar_t / abar_s) (x_s - F_t(x_t)),        from x_t = sqrt(abar_t / abar_s) x_s on,
 
-    the first round of which is the usual inversion, eps_hat taken as though it did not change along the step. F is the
-    scheduler's own step, clipping included, so that denoising the latents with `eta=0` on the same trajectory gives the
-    image back:
+    whose first iteration is the usual inversion, with eps_hat held constant over the step. F is the scheduler's own
+    step, including clipping, so denoising the latents with `eta=0` on the same trajectory gives the image back:
 
         inverse = GaussianDiffusionInversionPipeline.from_pipe(pipeline)
         latents = inverse(image, num_inference_steps=100).latents
@@ -57,12 +56,12 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
 
         Args:
             image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
-            batch_size: how many; a list of labels or of images says it as well.
-            num_fixed_point_iterations: rounds for each step, each one network call; 1 is the usual inversion.
-            class_labels, guidance_scale, num_inference_steps, timesteps, guidance_interval, guidance_rescale: as
-                [`GaussianDiffusionPipeline`] takes them.
-            callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x_t}) after every step up, t being the
-                timestep arrived at; may return new `latents`.
+            batch_size: number of samples, which a list of labels or images implies too.
+            num_fixed_point_iterations: iterations per step, each with one network call; 1 is the usual inversion.
+            class_labels, guidance_scale, num_inference_steps, timesteps, guidance_interval, guidance_rescale: as in
+                [`GaussianDiffusionPipeline`].
+            callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x_t}) after every step, with the
+                timestep at which it arrived; it may return new `latents`.
 
         Returns:
             [`InversionPipelineOutput`], or with `return_dict=False` a tuple of the latents.
@@ -80,8 +79,8 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         highest = self.scheduler.timesteps[0].item()
         if self.scheduler.alpha_bar(highest) == 0:
             raise ValueError(
-                f"Timestep {highest} has no signal (rescale_betas_zero_snr), so nothing of an image arrives there: begin at "
-                "a lower one, as with timestep_spacing='leading' or `timesteps`."
+                f"Timestep {highest} has no signal (rescale_betas_zero_snr), so nothing of an image arrives there: "
+                "begin at a lower one, as with timestep_spacing='leading' or `timesteps`."
             )
         ascending = self.scheduler.timesteps.flip(0)
         steps = list(zip(ascending, ascending.to(latents.device), strict=True))
@@ -107,6 +106,7 @@ def _check_invertible(scheduler):
     check_scheduler(scheduler, first_order=True)
     if scheduler.config.variance_type in COVARIANCE_TYPES:
         raise ValueError(
-            f"variance_type={scheduler.config.variance_type!r} draws noise at eta=0 too, so no x_T alone leads to an image: "
-            "use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, variance_type='fixed_small')."
+            f"variance_type={scheduler.config.variance_type!r} draws noise at eta=0 too, so no x_T alone leads to an "
+            "image: use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, "
+            "variance_type='fixed_small')."
         )

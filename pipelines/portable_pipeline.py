@@ -1,4 +1,4 @@
-"""How a pipeline is written so that others load it: an index of stock names, portable configs, and the code beside them."""
+"""Saving of portable pipelines: an index with stock names, portable configs, and the code."""
 
 import inspect
 import json
@@ -14,21 +14,21 @@ from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
-# The networks that travel with this file, by the names that the index has for them.
+# The networks whose code is in the saved file, with their class names in the index.
 OWN_NETWORKS = {network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser)}
 
 CODE_FILE = "pipeline.py"
-# What the index has for a model that only this pipeline runs: the file and the class.
+# The entry of the index for a model that only this pipeline can run: file and class.
 OWN_CLASS = ["pipeline", "GaussianDiffusionPipeline"]
 
 
 class PortableSavingMixin:
-    """Saves a pipeline as stock classes read it; comes before [`DiffusionPipeline`] among the bases."""
+    """Saves a pipeline in the form that stock classes read; precedes [`DiffusionPipeline`] in the bases."""
 
     push_to_hub = push_pipeline
 
     def save_pretrained(self, save_directory, safe_serialization=True, push_to_hub=False, **kwargs):
-        """As [`DiffusionPipeline.save_pretrained`], but never weights as pickle, which runs what it holds when it is read."""
+        """As [`DiffusionPipeline.save_pretrained`], but never with pickled weights, which run code when loaded."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False would write pickle files: leave it out, and get safetensors.")
         if push_to_hub:
@@ -37,7 +37,7 @@ class PortableSavingMixin:
             super().save_pretrained(save_directory, **kwargs)
 
     def save_config(self, save_directory, push_to_hub=False, **kwargs):
-        """The code and the index: the last that `save_pretrained` and `push_to_hub` write."""
+        """Writes the code and the index, the last files of `save_pretrained` and `push_to_hub`."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._make_configs_portable(folder)
@@ -45,7 +45,7 @@ class PortableSavingMixin:
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     def _make_configs_portable(self, folder):
-        """The configs of the networks by the names of stock classes, and without the places that they were loaded from."""
+        """Rewrites the configs of the networks with stock class names and without the paths they were loaded from."""
         for name, network in self.components.items():
             file = folder / name / "config.json"
             if file.is_file():
@@ -56,9 +56,9 @@ class PortableSavingMixin:
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def to_json_string(self):
-        """The model index, by the names of stock classes as far as these can run the model."""
+        """The model index, with stock class names if stock classes can run the model."""
         index = json.loads(super().to_json_string())
-        index.pop("_name_or_path", None)  # where it was loaded from is nothing of the reader's
+        index.pop("_name_or_path", None)  # the local path is of no use to readers
         own = {name: type(uncompiled(part)).__name__ for name, part in self.components.items()}
         own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
         stock_runs = "unet" not in own and stock_pipeline_runs(self.unet.config, self.scheduler)
@@ -68,15 +68,15 @@ class PortableSavingMixin:
         if isinstance(self.scheduler, GaussianDiffusionScheduler):
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
         if self.classifier is None:
-            del index["classifier"]  # which stock classes would say that they ignore
+            del index["classifier"]  # stock classes would warn that they ignore it
         # Without a module, because diffusers refuses to load a repository that names one it does not know.
         index |= {name: [None, network] for name, network in own.items()}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 
 def stock_pipeline_runs(unet_config, scheduler):
-    """Whether [`DDPMPipeline`] samples a model: it knows no labels, and no other input of the network than x_t."""
-    config = dict(scheduler.config.items())  # what stock classes read of it
+    """Whether [`DDPMPipeline`] can sample a model: it passes x_t and t to the network, and no labels."""
+    config = dict(scheduler.config.items())  # the part that stock classes read
     variance_type, channels = config.get("variance_type"), unet_config.in_channels
     if (
         classes_of(unet_config)[0] is not None
@@ -92,5 +92,5 @@ def stock_pipeline_runs(unet_config, scheduler):
 
 
 def uncompiled(network):
-    """The network that `torch.compile` was given."""
+    """The network inside a module from `torch.compile`."""
     return getattr(network, "_orig_mod", network)

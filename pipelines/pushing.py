@@ -1,4 +1,4 @@
-"""Pushing a pipeline in the way of diffusers: as `ddpm-hf push` does it, where the package is installed."""
+"""`push_to_hub` of pipelines, which works like `ddpm-hf push` if the package is installed."""
 
 import importlib
 import tempfile
@@ -28,19 +28,18 @@ def push_pipeline(
 ):
     """Uploads a pipeline in one commit, with the model card and after the checks of `ddpm-hf push`.
 
-    The arguments are those of [`DiffusionPipeline.push_to_hub`]. Where this code runs without the package it is what diffusers
-    does, and a warning says so.
+    It takes the arguments of [`DiffusionPipeline.push_to_hub`]. Without the package it warns and calls that method.
 
     Returns:
         `str`: the address of the commit, or of the pull request.
 
     Raises:
-        ValueError: for a `variant` or a `subfolder`, which are parts of a repository.
+        ValueError: for a `variant` or a `subfolder`, which name parts of a repository.
     """
     if variant is not None or subfolder is not None:
         raise ValueError(
-            f"variant={variant!r} and subfolder={subfolder!r} are parts of a repository, and this pushes whole ones: leave them "
-            "out, or write a folder with `save_pretrained` and upload that with `hf upload`."
+            f"variant={variant!r} and subfolder={subfolder!r} are parts of a repository, and this pushes whole ones: "
+            "leave them out, or write a folder with `save_pretrained` and upload that with `hf upload`."
         )
     pushing = {"private": private, "token": token, "create_pr": create_pr}
     if _full_push() is None:
@@ -54,11 +53,11 @@ def push_pipeline(
 def save_and_push(
     pipeline, folder, repo_id=None, commit_message=None, private=None, token=None, create_pr=False, **options
 ):
-    """As `push_pipeline`, of a folder that stays: `save_pretrained(folder, push_to_hub=True)`.
+    """Saves a pipeline and pushes it like `push_pipeline`: `save_pretrained(folder, push_to_hub=True)`.
 
     Args:
-        repo_id (`str`, *optional*): the name of the folder by default.
-        options: of `save_pretrained`.
+        repo_id (`str`, *optional*): by default the name of the folder.
+        options: arguments of `save_pretrained`.
     """
     repo_id, pushing = repo_id or Path(folder).name, {"private": private, "token": token, "create_pr": create_pr}
     if _full_push() is None:
@@ -71,13 +70,13 @@ def save_and_push(
 
 
 def push_saved(pipeline, folder, repo_id, commit_message, **pushing):
-    """The address that the folder of a pipeline is pushed to."""
+    """Pushes the folder of a pipeline and returns the address."""
     message = commit_message or f"Upload {type(pipeline).__name__}"
     return _full_push()(folder, repo_id, message=message, **pushing).url
 
 
 def _full_push():
-    """`push_folder` of the package; None where this code runs without it."""
+    """The package's `push_folder`; None without the package."""
     try:
         return importlib.import_module("ddpm_hf.hub.push").push_folder
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from ddpm_hf.samples import kind_of
 from ddpm_hf.visualization.point_sets import draw_points
 from ddpm_hf.visualization.style import save_figure, to_image
 
-# Grey, grey with alpha, colours, colours with alpha.
+# Grey, grey with alpha, colour, colour with alpha.
 PNG_CHANNELS = (1, 2, 3, 4)
 BYTES_PER_NUMBER = 8
 
@@ -70,8 +70,8 @@ class ImageFiles(SampleFiles):
         channels = self.samples.channels
         if channels not in PNG_CHANNELS:
             raise InputError(
-                f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: call the "
-                "pipeline in Python with output_type='np'."
+                f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: "
+                "call the pipeline in Python with output_type='np'."
             )
         return super().free_files(path)
 

@@ -1,17 +1,17 @@
-"""The way from noise to images, recorded while a pipeline walks it: pictures of x_t and of the predicted x0."""
+"""Pictures of x_t and x0_hat, recorded while a pipeline samples."""
 
 import numpy as np
 
 from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.image_grids import image_rows
 
-# Milliseconds of a frame of an animation, and of its last one, the images.
+# Milliseconds of each frame of an animation, and of its last frame.
 FRAME_MILLISECONDS = 120
 LAST_FRAME_MILLISECONDS = 2000
 
 
 class TrajectoryRecorder:
-    """A callback that keeps x_s and the x0_hat it was drawn from, after some of the steps x_t -> x_s.
+    """A callback that keeps x_s, and the x0_hat from which it was drawn, after some of the steps x_t -> x_s.
 
         recorder = TrajectoryRecorder(num_frames=10)
         pipeline(..., callback_on_step_end=recorder, callback_on_step_end_tensor_inputs=recorder.tensor_inputs)
@@ -19,12 +19,11 @@ class TrajectoryRecorder:
         recorder.save("way.gif")
 
     Args:
-        num_frames (`int`): after so many steps, evenly chosen from those of the scheduler, the last one included; all of
-            them, if they are fewer.
+        num_frames (`int`): number of recorded steps, evenly spaced up to the last; all if there are fewer.
 
     Attributes:
-        frames: `{t: (images of x_s, images of x0_hat)}`, PIL images by the timestep that the step began at, in the order of
-            sampling. Where inpainting walks a stretch again, its last walk stays.
+        frames: `{t: (images of x_s, images of x0_hat)}`, PIL images by the timestep at which the step began, in the
+            order of sampling. If inpainting repeats a step, the last repetition stays.
     """
 
     tensor_inputs = ("latents", "pred_original_sample")
@@ -46,12 +45,12 @@ class TrajectoryRecorder:
         return {}
 
     def strip(self):
-        """A PIL image: for each sample a row of x_s and under it one of x0_hat, time going to the right."""
+        """A PIL image with, for each sample, a row of x_s above a row of x0_hat; sampling runs to the right."""
         by_sample = zip(*(zip(*frame, strict=True) for frame in self.frames.values()), strict=True)
         return image_rows([row for sample in by_sample for row in zip(*sample, strict=True)])
 
     def save(self, path):
-        """Write the strip, or, if the name ends in .gif, an animation: the samples side by side, x_s above and x0_hat below."""
+        """Write the strip, or for .gif an animation: the samples side by side, x_s above x0_hat."""
         if str(path).lower().endswith(".gif"):
             save_animation([image_rows(frame) for frame in self.frames.values()], path)
         else:
@@ -59,7 +58,7 @@ class TrajectoryRecorder:
 
 
 def save_animation(images, path):
-    """Write PIL images as a GIF that begins again and again and rests at its last frame."""
+    """Write PIL images as a GIF that loops and pauses at its last frame."""
     first, *others = images
     durations = [FRAME_MILLISECONDS] * len(others) + [LAST_FRAME_MILLISECONDS]
     first.save(path, save_all=True, append_images=others, duration=durations, loop=0)

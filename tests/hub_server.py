@@ -1,4 +1,4 @@
-"""A Hub on loopback, as far as the client of huggingface_hub needs one to share models, with faults on demand.
+"""A Hub on loopback with what the client of huggingface_hub needs to share models, and with faults on demand.
 
 with running_hub() as hub:
     hub.faults.append(Fault("commit", "lost"))

@@ -1,7 +1,7 @@
-"""What becomes of a push that is killed, at many moments: the table of docs/sharing.md.
+"""Kills a push at many moments and makes the table of docs/sharing.md.
 
-python tests/kill_push.py              # 40 kills, and the table; the exit code says if all went well
-python tests/kill_push.py NUMBER SEED  # so many, at other moments
+python tests/kill_push.py              # 40 kills, and the table; the exit code tells whether all is well
+python tests/kill_push.py NUMBER SEED  # another number of kills, at other moments
 
 Each push is a child of this process, which is the Hub, and so can kill it at any request.
 """

@@ -1,7 +1,7 @@
-"""What becomes of a `calibrate`, `export` or `evaluate` that is killed, at many moments: the table of docs/evaluation.md.
+"""Kills `calibrate`, `export` and `evaluate` at many moments and makes the table of docs/evaluation.md.
 
-python tests/kill_results.py              # 40 kills of each, and the table; the exit code says if all went well
-python tests/kill_results.py NUMBER SEED  # so many of each, at other moments
+python tests/kill_results.py              # 40 kills of each, and the table; the exit code tells whether all is well
+python tests/kill_results.py NUMBER SEED  # another number of kills, at other moments
 """
 
 import contextlib

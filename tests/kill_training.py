@@ -1,10 +1,10 @@
-"""What becomes of a training that is killed, at many moments of a small run: the table of docs/training.md.
+"""Kills a small training run at many moments and makes the table of docs/training.md.
 
-python tests/kill_training.py              # 200 kills, and the table; the exit code says if all went well
-python tests/kill_training.py NUMBER SEED  # so many, at other moments
+python tests/kill_training.py              # 200 kills, and the table; the exit code tells whether all is well
+python tests/kill_training.py NUMBER SEED  # another number of kills, at other moments
 
-All is imported once: each run is a child of this process, which gets SIGKILL, or a limit to the size of its files that kills
-it in the middle of writing one.
+Modules are imported once: each run is a child of this process, and gets SIGKILL or a limit on file sizes that kills it
+while it writes a file.
 """
 
 import contextlib

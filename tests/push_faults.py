@@ -1,4 +1,4 @@
-"""What a push does when the Hub fails: every fault on a Hub on loopback, with the real client, as two tables of Markdown.
+"""Pushes with the real client to a loopback Hub with every fault, and reports two Markdown tables.
 
 python tests/push_faults.py            # prints the tables of docs/sharing.md
 python tests/push_faults.py FILE.json  # for the tests

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and that those may read whom the umask lets."""
+"""Files are written completely or not at all, with the permissions of the umask."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Any input gives a right answer or one sentence: random values for the public functions.
+"""Random values for the public functions give a right answer or a one-sentence error.
 
 A call may end in a `ValueError` of our own. Any other exception is a bug, and so is a result that is not finite, or of
 another shape or dtype.

@@ -1,4 +1,4 @@
-"""The guides: their Python runs, their commands exist, their pictures are there and have a maker, translations keep up."""
+"""The guides: their Python runs, their commands and pictures exist, and translations are up to date."""
 
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""Pixels of stored images: depths, transparency, and what is left exactly as it was."""
+"""Pixels of stored images: bit depths, transparency, and images that stay unchanged."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""What setup.cfg says against what is there: a package that is not listed is missing from wheels only."""
+"""setup.cfg lists every package; an unlisted one would be missing from wheels only."""
 
 import ast
 import configparser

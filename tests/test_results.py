@@ -1,4 +1,4 @@
-"""Where results go: asked before the work, and no obstacle to the same command after it was killed."""
+"""Places of results are checked before the work, and a killed command can be repeated."""
 
 import os
 

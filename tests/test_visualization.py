@@ -1,4 +1,4 @@
-"""Pictures: that what is drawn are the numbers of the formulas, that axes say what they show, and files are as asked."""
+"""Pictures show the numbers of the formulas, have labelled axes, and are written in the requested format."""
 
 import io
 import sys

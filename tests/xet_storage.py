@@ -1,7 +1,7 @@
-"""Xet storage, where the Hub keeps large files, as hf_xet itself has it in a folder; and what the Hub reads of it.
+"""Xet storage in a folder, where the Hub keeps large files, with the parts that the Hub reads.
 
-Files are cut into chunks there, and "shards" say of which chunks a file is made; a file is known by a hash of its chunks. Its
-SHA-256, by which a commit names it, stands in the shard too, which is how the Hub finds the one by the other.
+Files are cut into chunks, and "shards" list the chunks of each file; a file is identified by a hash of its chunks. The
+shard also holds its SHA-256, by which a commit names it, so that the Hub can map one to the other.
 """
 
 import struct

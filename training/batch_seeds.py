@@ -1,8 +1,8 @@
-"""The random numbers of a batch: a function of the seed and of the batch's place on the walk through the data.
+"""Seeds for batches, given by the seed of the run and the batch's position in the data.
 
-The batches of all processes and accumulation steps lie side by side on one walk. As each begins with a seed of its own,
-what is drawn for it (noise, timesteps, mirroring, dropped labels, dropout) is the same whichever process it is in: two
-processes draw what one draws with two accumulation steps, and a run can go on with another number of them.
+The batches of all processes and accumulation steps have positions in one sequence. Each batch gets its own seed, so
+its noise, timesteps, mirroring, dropped labels and dropout do not depend on the process. Two processes draw the same
+as one process with two accumulation steps, and a run can continue with another number of processes.
 """
 
 import torch
@@ -11,10 +11,10 @@ from ddpm_hf.evaluation.seeded_noise import mixed_seed
 
 
 def seed_batch(seed, place):
-    """Seeds the generators of the host and of the accelerator for the batch number `place`, counted over all processes."""
+    """Seeds the generators of the host and the accelerator for batch number `place`, counted over all processes."""
     number = mixed_seed(seed, place)
-    # Not `torch.manual_seed`: for every kind of accelerator that is not in use it keeps a note of each call, with a
-    # traceback, which takes milliseconds and memory without end.
+    # `torch.manual_seed` would record every call, with a traceback, for each kind of accelerator that is not in use;
+    # this takes milliseconds per call and unbounded memory.
     torch.default_generator.manual_seed(number)
     if torch.accelerator.is_available():
         torch.get_device_module().manual_seed(number)

@@ -1,4 +1,4 @@
-"""The largest batch that fits into memory, with an update that stays what it is."""
+"""Finds the largest batch that fits into memory, without changing the update."""
 
 import dataclasses
 
@@ -10,10 +10,9 @@ from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 
 
 def with_fitting_batch(args, accelerator, unet, scheduler, source):
-    """`args` with a batch size of which an update fits into memory, and as many more accumulation steps.
+    """`args` with a batch size whose update fits into memory, and correspondingly more accumulation steps.
 
-    On the devices of all processes, as `unet` and the batch are without what joins them (DDP keeps another copy of the
-    gradients).
+    It must fit on the devices of all processes. The trial runs without DDP, which keeps another copy of the gradients.
 
     Raises:
         InputError: if a single image does not fit, or for engines that shard the network.
@@ -21,7 +20,7 @@ def with_fitting_batch(args, accelerator, unet, scheduler, source):
     check_can_be_tried(accelerator, "find_batch_size", "leave it out, and give --batch_size")
 
     def try_update(batch_size):
-        # One batch is enough: accumulation takes no more.
+        # One batch is enough, because accumulation takes no more memory.
         trial_args = dataclasses.replace(args, gradient_accumulation_steps=1, compile="no")
         Trial(trial_args, accelerator, unet, scheduler).update(example_batch(source, batch_size))
 
@@ -51,9 +50,9 @@ def with_fitting_batch(args, accelerator, unet, scheduler, source):
 
 
 def largest_batch_size(try_update, batch_size):
-    """The first of `batch_size`, and the divisors of it that halve it at least, with which `try_update` has memory; or 0.
+    """The largest batch size that fits: `batch_size` or a divisor of at most half of it; 0 if none fits.
 
-    Divisors, so that a whole number of batches makes the update that was asked for.
+    A divisor makes the requested update from a whole number of batches.
     """
     sizes = [batch_size]
     while sizes[-1] > 1:

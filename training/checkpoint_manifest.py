@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which files it has, and a digest of each, by which damage is found."""
+"""The manifest of a checkpoint lists its files with a digest of each, to detect damage."""
 
 import json
 import os
@@ -13,10 +13,10 @@ CHUNK = 16 * 2**20
 
 
 def write_manifest(folder, about):
-    """Flushes all files of `folder` to the disk and lists them; the manifest is the last file that a checkpoint gets.
+    """Flushes all files of `folder` to the disk and lists them; the manifest is the last file of a checkpoint.
 
     Args:
-        about (`dict`): what else there is to say of the checkpoint, for JSON.
+        about (`dict`): further entries about the checkpoint, as JSON.
     """
     folder, files = Path(folder), {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -33,10 +33,10 @@ def write_manifest(folder, about):
 
 
 def read_manifest(folder):
-    """What `write_manifest` wrote.
+    """The entries written by `write_manifest`.
 
     Raises:
-        OSError, ValueError: if it is not there, or not as it was written.
+        OSError, ValueError: if the manifest is missing or damaged.
     """
     stored = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or stored.get("xxh3_128") != _digest_of_content(stored.get("manifest")):
@@ -49,7 +49,7 @@ def _digest_of_content(manifest):
 
 
 def find_damage(folder):
-    """What is wrong with a checkpoint, in words; None if all its files are as they were written."""
+    """A description of a checkpoint's damage; None if all its files are intact."""
     try:
         files = read_manifest(folder)["files"]
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def digest(path):
 
 
 def forget_cached(folder):
-    """Lets the next reader of the files read the disk, where the system can be told so."""
+    """Drops the files from the system's cache, where possible, so that the next reader reads the disk."""
     if not hasattr(os, "posix_fadvise"):
         return
     for path in Path(folder).rglob("*"):

@@ -1,8 +1,8 @@
-"""Checkpoints: everything a run needs to go on, in folders that are there as a whole or not at all.
+"""Checkpoints hold everything that a run needs to continue, in folders that are complete or absent.
 
-checkpoints/step-001000/    a whole checkpoint: what accelerate saves, what the run adds, and a manifest by which damage is found
-checkpoints/*.tmp           being written or removed; of no worth to a program that starts
-checkpoints/*.damaged       found not to be what was written, and so passed over
+checkpoints/step-001000/    a complete checkpoint: accelerate's files, the run's own state, and a manifest
+checkpoints/*.tmp           being written or removed; ignored at the start
+checkpoints/*.damaged       set aside because of damage
 """
 
 import logging
@@ -30,7 +30,7 @@ DAMAGED = ".damaged"
 
 
 def list_checkpoints(output_dir):
-    """Whole checkpoints by step, oldest first."""
+    """Complete checkpoints by step, oldest first."""
     folder = Path(output_dir) / FOLDER
     found = [(NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
     return dict(sorted((int(match[1]), path) for match, path in found if match))
@@ -40,23 +40,23 @@ def list_checkpoints(output_dir):
 
 
 def save_checkpoint(accelerator, output_dir, own_parts, step, limit, about):
-    """Saves what `accelerator` has prepared, and `own_parts`; every process must call this.
+    """Saves the objects prepared by `accelerator` and `own_parts`; every process must call this.
 
-    These must have their state at hand, for where one process fails to write, none can wait for another. The new
-    checkpoint is read back from the disk before it gets its name, and has its name before an older one goes.
+    The state of `own_parts` must need no communication, because a process that fails to write cannot take part in any.
+    The new checkpoint is read back from the disk before it gets its name, and older ones are removed after that.
 
     Args:
-        own_parts (`dict`): what else there is to save, for `write_own_state`.
-        limit (`int`): the number of checkpoints that are left, this one included.
-        about (`dict`): what the manifest says beside the files, for JSON.
+        own_parts (`dict`): further parts of the run, for `write_own_state`.
+        limit (`int`): the number of checkpoints kept, including this one.
+        about (`dict`): further entries of the manifest, as JSON.
 
     Raises:
-        InputError: in every process, if one cannot write; the checkpoints that were there stay.
+        InputError: in every process, if one cannot write; existing checkpoints stay.
     """
     final = Path(output_dir) / FOLDER / f"step-{step:06d}"
     aside = final.with_name(final.name + ASIDE)
     try:
-        # On every process: each has a random state of its own, and a sharded model a part of the weights.
+        # Every process saves: each has its own random state, and its own part of a sharded model.
         together(accelerator, lambda: _make_empty(aside), WRITE_ERRORS, main_process_only=True)
         together(accelerator, lambda: _save_state(accelerator, own_parts, aside), WRITE_ERRORS)
         together(accelerator, lambda: _seal(aside, final, about), WRITE_ERRORS, main_process_only=True)
@@ -66,8 +66,8 @@ def save_checkpoint(accelerator, output_dir, own_parts, step, limit, about):
         former = max(list_checkpoints(output_dir), default=None)
         rest = "No checkpoint was there before" if former is None else f"The checkpoint of step {former} stands"
         raise InputError(
-            f"The checkpoint of step {step} cannot be written in {final.parent} ({error}). {rest}: make room, or mend the "
-            "disk, and run the same command again to go on."
+            f"The checkpoint of step {step} cannot be written in {final.parent} ({error}). {rest}: make room, or mend "
+            "the disk, and run the same command again to go on."
         ) from error
     if accelerator.is_main_process:
         remove_old_checkpoints(output_dir, limit)
@@ -84,12 +84,12 @@ def _save_state(accelerator, own_parts, folder):
         accelerator.save_state(str(folder))
         if accelerator.is_main_process:
             write_own_state(own_parts, folder)
-    except CheckpointException as error:  # of FSDP, in every process, whichever failed; it is no `Exception`
+    except CheckpointException as error:  # from FSDP, in every process; not a subclass of `Exception`
         cause, _ = next(iter(error.failures.values()))
         raise OSError(str(cause)) from error
     except WRITE_ERRORS as error:
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
-            # The others wait within DeepSpeed and cannot be told: when this one has ended, the launcher ends them.
+            # The others wait within DeepSpeed and cannot be notified; the launcher ends them after this one.
             raise InputError(" ".join(str(error).split())) from error
         raise
 
@@ -104,10 +104,10 @@ def _seal(aside, final, about):
 
 
 def remove_old_checkpoints(output_dir, limit):
-    """All but the newest `limit`, and those that were set aside as damaged."""
+    """Removes all but the newest `limit` checkpoints, and those set aside as damaged."""
     damaged = (Path(output_dir) / FOLDER).glob(f"*{DAMAGED}")
     for old in [*list(list_checkpoints(output_dir).values())[:-limit], *damaged]:
-        # First by name, so that what is half removed is not taken for a checkpoint.
+        # The name goes first, so that a partly removed folder is not taken for a checkpoint.
         removed = old.with_name(old.name + ASIDE)
         os.replace(old, removed)
         shutil.rmtree(removed)
@@ -117,25 +117,24 @@ def remove_old_checkpoints(output_dir, limit):
 
 
 def load_newest_checkpoint(accelerator, output_dir, check, restore):
-    """Restores the newest undamaged checkpoint.
+    """Restores the newest undamaged checkpoint; every process must call this.
 
-    Every process must call this. What a program that was killed left half done is removed.
+    Leftovers of a killed program are removed.
 
     Args:
-        check: `check(manifest)` raises `InputError` if the checkpoint is not one of this run.
-        restore: `restore(folder)` reads from it all but the random states; called in every process.
+        check: `check(manifest)` raises `InputError` if the checkpoint belongs to another run.
+        restore: `restore(folder)` reads everything except the random states, in every process.
 
     Returns:
         The manifest, or None if there is no checkpoint.
 
     Raises:
-        InputError: if there are checkpoints, but all of them are damaged, or `check` says so; or if a file of the newest one
-            is not the plain data that training writes.
+        InputError: if all checkpoints are damaged, if `check` raises it, or if the newest one is not plain data.
     """
     found = [None]
     if accelerator.is_main_process:
         found = [_choose(output_dir)]
-    # Each has read none or all of the files: all go by what the main process saw.
+    # The main process decides for all, so that all read the same checkpoint.
     path, problem = broadcast_object_list(found)[0]
     if problem is not None:
         raise InputError(problem)
@@ -145,14 +144,14 @@ def load_newest_checkpoint(accelerator, output_dir, check, restore):
     check(manifest)
     together(accelerator, lambda: refuse_foreign_pickles(path), main_process_only=True)
     restore(path)
-    # Last: to restore the rest may draw numbers. A process that there was not before begins with a state of its own.
+    # Restored last, because restoring the rest may draw numbers. An additional process keeps its own state.
     is_known = accelerator.process_index < manifest["num_processes"]
     together(accelerator, lambda: read_random_state(accelerator, path) if is_known else None)
     return manifest
 
 
 def _choose(output_dir):
-    """The newest undamaged checkpoint, None if there is none, and what is wrong if that is because of damage."""
+    """The newest undamaged checkpoint or None, and a description of the damage if all are damaged."""
     folder = Path(output_dir) / FOLDER
     for left in folder.glob(f"*{ASIDE}"):
         shutil.rmtree(left)
@@ -166,8 +165,8 @@ def _choose(output_dir):
     if len(damages) == len(checkpoints) and damages:
         described = "; ".join(f"{path.name}: {damage}" for path, damage in damages.items())
         return None, (
-            f"None of the checkpoints in {folder} can be used ({described}). Restore one from a copy, or remove the folder "
-            "to begin anew."
+            f"None of the checkpoints in {folder} can be used ({described}). Restore one from a copy, or remove the "
+            "folder to begin anew."
         )
     for bad, damage in damages.items():
         logger.warning("The checkpoint %s is damaged and the one before it is used: %s.", bad, damage)

@@ -1,4 +1,4 @@
-"""How often a classifier of noisy images is right, by the amount of noise: what says how far it can steer."""
+"""Accuracy of a classifier of noisy images by noise level, which shows how well it can guide."""
 
 from dataclasses import asdict, dataclass
 
@@ -13,7 +13,7 @@ from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 
 @dataclass(frozen=True)
 class QuarterAccuracy:
-    """The share of x_t that is classified rightly, for t uniform in first .. last, with its standard error."""
+    """The share of correctly classified x_t for t uniform in first .. last, with its standard error."""
 
     first: int
     last: int
@@ -23,21 +23,22 @@ class QuarterAccuracy:
 
 @torch.no_grad()
 def accuracy_by_quarter(classifier, scheduler, images, labels, batch_size=64, seed=0):
-    """The accuracy in each quarter of the T timesteps: every image counts once in each, at a timestep and noise of its own.
+    """The accuracy in each quarter of the T timesteps, with each image once per quarter at a random timestep.
 
     Args:
-        classifier (`NoisyImageClassifier`), scheduler (`GaussianDiffusionScheduler`): p(y | x_t, t), and what gives x_t.
+        classifier (`NoisyImageClassifier`): p(y | x_t, t).
+        scheduler (`GaussianDiffusionScheduler`): gives x_t.
         images (`torch.Tensor`): uint8, (N, C, H, W).
         labels (`torch.Tensor`): int64, (N,).
         batch_size (`int`): images at a time; the noise does not depend on it.
-        seed (`int`): of the timesteps and the noise.
+        seed (`int`): seed of timesteps and noise.
 
     Returns:
-        `list[QuarterAccuracy]`: in the order of t; fewer than four where T is less than four.
+        `list[QuarterAccuracy]`: in the order of t; fewer than four if T < 4.
     """
     num_timesteps = scheduler.config.num_train_timesteps
     quarters = np.array_split(np.arange(num_timesteps), min(4, num_timesteps))
-    # Drawn for all images at once, and so, like the noise, free of the size of the batches.
+    # Drawn for all images at once, so that timesteps, like noise, do not depend on the batch size.
     random = np.random.default_rng(seed)
     timesteps = torch.from_numpy(np.stack([random.choice(quarter, len(images)) for quarter in quarters]))
     right = torch.empty(len(quarters), len(images), dtype=torch.bool)
@@ -59,7 +60,7 @@ def accuracy_by_quarter(classifier, scheduler, images, labels, batch_size=64, se
 
 
 def accuracy_report(quarters, labels, split):
-    """For JSON; the share of the commonest class is what one reaches who does not look."""
+    """The report as JSON data, with the majority-class baseline."""
     return {
         "split": split,
         "num_images": len(labels),

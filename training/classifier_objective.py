@@ -1,4 +1,4 @@
-"""What a classifier of noisy images is trained for."""
+"""The training objective of a classifier of noisy images."""
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ def make_classifier_objective(scheduler):
         scheduler (`GaussianDiffusionScheduler`): gives x_t.
 
     Returns:
-        `objective(classifier, images, timesteps, class_labels, noise=None)`: differentiable, (B,); the images are x_0 in
-        [-1, 1], (B, C, H, W), timesteps and labels int64, (B,), and the noise, as the images, is drawn if not given.
+        `objective(classifier, images, timesteps, class_labels, noise=None)`: differentiable, (B,). The images are x_0
+        in [-1, 1], (B, C, H, W); timesteps and labels are int64, (B,); the noise is drawn if not given.
     """
 
     def objective(classifier, images, timesteps, class_labels, noise=None):

@@ -1,4 +1,4 @@
-"""The plan of a run: what it is made of, what it takes and what it will write; found out by a few updates."""
+"""The plan of a run: its parts, its cost and its files, measured with a few updates."""
 
 import math
 import statistics
@@ -21,7 +21,7 @@ TIMED_UPDATES = 3
 
 
 def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
-    """The plan as text. Trains a copy of `unet` for a few updates on this device, and writes nothing.
+    """The plan as text. It trains a copy of `unet` for a few updates on this device, and writes nothing.
 
     Raises:
         InputError: for engines that shard the network.
@@ -42,14 +42,15 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
     lines = {
         "network": f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}M parameters",
         "data": describe_data(source, source.kind),
-        "update": f"{images_per_update} images: {args.batch_size} at a time, {args.gradient_accumulation_steps} times, on "
-        f"{accelerator.num_processes} process(es)",
+        "update": f"{images_per_update} images: {args.batch_size} at a time, "
+        f"{args.gradient_accumulation_steps} times, on {accelerator.num_processes} process(es)",
         "length": f"{total_steps} updates, {images} images{describe_passes(images, count_images(source))}",
         "compute": f"{flops / 1e9:.3f} GFLOPs per image, forward and backward; {flops * images:.2e} FLOPs in all",
-        "memory": f"{tqdm.format_sizeof(sum(memory.values()), 'B')} of tensors in each process: {parts}; the most that was "
-        f"taken in this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
-        "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second (median of "
-        f"{TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring and saving",
+        "memory": f"{tqdm.format_sizeof(sum(memory.values()), 'B')} of tensors in each process: {parts}; the most "
+        f"that was taken in this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
+        "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second "
+        f"(median of {TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring "
+        "and saving",
         "writes": describe_files(args, memory, total_steps),
     }
     head = f"Plan of the run in {args.output_dir} (nothing is written now)"
@@ -61,7 +62,7 @@ def describe_passes(images, images_in_data):
 
 
 def flops_per_image(args, accelerator, unet, scheduler, batch):
-    """Of loss and gradients of a batch of one image, as torch counts them: two for each multiplication with addition."""
+    """FLOPs of the loss and gradients of one image, counted by torch with two per multiply-add."""
     plain = Trial(replace(args, compile="no"), accelerator, unet, scheduler)
     with FlopCounterMode(display=False) as counter:
         plain.loss(batch).backward()
@@ -70,7 +71,7 @@ def flops_per_image(args, accelerator, unet, scheduler, batch):
 
 @contextmanager
 def saved_activations(model):
-    """Bytes by memory address of all that is kept for the backward pass, the weights apart."""
+    """Bytes, by memory address, of the activations saved for the backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes = {}
 
@@ -85,7 +86,7 @@ def saved_activations(model):
 
 
 def memory_of(trial):
-    """Bytes of what stays from update to update. One update is done, so that the optimizer has its state."""
+    """Bytes of the tensors kept between updates. One update is run, so that the optimizer has its state."""
     trial.optimizer.step()
     gradients = _bytes(p.grad for p in trial.model.parameters() if p.grad is not None)
     trial.optimizer.zero_grad()
@@ -104,7 +105,7 @@ def _bytes(tensors):
 
 
 def seconds_per_update(trial, batch):
-    trial.update(batch)  # the first one is slower
+    trial.update(batch)  # the first update is slower
     seconds = []
     for _ in range(TIMED_UPDATES):
         start = time.perf_counter()
@@ -116,13 +117,14 @@ def seconds_per_update(trial, batch):
 
 
 def describe_files(args, memory, total_steps):
-    """What the run writes into its folder, and how large that is."""
+    """The files that the run writes into its folder, and their sizes."""
     weights = memory["weights"]
     checkpoint = weights + memory["optimizer"] + memory["averages"]
     times = total_steps // args.checkpoint_every if args.checkpoint_every else 0
     parts = [
         f"the pipeline of {tqdm.format_sizeof(weights, 'B')}",
-        f"{args.checkpoints_limit} checkpoint(s) of {tqdm.format_sizeof(checkpoint, 'B')}, {times} times and at the end",
+        f"{args.checkpoints_limit} checkpoint(s) of {tqdm.format_sizeof(checkpoint, 'B')}, {times} times and at the "
+        "end",
         f"{total_steps // args.sample_every if args.sample_every else 0} grids of samples and one at the end",
         f"{LOSS_FILE}, {LOSS_PICTURE}, {CARD_FILE}",
     ]

@@ -1,6 +1,6 @@
-"""Weights, optimizer, gradient scaler and random states from a checkpoint, as each engine wrote them by `save_state`.
+"""Reads weights, optimizer, gradient scaler and random states that each engine wrote with `save_state`.
 
-Not by `load_state`, which would run what a pickle says, and passes over a random state that it cannot read.
+`load_state` is not used, because it would run the code of a pickle and skips a random state that it cannot read.
 """
 
 import random
@@ -28,7 +28,7 @@ def read_engine_state(accelerator, model, optimizer, folder):
     """Restores weights, optimizer and gradient scaler; every process must call this.
 
     Args:
-        model, optimizer: as `accelerator` has prepared them.
+        model, optimizer: prepared by `accelerator`.
 
     Raises:
         InputError: if a file cannot be read as plain data.
@@ -52,16 +52,14 @@ def read_engine_state(accelerator, model, optimizer, folder):
 
 def _read_shards(accelerator, model, optimizer, folder):
     plugin = accelerator.state.fsdp_plugin
-    if (
-        plugin.state_dict_type == StateDictType.FULL_STATE_DICT
-    ):  # files of `torch.save`, which these read as plain data
+    if plugin.state_dict_type == StateDictType.FULL_STATE_DICT:  # files of `torch.save`, read here as plain data
         load_fsdp_model(plugin, accelerator, model, folder)
         load_fsdp_optimizer(plugin, accelerator, optimizer, model, folder)
         return
     weights = {"model": get_model_state_dict(model)}
     _read_sharded(weights, folder / f"{FSDP_MODEL_NAME}_0")
     set_model_state_dict(model, weights["model"])
-    # The optimizer itself: in its wrapper, the scaler would judge the update of nothing by which its state is laid out.
+    # The unwrapped optimizer: the empty update that creates its state would otherwise go through the gradient scaler.
     state = {"optimizer": get_optimizer_state_dict(model, optimizer.optimizer)}
     _read_sharded(state, folder / f"{OPTIMIZER_NAME}_0")
     set_optimizer_state_dict(model, optimizer.optimizer, state["optimizer"])
@@ -70,14 +68,14 @@ def _read_shards(accelerator, model, optimizer, folder):
 def _read_sharded(state, folder):
     try:
         dist_cp.load(state, storage_reader=PlainReader(folder), planner=PlainPlanner())
-    except CheckpointException as error:  # in every process, whichever failed; it is no `Exception`
+    except CheckpointException as error:  # in every process; not a subclass of `Exception`
         cause, _ = next(iter(error.failures.values()))
         with named_when_unreadable(folder):
             raise cause from error
 
 
 def _refuse_code_for_deepspeed(folder):
-    """Passes where the files of DeepSpeed hold plain data and its own small classes: it reads them by ordinary unpickling."""
+    """Checks that DeepSpeed's files hold plain data and its own classes only, because it unpickles them."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -92,7 +90,7 @@ def read_random_state(accelerator, folder):
     """Restores the generators of this process.
 
     Raises:
-        InputError: if they cannot be restored: the run would not be the one that was interrupted.
+        InputError: if they cannot be restored, as the run would differ from an uninterrupted one.
     """
     path = Path(folder) / f"random_states_{accelerator.process_index}.pkl"
     states = load_pickle(path)
@@ -100,7 +98,7 @@ def read_random_state(accelerator, folder):
         random.setstate(states["random_state"])
         np.random.set_state(states["numpy_random_seed"])
         torch.set_rng_state(states["torch_manual_seed"])
-    # A run may go on on another kind of device, or on fewer: every batch seeds that which it is on.
+    # A run may continue on another kind of device, or on fewer; every batch seeds its own device.
     kind = accelerator.device.type
     if of_devices := states.get(f"torch_{kind}_manual_seed"):
         devices = torch.get_device_module(kind)

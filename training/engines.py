@@ -1,7 +1,7 @@
-"""The engines that spread a training over processes, and what accelerate's configuration leaves to be said to them.
+"""The engines that distribute training over processes, and their settings beyond accelerate's configuration.
 
-DDP gives each process the whole network. FSDP2 gives it a part of the weights, of their gradients and of the optimizer's
-state, DeepSpeed ZeRO-2 a part of the last two. `training/configs/accelerate/` has a configuration for each.
+With DDP each process has the whole network. FSDP2 shards weights, gradients and optimizer state; DeepSpeed ZeRO-2
+shards gradients and optimizer state. `training/configs/accelerate/` has a configuration for each.
 """
 
 import torch
@@ -19,14 +19,14 @@ from ddpm_hf.errors import InputError
 
 
 def join_training(args, **options):
-    """The [`accelerate.Accelerator`] of a training, with the engine that `accelerate launch` was told of.
+    """The [`accelerate.Accelerator`] of a training run, with the engine given to `accelerate launch`.
 
     Args:
-        args (`RunArguments`): the options of the training.
-        options: of [`accelerate.Accelerator`].
+        args (`RunArguments`): the options of the run.
+        options: arguments of [`accelerate.Accelerator`].
 
     Raises:
-        InputError: for an engine that is not supported here, and for options that do not go with it.
+        InputError: for an unsupported engine, and for options that do not work with the engine.
     """
     options |= {"mixed_precision": args.mixed_precision}
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
@@ -41,7 +41,7 @@ def _join_deepspeed(args, options):
     _check_options(args, "DeepSpeed")
     if args.mixed_precision == "fp16":
         raise InputError("mixed_precision='fp16' is not supported with DeepSpeed: choose bf16, or 'no'.")
-    # Told that there are CPUs alone, accelerate would leave DeepSpeed out.
+    # With the setting for CPUs, accelerate would not use DeepSpeed.
     backend = {} if torch.accelerator.is_available() else {"backend": "gloo"}
     group = InitProcessGroupKwargs(timeout=LONGEST_WAIT, **backend)
     accelerator = Accelerator(**options, kwargs_handlers=[group])
@@ -49,14 +49,14 @@ def _join_deepspeed(args, options):
     if plugin.zero_stage == 3 or plugin.offload_optimizer_device != "none":
         raise InputError(
             f"DeepSpeed with zero_stage={plugin.zero_stage} and offload_optimizer_device="
-            f"{plugin.offload_optimizer_device!r} is not supported: take zero_stage 2 and offload_optimizer_device none, or "
-            "fsdp2.yaml, which shards the weights too."
+            f"{plugin.offload_optimizer_device!r} is not supported: take zero_stage 2 and offload_optimizer_device "
+            "none, or fsdp2.yaml, which shards the weights too."
         )
     plugin.deepspeed_config |= {
         "train_micro_batch_size_per_gpu": args.batch_size,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
         "gradient_clipping": args.max_grad_norm,
-        # Its own bf16 would hold the weights in bf16, and their average would not see small updates.
+        # DeepSpeed's bf16 would keep the weights in bf16, whose average would miss small updates.
         "bf16": {"enabled": False},
         "torch_autocast": {"enabled": args.mixed_precision == "bf16", "dtype": "bfloat16"},
     }
@@ -66,7 +66,7 @@ def _join_deepspeed(args, options):
 def _shard_by_fsdp2(args, accelerator):
     _check_options(args, "FSDP")
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # On CPUs accelerate takes no notice of FSDP, and says nothing.
+        # On CPUs accelerate ignores FSDP without a warning.
         plugin = FullyShardedDataParallelPlugin()
         if args.mixed_precision != "no":
             plugin.set_mixed_precision(args.mixed_precision)
@@ -78,11 +78,11 @@ def _shard_by_fsdp2(args, accelerator):
 
 
 def _check_options(args, engine):
-    """What has not been made to work with parts of a network, or would not do what it says."""
+    """Raises InputError for options that do not work with a sharded network."""
     refused = {
         "optimizer='adamw8bit'": args.optimizer == "adamw8bit",
         "channels_last='yes'": args.channels_last == "yes",
-        # Its hooks are on the whole weights. And where there is one convolution to train, there is nothing to shard.
+        # Its hooks act on whole weights, and a single convolution leaves nothing to shard.
         "train_head_only": getattr(args, "train_head_only", False),
     }
     for option, is_given in refused.items():

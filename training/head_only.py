@@ -1,11 +1,11 @@
-"""Training of a variance head alone, on a network whose prediction is good already and is to stay what it is."""
+"""Training of a variance head alone, on a trained network whose prediction must not change."""
 
 
 def freeze_all_but_head(unet):
-    """Keeps every weight of `unet` but those of the channels of its variance head from learning; returns `unet`.
+    """Freezes all weights of `unet` except the channels of its variance head; returns `unet`.
 
-    The prediction and the head are rows of one layer, so the rows of the prediction get gradients of zero, from
-    which Adam, and the average of the weights, leave them bit for bit as they are (weight decay would not).
+    The prediction and the head are rows of one layer, so the rows of the prediction get zero gradients. With these,
+    Adam and the average of the weights leave them bit for bit unchanged (weight decay would not).
     """
     unet.requires_grad_(False)
     channels = unet.config.in_channels

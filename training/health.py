@@ -1,7 +1,7 @@
-"""How a training fares: what its log says, and what becomes of an update whose loss or gradient is not finite.
+"""Statistics of training for the log, and the handling of updates whose loss or gradient is not finite.
 
-Such an update is skipped: weights and optimizer stay as they were, bit for bit, on every process alike. All of this is
-computed where the losses are; the host reads it when it logs, and until then waits for nothing.
+Such an update is skipped: weights and optimizer stay unchanged, bit for bit, on every process. The statistics are
+computed on the device; the host reads them only when it logs.
 """
 
 import sys
@@ -15,37 +15,36 @@ QUARTILES = 4
 
 
 def refuse_nonfinite(loss):
-    """`loss`, with NaN as its gradient where it is not finite.
+    """`loss`, with NaN as its gradient if the loss is not finite.
 
-    A sum of squares can overflow whose gradient does not. So the gradient says it too, and with the sum of the gradients
-    all processes and all batches of an accumulation know.
+    A sum of squares can overflow while its gradient is finite. With NaN in the gradient, the sum of the gradients
+    informs all processes and all batches of an accumulation.
     """
     return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
 
 class UpdateStatistics:
-    """Losses and gradient norms since the last line of the log, and the updates that were skipped since the beginning.
+    """Losses and gradient norms since the last log row, and the number of skipped updates since the beginning.
 
     Args:
-        num_train_timesteps (`int`): T; the losses are also counted by quarter of it.
-        accelerator (`accelerate.Accelerator`): on its device all sums stay, until they are added over its processes.
+        num_train_timesteps (`int`): T; losses are also averaged per quarter of T.
+        accelerator (`accelerate.Accelerator`): its device holds all sums until they are added over its processes.
     """
 
     def __init__(self, num_train_timesteps, accelerator):
         self.num_train_timesteps, self.accelerator = num_train_timesteps, accelerator
         self.sums = torch.zeros(4 + 2 * QUARTILES, device=accelerator.device)
-        # Views of it: a sum, and what it is divided by.
+        # Views of the sums: numerator and denominator of each mean.
         self.loss, self.grad_norm = self.sums[:2], self.sums[2:4]
         self.loss_by_quartile = self.sums[4:].view(QUARTILES, 2)
-        # How many in all, and how many of them were the last ones.
+        # Skipped updates in all, and in a row up to now.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
 
     @torch.no_grad()
     def add_losses(self, loss, timesteps, weights, losses):
-        """Those of one batch: their weighted mean, and timesteps, weights and losses by image, (B,)."""
+        """Adds the losses of one batch: their weighted mean, and timesteps, weights and losses per image, (B,)."""
         self.loss += _value_and_count(loss)
-        # Divided by their sum, the weights 1 / (T p_t) make a mean over the timesteps of a quartile, however often each
-        # was drawn.
+        # Normalized weights 1 / (T p_t) give the mean over the timesteps of a quartile, however often each was drawn.
         finite = losses.isfinite()
         weights = weights * finite
         rows = torch.stack([weights * torch.where(finite, losses, 0), weights], dim=1)
@@ -55,7 +54,7 @@ class UpdateStatistics:
 
     @torch.no_grad()
     def add_update(self, grad_norm):
-        """The norm of the gradient of an update, before it is clipped; says if it must be skipped, bool, ()."""
+        """Adds the gradient norm of an update before clipping; returns whether to skip the update, bool, ()."""
         norm = whole(grad_norm)
         is_skipped = ~norm.isfinite()
         self.grad_norm += _value_and_count(norm)
@@ -64,7 +63,7 @@ class UpdateStatistics:
         return is_skipped
 
     def means(self):
-        """Over the interval and all processes, by their names in the log; NaN where nothing finite was counted.
+        """Means over the interval and all processes, by name in the log; NaN without a finite value.
 
         Every process must call this.
         """
@@ -80,42 +79,42 @@ class UpdateStatistics:
         self.skipped[1] = 0
 
     def num_skipped(self):
-        """How many updates were skipped in all, and how many in a row up to now."""
+        """The number of skipped updates in all, and in a row up to now."""
         return self.skipped.tolist()
 
     def state_dict(self):
-        """Of all processes, which must all call this; one of them saves it."""
+        """The state of all processes, which must all call this; one of them saves it."""
         return {"sums": self.accelerator.gather(self.sums[None]), "skipped": self.skipped}
 
     def load_state_dict(self, state):
         sums, processes = state["sums"], self.accelerator.num_processes
-        # Of a run on other processes, each gets an equal part of the whole.
+        # With another number of processes, each gets an equal part of the sum.
         own = sums[self.accelerator.process_index] if len(sums) == processes else sums.sum(0) / processes
         self.sums.copy_(own)
         self.skipped.copy_(state["skipped"])
 
 
 def check_weights(weights, when):
-    """Passes where all weights, trained or averaged, are finite; of sharded ones, those that this process has.
+    """Checks that all trained or averaged weights are finite; for sharded weights, this process's part.
 
     Args:
         weights: tensors.
-        when (`str`): they are so, for the message.
+        when (`str`): the moment of the check, for the message.
 
     Raises:
-        InputError: if one is not: no model is written from it.
+        InputError: if one is not finite, so that no model is written from it.
     """
     finite = torch.stack([own_part(weight).isfinite().all() for weight in weights])
     if not finite.all():
         raise InputError(
-            f"{(~finite).sum()} of {len(finite)} weights and averages are not finite {when}, so they are not saved: begin anew, in "
-            "a new output_dir, with a smaller --learning_rate or a longer --lr_warmup_steps, from data and --init_from whose "
-            "values are finite."
+            f"{(~finite).sum()} of {len(finite)} weights and averages are not finite {when}, so they are not saved: "
+            "begin anew, in a new output_dir, with a smaller --learning_rate or a longer --lr_warmup_steps, from data "
+            "and --init_from whose values are finite."
         )
 
 
 def _value_and_count(value):
-    """(value, 1), or (0, 0) where it is not finite."""
+    """(value, 1), or (0, 0) if the value is not finite."""
     finite = value.isfinite()
     return torch.stack([torch.where(finite, value, 0), finite.to(value.dtype)])
 
@@ -125,30 +124,30 @@ def _ratio(numerator, denominator):
 
 
 def peak_memory_gb(device):
-    """The most memory of the device that tensors have taken, or of the host, that this process has, in GiB."""
+    """Peak memory of tensors on the device, or of this process on the host, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform == "win32":
         import psutil
 
         return psutil.Process().memory_info().peak_wset / 2**30
-    import resource  # is not there on Windows
+    import resource  # does not exist on Windows
 
     bytes_of_unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_of_unit / 2**30
 
 
 def describe_divergence(args, step, skipped, skipped_in_a_row, kept_step):
-    """Why a run was stopped after `step`, and what to try; `kept_step` is that of its newest checkpoint."""
+    """Why a run was stopped after `step`, and what to try; `kept_step` is the step of its newest checkpoint."""
     other_precision = {
         "fp16": "--mixed_precision bf16, whose range is that of float32",
         "bf16": "--mixed_precision no",
         "no": "--max_grad_norm below the grad_norm in loss.csv",
     }[args.mixed_precision]
     return (
-        f"The training was stopped after update {step}: loss or gradient were not finite in the last {skipped_in_a_row} "
-        f"updates, from {step - skipped_in_a_row + 1} on ({skipped} of all). They were skipped, and the checkpoint of step "
-        f"{kept_step} in {args.output_dir!r} has the weights from before them. The same command goes on from there; if it "
-        f"ends here again, try in a new output_dir a learning_rate below {args.learning_rate:g}, a longer "
-        f"--lr_warmup_steps, or {other_precision}."
+        f"The training was stopped after update {step}: loss or gradient were not finite in the last "
+        f"{skipped_in_a_row} updates, from {step - skipped_in_a_row + 1} on ({skipped} of all). They were skipped, "
+        f"and the checkpoint of step {kept_step} in {args.output_dir!r} has the weights from before them. The same "
+        "command goes on from there; if it ends here again, try in a new output_dir a learning_rate below "
+        f"{args.learning_rate:g}, a longer --lr_warmup_steps, or {other_precision}."
     )

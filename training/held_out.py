@@ -1,4 +1,4 @@
-"""Bits per dimension on images that are not trained on, measured from time to time."""
+"""Bits per dimension on held-out images, measured during training."""
 
 from dataclasses import fields, replace
 
@@ -10,18 +10,17 @@ from ddpm_hf.evaluation import bits_per_dim
 
 
 def load_held_out(args, source, accelerator):
-    """Images of `eval_split` in the form of those that are trained on: `{"images": (N, C, H, W), uint8}`, and "labels".
+    """Images of `eval_split` in the form of the training images: `{"images": (N, C, H, W), uint8}`, and "labels".
 
-    They are drawn at random, or with `streaming`, which reads no more than it must, they are the first ones. The same in
-    every process.
+    They are drawn at random; with `streaming` they are the first images. All processes get the same.
 
     Args:
-        args (`TrainingArguments`): with `eval_every` above 0.
-        source: what is trained on.
-        accelerator (`accelerate.Accelerator`): of the run.
+        args (`TrainingArguments`): options with `eval_every` above 0.
+        source: the training data.
+        accelerator (`accelerate.Accelerator`): the accelerator of the run.
 
     Raises:
-        InputError: if that split is not there, or has other images or classes, or if points are trained on.
+        InputError: if the split does not exist or has other images or classes, or if the training data are points.
     """
     _, resolution, _ = source.samples.image_shape(
         otherwise=InputError(
@@ -34,8 +33,8 @@ def load_held_out(args, source, accelerator):
     held_out = main_process_first(accelerator, lambda: open_data(data, resolution))
     if held_out.channels != source.channels or (held_out.num_classes or 0) > (source.num_classes or 0):
         raise InputError(
-            f"Split eval_split={args.eval_split!r} has {held_out.channels} channel(s) and {held_out.num_classes} classes, and "
-            f"what is trained on {source.channels} and {source.num_classes}: give another --eval_split."
+            f"Split eval_split={args.eval_split!r} has {held_out.channels} channel(s) and {held_out.num_classes} "
+            f"classes, and what is trained on {source.channels} and {source.num_classes}: give another --eval_split."
         )
     if args.streaming:
         return decode_first(held_out, args.num_eval_images, args.seed)
@@ -43,7 +42,7 @@ def load_held_out(args, source, accelerator):
 
 
 def measure_held_out(unet, scheduler, held_out, args, accelerator):
-    """A row of the log; the processes share the images, and all must call this."""
+    """A row of the log; the processes share the images, and every process must call this."""
     measured = bits_per_dim(
         unet,
         scheduler,

@@ -1,7 +1,7 @@
-"""What the network is trained for: one loss for each image, whatever timestep it was drawn with.
+"""Training objectives, with one loss per image at its timestep.
 
-The losses are means over the dimensions d = C H W of an image, so that they do not depend on its size. `timestep_samplers`
-says which timesteps are drawn, and by which weights the losses make an unbiased mean over all of them.
+The losses are means over the dimensions d = C H W of an image, so they do not depend on its size. `timestep_samplers`
+draws the timesteps, and gives the weights for an unbiased mean of the losses over all timesteps.
 """
 
 import math
@@ -14,7 +14,7 @@ from ddpm_hf.evaluation.variational_bound import bound_term
 from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 
-# The last three each teach the variance head of their name, on a trained network.
+# The last three train the variance head of the same name, on a trained network.
 OBJECTIVES = ("simple", "hybrid", "vlb", *COVARIANCE_HEADS)
 
 
@@ -31,24 +31,24 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
     r"""The loss `objective(unet, images, timesteps, class_labels=None, noise=None)`, differentiable, of shape (B,).
 
     `simple`: L_simple; `vlb`: the variational bound L_vlb; `hybrid`: L_simple + vlb_weight * L_vlb with the mean held
-    fixed in L_vlb, which so teaches the variance alone (Nichol & Dhariwal 2021, eq. 16). `npr`, `sn` and `ocm` regress
-    the head of their name alone, and leave the prediction as it is: `npr_losses`, `sn_losses`, `ocm_losses`.
+    fixed in L_vlb, which so trains the variance alone (Nichol & Dhariwal 2021, eq. 16). `npr`, `sn` and `ocm` regress
+    the head of the same name and leave the prediction unchanged: `npr_losses`, `sn_losses`, `ocm_losses`.
 
     Args:
         scheduler (`GaussianDiffusionScheduler`): gives x_t, the target, and the kernels of the bound.
         vlb_weight (`float`): lambda of `hybrid`.
         min_snr_gamma (`float`, *optional*): gamma of `min_snr_weights` for L_simple.
-        device: where the images will be.
+        device: the device of the images.
 
     Arguments of the objective:
-        unet: predicts what `scheduler.config.prediction_type` says, in its first C channels.
+        unet: its first C channels predict `scheduler.config.prediction_type`.
         images (`torch.Tensor`): x_0 in [-1, 1], float32, (B, C, H, W).
         timesteps (`torch.Tensor`): int64, (B,).
         class_labels (`torch.Tensor`, *optional*): int64, (B,).
         noise (`torch.Tensor`, *optional*): (B, C, H, W); drawn if not given.
     """
     snr_weights = None if min_snr_gamma is None else min_snr_weights(scheduler, min_snr_gamma).to(device)
-    # Clipped values of x0_hat would have no gradient.
+    # Not clipped, because clipped values of x0_hat have no gradient.
     unclipped = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
 
     def formula(predict, batch):
@@ -83,7 +83,7 @@ def simple_losses(scheduler, output, batch, snr_weights=None):
     r"""L_simple of each image (Ho et al. 2020, eq. 14): :math:`w_t \|target - f_\theta(x_t, t)\|^2 / d`.
 
     Args:
-        output (`torch.Tensor`): of the network; channels after the first C (a variance head) are left alone.
+        output (`torch.Tensor`): the network's output; channels after the first C (a variance head) are ignored.
         snr_weights (`torch.Tensor`, *optional*): w_t by timestep, (T,), on the device; 1 if not given.
     """
     target = prediction_target(scheduler, batch.images, batch.noise, batch.timesteps)
@@ -96,9 +96,9 @@ def simple_losses(scheduler, output, batch, snr_weights=None):
 def vlb_losses(scheduler, output, batch):
     """The estimate of L_vlb from one timestep: T times its term, in bits per dimension, (B,).
 
-    The mean over uniform timesteps is the variational bound without its prior term, which no training changes.
-    Bits and the factor T are those of Improved DDPM's code, in which the weight 0.001 of the paper's hybrid loss was
-    found: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss itself).
+    The mean over uniform timesteps is the variational bound without its prior term, which does not depend on the
+    network. Bits and the factor T follow Improved DDPM's code, for which the weight 0.001 of the paper's hybrid loss
+    was tuned: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss).
     """
     levels = kind_of_batch(batch.images).levels
     nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy, levels=levels)
@@ -107,19 +107,20 @@ def vlb_losses(scheduler, output, batch):
 
 
 def npr_losses(scheduler, output, batch):
-    r""":math:`\|(\epsilon - \hat\epsilon)^2 - h\|^2 / d` of each image, whose least h is E[(eps - eps_hat)^2 | x_t].
+    r""":math:`\|(\epsilon - \hat\epsilon)^2 - h\|^2 / d` of each image, minimal at h = E[(eps - eps_hat)^2 | x_t].
 
-    "Noise prediction residual" (Bao et al. 2022b, section 3): right whatever the error of eps_hat, which is held fixed.
+    It is the "noise prediction residual" (Bao et al. 2022b, section 3), which is correct whatever the error of
+    eps_hat; eps_hat is held fixed.
     """
     residual = batch.noise - scheduler.get_epsilon(output.detach(), batch.timesteps, batch.noisy)
     return _head_losses(output, residual.square())
 
 
 def sn_losses(scheduler, output, batch):
-    r""":math:`\|\epsilon^2 - \hat\epsilon^2 - h\|^2 / d` of each image, whose least h is E[eps^2 | x_t] - eps_hat^2.
+    r""":math:`\|\epsilon^2 - \hat\epsilon^2 - h\|^2 / d` of each image, minimal at h = E[eps^2 | x_t] - eps_hat^2.
 
-    "Squared noise" (Bao et al. 2022b, section 3), where the network predicts E[eps^2 | x_t] itself: see
-    `ddpm_hf.schedulers.variances.head_covariance`. Right where eps_hat is.
+    It is the "squared noise" (Bao et al. 2022b, section 3), for which the paper's network predicts E[eps^2 | x_t]
+    itself: see `ddpm_hf.schedulers.variances.head_covariance`. It is correct where eps_hat is.
     """
     epsilon = scheduler.get_epsilon(output.detach(), batch.timesteps, batch.noisy)
     return _head_losses(output, batch.noise.square() - epsilon.square())
@@ -128,27 +129,27 @@ def sn_losses(scheduler, output, batch):
 def ocm_losses(scheduler, predict, batch, probe):
     r""":math:`\|1 - \sqrt{1 - \bar\alpha_t} \, v \odot J^T v - h\|^2 / d` of each image, J = d eps_hat / d x_t.
 
-    The least h has the diagonal of J in place of the product, as E[v_i v_j] = delta_ij for the probe v: "optimal
-    covariance matching" (Ou et al. 2025, section 3). Right where eps_hat is.
+    The minimum has the diagonal of J in place of the product, as E[v_i v_j] = delta_ij for the probe v. It is "optimal
+    covariance matching" (Ou et al. 2025, section 3), which is correct where eps_hat is.
 
     Args:
         predict (`Callable`): the network at the timesteps of the batch, from x_t to its output.
         probe (`torch.Tensor`): v, of the shape of x_t, entries 1 and -1 at random.
     """
-    # J^T v from one backward pass has the same diagonal in expectation as J v from forward-mode differentiation, and in
-    # sum the same variance. It takes 2 times a network call, where that takes 4 (torch 2.13: each convolution is
-    # also made with a derivative of zero of its weights), has no fused attention, and no group norm under autocast.
+    # J^T v from one backward pass has in expectation the same diagonal as J v from forward-mode differentiation, and
+    # in sum the same variance. It costs 2 network calls instead of 4 (in torch 2.13 forward mode also convolves with
+    # zero derivatives of the weights, and lacks fused attention, and group norm under autocast).
     noisy = batch.noisy.detach().requires_grad_()
     output = predict(noisy)
     epsilon = scheduler.get_epsilon(output, batch.timesteps, noisy)
     (product,) = torch.autograd.grad(epsilon, noisy, probe, retain_graph=True)
-    # sqrt(1 - abar_t) times a tensor is what noise adds to x_t. So it is computed where x_t is, and the host does not wait.
+    # `add_noise` to zeros gives sqrt(1 - abar_t) times a tensor on the device, so that the host does not wait.
     scaled = scheduler.add_noise(torch.zeros_like(product), probe * product, batch.timesteps)
     return _head_losses(output, 1 - scaled)
 
 
 def rademacher_like(tensor):
-    """1 or -1, each with probability 1/2."""
+    """A tensor with entries 1 and -1, each with probability 1/2."""
     return torch.empty_like(tensor).bernoulli_(0.5).mul_(2).sub_(1)
 
 
@@ -157,7 +158,7 @@ def _head_losses(output, target):
 
 
 def with_fixed_mean(output):
-    """The output of a network with a variance head, through whose prediction no gradient flows back."""
+    """The output of a network with a variance head, with the prediction detached from the gradient."""
     prediction, head = output.chunk(2, dim=1)
     return torch.cat([prediction.detach(), head], dim=1)
 
@@ -173,15 +174,16 @@ def prediction_target(scheduler, images, noise, timesteps):
 
 
 def min_snr_weights(scheduler, gamma):
-    """Weights by timestep, (T,), float32, under which the error of x_0 counts min(SNR, gamma) times (Hang et al. 2023).
+    """Weights by timestep, (T,), float32, that weight the error of x_0 by min(SNR, gamma) (Hang et al. 2023).
 
-    SNR = abar / (1 - abar), and the error of x_0 is that of epsilon over SNR, and that of v over SNR + 1.
+    SNR = abar / (1 - abar). The squared error of x_0 is the error of epsilon over SNR, and the
+    error of v over SNR + 1.
     """
     alphas_bar = scheduler.alpha_bar(range(len(scheduler)))
     snr = alphas_bar / (1 - alphas_bar)
     match scheduler.config.prediction_type:
         case "epsilon":
-            weights = (gamma / snr).clamp(max=1)  # min(SNR, gamma) / SNR, defined where no signal is left
+            weights = (gamma / snr).clamp(max=1)  # min(SNR, gamma) / SNR, defined at SNR = 0 too
         case "sample":
             weights = snr.clamp(max=gamma)
         case "v_prediction":

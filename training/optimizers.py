@@ -1,7 +1,7 @@
-"""The optimizers, and how each skips an update."""
+"""The optimizers, and how each of them skips an update."""
 
 import torch
-from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper  # is there without DeepSpeed too
+from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper  # exists without DeepSpeed too
 
 
 def make_optimizer(parameters, args):
@@ -12,27 +12,27 @@ def make_optimizer(parameters, args):
         "eps": args.adam_epsilon,
     }
     if args.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit  # an extra; arguments.py says so where it is missing
+        from bitsandbytes.optim import AdamW8bit  # an optional dependency; arguments.py reports if it is missing
 
         return AdamW8bit(parameters, **options)
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 
 def step_or_skip(optimizer, skipped):
-    """One update of the weights, or none.
+    """Updates the weights, unless the update is skipped.
 
     Args:
         optimizer (`accelerate.optimizer.AcceleratedOptimizer`)
-        skipped (`torch.Tensor`): bool, (), on the device. Where it is true, weights and state stay as they are.
+        skipped (`torch.Tensor`): bool, (), on the device. If true, weights and state stay unchanged.
     """
-    # DeepSpeed has made or skipped its update in the backward pass, and this one does nothing.
+    # DeepSpeed updates or skips in the backward pass, and this call does nothing.
     if isinstance(optimizer, DeepSpeedOptimizerWrapper):
         return
-    # torch's fused kernels read this on the device and then leave everything alone. The scaler of fp16 looks at the
-    # gradients itself, and sets it likewise.
+    # torch's fused kernels read this on the device and then change nothing. The fp16 scaler checks the gradients
+    # itself and sets it likewise.
     if getattr(optimizer.optimizer, "_step_supports_amp_scaling", False):
         optimizer.optimizer.found_inf = skipped.float()
-    # Others have no such way, so the host must know, and waits once in each update.
+    # Other optimizers have no such flag, so the host reads it and waits once per update.
     elif optimizer.scaler is None and skipped.item():
         return
     optimizer.step()

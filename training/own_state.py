@@ -1,7 +1,6 @@
-"""What a run keeps beside weights and optimizer, as one safetensors file: tensors, and all else as JSON in its header.
+"""State of a run besides weights and optimizer, in one safetensors file: tensors, and the rest as JSON in its header.
 
-Reading it cannot run code. Checkpoints of earlier versions have a pickle for each part instead, which are read too, as plain
-data.
+Reading it cannot run code. Checkpoints of earlier versions have a pickle per part, read as plain data.
 """
 
 import json
@@ -14,18 +13,18 @@ from safetensors.torch import save_file
 from ddpm_hf.training.plain_reading import load_pickle, named_when_unreadable
 
 FILE = "training_state.safetensors"
-TENSOR = "tensor:"  # what begins with this in the JSON stands for the tensor of that name
+TENSOR = "tensor:"  # in the JSON, text with this prefix stands for the tensor of that name
 
 
 def write_own_state(parts, folder):
-    """Writes the state of each of `parts`, by name: they have a `state_dict` of tensors, numbers, text, lists and dicts."""
+    """Writes the state of each of `parts` by name; each `state_dict` holds tensors, numbers, text, lists and dicts."""
     tensors = {}
     described = {name: _without_tensors(part.state_dict(), name, tensors) for name, part in parts.items()}
     save_file(tensors, Path(folder) / FILE, {"state": json.dumps(described)})
 
 
 def _without_tensors(value, name, tensors):
-    """`value` with names in the places of its tensors, which come to stand in `tensors`."""
+    """`value` with its tensors replaced by names, and moved to `tensors`."""
     if torch.is_tensor(value):
         tensors[name] = value.detach().cpu().contiguous()
         return TENSOR + name
@@ -37,7 +36,7 @@ def _without_tensors(value, name, tensors):
 
 
 def read_own_state(parts, folder):
-    """Gives each of `parts` the state that `write_own_state` wrote; every process must call this.
+    """Restores each of `parts` from `write_own_state`; every process must call this.
 
     Raises:
         InputError: if it cannot be read.

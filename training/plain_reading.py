@@ -1,7 +1,7 @@
-"""Reads the pickles of checkpoints as plain data: tensors, numbers, text and containers of them, and nothing that runs.
+"""Reads the pickles of checkpoints as plain data: tensors, numbers, text and containers of them, without running code.
 
-An ordinary `pickle.load` calls whatever the file says. So of what training writes, no pickle is read but by torch's restricted
-unpickler, or by one that knows the few classes by name which torch's sharded checkpoints are described with.
+An ordinary `pickle.load` calls whatever the file names. So pickles of checkpoints are read only by torch's restricted
+unpickler, or by an unpickler limited to the few classes that describe torch's sharded checkpoints.
 """
 
 import io
@@ -17,7 +17,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from ddpm_hf.errors import InputError
 
 PICKLES = {".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".distcp", ".joblib", ".metadata"}
-# What accelerate, FSDP2 and DeepSpeed write, with the parts of earlier versions that `own_state` reads.
+# The files of accelerate, FSDP2 and DeepSpeed, and the parts from earlier versions that `own_state` reads.
 WRITTEN = re.compile(
     r"optimizer\.bin|scaler\.pt|(random_states|custom_checkpoint)_\d+\.pkl|pytorch_model_fsdp\.bin|"
     r"(pytorch_model_fsdp_0|optimizer_0)/(\.metadata|__\d+_\d+\.distcp)|pytorch_model/\w+\.pt"
@@ -25,25 +25,25 @@ WRITTEN = re.compile(
 
 
 def refuse_foreign_pickles(folder):
-    """Passes where a checkpoint has no pickle but those of the names that training gives.
+    """Checks that a checkpoint has only pickles with names that training writes.
 
     Raises:
-        InputError: naming one that it has.
+        InputError: with the name of any other pickle.
     """
     for path in sorted(Path(folder).rglob("*")):
         name = path.relative_to(folder).as_posix()
         if (path.suffix or path.name) in PICKLES and not WRITTEN.fullmatch(name):
             raise InputError(
-                f"The checkpoint {folder} holds {name}, which training does not write, and such files can run code when they "
-                "are read: find out where it is from, and remove it to go on."
+                f"The checkpoint {folder} holds {name}, which training does not write, and such files can run code "
+                "when they are read: find out where it is from, and remove it to go on."
             )
 
 
 def load_pickle(path):
-    """What `torch.save` wrote, on the host, if it is plain data.
+    """The plain data in a file of `torch.save`, on the host.
 
     Raises:
-        InputError: naming the file, and what it holds that is not.
+        InputError: with the file and the content that is not plain data.
     """
     with named_when_unreadable(path):
         return load(path, map_location="cpu", weights_only=True)
@@ -51,12 +51,12 @@ def load_pickle(path):
 
 @contextmanager
 def named_when_unreadable(path):
-    """Raises what goes wrong with the file at `path` as an `InputError` that names it."""
+    """Turns errors of reading into an `InputError` that names the file at `path`."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # each format has its own, down to KeyError
+    except Exception as error:  # each format has its own errors, down to KeyError
         name, where = Path(path).name, Path(path).parent
         called = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         reason = (
@@ -65,13 +65,14 @@ def named_when_unreadable(path):
             else f"cannot be read ({' '.join(str(error).split())[:200]})"
         )
         raise InputError(
-            f"{name} in {where} {reason}. Restore it from a copy, or remove {where} to go on from the checkpoint before it."
+            f"{name} in {where} {reason}. Restore it from a copy, or remove {where} to go on from the checkpoint "
+            "before it."
         ) from error
 
 
 # Sharded checkpoints -------------------------------------------------------------------------------------------------
 
-# The classes that describe which tensor stands where, by module. None of them does anything when it is made.
+# The classes that describe the places of tensors, by module. Constructing them has no side effects.
 DESCRIPTIONS = {
     "torch.distributed.checkpoint.metadata": {
         *("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata"),
@@ -96,7 +97,7 @@ class DescriptionUnpickler(pickle.Unpickler):
 
 
 class PlainReader(FileSystemReader):
-    """Reads a sharded checkpoint whose description is one."""
+    """Reads a sharded checkpoint and its description as plain data."""
 
     def read_metadata(self, *args, **kwargs):
         path = Path(self.path) / ".metadata"
@@ -107,9 +108,9 @@ class PlainReader(FileSystemReader):
 
 
 class PlainPlanner(DefaultLoadPlanner):
-    """Reads what is no tensor in it, as learning rates, as plain data too."""
+    """Reads values other than tensors, such as learning rates, as plain data."""
 
     def load_bytes(self, read_item, value):
-        torch.load(value, weights_only=True)  # raises where it is more than that
+        torch.load(value, weights_only=True)  # raises if it is more than that
         value.seek(0)
         super().load_bytes(read_item, value)

@@ -1,16 +1,15 @@
-r"""Averages of the weights whose length can be chosen after the training (Karras et al. 2024, "Analyzing and improving the
-training dynamics of diffusion models", section 3.1 and appendix C).
+r"""Averages of the weights whose length can be chosen after training (Karras et al. 2024, section 3.1 and appendix C).
 
 The power-function average of the weights theta after t updates is
 
     (gamma + 1) / t^(gamma + 1) * integral over tau from 0 to t of tau^gamma * theta(tau),
 
-a mean that reaches back over a fixed share of the training, and forgets where it began. How long it is, is said by its
-relative standard deviation, that of tau / t: sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)). Updates change
-theta in steps, and for such a theta the update of the average with decay (1 - 1/t)^(gamma + 1) is that integral itself.
+a mean over a fixed share of the training that forgets the initial weights. Its length is given by the relative
+standard deviation of tau / t: sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)). For theta piecewise
+constant between updates, averaging with decay (1 - 1/t)^(gamma + 1) computes the integral exactly.
 
-Two or more such averages are kept while training, and saved from time to time. Any other length is then a sum of these
-snapshots, whose weights are those that bring the sum of their profiles nearest to the profile that is asked for.
+Training keeps two or more such averages and saves snapshots of them. An average of any other length is approximated by
+a linear combination of the snapshots, with the weights that bring the combined profile nearest to the desired one.
 """
 
 import math
@@ -32,14 +31,14 @@ from ddpm_hf.training.sharding import whole
 
 FOLDER = "ema_snapshots"
 NAME = re.compile(r"step-(\d+)_std-\d+\.\d+\.safetensors")
-# That of gamma = 0, the plain mean of all weights there ever were: nothing is longer.
+# The value at gamma = 0, the plain mean of all weights, which is the longest average.
 LONGEST_STD = 1 / math.sqrt(12)
 
 
 def gamma_of_std(std):
     """gamma > 0 of the profile tau^gamma whose relative standard deviation is `std`, from 0 to 1/sqrt(12).
 
-    The real root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / std^2 that is largest.
+    It is the largest real root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / std^2.
     """
     inverse = 1 / std**2
     return np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max().item()
@@ -49,7 +48,7 @@ def gamma_of_std(std):
 
 
 def make_ema(parameters, args):
-    """The average of the weights that `args.ema` names."""
+    """The kind of weight average that `args.ema` names."""
     if args.ema == "power":
         return PowerEMA(parameters, read_stds(args.ema_stds))
     return EMAModel(
@@ -63,11 +62,11 @@ def make_ema(parameters, args):
 
 
 class PowerEMA(EMAModel):
-    """Power-function averages of `parameters`; the first of `stds` is that which is saved and sampled.
+    """Power-function averages of `parameters`; the average with the first of `stds` is saved and sampled.
 
     Args:
-        parameters: of the network in training.
-        stds (`Sequence[float]`): their relative standard deviations.
+        parameters: the network's parameters.
+        stds (`Sequence[float]`): relative standard deviations of the averages.
     """
 
     def __init__(self, parameters, stds):
@@ -101,13 +100,13 @@ class PowerEMA(EMAModel):
 
 
 def save_snapshots(ema, names, run_folder, is_main_process=True):
-    """A file for each length of `ema`, whose weights are called `names`; every process must call this."""
+    """Writes one file per average of `ema`, with weights called `names`; every process must call this."""
     for average in (ema, *ema.others):
         weights = [whole(weight) for weight in average.shadow_params]
         if is_main_process:
             file = f"step-{average.optimization_step:06d}_std-{average.std:.3f}.safetensors"
             tensors = {name: weight.cpu().contiguous() for name, weight in zip(names, weights, strict=True)}
-            # The name has it in three digits. Nothing else is said: safetensors would write two things in any order.
+            # The file name has three digits of it. It is the only entry, as safetensors orders several at random.
             about = {"std": repr(average.std)}
             with written_whole(Path(run_folder) / FOLDER / file) as path:
                 save_file(tensors, path, about)
@@ -119,9 +118,9 @@ def save_snapshots(ema, names, run_folder, is_main_process=True):
 def profile_products(steps_a, gammas_a, steps_b, gammas_b):
     r"""Inner products of the profiles of two lists of averages, float64, (A, B).
 
-    The profile of one is p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) up to its step t, then 0. So the integral of two is
-    (gamma_a + 1)(gamma_b + 1) / (gamma_a + gamma_b + 1) * (t_0 / t_1)^(gamma of the later) / t_1, with t_0 and t_1 the
-    earlier and the later of t_a and t_b.
+    A profile is p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) up to its step t, then 0. The integral of the product
+    of two is (gamma_a + 1)(gamma_b + 1) / (gamma_a + gamma_b + 1) * (t_0 / t_1)^(gamma of the later) / t_1, where t_0
+    and t_1 are the earlier and the later of t_a and t_b.
     """
     t_a, gamma_a = (np.asarray(values, np.float64)[:, None] for values in (steps_a, gammas_a))
     t_b, gamma_b = (np.asarray(values, np.float64)[None, :] for values in (steps_b, gammas_b))
@@ -132,24 +131,24 @@ def profile_products(steps_a, gammas_a, steps_b, gammas_b):
 
 
 def reconstruction_weights(steps, stds, step, std):
-    """The weights x of snapshots that bring sum_i x_i p_i nearest, in the square mean, to the profile of (step, std).
+    """The weights x of snapshots for which sum_i x_i p_i is nearest, in mean square, to the profile of (step, std).
 
-    They add up to 1, so that what did not move comes out as it is. (The paper leaves their sum free; where snapshots are
-    few it misses 1 by up to some percent.)
+    They add up to 1, so that constant weights are reproduced. (The paper leaves the sum free; with few snapshots it
+    misses 1 by up to some percent.)
 
     Args:
-        steps, stds: of the snapshots, (N,).
-        step (`int`), std (`float`): of the average that is asked for.
+        steps, stds: steps and relative standard deviations of the snapshots, (N,).
+        step (`int`), std (`float`): step and relative standard deviation of the desired average.
 
     Returns:
-        x, float64, (N,), and what is left of the profile, as a share of its norm. By Cauchy and Schwarz, the error of the
-        average is at most that share, times the norm of the profile, times the norm of theta less any constant over time.
+        x, float64, (N,), and the residual of the profile relative to its norm. By Cauchy-Schwarz, the error of the
+        average is at most this residual, times the norms of the profile and of theta minus any constant.
     """
     gammas, gamma = [gamma_of_std(s) for s in stds], gamma_of_std(std)
     products = profile_products(steps, gammas, steps, gammas)
     with_target = profile_products(steps, gammas, [step], [gamma])[:, 0]
     square_of_target = profile_products([step], [gamma], [step], [gamma])[0, 0]
-    # Of profiles of norm 1, so that early snapshots, which are short and high, count for no more than others.
+    # Profiles are normalized, so that early snapshots, which are short and high, do not count more than others.
     norms = np.sqrt(np.diag(products))
     scaled = products / np.outer(norms, norms)
     free, ones = np.linalg.lstsq(
@@ -161,7 +160,7 @@ def reconstruction_weights(steps, stds, step, std):
 
 
 def list_snapshots(run_folder):
-    """(step, std, path) of each, by step and std."""
+    """(step, std, path) of each snapshot, sorted by step and std."""
     found = [(NAME.fullmatch(path.name), path) for path in (Path(run_folder) / FOLDER).glob("step-*")]
     return sorted((int(match[1]), _std_of(path), path) for match, path in found if match)
 
@@ -175,14 +174,14 @@ def reconstruct_average(run_folder, std, step=None):
     """The average of relative standard deviation `std` after `step` updates, from the snapshots of a run.
 
     Args:
-        std (`float`): above 0 and below 1/sqrt(12) = 0.289. Near those that were kept, it comes out exactest.
-        step (`int`, *optional*): that of the last snapshot by default.
+        std (`float`): above 0 and below 1/sqrt(12) = 0.289; most accurate near the kept values.
+        step (`int`, *optional*): by default the step of the last snapshot.
 
     Returns:
-        The weights by name, float32, and the share of the profile that the snapshots do not make up.
+        The weights by name, float32, and the relative residual of `reconstruction_weights`.
 
     Raises:
-        InputError: if there are no snapshots until then, or `std` is none of an average.
+        InputError: if there are no snapshots up to `step`, or `std` is out of range.
     """
     if not 0 < std < LONGEST_STD:
         raise InputError(
@@ -195,7 +194,7 @@ def reconstruct_average(run_folder, std, step=None):
             f"{run_folder} has no snapshots of averages in {FOLDER}: they are made by training with --ema power."
         )
     step = snapshots[-1][0] if step is None else step
-    # Later ones would know of weights that the average is not to know.
+    # Later snapshots contain weights from after the step of the average.
     snapshots = [snapshot for snapshot in snapshots if snapshot[0] <= step]
     if not snapshots or snapshots[-1][0] != step:
         steps = ", ".join(map(str, sorted({s for s, _, _ in list_snapshots(run_folder)})))
@@ -204,17 +203,17 @@ def reconstruct_average(run_folder, std, step=None):
     total = {}
     for weight, (_, _, path) in zip(weights.tolist(), tqdm(snapshots, desc="snapshots", unit="file"), strict=True):
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dict)
+            for name in file.keys():  # noqa: SIM118 (not a dict)
                 tensor = file.get_tensor(name).double() * weight
                 total[name] = total[name].add_(tensor) if name in total else tensor
     return {name: tensor.float() for name, tensor in total.items()}, share_left
 
 
 def save_reconstructed(run_folder, std, output_dir, step=None):
-    """Writes the pipeline of a finished run with another average of its weights; returns the share left, as above.
+    """Writes the pipeline of a finished run with another average of its weights; returns the relative residual.
 
     Raises:
-        InputError: as `reconstruct_average`, if the run has not written its pipeline yet, or `output_dir` has files.
+        InputError: as in `reconstruct_average`; if the run has no pipeline yet, or `output_dir` has files.
     """
     from ddpm_hf.hub.model_folder import load_pipeline
 
@@ -227,7 +226,7 @@ def save_reconstructed(run_folder, std, output_dir, step=None):
     pipeline = load_pipeline(str(run_folder))
     trained = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
     network = next(part for part in trained if dict(part.named_parameters()).keys() == weights.keys())
-    network.load_state_dict(weights, strict=False)  # buffers are no part of an average
+    network.load_state_dict(weights, strict=False)  # averages have no buffers
     with moved_in_whole(output_dir, last="model_index.json") as folder:
         pipeline.save_pretrained(folder)
     return share_left

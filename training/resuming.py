@@ -1,4 +1,4 @@
-"""What must be the same for a checkpoint to continue a run."""
+"""Checks that a checkpoint belongs to the run that it should continue."""
 
 from accelerate.utils import DistributedType
 
@@ -7,12 +7,12 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.training.checkpoints import list_checkpoints
 
-# These lay the state of a process out in their own way, which another of them cannot read.
+# These engines store the state of processes in their own formats, which other engines cannot read.
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def describe_training(accelerator, model, num_images):
-    """What the manifest of a checkpoint says of the training, for `check_same_training`."""
+    """The entries about the training in a checkpoint's manifest, for `check_same_training`."""
     shapes = {name: list(p.shape) for name, p in accelerator.unwrap_model(model).named_parameters()}
     engine = accelerator.distributed_type
     return {
@@ -24,10 +24,10 @@ def describe_training(accelerator, model, num_images):
 
 
 def check_same_training(manifest, now, output_dir):
-    """Passes where a checkpoint, described by `manifest`, can be continued by the training described by `now`.
+    """Checks that the training described by `now` can continue the checkpoint described by `manifest`.
 
     Raises:
-        InputError: if it is of another network, other data or another engine.
+        InputError: if the checkpoint is of another network, other data or another engine.
     """
     where = f"The checkpoint in output_dir={output_dir!r}"
     other = "Continue it with what it was made with, or choose another output_dir."
@@ -37,8 +37,8 @@ def check_same_training(manifest, now, output_dir):
         )
     if manifest["num_images"] != now["num_images"]:
         raise InputError(
-            f"{where} was made with {manifest['num_images']} readable images, and now there are {now['num_images']}, so "
-            f"that their order would be another. {other}"
+            f"{where} was made with {manifest['num_images']} readable images, and now there are {now['num_images']}, "
+            f"so that their order would be another. {other}"
         )
     sharded = DistributedType.DEEPSPEED.value == now["engine"] and manifest["num_processes"] != now["num_processes"]
     if manifest["engine"] != now["engine"] or sharded:
@@ -49,12 +49,12 @@ def check_same_training(manifest, now, output_dir):
 
 
 def check_data_unchanged(args, source):
-    """Passes where the data are those which the checkpoints of the folder were made with; before anything is decoded.
+    """Checks, before decoding, that the data are those of the folder's checkpoints.
 
-    A run of an earlier version left no fingerprint, and goes on with as many images.
+    Runs of earlier versions have no fingerprint; for them only the number of images is compared.
 
     Raises:
-        InputError: if there are more or fewer, others, or the same in another order.
+        InputError: if number, content or order of the data differ.
     """
     if not list_checkpoints(args.output_dir):
         return
@@ -65,14 +65,15 @@ def check_data_unchanged(args, source):
     restore = "restore the data to continue it, or choose another output_dir"
     if before != number:
         raise InputError(
-            f"{where} on {before} images, and the data set has {number} now, so that their order would be another: {restore}."
+            f"{where} on {before} images, and the data set has {number} now, so that their order would be another: "
+            f"{restore}."
         )
-    # None for points that are drawn, which the options determine.
+    # None for drawn points, which the options determine.
     fingerprint = stored.get("data_fingerprint") or source.fingerprint
     if fingerprint != source.fingerprint:
         raise InputError(
-            f"{where} on other data: dataset={args.dataset!r} has other content now, or the same in another order (fingerprint "
-            f"{source.fingerprint} instead of {fingerprint}): {restore}."
+            f"{where} on other data: dataset={args.dataset!r} has other content now, or the same in another order "
+            f"(fingerprint {source.fingerprint} instead of {fingerprint}): {restore}."
         )
 
 
@@ -89,9 +90,9 @@ def _as_words(shape):
 
 
 def save_without_wrappers(accelerator):
-    """Checkpoints of one, of several processes and of compiled networks get the same names of weights."""
+    """Makes the names of weights in checkpoints independent of the number of processes and of compilation."""
 
-    # Engines that shard save by themselves and give this hook no weights.
+    # Sharding engines save weights themselves and pass none to this hook.
     def before_saving(models, weights, folder):
         unwrapped = [accelerator.unwrap_model(model, keep_torch_compile=False) for model in models]
         weights[:] = [model.state_dict() for model, _ in zip(unwrapped, weights, strict=False)]

@@ -1,4 +1,4 @@
-"""The output folder of a run: `training_args.yaml` says whose it is, so that no run writes over another."""
+"""The output folder of a run, claimed by `training_args.yaml`, so that no run overwrites another."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from ddpm_hf.training.run_lock import LOCK_FILE
 
 FINISHED_FILE = f"{FOLDER}/finished.json"
 LOGS_FOLDER = "logs"
-# A file may be seen so much later on another machine: network file systems remember for a while what was not there.
+# Another machine may see a file this much later, because network file systems cache missing files for a while.
 SECONDS_UNTIL_SEEN = 60
 
 
 def check_run_folder(args, num_processes=1):
-    """Passes where the folder is empty or holds this very run, or one that ended before its first update.
+    """Checks that the folder is empty, or holds this run or a run that ended before its first update.
 
     Raises:
         InputError: if it holds anything else, naming the files or the options that differ.
@@ -49,13 +49,13 @@ def check_run_folder(args, num_processes=1):
     # What a run wrote before its first update is none to protect; the advice that it ended with may be another option.
     if differences and not set(present) <= {TRAINING_OPTIONS.name, LOGS_FOLDER}:
         raise InputError(
-            f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of that "
-            "run to continue it, or choose another output_dir."
+            f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of "
+            "that run to continue it, or choose another output_dir."
         )
 
 
 def _check_writable(folder):
-    """Passes where `folder` can be written to, or can be made."""
+    """Checks that `folder` can be written to or created."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(
@@ -67,12 +67,12 @@ def _differences(stored, args, num_processes):
     environment = stored.get("environment", {})
     processes_before = environment.get("num_processes", num_processes)
     length = {"max_train_steps", "num_epochs"}
-    # A constant learning rate does not depend on where the run ends; the others were laid out for their length.
+    # A constant learning rate does not depend on the length of the run; the other schedules do.
     free = MAY_CHANGE | length if args.lr_scheduler.startswith("constant") else MAY_CHANGE
     kind = type(args)
     before = {name: stored.get(name, getattr(kind, name)) for name in option_names(kind)}
     now = {name: getattr(args, name) for name in before}
-    # The walk through the data, and so all that is counted in updates, depends on their product alone.
+    # The order of the data, and everything counted in updates, depends on their product alone.
     same_updates = _images_per_update(before, processes_before) == _images_per_update(now, num_processes)
     free = free | {"batch_size", "gradient_accumulation_steps"} if same_updates else free
     differences = []
@@ -94,33 +94,33 @@ def _images_per_update(options, num_processes):
 
 
 def check_room(args, model):
-    """Passes where the disk has room for the checkpoints, for the pipeline and for the first snapshots of averages.
+    """Checks that the disk has room for the checkpoints, the pipeline and the first snapshots of averages.
 
     Raises:
-        InputError: if it has not; before the long work.
+        InputError: if there is too little room.
     """
     folder = Path(args.output_dir).absolute()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     num_averages = len(read_stds(args.ema_stds)) if args.ema == "power" else 1
-    # The weights, their averages, and the two means of Adam.
+    # The weights, their averages, and Adam's two moments.
     size = (1 + num_averages) * weights + 2 * trained
-    # The pipeline, which is written aside also where one is there, and snapshots of all averages.
+    # The pipeline, which is written beside an existing one, and snapshots of all averages.
     others = weights + (num_averages * weights if args.ema == "power" else 0)
-    # One more than are kept, because an old one goes when the new one is there.
+    # One more than are kept, because an old one is removed after the new one is complete.
     missing = max(args.checkpoints_limit + 1 - len(list_checkpoints(folder)), 1)
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     needed = missing * size + others
     if free < needed:
         raise InputError(
             f"output_dir={args.output_dir!r} has {free / 1e6:.0f} MB of free disk, and the run needs "
-            f"{needed / 1e6:.0f} MB ({missing} checkpoint(s) of {size / 1e6:.0f} MB, and the averaged weights): make room, "
-            "choose another output_dir, or keep fewer with --checkpoints_limit."
+            f"{needed / 1e6:.0f} MB ({missing} checkpoint(s) of {size / 1e6:.0f} MB, and the averaged weights): make "
+            "room, choose another output_dir, or keep fewer with --checkpoints_limit."
         )
 
 
 def mark_finished(output_dir, step):
-    """Notes that all that comes after update `step`, the last one, is done too."""
+    """Records that the run is complete, including the work after its last update `step`."""
     with written_whole(Path(output_dir) / FINISHED_FILE) as aside:
         aside.write_text(json.dumps({"finished_at_step": step}) + "\n", encoding="utf-8")
 
@@ -131,7 +131,7 @@ def is_finished(output_dir, step):
 
 
 def how_to_continue(signum, output_dir, total_steps=None):
-    """What a run that a signal has stopped says."""
+    """The message of a run that a signal has stopped."""
     name, step = signal.Signals(signum).name, max(list_checkpoints(output_dir), default=None)
     if step is None:
         return f"Stopped by {name} before the first checkpoint. To begin again, run the same command."
@@ -140,10 +140,10 @@ def how_to_continue(signum, output_dir, total_steps=None):
 
 
 def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=None):
-    """Claims the folder: all options, and what the run was made with."""
+    """Claims the folder by writing all options and the environment of the run."""
     folder = Path(args.output_dir)
     options = {name: getattr(args, name) for name in option_names(type(args))}
-    # Elsewhere "data/cats" could be taken for a data set of the Hub.
+    # On another machine, "data/cats" could be taken for a data set on the Hub.
     local = [name for name in options.values() if isinstance(name, str) and name and Path(name).exists()]
     environment = describe_environment(num_processes)
     environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint, "local": local}
@@ -151,10 +151,10 @@ def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=Non
 
 
 def check_folder_is_shared(args):
-    """Passes where this process sees what the main one has written, which other machines may have to wait for.
+    """Checks that this process sees the main process's files, for which other machines may have to wait.
 
     Raises:
-        InputError: if it does not.
+        InputError: if it does not see them.
     """
     path, begun = Path(args.output_dir) / TRAINING_OPTIONS.name, time.monotonic()
     while not path.exists():

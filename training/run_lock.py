@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that the system lets go of when its process ends, however that is."""
+"""A lock for one run at a time in a folder, which the system releases however the process ends."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.files import cannot_write
 
 LOCK_FILE = "run.lock"
-# Workers of a run that was killed hold its lock until they notice, which takes them five seconds.
+# Workers of a killed run hold its lock until they notice, within five seconds.
 SECONDS_TO_WAIT = 10
 
 
 @contextmanager
 def alone_in(output_dir, accelerator):
-    """While this run, of one or of several processes, is the only one in its folder; every process must call this.
+    """A context in which this run is the only one in its folder; every process must call this.
 
-    `run.lock` there names host and process. It is locked by the system, which knows when that process is no more, so that the
-    file of one that was killed keeps nobody out.
+    `run.lock` names host and process. The system holds the lock and releases it with the process, so a killed run
+    blocks nobody.
 
     Raises:
-        InputError: in all processes, if another run is in the folder, naming its host and process.
+        InputError: in all processes, with host and process of the other run, if one is in the folder.
     """
     folder = Path(output_dir)
     is_new = not folder.exists()
@@ -36,7 +36,7 @@ def alone_in(output_dir, accelerator):
         yield
     finally:
         if lock is not None:
-            # While it is held: whoever has opened it already notices that it is gone, and makes another.
+            # Removed while held: a process that has already opened the file notices this and creates another.
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
             if is_new and not any(folder.iterdir()):  # the run was refused
@@ -52,8 +52,8 @@ def _lock(path):
         path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
     except Timeout as error:
         raise InputError(
-            f"output_dir={str(path.parent)!r} is being trained in by {_holder(path)}: wait until it has ended, stop it (it saves a "
-            "checkpoint on SIGTERM), or choose another output_dir."
+            f"output_dir={str(path.parent)!r} is being trained in by {_holder(path)}: wait until it has ended, stop "
+            "it (it saves a checkpoint on SIGTERM), or choose another output_dir."
         ) from error
     except OSError as error:
         raise InputError(cannot_write(path, error)) from error
@@ -64,5 +64,5 @@ def _holder(path):
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['process']} on host {holder['host']}, since {holder['since']}"
-    except (OSError, ValueError):  # it has just ended, or is about to write
+    except (OSError, ValueError):  # the other run has just ended, or has not written yet
         return "another process"

@@ -1,4 +1,4 @@
-"""What every training does before its first update: the accelerator, the length of the run, the images, the checkpoint."""
+"""The start of every training: the accelerator, the length of the run, the images, the checkpoint."""
 
 import logging
 import math
@@ -39,7 +39,7 @@ def make_accelerator(args):
         )
     return join_training(
         args,
-        # The walk through the data has no ends at which an accumulation would have to be cut short.
+        # The sequence of the data has no end at which an accumulation would be cut short.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
@@ -53,10 +53,10 @@ def _computes_bf16_in_software():
 
 
 def steps_to_do(args, accelerator, num_images):
-    """Updates of the whole run; None, and a note, if all of them are done.
+    """The number of updates of the whole run; None, with a note, if all are done.
 
     Raises:
-        InputError: if there are fewer images than in a batch, or more updates done than asked for.
+        InputError: if there are fewer images than in a batch, or more updates done than requested.
     """
     if num_images is not None and args.batch_size > num_images:
         raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {num_images} images.")
@@ -71,23 +71,23 @@ def steps_to_do(args, accelerator, num_images):
 
 
 def count_steps(args, num_images, num_processes):
-    """Updates in `num_epochs` passes over the data."""
+    """The number of updates in `num_epochs` passes over the data."""
     images_per_update = args.batch_size * args.gradient_accumulation_steps * num_processes
     return math.ceil(args.num_epochs * num_images / images_per_update)
 
 
 def begin_run(args, accelerator, source, model):
-    """Claims the output folder, if it is not that of a run to continue, and decodes what memory or the disk holds.
+    """Claims the output folder of a new run, and decodes the images that fit into memory or onto the disk.
 
     Args:
-        model: what is to be trained, of which the disk must hold checkpoints.
+        model: the network to train, whose checkpoints must fit on the disk.
 
     Returns:
         The images, as a data set.
     """
 
     def check():
-        check_run_folder(args, accelerator.num_processes)  # since the first look, another run may have claimed it
+        check_run_folder(args, accelerator.num_processes)  # another run may have claimed it since the first check
         check_set_up(args, model, accelerator.device)
         check_data_unchanged(args, source)
         check_room(args, model)
@@ -105,7 +105,7 @@ def begin_run(args, accelerator, source, model):
 def resume_run(args, accelerator, source, loop):
     """Continues from the newest checkpoint, if there is one, and starts the trackers.
 
-    Its options are written after it is known that they go with the checkpoint: a run that is refused changes nothing.
+    The options are written after they are known to fit the checkpoint, so that a refused run changes nothing.
     """
     loop.resume()
     step = loop.progress.step
@@ -113,13 +113,13 @@ def resume_run(args, accelerator, source, loop):
         write = partial(write_arguments, args, accelerator.num_processes, count_images(source), source.fingerprint)
         together(accelerator, write, main_process_only=True)
     if args.report_to != "none":
-        # What was shown after the checkpoint that the run goes on from is shown anew.
+        # Trackers are shown everything after the checkpoint again.
         purged = {"tensorboard": {"purge_step": step + 1}}
         accelerator.init_trackers("ddpm_hf", config={k: str(v) for k, v in vars(args).items()}, init_kwargs=purged)
 
 
 def note_resizing(accelerator, source):
-    """Says where the data of a run are not of the size that its network takes."""
+    """Prints a note if the data of a run are resized for its network."""
     if source.resizing is not None:
         accelerator.print(f"The {source.resizing}, the size of the model's.")
 
@@ -134,4 +134,5 @@ def load_data(args, accelerator, source):
 
 
 def describe_run(model, source, images, total_steps, device):
-    return f"{model.num_parameters() / 1e6:.1f}M parameters, {describe_data(images, source.kind)}, {total_steps} updates on {device}"
+    data = describe_data(images, source.kind)
+    return f"{model.num_parameters() / 1e6:.1f}M parameters, {data}, {total_steps} updates on {device}"

@@ -1,4 +1,4 @@
-"""Grids of samples, drawn while training goes on; each process draws a part of them."""
+"""Grids of samples during training; each process draws a part of them."""
 
 import torch
 
@@ -8,7 +8,7 @@ from ddpm_hf.pipelines.sample_files import files_of
 
 
 class _Stopped(Exception):
-    """Sampling is left between two calls of the network."""
+    """Sampling was stopped between two calls of the network."""
 
 
 def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
@@ -21,7 +21,7 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
         args: `num_samples`, `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
 
     Raises:
-        InputError: in every process, if samples are not finite in one.
+        InputError: in every process, if samples in one are not finite.
     """
     places = own_part(args.num_samples, accelerator)
 
@@ -35,7 +35,7 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
             return [None]
         return images
 
-    # The pipeline refuses to give samples that are not finite.
+    # The pipeline refuses samples that are not finite.
     images = gather_parts(together(accelerator, draw_own_part, ValueError), accelerator)
     if any(image is None for image in images):
         return None

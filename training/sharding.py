@@ -1,4 +1,4 @@
-"""Whole tensors of those that an engine shards (FSDP2: each process has a part of every weight), and back."""
+"""Conversion between whole and sharded tensors (with FSDP2, each process has a part of every weight)."""
 
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
@@ -9,40 +9,40 @@ def is_sharded(tensors):
 
 
 def whole(tensor):
-    """All of a tensor, in every process; every process must call this."""
+    """The whole tensor, in every process; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_part(tensor):
-    """What this process has of a tensor."""
+    """This process's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor, like):
-    """The own part of a whole tensor, if `like` is sharded; every process must call this."""
+    """This process's part of a whole tensor, if `like` is sharded; every process must call this."""
     return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
 
 
 class SavedWhole:
-    """Something whose state is spread over the processes, as checkpoints are to have it.
+    """Gathers state that is spread over processes before a checkpoint is written.
 
-    Of what is registered with it, accelerate saves what the main process has, and asks for it in the middle of writing
-    files, where one process may fail and none can wait for another. So the state is gathered before.
+    accelerate saves the main process's state of registered objects while it writes files, when a process may fail and
+    no other may wait for it. So the state is gathered before.
 
     Args:
-        stateful: has a `state_dict`, which every process must call, and a `load_state_dict`.
-        is_main_process (`bool`): of those processes that need not keep what is not saved.
+        stateful: an object with a `state_dict`, which every process must call, and a `load_state_dict`.
+        is_main_process (`bool`): whether this process keeps the gathered state, to save it.
     """
 
     def __init__(self, stateful, is_main_process):
         self.stateful, self.is_main_process, self.gathered = stateful, is_main_process, None
 
     def gather(self):
-        """For the `state_dict` that follows; every process must call this."""
+        """Gathers the state for the next `state_dict`; every process must call this."""
         self.gathered = tree_map(self._kept, self.stateful.state_dict())
 
     def state_dict(self):
-        """What was gathered, which may be large and is not kept."""
+        """The gathered state, which may be large and is released."""
         state, self.gathered = self.gathered, None
         return state
 

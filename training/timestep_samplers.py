@@ -1,9 +1,9 @@
-"""Which timestep each image of a batch is trained at.
+"""Samplers of the timesteps at which the images of a batch are trained.
 
-`sample(batch_size, place)` gives timesteps t, int64, and weights w, float32, both (B,) and on the device, such that the mean
-of w * loss(t) estimates the mean of the loss over all T timesteps without bias; `place` is the number of the batch, counted
-over the batches of all processes and accumulation steps. `update(timesteps, losses)` is told how the losses came out. What a
-sampler remembers goes into checkpoints.
+`sample(batch_size, place)` gives timesteps t, int64, and weights w, float32, both (B,) and on the device. The mean of
+w * loss(t) is an unbiased estimate of the mean loss over all T timesteps. `place` is the number of the batch, counted
+over the batches of all processes and accumulation steps. `update(timesteps, losses)` records the losses. The state of
+a sampler is saved in checkpoints.
 """
 
 import torch
@@ -24,7 +24,7 @@ def make_timestep_sampler(name, num_train_timesteps, accelerator, seed):
 
 
 class UniformTimesteps:
-    """Independent and uniform, as in DDPM (Ho et al. 2020, algorithm 1)."""
+    """Independent, uniform timesteps, as in DDPM (Ho et al. 2020, algorithm 1)."""
 
     def __init__(self, num_train_timesteps, device):
         self.num_train_timesteps, self.device = num_train_timesteps, device
@@ -34,21 +34,21 @@ class UniformTimesteps:
         return timesteps, torch.ones(batch_size, device=self.device)
 
     def update(self, timesteps, losses):
-        """Nothing: the losses do not matter here."""
+        """Does nothing, because uniform timesteps do not depend on losses."""
 
     def state_dict(self):
         return {}
 
     def load_state_dict(self, state):
-        """Nothing: there is no state."""
+        """Does nothing, because there is no state."""
 
 
 class LowDiscrepancyTimesteps(UniformTimesteps):
-    """One uniform offset for all: t_i = floor(T ((i / N + u) mod 1)), so that no part of time is missed by an update.
+    """One uniform offset for an update: t_i = floor(T ((i / N + u) mod 1)), which covers all of time evenly.
 
-    From Variational Diffusion Models (Kingma et al. 2021), with N the images of an update. Each timestep by itself is
-    uniform, and any interval of T / N of them, where that is whole, is hit once. The batch number b of the update has the i
-    that leave the remainder b, so that each batch is spread too, in random order.
+    It follows Variational Diffusion Models (Kingma et al. 2021), with N images per update. Each timestep is uniform,
+    and every interval of T / N timesteps, if that is whole, is hit once. Batch number b of the update takes the i with
+    remainder b, so that each batch is spread too, in random order.
     """
 
     def __init__(self, num_train_timesteps, device, seed, batches_per_update=1):
@@ -58,7 +58,7 @@ class LowDiscrepancyTimesteps(UniformTimesteps):
     def sample(self, batch_size, place):
         steps, images = self.num_train_timesteps, batch_size * self.batches_per_update
         update, batch = divmod(place, self.batches_per_update)
-        # Drawn on the host: every batch of an update comes to the same offset, and none waits for the device.
+        # Drawn on the host, so that all batches of an update share the offset without waiting for the device.
         offsets = torch.Generator().manual_seed(mixed_seed(self.seed, update))
         offset = torch.randint(steps * images, (), generator=offsets).item()
         points = torch.randperm(batch_size, device=self.device) * self.batches_per_update + batch
@@ -66,18 +66,18 @@ class LowDiscrepancyTimesteps(UniformTimesteps):
 
 
 def shifted_grid(points, offset, steps, images):
-    """floor(T ((i / N + u) mod 1)) for the points i, with u = offset / (T N): in whole numbers nothing is rounded."""
+    """floor(T ((i / N + u) mod 1)) for the points i, with u = offset / (T N); integer arithmetic avoids rounding."""
     return (points * steps + offset) % (steps * images) // images
 
 
 class ImportanceTimesteps(UniformTimesteps):
-    """Drawn with probability p_t ~ sqrt(E[L_t^2]), weighted by 1 / (T p_t) (Nichol & Dhariwal 2021, eq. 18).
+    """Timesteps with probability p_t ~ sqrt(E[L_t^2]) and weights 1 / (T p_t) (Nichol & Dhariwal 2021, eq. 18).
 
-    The expectation is over the last `history_size` losses of t in all processes; until each timestep has so many, p is
-    uniform. As in the paper's code, a share of `uniform_share` is always drawn uniformly, which bounds the weights.
+    The expectation is over the last `history_size` losses of t in all processes; until every timestep has that many, p
+    is uniform. As in the paper's code, a share of `uniform_share` is always drawn uniformly, which bounds the weights.
 
     Args:
-        gather: from the tensors of this process to those of all, in the same order in each, as `accelerator.gather`.
+        gather: concatenates the tensors of all processes in the same order in each, such as `accelerator.gather`.
     """
 
     def __init__(self, num_train_timesteps, device, gather, history_size=10, uniform_share=0.001):
@@ -103,15 +103,15 @@ class ImportanceTimesteps(UniformTimesteps):
         timesteps, losses = self.gather((timesteps, losses.detach()))
         order = timesteps.argsort(stable=True)
         timesteps, losses = timesteps[order], losses[order]
-        # The losses of one timestep now stand from `first` to before `end`.
+        # The losses of one timestep are now in `first` .. `end` - 1.
         first, end = (torch.searchsorted(timesteps, timesteps, right=right) for right in (False, True))
         position = torch.arange(len(timesteps), device=self.device)
         slots = (self.counts[timesteps] + position - first) % self.history_size
-        # Where a batch has more losses for a timestep than there are slots, all that share a slot write the last of them:
-        # then it does not matter in which order a GPU writes.
+        # If a batch has more losses of a timestep than slots, all losses of a slot write the last of them, so that the
+        # order of a GPU's writes does not matter.
         newest = position + (end - 1 - position) // self.history_size * self.history_size
         losses = losses[newest].to(self.history.dtype)
-        # What is not finite measures nothing, and from it no probabilities could be made.
+        # Non-finite losses would make the probabilities invalid.
         self.history[timesteps, slots] = torch.where(losses.isfinite(), losses, self.history[timesteps, slots])
         self.counts.index_add_(0, timesteps, torch.ones_like(timesteps))
 

@@ -42,7 +42,7 @@ from ddpm_hf.training.run_setup import (
 )
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
-# The options of the scheduler that say what the network is trained for.
+# The options of the scheduler that define the network's training task.
 PROCESS = (
     *("num_train_timesteps", "beta_schedule", "beta_start", "beta_end"),
     *("prediction_type", "rescale_betas_zero_snr"),
@@ -62,8 +62,8 @@ def train(args):
         `Path`: the output folder, which `DiffusionPipeline.from_pretrained` loads.
 
     Raises:
-        InputError: if the run cannot be made as described, before anything is written or takes long; or if the disk fails
-            or is full, when the newest checkpoint stands.
+        InputError: if the run is impossible as described, before anything is written or takes long; or if the disk
+            fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
     with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
@@ -102,7 +102,7 @@ def _train(args):
 
 
 def open_data(args):
-    """The data get the size and units of the network of `init_from`, whatever their own are; a new network gets theirs."""
+    """Opens data in the size and units of the network of `init_from`; a new network gets those of the data."""
     if args.init_from is None:
         preset = NETWORK_PRESETS[args.unet]
         source = data_for(preset).open_for_preset(args, preset, args.streaming)
@@ -125,7 +125,7 @@ def _load_config(name):
 
 
 def run(args, accelerator, source, total_steps, push=None):
-    set_seed(args.seed)  # the same weights in every process
+    set_seed(args.seed)  # gives the same initial weights in every process
     unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
     if args.find_batch_size:
@@ -142,7 +142,7 @@ def run(args, accelerator, source, total_steps, push=None):
 
 
 def plan(args, accelerator, source, total_steps):
-    """Says what `run` would do, and does none of it."""
+    """Prints what `run` would do, without doing it."""
     unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
@@ -150,7 +150,7 @@ def plan(args, accelerator, source, total_steps):
 
 
 def finish(trainer, repository):
-    """Samples, bits per dimension, curve, pipeline and card, and last the mark that says that the run is finished."""
+    """Writes samples, bits per dimension, curve, pipeline and card, and finally the mark of a finished run."""
     trainer.sample()
     if trainer.held_out is not None:
         trainer.evaluate()
@@ -169,7 +169,7 @@ def write_result(trainer, unet, repository):
 
 
 def make_unet(args, source):
-    """The network of a preset, or of `init_from`, for the channels, size and classes of the data."""
+    """The network of a preset or of `init_from`, for the channels, size and classes of the data."""
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
@@ -185,7 +185,7 @@ def _load_unet(args, source):
     except (OSError, ValueError) as error:
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
-    if unet.config.get("sample_size", ()) is None:  # it takes any size, and samples need one
+    if unet.config.get("sample_size", ()) is None:  # the network takes any size, but samples need one
         unet.register_to_config(sample_size=source.resolution)
     added = {}
     if args.variance_head is not None and unet.config.variance_head is None:
@@ -202,17 +202,17 @@ def _load_unet(args, source):
     for name, value in wanted.items():
         if unet.config[name] != value:
             raise InputError(
-                f"The network of init_from={args.init_from!r} has {name}={unet.config[name]}, but the data and options "
-                f"ask for {value}."
+                f"The network of init_from={args.init_from!r} has {name}={unet.config[name]}, but the data and "
+                f"options ask for {value}."
             )
     return unet
 
 
 def make_scheduler(args, **options):
-    """The process that `args` describe, with what the data ask of it besides.
+    """The scheduler that `args` describe, with the options that the data require.
 
     Raises:
-        InputError: if there is no such process, or its samples cannot be drawn in `sample_steps`.
+        InputError: if the options describe no process, or its samples cannot be drawn in `sample_steps`.
     """
     values = {name: getattr(args, name) for name in (*PROCESS, "variance_type")}
     with _refused_as_input("These options make no diffusion process"):
@@ -233,9 +233,9 @@ def _refused_as_input(what):
 
 
 def _scheduler_of_prediction(scheduler, args):
-    """That of `init_from`: a head learns the errors of a prediction, in the process that it was trained for.
+    """The scheduler of `init_from`, because a head learns the errors of a prediction in the process of its training.
 
-    What else is known of the model stays too: how to clip, statistics of its noise, plans.
+    Clipping, noise statistics and plans of the model stay too.
     """
     try:
         trained = GaussianDiffusionScheduler.from_pretrained(args.init_from, subfolder="scheduler")

@@ -1,9 +1,9 @@
-"""Trains a classifier of the noisy images of a diffusion model, which steers that model to classes it may not know.
+"""Trains a classifier of noisy images, which guides a diffusion model to classes that it may not have.
 
     accelerate launch training/train_classifier.py --model MODEL --output_dir OUT --max_train_steps 2000
     accelerate launch -m ddpm_hf.training.train_classifier --model MODEL --dataset my_labelled_images --num_epochs 20
 
-The result is a pipeline folder: the model as it was, and the classifier with the averaged weights (Dhariwal & Nichol 2021,
+The result is a pipeline folder with the unchanged model and the classifier's averaged weights (Dhariwal & Nichol 2021,
 section 4). The same command again continues an interrupted run.
 """
 
@@ -59,12 +59,12 @@ def train_classifier(args):
     """Trains, or continues, the run that `args` (`ClassifierArguments`) describes.
 
     Returns:
-        `Path`: the output folder, which `GaussianDiffusionPipeline.from_pretrained` loads; the classifier alone is in its
-        folder `classifier`.
+        `Path`: the output folder, which `GaussianDiffusionPipeline.from_pretrained` loads; the classifier alone is in
+        its folder `classifier`.
 
     Raises:
-        InputError: if the run cannot be made as described, before anything is written or takes long; or if the disk fails
-            or is full, when the newest checkpoint stands.
+        InputError: if the run is impossible as described, before anything is written or takes long; or if the disk
+            fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
     with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
@@ -118,7 +118,7 @@ def run(args, accelerator, opened, total_steps):
 
 
 def finish(loop, pipeline, scheduler, held_out):
-    """Accuracy, curve and pipeline, and last the mark that says that the run is finished."""
+    """Writes accuracy, curve and pipeline, and finally the mark of a finished run."""
     with loop.averaged_model() as classifier:
         write = partial(write_result, loop, classifier, pipeline, scheduler, held_out)
         together(loop.accelerator, write, main_process_only=True)
@@ -184,8 +184,8 @@ def open_labelled_images(args, split, unet_config):
     sized = sized_for_network(data, unet_config, f"model={args.model!r}")
     if sized.resolution is None:
         raise InputError(
-            f"model={args.model!r} has a network for images of any size, and a classifier is for one: give a model whose "
-            "network says its sample_size."
+            f"model={args.model!r} has a network for images of any size, and a classifier is for one: give a model "
+            "whose network says its sample_size."
         )
     source = open_images(sized, None)
     if source.channels != unet_config.in_channels:
@@ -200,13 +200,13 @@ def check_classes(source, held_out, args):
     present = np.unique(source.labels)
     if len(present) == 1:
         raise InputError(
-            f"All {len(source)} images of split {args.split!r} have the label {present[0]}: a classifier needs two classes "
-            "at least. Give other data, or another --label_column."
+            f"All {len(source)} images of split {args.split!r} have the label {present[0]}: a classifier needs two "
+            "classes at least. Give other data, or another --label_column."
         )
     if held_out.num_classes > source.num_classes:
         raise InputError(
-            f"Split {args.eval_split!r} has {held_out.num_classes} classes, and split {args.split!r}, which is learned, "
-            f"{source.num_classes}: give another --eval_split."
+            f"Split {args.eval_split!r} has {held_out.num_classes} classes, and split {args.split!r}, which is "
+            f"learned, {source.num_classes}: give another --eval_split."
         )
 
 

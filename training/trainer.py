@@ -1,4 +1,4 @@
-"""The training of a diffusion model: the loop of every training, with dropped labels, grids of samples and pushes."""
+"""Training of a diffusion model: the common training loop with label dropout, grids of samples and pushes."""
 
 import shutil
 
@@ -23,12 +23,12 @@ PUSHED_FOLDER = "pushed.tmp"
 
 
 class Trainer(TrainingLoop):
-    """Trains `unet` to predict what `scheduler` asks for; the averaged weights are the result.
+    """Trains `unet` for the prediction type of `scheduler`; the result is the averaged weights.
 
     Args:
-        args (`TrainingArguments`): the options; its counts are in optimizer updates.
+        args (`TrainingArguments`): the options, with counts in optimizer updates.
         accelerator (`accelerate.Accelerator`): devices, processes, precision, accumulation, trackers.
-        unet (`UNet2DModel`), scheduler (`GaussianDiffusionScheduler`): as they are before training.
+        unet (`UNet2DModel`), scheduler (`GaussianDiffusionScheduler`): network and scheduler before training.
         images: a data set of `ddpm_hf.data`.
         total_steps (`int`): updates to train for.
 
@@ -64,13 +64,13 @@ class Trainer(TrainingLoop):
                 self.start_push()
 
     def save_pipeline(self, unet, folder):
-        """The network with the averaged weights, as a pipeline folder."""
+        """Writes the network with the averaged weights as a pipeline folder."""
         GaussianDiffusionPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(folder)
 
     def start_push(self):
-        """Uploads the model as it is now, with the latest samples; every process must call this.
+        """Uploads the current model with the latest samples; every process must call this.
 
-        While another push is going on, it does nothing: the next save after that is pushed.
+        It does nothing while another push is running; a later save is pushed then.
         """
         is_free = self.push is not None and not self.push.is_busy
         if broadcast_object_list([is_free])[0]:
@@ -79,7 +79,7 @@ class Trainer(TrainingLoop):
                     self._push(unet)
 
     def _push(self, unet):
-        # From a folder of its own, apart from a run that writes on.
+        # From a separate folder, because the run keeps writing to its own.
         folder = self.folder / PUSHED_FOLDER
         shutil.rmtree(folder, ignore_errors=True)
         self.save_pipeline(unet, folder)
@@ -94,7 +94,7 @@ class Trainer(TrainingLoop):
         self.push.start(files, f"Step {self.progress.step} of {self.total_steps}", self.folder)
 
     def sample(self):
-        """Writes a grid of samples of the averaged weights, and shows it to the trackers."""
+        """Writes a grid of samples of the averaged weights, and sends it to the trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
                 grid = sample_grid(unet, self.scheduler, self.accelerator, self.args, lambda: self.stop.signum)
@@ -105,14 +105,14 @@ class Trainer(TrainingLoop):
             self.stop_if_asked()
 
     def evaluate(self):
-        """Bits per dimension of the held-out images under the averaged weights, into its table and the trackers."""
+        """Writes bits per dimension of the held-out images with the averaged weights to the table and trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
                 measured = measure_held_out(unet, self.scheduler, self.held_out, self.args, self.accelerator)
             step, table = self.progress.step, self.folder / loss_curve.BITS_PER_DIM_FILE
             self.accelerator.log(measured, step=step)
             if self.accelerator.is_main_process:
-                # What was measured of this step before the run was stopped is measured again.
+                # Replaces a measurement of this step from before the run was stopped.
                 loss_curve.drop_rows_after(table, step - 1)
                 loss_curve.append_row(table, {"step": step, **measured})
                 tqdm.write(f"{measured['bits_per_dim']:.4f} bits per dimension on held-out images after update {step}")

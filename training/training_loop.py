@@ -1,4 +1,4 @@
-"""The loop of every training: batches in, updates out, and on the way a log and checkpoints."""
+"""The common training loop: batches, updates, the log and checkpoints."""
 
 import math
 import time
@@ -52,7 +52,7 @@ from ddpm_hf.training.timestep_samplers import make_timestep_sampler
 
 
 class Progress:
-    """Where a run stands: updates done."""
+    """The progress of a run: the number of updates done."""
 
     def __init__(self):
         self.step = 0
@@ -76,10 +76,10 @@ class Task(NamedTuple):
 
 
 class TrainingLoop:
-    """Trains `model` by `objective` on images at random timesteps; the averaged weights are the result.
+    """Trains `model` with `objective` on images at random timesteps; the result is the averaged weights.
 
     Args:
-        args (`RunArguments`): the options; its counts are in optimizer updates.
+        args (`RunArguments`): the options, with counts in optimizer updates.
         accelerator (`accelerate.Accelerator`): devices, processes, precision, accumulation, trackers.
         model (`torch.nn.Module`): as it is before training; the weights that ask for gradients are trained.
         task ([`Task`]): what the model is to learn.
@@ -102,8 +102,7 @@ class TrainingLoop:
         optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], args)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
-        # Not prepared: accelerate steps a prepared schedule once for each process, which is right for counts of
-        # batches, not of updates.
+        # Not prepared, because accelerate would step it once per process, which suits batches and not updates.
         self.lr_scheduler = get_scheduler(
             args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=total_steps
         )
@@ -115,7 +114,7 @@ class TrainingLoop:
         save_without_wrappers(accelerator)
         average, statistics = (SavedWhole(part, accelerator.is_main_process) for part in (self.ema, self.statistics))
         self.saved_whole = average, statistics
-        # In this order earlier versions numbered their files.
+        # Earlier versions numbered their files in this order.
         self.own_parts = {
             "lr_scheduler": self.lr_scheduler,
             "average": average,
@@ -138,14 +137,14 @@ class TrainingLoop:
         if before is not None:
             self.ema.to(self.accelerator.device)
             self.saved_step = self.progress.step
-            # The count of batches that was saved is another where accumulation is another.
+            # The saved batch count assumes the old accumulation; recompute it.
             self.accelerator.step = self.progress.step * self.args.gradient_accumulation_steps
             if before["num_processes"] != now["num_processes"]:
                 self.accelerator.print(
-                    f"Continues on {now['num_processes']} processes what {before['num_processes']} began: the images of "
-                    "each update stay the same, and so does the noise if batch_size does."
+                    f"Continues on {now['num_processes']} processes what {before['num_processes']} began: the images "
+                    "of each update stay the same, and so does the noise if batch_size does."
                 )
-        # Where nothing had been saved, nothing had been logged that counts.
+        # Without a checkpoint, all earlier log rows are dropped.
         if self.accelerator.is_main_process:
             for log in self.logs:
                 loss_curve.drop_rows_after(self.folder / log, self.progress.step)
@@ -157,30 +156,30 @@ class TrainingLoop:
         read_own_state(self.own_parts, folder)
 
     def fit(self):
-        """Trains to the last update. No line of this waits for the device, unless it logs, samples or saves.
+        """Trains to the last update. The host waits for the device only to log, sample or save.
 
         Raises:
-            Interrupted: if a signal asked to stop; between two updates, and with a checkpoint.
+            Interrupted: if a signal asked to stop, between two updates and after a checkpoint.
             InputError: after `max_nonfinite_steps` updates in a row whose loss or gradient was not finite.
         """
         self.interval_start, self.interval_images = time.perf_counter(), 0
         remaining = (self.total_steps - self.progress.step) * self.args.gradient_accumulation_steps
         with self.stop.listening(), self._progress_bar() as self.bar:
             if self.progress.step:
-                # A checkpoint is from before what is due after its update.
+                # A checkpoint is written before the other work that is due after its update.
                 self._do_what_is_due()
             for place, batch in self._numbered(islice(self._loader(), remaining)):
                 self.learn(batch, place)
                 if self.accelerator.sync_gradients:
                     self._finish_update()
-                    self.stop_if_asked()  # before what may take long
+                    self.stop_if_asked()  # before work that may take long
                     self._do_what_is_due()
 
     def _do_what_is_due(self):
-        """After an update, and again where a run goes on from its checkpoint."""
+        """Does the work due after an update, and again when a run continues from its checkpoint."""
         if self.is_logged():
             self._stop_if_diverged()
-        # First of all: what fails in the rest, or is killed there, loses no update.
+        # Comes first, so that a failure in the rest loses no update.
         if self.is_last() or self._is_to_be_saved():
             self.checkpoint()
         if self.args.ema == "power" and (self.is_last() or self.is_due(self.args.ema_snapshot_every)):
@@ -189,7 +188,7 @@ class TrainingLoop:
             self.between_updates()
 
     def _is_to_be_saved(self):
-        # Until it is known if more updates are skipped, the last checkpoint stays that from before them.
+        # While updates are being skipped, the last checkpoint stays the one from before them.
         return self.is_due(self.args.checkpoint_every) and not self.statistics.num_skipped()[1]
 
     def stop_if_asked(self):
@@ -223,15 +222,15 @@ class TrainingLoop:
         return batches(self.images, sampler, loading_workers(self.images, wanted), pin_memory)
 
     def _numbered(self, own_batches):
-        """Batches with their places on the walk through the data, on which those of all processes lie side by side."""
+        """Batches with their positions in the data sequence that all processes share."""
         first = self.progress.step * self.args.gradient_accumulation_steps
         for number, batch in enumerate(own_batches, first):
             yield number * self.accelerator.num_processes + self.accelerator.process_index, batch
 
     def learn(self, batch, place):
-        """Loss and gradients of one batch, and with the last one of an accumulation the update of the weights.
+        """Computes loss and gradients of one batch, and updates the weights after the last batch of an accumulation.
 
-        Nothing here waits for the device. `place` is that of the batch on the walk through the data.
+        Nothing here waits for the device. `place` is the batch's position in the data sequence.
         """
         seed_batch(self.args.seed, place)
         batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
@@ -250,18 +249,18 @@ class TrainingLoop:
         self.interval_images += len(images) * self.accelerator.num_processes
 
     def _clip_gradients(self):
-        """Scales the gradients of the update to the norm that is allowed; returns that which they had, ()."""
+        """Clips the gradients of the update to the maximum norm; returns their norm before, ()."""
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
-        # That of DeepSpeed is a number.
+        # DeepSpeed's norm is a number.
         return norm if isinstance(norm, torch.Tensor) else torch.tensor(norm, device=self.accelerator.device)
 
     def labels_to_learn(self, batch):
-        """Those that the objective gets, (B,), or None."""
+        """The labels for the objective, (B,), or None."""
         return batch.get("labels")
 
     def _finish_update(self):
         self.progress.step += 1
-        # All go by the number of updates, whose weights may have stayed the same: a skipped one is one too.
+        # All depend on the number of updates, and a skipped update counts.
         self.ema.step(self.parameters)
         if self.is_logged():
             self._log()
@@ -269,7 +268,7 @@ class TrainingLoop:
         self.bar.update()
 
     def between_updates(self):
-        """What else is due after an update that is not the last, and is saved."""
+        """Further work after an update that is saved and is not the last."""
 
     def _save_snapshots(self):
         with self.clock_stopped():
@@ -303,30 +302,30 @@ class TrainingLoop:
             loss_curve.append_row(self.folder / loss_curve.LOSS_FILE, {"step": self.progress.step, **row})
 
     def _stop_if_diverged(self):
-        """Raises `InputError` after too many updates in a row that were skipped; with a checkpoint from before them."""
+        """Raises `InputError` after too many skipped updates in a row; the checkpoint from before them stays."""
         skipped, in_a_row = self.statistics.num_skipped()
         if in_a_row < min(self.args.max_nonfinite_steps, self.total_steps):
             return
         step = self.progress.step
         if self.saved_step is None or self.saved_step < step - in_a_row:
-            self.statistics.end_row()  # who goes on has all chances again
-            # None goes for it: what brought this about may have begun before the first of them.
+            self.statistics.end_row()  # a continued run starts its count again
+            # Keep older checkpoints: divergence may predate the first skipped step.
             self.checkpoint(self.args.checkpoints_limit + 1)
         leave_processes(self.accelerator)
         raise InputError(describe_divergence(self.args, step, skipped, in_a_row, self.saved_step))
 
     @contextmanager
     def clock_stopped(self):
-        """What is not training does not count in images per second."""
+        """A context whose time does not count in images per second."""
         stopped = time.perf_counter()
         yield
         self.interval_start += time.perf_counter() - stopped
 
     @contextmanager
     def averaged_model(self):
-        """The model with the averaged weights, whole, in every process; they must all call this.
+        """A context with the whole model with averaged weights, in every process; every process must call this.
 
-        Afterwards the trained weights are back, bit by bit. Of an engine that shards them it is a copy.
+        Afterwards the trained weights are restored bit by bit. With a sharding engine the model is a copy.
         """
         if is_sharded(self.parameters):
             yield self._gathered_average()
@@ -347,9 +346,9 @@ class TrainingLoop:
         return network
 
     def checkpoint(self, limit=None):
-        """Saves everything, unless this step is saved: a step has but one state.
+        """Saves everything, unless this step is already saved, as each step has one state.
 
-        `limit` is the number of checkpoints that are left, `checkpoints_limit` by default.
+        `limit` is the number of checkpoints kept, by default `checkpoints_limit`.
         """
         with self.clock_stopped():
             if self.accelerator.is_main_process:
@@ -365,5 +364,5 @@ class TrainingLoop:
                 save_checkpoint(self.accelerator, self.folder, self.own_parts, step, limit, about)
                 self.saved_step = step
             elif self.is_last() and self.accelerator.is_main_process:
-                # A run that was killed after its last save had not come to this.
+                # A run killed after its last save did not get here.
                 remove_old_checkpoints(self.folder, limit)

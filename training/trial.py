@@ -1,4 +1,4 @@
-"""A few updates apart from the run, to know what they take: nothing is written, and the run's random state stays."""
+"""Trial updates that measure cost: nothing is written, and the random state of the run stays."""
 
 import copy
 
@@ -15,16 +15,16 @@ from ddpm_hf.training.trainer import objective_of
 
 
 def example_batch(source, size):
-    """Random data in the form of a data source's: `{"images", "labels"}`."""
+    """Random data in the form of a source's batches: `{"images", "labels"}`."""
     labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
     return {"images": source.samples.random_data(size)} | labels
 
 
 def check_can_be_tried(accelerator, option, advice):
-    """Passes where the run will have the whole network on each device, as a trial has.
+    """Checks that each device of the run holds the whole network, as in a trial.
 
     Raises:
-        InputError: for engines that shard it, of which a trial in one process knows nothing.
+        InputError: for sharding engines, which a trial in one process cannot represent.
     """
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise InputError(
@@ -33,11 +33,11 @@ def check_can_be_tried(accelerator, option, advice):
 
 
 class Trial:
-    """Everything that an update needs on this device, and nothing else: network, loss, optimizer and average.
+    """The parts of an update on this device: network, loss, optimizer and average.
 
     Args:
-        args (`TrainingArguments`), accelerator (`accelerate.Accelerator`): of the run, for precision and device.
-        unet, scheduler: of the run; the network is copied.
+        args (`TrainingArguments`), accelerator (`accelerate.Accelerator`): give precision and device.
+        unet, scheduler: network, which is copied, and scheduler of the run.
     """
 
     def __init__(self, args, accelerator, unet, scheduler):
@@ -59,7 +59,7 @@ class Trial:
             return self.objective(self.model, images, timesteps, batch.get("labels")).mean()
 
     def update(self, batch):
-        """An update by one batch for each accumulation step."""
+        """One update, with `batch` in each accumulation step."""
         for _ in range(self.args.gradient_accumulation_steps):
             self.loss(batch).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)

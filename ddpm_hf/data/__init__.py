@@ -1,4 +1,4 @@
-"""From any `datasets` data set to batches of uint8 images: opened, looked at, decoded once, walked through."""
+"""Opens and inspects any `datasets` data set, decodes its images once, and draws batches of uint8 images."""
 
 import importlib
 

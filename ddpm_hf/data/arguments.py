@@ -1,4 +1,4 @@
-"""The options that say which data are read, and how: one dataclass for the scripts and every verb."""
+"""The options that choose the data: one dataclass for the training scripts and every command."""
 
 from dataclasses import dataclass, field, fields
 
@@ -19,7 +19,7 @@ def option(default, help, **limits):
 
 @dataclass
 class DataArguments:
-    """Which images or points, and how they become tensors."""
+    """Which images or points are read, and how they become tensors."""
 
     dataset: str | None = option(
         None,

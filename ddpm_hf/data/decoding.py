@@ -1,4 +1,4 @@
-"""From stored images to uint8 tensors of one size, with the damaged ones counted and named."""
+"""Decodes stored images into uint8 tensors of one size, and counts and names damaged images."""
 
 import logging
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ddpm_hf.image_files import in_eight_bits
 
 logger = logging.getLogger(__name__)
 
-# Decoding fewer pixels than this takes less time than starting processes for it, or than keeping the result on disk.
+# Decoding fewer pixels than this is faster than starting processes or keeping the result on disk.
 PIXELS_WORTH_PROCESSES = 20e6
 DAMAGED_TO_NAME = 3
 CENTER = (0.5, 0.5)
@@ -26,7 +26,7 @@ CENTER = (0.5, 0.5)
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What every image becomes, uint8 (channels, resolution, resolution), and how it gets square."""
+    """The form of every decoded image, uint8 (channels, resolution, resolution), and how it is made square."""
 
     channels: int
     resolution: int
@@ -38,7 +38,7 @@ class ImageForm:
 
     @property
     def float_bytes(self):
-        """What an image takes as the floats that a network is given."""
+        """Bytes of an image as floats for the network."""
         return 4 * self.channels * self.resolution**2
 
 
@@ -46,9 +46,9 @@ def decode_image(value, form, place=CENTER):
     """One stored image in its form.
 
     Args:
-        value: what `datasets` stores for an image.
+        value: an image as stored by `datasets`.
         form (`ImageForm`): without its `center_crop` the whole image is squeezed into the square.
-        place (`tuple[float, float]`): of the square that is cut out: (0, 0) is left and top, (1, 1) right and bottom.
+        place (`tuple[float, float]`): position of the square crop: (0, 0) is left and top, (1, 1) right and bottom.
     """
     image = in_eight_bits(open_image(value), "L" if form.channels == 1 else "RGB")
     size = (form.resolution, form.resolution)
@@ -58,17 +58,17 @@ def decode_image(value, form, place=CENTER):
 
 
 def _square(size, place):
-    """The largest square within an image of `size`: left, top, right, bottom; between pixels, so that nothing is blurred."""
+    """The largest square within an image of `size`: left, top, right, bottom, in whole pixels, to avoid blur."""
     side = min(size)
     left, top = (round((length - side) * share) for length, share in zip(size, place, strict=True))
     return left, top, left + side, top + side
 
 
 def decode_readable(values, form, places=None):
-    """All of `values` that can be read.
+    """Decodes those of `values` that can be read.
 
     Returns:
-        uint8 images (N, C, H, W), their N positions in `values`, and why each of the others cannot be read, by position.
+        uint8 images (N, C, H, W), their N positions in `values`, and for the other positions the reason of failure.
     """
     images, read, damaged = [], [], {}
     for position, value in enumerate(values):
@@ -81,11 +81,11 @@ def decode_readable(values, form, places=None):
 
 
 class ImageReader(Dataset):
-    """Decodes rows: `{"images", "labels"}` of those that can be read, `"damaged"` for the others.
+    """Decodes rows: `{"images", "labels"}` of readable images, and `"damaged"` for the others.
 
     Args:
         source (`ImageSource`): which images.
-        crop_seed (`int`, *optional*): squares are cut out at random places, others in each batch; in the middle without.
+        crop_seed (`int`, *optional*): crops are at random places, new in each batch; centred without a seed.
     """
 
     def __init__(self, source, crop_seed=None):
@@ -113,7 +113,7 @@ def raise_damaged(which):
 
 
 def fill_gaps(batch, batch_size, damaged):
-    """A batch is whole again: readable images of it stand in for the `damaged`."""
+    """Fills the places of `damaged` images in a batch with readable images of the same batch."""
     readable = len(batch["images"])
     if readable == batch_size:
         return batch
@@ -124,9 +124,9 @@ def fill_gaps(batch, batch_size, damaged):
 
 
 def decoding_workers(wanted, pixels, alone=False):
-    """Processes that decode: as many as wanted, by default this process's share of the cores, if it pays.
+    """Number of decoding processes: as wanted, by default this process's share of the cores, if that pays.
 
-    Where it decodes `alone`, while the other processes of the machine wait for it, its share is all of them.
+    If it decodes `alone`, while the other processes of the machine wait, its share is all cores.
     """
     if wanted is not None:
         check_workers(wanted)
@@ -137,7 +137,7 @@ def decoding_workers(wanted, pixels, alone=False):
 
 
 def decode_all(source, workers=0):
-    """Every readable image, decoded in parallel, and a warning that counts and names the others."""
+    """Decodes every readable image in parallel, and warns of the others with their number and names."""
     rows = np.arange(len(source))
     parts = np.split(rows, range(IMAGES_PER_READ, len(rows), IMAGES_PER_READ))
     images = torch.empty(len(source), *source.form.shape, dtype=torch.uint8)
@@ -157,10 +157,10 @@ def decode_all(source, workers=0):
 
 
 def report_damage(num_images, number, damaged):
-    """Counts and names (the first of) the images that cannot be read.
+    """Warns of images that cannot be read, with their number and the first names.
 
     Raises:
-        InputError: if there are no others.
+        InputError: if no image can be read.
     """
     if number == num_images:
         raise InputError(f"Not one of {number} images can be read: {damaged[0]}.")

@@ -1,8 +1,8 @@
-"""A fingerprint of data: which they are and in what order, wherever and in whatever container they are stored.
+"""A fingerprint of the content and order of data, independent of their place and container.
 
-Of images it has the bytes of at most 10,000, evenly spread (`spread_values`), of each no more than the beginning and the
-length, and all labels. So it takes no longer for a data set of any size, and sees every other order; a change of few images
-in a larger data set it may miss.
+For images it covers all labels, and the first bytes and the length of at most 10,000 evenly spread images
+(`spread_values`). Its cost does not grow with the data set and it detects a changed order, but it may miss changes of
+a few images in a larger data set.
 """
 
 import os
@@ -14,11 +14,11 @@ BYTES_PER_IMAGE = 2**16
 
 
 def fingerprint_of_images(values, number, labels=None):
-    """A digest of stored images, of the number of all, and of their labels.
+    """A digest of stored images, their number and their labels.
 
     Args:
-        values: as `datasets` stores images, in their order.
-        number (`int`): of images, or of shards where nobody knows how many images they have.
+        values: images as stored by `datasets`, in order.
+        number (`int`): number of images, or of shards if the number of images is unknown.
         labels (array, *optional*): integers.
     """
     hasher = xxhash.xxh3_128(str(number).encode())
@@ -30,7 +30,7 @@ def fingerprint_of_images(values, number, labels=None):
 
 
 def fingerprint_of_points(points, labels=None):
-    """A digest of points (N, d), float64, as they were read, and of their labels."""
+    """A digest of points (N, d), float64, before standardization, and of their labels."""
     return _with_labels(xxhash.xxh3_128(np.ascontiguousarray(points)), labels)
 
 
@@ -41,7 +41,7 @@ def _with_labels(hasher, labels):
 
 
 def _beginning(value):
-    """The first bytes of a stored image, and how many it has; of one that is far away its name, and -1 for one that is missing."""
+    """The first bytes of a stored image and its length; for a remote image its name, for a missing one -1."""
     if value is None:
         return b"", -1
     if value["bytes"] is not None:

@@ -32,7 +32,7 @@ class ImageData:
 
     @staticmethod
     def open_for_network(args, config, model, streaming=False):
-        """Images in the size that a network was trained for, whatever their own is; `model` is its name in messages."""
+        """Images in the size of a trained network, whatever their own is; `model` is its name in messages."""
         return (open_stream if streaming else open_images)(sized_for_network(args, config, model), None)
 
     @staticmethod
@@ -60,8 +60,8 @@ class PointData:
         """Raises InputError for options of a training that do not go with points."""
         if args.dataset is None:
             raise InputError(
-                f"unet={args.unet!r} is for points: name them with --dataset, one of {', '.join(POINT_CLOUDS)}, or a file "
-                "with columns of numbers."
+                f"unet={args.unet!r} is for points: name them with --dataset, one of {', '.join(POINT_CLOUDS)}, or a "
+                "file with columns of numbers."
             )
         if args.random_flip:
             raise InputError("random_flip mirrors images, and points have no sides: leave it out.")

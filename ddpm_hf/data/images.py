@@ -1,4 +1,4 @@
-"""The images of a source as data sets that give whole batches: from memory, from a memory map, or decoded on demand."""
+"""Data sets that give whole batches of a source's images: from memory, from a memory map, or decoded on demand."""
 
 import logging
 
@@ -32,7 +32,7 @@ class ImagesInMemory(Dataset):
 
 
 class ImagesOnDemand(Dataset):
-    """Images decoded when their batch is: for data that neither memory nor the disk holds.
+    """Images decoded batch by batch, for data that fit neither into memory nor onto the disk.
 
     Args:
         source (`ImageSource`): which images.
@@ -58,14 +58,14 @@ class ImagesOnDemand(Dataset):
 def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_seed=None):
     """The images where they fit: in memory, else on the disk; else decoded when they are needed.
 
-    What takes long to decode is decoded once, into the cache of `datasets`, wherever it is then kept.
+    Images that take long to decode are decoded once, into the cache of `datasets`, even if memory holds them.
 
     Args:
         source (`ImageSource`): what to load.
-        memory_limit_gb (`float`): decoded images may take so much memory.
+        memory_limit_gb (`float`): memory for decoded images.
         workers (`int`, *optional*): processes that decode now.
-        disk_limit_gb (`float`, *optional*): decoded images may take so much of the disk; by default what is free.
-        crop_seed (`int`, *optional*): squares are cut out at random places, anew each time: so always on demand.
+        disk_limit_gb (`float`, *optional*): disk space for decoded images; by default the free space.
+        crop_seed (`int`, *optional*): crops are at random places, new each time, and so decoded on demand.
     """
     if crop_seed is not None:
         return ImagesOnDemand(source, crop_seed)
@@ -85,8 +85,9 @@ def _fits_on_disk(source, limit_gb):
     room = room_on_disk(source)
     if source.decoded_bytes > room:
         logger.warning(
-            "The decoded images would take %.1f GB of the disk of %s, which has room for %.1f: they are not kept there, and "
-            "decoding them again takes longer. Make room, or lead datasets to another disk with HF_DATASETS_CACHE.",
+            "The decoded images would take %.1f GB of the disk of %s, which has room for %.1f: they are not kept "
+            "there, and decoding them again takes longer. Make room, or lead datasets to another disk with "
+            "HF_DATASETS_CACHE.",
             source.decoded_bytes / 1e9,
             cache_file(source).parent,
             max(room, 0) / 1e9,
@@ -96,7 +97,7 @@ def _fits_on_disk(source, limit_gb):
 
 
 def loading_workers(images, wanted=None):
-    """Processes that make batches: memory needs none, and a memory map only on a slow disk, if they are `wanted`."""
+    """Number of processes that make batches: none for memory; for a memory map only if `wanted`, for slow disks."""
     if isinstance(images, ImagesOnDemand):
         return decoding_workers(wanted, images.reader.source.pixels)
     return wanted or 0 if isinstance(images, ImagesMapped) else 0

@@ -1,4 +1,4 @@
-"""Images decoded once into Arrow files, which `datasets` caches, and read from there by memory map."""
+"""Images decoded once into Arrow files, which `datasets` caches, and read by memory map."""
 
 import shutil
 from dataclasses import asdict
@@ -18,20 +18,20 @@ from ddpm_hf.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decod
 from ddpm_hf.data.reading_problems import cache_error
 from ddpm_hf.data.survey import IMAGES_PER_READ
 
-# What decoded images leave free on the disk, for checkpoints and others.
+# Disk space that decoded images leave free, for checkpoints and other programs.
 RESERVE_BYTES = 2 * 2**30
-# Counts the ways in which one version has made pixels of images: what is transparent is composed on white.
+# Version of the conversion from images to pixels; since this one, transparent pixels are composed on white.
 PIXELS = 2
 
 
 class ImagesMapped(Dataset):
-    """Images in memory-mapped Arrow files: a batch is copied out of those of their pages that hold it.
+    """Images in memory-mapped Arrow files; a batch is copied out of the pages that hold it.
 
-    The pages belong to the system: all processes of a machine share them, and memory keeps as many as it has room for.
+    The operating system manages the pages: all processes of a machine share them, and memory keeps as many as fit.
 
     Args:
-        decoded (`datasets.Dataset`): as `decode_to_disk` returns it.
-        labels (`torch.Tensor`, *optional*): of its rows.
+        decoded (`datasets.Dataset`): the result of `decode_to_disk`.
+        labels (`torch.Tensor`, *optional*): the labels of its rows.
         shape (`tuple[int, int, int]`): channels, height, width.
     """
 
@@ -43,13 +43,13 @@ class ImagesMapped(Dataset):
 
     @cached_property
     def blocks(self):
-        """The record batches of the files as arrays (n, C, H, W) that nothing has been read of, and where each begins."""
+        """The record batches of the files as unread arrays (n, C, H, W), and the first row of each."""
         chunks = self.decoded.data.column("pixels").chunks
         arrays = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, *self.shape) for chunk in chunks]
         return arrays, np.cumsum([0, *map(len, arrays)])
 
     def __getstate__(self):
-        # To other processes goes where the files are, not what is in them.
+        # Other processes receive the paths of the files, not their content.
         return {name: value for name, value in self.__dict__.items() if name != "blocks"}
 
     def __getitems__(self, rows):
@@ -71,12 +71,12 @@ class ImagesMapped(Dataset):
 
 
 def decode_to_disk(source, workers=0):
-    """Every readable image of an `ImageSource`, decoded in parallel; found in the cache of `datasets` the next time.
+    """Decodes every readable image of an `ImageSource` in parallel into the cache of `datasets`, unless it is there.
 
     Processes of one machine that need the same images wait for the first of them.
 
     Raises:
-        InputError: if no image can be read, or one cannot in `strict` data; if the disk is full or cannot be written.
+        InputError: if no image can be read, if `strict` data has a damaged image, or if the disk is full or read-only.
     """
     path = cache_file(source)
     try:
@@ -104,7 +104,7 @@ def decode_to_disk(source, workers=0):
 
 
 def room_on_disk(source):
-    """Bytes that the decoded images may take in the cache of `datasets`, those included which are there already."""
+    """Bytes that the decoded images may take in the cache of `datasets`, including images that are there already."""
     path = cache_file(source)
     existing = next(folder for folder in path.parents if folder.exists())
     cached = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*.arrow"))
@@ -112,12 +112,12 @@ def room_on_disk(source):
 
 
 def cache_file(source):
-    """Named as `datasets` does, in one folder, so that nothing is written beside the user's own files."""
+    """The path of the decoded images: named as in `datasets`, but in its cache, not beside the user's files."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "ddpm_hf" / f"cache-{_fingerprint(source)}.arrow"
 
 
 def _fingerprint(source):
-    """Changes with the rows, with what they become, and with the version of the code that makes it of them."""
+    """A key that changes with the rows, the form of the images, and the versions of the decoding code."""
     return Hasher.hash([source.rows._fingerprint, asdict(source.form), ddpm_hf.__version__, PIXELS])
 
 
@@ -133,7 +133,7 @@ def _decode_table(batch, rows, column, form: ImageForm):
 
 
 def _check_damage(source, rows):
-    """The cache has the rows that could be read; what is wrong with the others is seen by reading them again."""
+    """Reports damaged images: the cache holds only readable rows, so the others are read again for their errors."""
     missing = np.setdiff1d(np.arange(len(source)), rows)
     named = ImageReader(source).__getitems__(missing[:DAMAGED_TO_NAME])["damaged"] if len(missing) else {}
     report_damage(len(source), len(missing), list(named.values()))

@@ -1,4 +1,4 @@
-"""Rows of any `datasets` data set: opened, with nothing decoded, and the columns in it found by their type."""
+"""Opens any `datasets` data set without decoding, and finds its columns by their types."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from ddpm_hf.errors import InputError
 
 
 def open_rows(args, streaming=False, **options):
-    """The rows of `args.dataset`, of whatever kind it is, with nothing decoded.
+    """The rows of `args.dataset`, whatever its kind, without decoding.
 
-    Of a local folder it is said which data files are not used.
+    For a local folder, a warning names the data files that are not used.
 
     Args:
-        streaming (`bool`): as an `IterableDataset`, which is read when it is asked for rows.
-        options: for the reader of `datasets`, where it is a single file.
+        streaming (`bool`): return an `IterableDataset`, which is read when rows are requested.
+        options: options for the reader of `datasets` for a single file.
 
     Raises:
-        InputError: for data that cannot be read, with the file at fault as far as there is one.
+        InputError: for data that cannot be read; the message names the file at fault, if there is one.
     """
     source = args.dataset or str(FASHION_MNIST)
     path = Path(source)
@@ -45,7 +45,7 @@ def open_rows(args, streaming=False, **options):
         else:
             builder.download_and_prepare()
             rows = builder.as_dataset(split=args.split)
-    # Each builder of `datasets` has its own errors for what it cannot read; to the user they are one.
+    # Each builder of `datasets` has its own errors for unreadable data; users see one kind.
     except Exception as error:
         if cannot_use_cache(error):
             raise cache_error(error) from error
@@ -66,19 +66,19 @@ def _builder(source, args, options):
     path = Path(source)
     if path.is_file():
         kind = {".jsonl": "json", ".tar": "webdataset"}.get(path.suffix, path.suffix.lstrip("."))
-        name = args.split.split("[")[0]  # a part of the one split that a file is
+        name = args.split.split("[")[0]  # a slice of the single split of a file
         return datasets.load_dataset_builder(kind, data_files={name: source}, **options)
     return datasets.load_dataset_builder(source, args.dataset_config)
 
 
 def find_image_column(features, wanted=None):
-    """The column of images: the one of type `datasets.Image`, or the one of those that is `wanted`."""
+    """The image column: the only one of type `datasets.Image`, or the `wanted` one of several."""
     found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     return _choose_column("image_column", wanted, found, features, "images")
 
 
 def find_label_column(features, wanted=None):
-    """The column of class labels: the one of type `datasets.ClassLabel`, or any column of integers that is `wanted`."""
+    """The label column: the only one of type `datasets.ClassLabel`, or the `wanted` one, which may hold integers."""
     found = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if wanted in features and "int" in str(getattr(features[wanted], "dtype", "")):
         return wanted
@@ -112,8 +112,8 @@ def read_labels(rows, column):
     classes = feature.num_classes if isinstance(feature, datasets.ClassLabel) else max(values) + 1
     if classes > len(values) and not isinstance(feature, datasets.ClassLabel):
         raise InputError(
-            f"label_column={column!r} has the label {max(values)}, which would make {classes} classes of {len(values)} images: "
-            "number the classes from 0 up."
+            f"label_column={column!r} has the label {max(values)}, which would make {classes} classes of "
+            f"{len(values)} images: number the classes from 0 up."
         )
     if max(values) >= classes:
         raise InputError(f"label_column={column!r} has the label {max(values)}, but only {classes} classes.")

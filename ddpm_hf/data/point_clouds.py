@@ -1,4 +1,4 @@
-"""Distributions of points in the plane that people study generative models with, as functions that draw from them."""
+"""Distributions of points in the plane on which generative models are studied, as functions that draw samples."""
 
 import math
 from typing import NamedTuple
@@ -7,16 +7,16 @@ import torch
 
 
 class PointCloud(NamedTuple):
-    """points: (N, 2), float64, in random order; labels: which part of the distribution each is of, (N,), int64, or None."""
+    """points: (N, 2), float64, in random order; labels: the part of the distribution of each, (N,), int64, or None."""
 
     points: torch.Tensor
     labels: torch.Tensor | None = None
 
 
 def swiss_roll(num_points, generator=None, noise=0.1):
-    """A spiral of one and a half turns, the roll of Marsland (2009) seen from its side: angle 3 pi/2 (1 + 2 u) = radius.
+    """A spiral of one and a half turns, angle 3 pi/2 (1 + 2 u) = radius: the roll of Marsland (2009) from its side.
 
-    It reaches 14 from the origin.
+    Its greatest radius is about 14.
 
     Args:
         noise (`float`): standard deviation of the points about the spiral.
@@ -27,7 +27,7 @@ def swiss_roll(num_points, generator=None, noise=0.1):
 
 
 def two_moons(num_points, generator=None, noise=0.05):
-    """Two half circles of radius 1, one turned about and moved into the other; their labels are 0 and 1."""
+    """Two half circles of radius 1, one turned around and moved into the other; the labels are 0 and 1."""
     labels = _labels(2, num_points, generator)
     angle = math.pi * torch.rand(num_points, generator=generator, dtype=torch.float64)
     upper = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -53,7 +53,7 @@ def checkerboard(num_points, generator=None):
 
 
 def pinwheel(num_points, generator=None, radial_noise=0.3, tangential_noise=0.1, twist=0.25):
-    """Five blades (Johnson et al. 2016): normal distributions at radius 1, long outwards, turned by twist * exp(radius)."""
+    """Five blades (Johnson et al. 2016): radially stretched normals at radius 1, turned by twist * exp(radius)."""
     labels = _labels(5, num_points, generator)
     blades = _normal(num_points, generator) * torch.tensor([radial_noise, tangential_noise], dtype=torch.float64)
     outwards, across = (blades + torch.tensor([1.0, 0.0], dtype=torch.float64)).unbind(1)
@@ -62,7 +62,7 @@ def pinwheel(num_points, generator=None, radial_noise=0.3, tangential_noise=0.1,
     return PointCloud(torch.stack([cos * outwards - sin * across, sin * outwards + cos * across], dim=1), labels)
 
 
-# By the names under which they can be trained on.
+# The values of --dataset that name a distribution.
 POINT_CLOUDS = {cloud.__name__: cloud for cloud in (swiss_roll, two_moons, eight_gaussians, checkerboard, pinwheel)}
 
 

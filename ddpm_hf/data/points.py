@@ -1,4 +1,4 @@
-"""Points, vectors of numbers: drawn from a named distribution, or read from any `datasets` data set or CSV file."""
+"""Points (vectors of numbers), drawn from a named distribution or read from any `datasets` data set or CSV file."""
 
 import csv
 import math
@@ -19,7 +19,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 
-# Two coordinates in float64, as points, as what they are made of, and standardised.
+# Five arrays of two float64 coordinates: points, standardised points and intermediate results.
 BYTES_PER_DRAWN_POINT = 5 * 2 * 8
 
 
@@ -27,7 +27,7 @@ BYTES_PER_DRAWN_POINT = 5 * 2 * 8
 class PointSource(DataSource):
     """Points looked at and standardised: (x - mean) / std, (N, d), float32; mean, std: (d,), in the data's own units.
 
-    `fingerprint` is of points that were read; None for drawn ones, which their options determine.
+    `fingerprint` is None for drawn points, which their options determine.
     """
 
     points: torch.Tensor
@@ -52,15 +52,15 @@ class PointSource(DataSource):
 
     @property
     def network_options(self):
-        """What the network is to know of the data, so that its samples come out in the data's own units."""
+        """Options of the network, with which its samples are in the data's own units."""
         return {"in_channels": self.channels, "data_mean": self.mean.tolist(), "data_std": self.std.tolist()}
 
     @property
     def scheduler_options(self):
-        """The range of the data: no conditional mean of x0 is outside, and no covariance above its square.
+        """The range of the data, which bounds the conditional mean of x0, and whose square bounds the covariance.
 
-        Without the clip a deterministic sampler would keep the error of its first x0_hat, which is that of the noise over
-        sqrt(abar_T), 160 times as large at T = 1000.
+        Without clipping, a deterministic sampler would keep the error of its first x0_hat, which is the error of
+        eps_hat over sqrt(abar_T), 160 times as large at T = 1000.
         """
         return {"clip_sample_range": math.ceil(self.points.abs().max().item() * 100) / 100}
 
@@ -78,19 +78,19 @@ class PointSource(DataSource):
 
 
 def open_points(args, config=None):
-    """Everything about the data that can be wrong is found here.
+    """Opens points and checks them completely.
 
     Args:
-        args (`DataArguments`): which data. The draws of a named distribution are others in each split.
-        config (*optional*): of a network that was trained already, whose units are then those of the points.
+        args (`DataArguments`): which data. Each split of a named distribution has its own draws.
+        config (*optional*): config of a trained network, whose units the points then take.
 
     Raises:
-        InputError: for values that are missing or no finite numbers, with row and column; for a single point, and for
-            columns that are the same in every row.
+        InputError: for missing or non-finite values, with their place; for a single point; for constant columns.
     """
     if args.dataset is None:
         raise InputError(
-            f"Which points? Name them with --dataset: one of {', '.join(POINT_CLOUDS)}, or a file with columns of numbers."
+            f"Which points? Name them with --dataset: one of {', '.join(POINT_CLOUDS)}, or a file with columns of "
+            "numbers."
         )
     if args.dataset in POINT_CLOUDS:
         values, columns, labels = _drawn(args)
@@ -145,7 +145,7 @@ def _read(args):
 
 
 def _as_text(path):
-    """How to read a CSV file as it is: what is no number is found by its place, not by the type that a column is given."""
+    """Reader options for a CSV file as text, so that a value that is not a number is reported with its row."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             names = next(csv.reader(file), [])
@@ -153,8 +153,8 @@ def _as_text(path):
         raise InputError(f"Cannot read {path} ({error}): it must be CSV text in UTF-8.") from error
     if names and all(_is_number(name) for name in names):
         raise InputError(
-            f"The first line of {path} has numbers ({', '.join(names[:4])}) where the names of the columns belong: write a "
-            "line of names, such as x,y, before it."
+            f"The first line of {path} has numbers ({', '.join(names[:4])}) where the names of the columns belong: "
+            "write a line of names, such as x,y, before it."
         )
     features = datasets.Features({name: datasets.Value("string") for name in names})
     return {"features": features, "na_filter": False}
@@ -171,7 +171,7 @@ def _with_whole_numbers(rows, column):
 
 
 def _point_columns(args, features, label_column):
-    """Those of `point_columns`, or all that are not labels."""
+    """The columns of `point_columns`, or all columns but the labels."""
     if args.point_columns is not None:
         names = [name.strip() for name in args.point_columns.split(",")]
         unknown = [name for name in names if name not in features]
@@ -194,7 +194,7 @@ def _numbers(values, column, feature):
     """The values of one column, (N, 1), or of a column of lists, (N, d), as float64.
 
     Raises:
-        InputError: for the first that is missing or no finite number, or a list of another length.
+        InputError: for the first value that is missing or not a finite number, or a list of another length.
     """
     if isinstance(feature, datasets.Value):
         values = [[value] for value in values]
@@ -218,13 +218,13 @@ def _numbers(values, column, feature):
 def _number(cell, row, column):
     if cell is None or cell == "" or cell != cell:
         raise InputError(
-            f"Row {row} (counted from 0) has no value in column {column!r}: fill it in or remove the row; or leave the column "
-            "out with --point_columns."
+            f"Row {row} (counted from 0) has no value in column {column!r}: fill it in or remove the row; or leave "
+            "the column out with --point_columns."
         )
     if not _is_number(cell):
         raise InputError(
-            f"Row {row} (counted from 0) has {cell!r} in column {column!r}, which is no finite number: mend it, or leave the "
-            "column out with --point_columns."
+            f"Row {row} (counted from 0) has {cell!r} in column {column!r}, which is no finite number: mend it, or "
+            "leave the column out with --point_columns."
         )
     return float(cell)
 

@@ -1,4 +1,4 @@
-"""Why data cannot be read: which file is at fault, or that it is the cache of `datasets` and not the data."""
+"""Reasons why data cannot be read: a damaged file, or a cache of `datasets` that cannot be written."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def root_cause(error):
-    """What began it: `datasets` wraps the errors of its readers into one that says nothing of them."""
+    """The first error of the chain: `datasets` wraps the errors of its readers into one without their message."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -31,24 +31,24 @@ def cannot_use_cache(error):
 
 
 def cache_error(error, otherwise=""):
-    """The error to raise; `otherwise` is what else there is to do, as a sentence."""
+    """The error to raise; `otherwise` is a sentence with another remedy."""
     cause = root_cause(error)
     state = "is full" if getattr(cause, "errno", None) in FULL else "cannot be written"
     return InputError(
-        f"The cache of datasets, {datasets.config.HF_DATASETS_CACHE}, {state} ({cause}): make room or change its rights, or "
-        f"lead datasets to another folder with HF_DATASETS_CACHE=FOLDER.{otherwise}"
+        f"The cache of datasets, {datasets.config.HF_DATASETS_CACHE}, {state} ({cause}): make room or change its "
+        f"rights, or lead datasets to another folder with HF_DATASETS_CACHE=FOLDER.{otherwise}"
     )
 
 
 def first_unreadable(files):
-    """The first of the files that cannot be read and why, as words; None if each can.
+    """The name of the first unreadable file and the reason, as text; None if all can be read.
 
-    They are read through once more, one after the other, because the errors of readers do not name the file.
+    The files are read once more, one after the other, because the errors of readers do not name the file.
     """
     for path in map(Path, files):
         try:
             _read_through(path)
-        except Exception as error:  # each reader has its own
+        except Exception as error:  # each reader has its own errors
             return f"{path}: {root_cause(error)}"
     return None
 

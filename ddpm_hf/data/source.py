@@ -1,4 +1,4 @@
-"""A data set opened and looked at, with what its images are to become: all that can be wrong is found here."""
+"""Opens and inspects a data set of images, and checks it before the long work of decoding."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from ddpm_hf.models.unet_2d import DDPMUNet2DModel
 
 logger = logging.getLogger(__name__)
 
-# Images that become so many times as long are said to.
+# Images enlarged by more than this factor are reported.
 MUCH_LARGER = 4
 
 
 class SquareImages(DataSource):
-    """What network and scheduler are to know of images that are `channels` and `resolution` large, stored or streamed."""
+    """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed."""
 
     @property
     def kind(self):
@@ -32,7 +32,7 @@ class SquareImages(DataSource):
 
     @property
     def resizing(self):
-        """As in "images of 28x28 are resized to 8x8"; None for images that are of their size already."""
+        """A note such as "images of 28x28 are resized to 8x8"; None if the images have that size already."""
         if self.size == (self.resolution, self.resolution):
             return None
         given = "several sizes" if self.size is None else "{}x{}".format(*self.size)
@@ -46,7 +46,7 @@ class SquareImages(DataSource):
 
     @property
     def scheduler_options(self):
-        """The defaults are for images."""
+        """Empty, because the scheduler's defaults suit images."""
         return {}
 
     def check_batch_fits(self, batch_size):
@@ -59,9 +59,9 @@ class SquareImages(DataSource):
 
 @dataclass(frozen=True)
 class ImageSource(SquareImages):
-    """A data set opened and looked at, and what its images are to become.
+    """An opened and inspected data set, and the form of its decoded images.
 
-    `size` is as in `Survey`; `pixels` are all that there are to decode.
+    `size` is as in `Survey`; `pixels` counts the pixels of all stored images.
     """
 
     rows: datasets.Dataset
@@ -84,7 +84,7 @@ class ImageSource(SquareImages):
 
     @cached_property
     def fingerprint(self):
-        """Of what the images are and of their order; it takes as long as to survey them."""
+        """A fingerprint of the images and their order; it takes as long as the survey."""
         return fingerprint_of_images(spread_values(self.rows, self.column), len(self), self.labels)
 
     @property
@@ -96,7 +96,7 @@ class ImageSource(SquareImages):
         return load_images(self, *limits)
 
     def decode(self, workers=None):
-        """All as tensors, `images` and `labels` if there are some, by so many processes; by default what suits the images."""
+        """All `images`, and `labels` if any, as tensors, decoded by `workers` processes or a suitable number."""
         return decode_all(self, decoding_workers(workers, self.pixels))
 
     def select(self, chosen):
@@ -104,11 +104,11 @@ class ImageSource(SquareImages):
 
 
 def open_images(args, default_resolution):
-    """Everything about the data that can be wrong is found here, before the long work of decoding.
+    """Opens images and checks them, before the long work of decoding.
 
     Args:
         args (`DataArguments`): which data.
-        default_resolution (`int`, *optional*): for images whose sizes differ, if `args` names no resolution.
+        default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
     """
     rows = open_rows(args)
     column = find_image_column(rows.features, args.image_column)
@@ -132,19 +132,20 @@ def open_images(args, default_resolution):
 
 
 def resolution_of(args, seen, default_resolution):
-    """The side of the square images: asked for, or the images' own if all agree, or the default.
+    """The side of the square images: the requested one, or the images' own if all agree, or the default.
 
     Args:
-        args (`DataArguments`): which may name one.
-        seen (`Survey`): of the images.
+        args (`DataArguments`): options, which may name a resolution.
+        seen (`Survey`): the survey of the images.
 
     Raises:
-        InputError: if none of them is known, or if not one such image fits into memory.
+        InputError: if none of these is known, or if a single image of that size does not fit into memory.
     """
     resolution = args.resolution or seen.side or default_resolution
     if resolution is None:
         raise InputError(
-            "The images have several sizes, or are not square, and the network takes any size: choose one with --resolution."
+            "The images have several sizes, or are not square, and the network takes any size: choose one with "
+            "--resolution."
         )
     form = ImageForm(seen.channels, resolution, args.center_crop)
     check_fits_memory(
@@ -154,7 +155,8 @@ def resolution_of(args, seen, default_resolution):
     )
     if resolution > MUCH_LARGER * seen.longest_side:
         logger.warning(
-            "resolution=%d enlarges the images, whose longest side is %d, more than %d times: each takes %.1f MiB as floats.",
+            "resolution=%d enlarges the images, whose longest side is %d, more than %d times: each takes %.1f MiB as "
+            "floats.",
             *(resolution, seen.longest_side, MUCH_LARGER, form.float_bytes / 2**20),
         )
     return resolution

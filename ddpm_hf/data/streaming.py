@@ -1,9 +1,9 @@
-"""Images read as they come, from the Hub or from shards, in an order that a position of four numbers restores exactly.
+"""Images streamed from the Hub or from shards, in an order that a position of four numbers restores exactly.
 
-The shards are walked through in permutation after permutation, which the processes share out between them; each process
-shuffles its rows within blocks, by a permutation of (seed, process, block). None of this depends on what was drawn before, as
-the buffer of `datasets.IterableDataset.shuffle` does, whose content no state restores. One process reads and others decode,
-so that the number of those changes nothing.
+The processes share the shards of one random permutation after another. Each process shuffles its rows within blocks,
+with a permutation given by (seed, process, block). So the order does not depend on earlier draws, unlike the buffer of
+`datasets.IterableDataset.shuffle`, which no saved state restores. One process reads and others decode, so the number
+of decoding processes does not change the order.
 """
 
 import json
@@ -31,18 +31,18 @@ from ddpm_hf.interruptions import ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 
-# Sizes and colours are those of so many images at the beginning.
+# Sizes and colours are taken from this many images at the beginning.
 SURVEYED_IMAGES = 1000
-# Batches of stored images that are read before they are asked for.
+# Batches of stored images that are read ahead.
 BATCHES_READ_AHEAD = 16
 
 
 @dataclass(frozen=True)
 class StreamSource(SquareImages):
-    """A data set opened as a stream and looked at, and what its images are to become; of how many there are nothing is known.
+    """A data set opened as a stream and inspected, and the form of its decoded images; their number is unknown.
 
-    `label_column` and `num_classes` are None without classes; `size` is as in `Survey`, and `fingerprint` is of the number
-    of shards and of the first images and labels.
+    `label_column` and `num_classes` are None without classes, and `size` is as in `Survey`. `fingerprint` covers the
+    number of shards and the first images and labels.
     """
 
     rows: datasets.IterableDataset
@@ -68,11 +68,11 @@ class StreamSource(SquareImages):
 
 
 def open_stream(args, default_resolution):
-    """Everything about the data that its beginning tells is found here.
+    """Opens a stream and checks it as far as its first images allow.
 
     Args:
         args (`DataArguments`): which data.
-        default_resolution (`int`, *optional*): for images whose sizes differ, if `args` names no resolution.
+        default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
     """
     rows = open_rows(args, streaming=True)
     if rows.features is None:
@@ -83,8 +83,8 @@ def open_stream(args, default_resolution):
     label_column = find_label_column(rows.features, args.label_column) if args.class_conditional else None
     if label_column is not None and not isinstance(rows.features[label_column], datasets.ClassLabel):
         raise InputError(
-            f"label_column={label_column!r} holds integers, and a stream does not tell how many classes they are of: give "
-            "the column the type ClassLabel, or leave out --streaming."
+            f"label_column={label_column!r} holds integers, and a stream does not tell how many classes they are of: "
+            "give the column the type ClassLabel, or leave out --streaming."
         )
     num_classes = None if label_column is None else rows.features[label_column].num_classes
     rows = rows.select_columns([column] if label_column is None else [column, label_column])
@@ -116,12 +116,12 @@ def _first_rows(rows, args):
 
 
 class Position(NamedTuple):
-    """Where the stream of one process stands: in the middle of a block of rows.
+    """The position of one process in its stream, within a block of rows.
 
     Args:
-        turn (`int`), row (`int`): those of the first row of the block: turns count the shards on their endless walk.
-        block (`int`): its number.
-        used (`int`): images of it that were given out.
+        turn (`int`), row (`int`): turn and row of the first row of the block; turns count the shards read so far.
+        block (`int`): number of the block.
+        used (`int`): images of the block already returned.
     """
 
     turn: int
@@ -131,7 +131,7 @@ class Position(NamedTuple):
 
 
 class StoredRow(NamedTuple):
-    """A row as it is stored, and where: the turn that its shard had, the shard, and the number of the row in it."""
+    """A stored row with its place: the turn of its shard, the shard, and the number of the row in the shard."""
 
     turn: int
     shard: int
@@ -140,10 +140,10 @@ class StoredRow(NamedTuple):
 
 
 class RowStream(IterableDataset):
-    """Batches of stored rows for one process, for ever, each with the `Position` after it.
+    """An endless stream of batches of stored rows for one process, each with the `Position` after it.
 
-    In each epoch of all processes each row comes once. Processes take turns with the shards; where there are more processes
-    than shards, each reads all of them and keeps its part of their rows.
+    Each row comes once in each epoch of all processes. Processes take turns with the shards; if there are more
+    processes than shards, each process reads all shards and keeps its part of the rows.
     """
 
     def __init__(self, source, batch_size, block_size, seed, process_index=0, num_processes=1, position=None):
@@ -162,17 +162,17 @@ class RowStream(IterableDataset):
                 if len(batch) == self.batch_size:
                     yield batch, position
                     batch = []
-        except InputError as error:  # carried to where `raising` raises it
+        except InputError as error:  # returned; `raising` raises it in the main process
             yield error
 
     def first_epoch(self):
-        """The rows of one epoch from the position on: shard after shard, and not shuffled."""
+        """The rows of one epoch from the position on, shard after shard, without shuffling."""
         return takewhile(lambda row: row is not None, self._rows(self.position.turn, self.position.row))
 
     def _shuffled(self):
-        """Rows in the order of their blocks' permutations, and the position after each.
+        """Rows in the order of their blocks' permutations, with the position after each.
 
-        While a block is given out the next one is read, row by row, so that none is waited for.
+        The next block is read row by row while a block is returned, so that there is no pause between blocks.
         """
         rows = self._rows(self.position.turn, self.position.row)
         block, used = _read_on([], rows, self.block_size), self.position.used
@@ -186,10 +186,10 @@ class RowStream(IterableDataset):
             block, used = _read_on(following, rows, self.block_size), 0
 
     def _rows(self, first_turn, first_row):
-        """This process's rows from one on, for ever, with None at the end of each epoch.
+        """This process's rows from a given one on, for ever, with None at the end of each epoch.
 
         Raises:
-            InputError: if it has none, and would look for them for ever.
+            InputError: if this process gets no rows, as it would search for ever.
         """
         order, num_shards = lru_cache(maxsize=1)(self._order), self.source.num_shards
         has_rows = False
@@ -202,12 +202,12 @@ class RowStream(IterableDataset):
                     yield StoredRow(turn, shard, row, values)
             first_row = 0
             if (turn + self.turn_step) // num_shards != epoch:
-                # Where processes take turns with the shards, another epoch brings it others.
+                # If processes take turns with the shards, the next epoch brings other shards.
                 if self.row_step > 1 and not has_rows:
                     raise InputError(
-                        f"Process {self.process_index} (counted from 0) of {self.num_processes} gets no images of the stream: "
-                        f"none of its {num_shards} shard(s) has more than {self.first_row}. Start fewer processes, or leave out "
-                        "--streaming."
+                        f"Process {self.process_index} (counted from 0) of {self.num_processes} gets no images of the "
+                        f"stream: none of its {num_shards} shard(s) has more than {self.first_row}. Start fewer "
+                        "processes, or leave out --streaming."
                     )
                 yield None
 
@@ -215,7 +215,7 @@ class RowStream(IterableDataset):
         return np.random.default_rng((self.seed, epoch)).permutation(self.source.num_shards)
 
     def _shard(self, shard, first_row):
-        """The rows of one shard from one on, with their numbers."""
+        """The rows of one shard from a given one on, with their numbers."""
         num_shards = self.source.num_shards
         rows = self.source.rows.shard(num_shards=num_shards, index=shard)
         rows = rows.skip(first_row) if first_row else rows
@@ -234,15 +234,14 @@ class RowStream(IterableDataset):
 
 
 def _read_on(block, rows, size):
-    """The block with rows added until it has `size`, or ends with the None of an epoch's end."""
+    """Adds rows to the block until it has `size` rows, or ends with None at the end of an epoch."""
     while len(block) < size and not (block and block[-1] is None):
         block.append(next(rows))
     return block
 
 
 class RowDecoder(Dataset):
-    """Decodes batches of a `RowStream`: `{"images", "labels", "damaged", "position"}`; the batch is filled up where images are
-    damaged."""
+    """Decodes batches of a `RowStream`, filling gaps, into `{"images", "labels", "damaged", "position"}`."""
 
     def __init__(self, source, crop_seed=None):
         self.source, self.crop_seed = source, crop_seed
@@ -257,7 +256,7 @@ class RowDecoder(Dataset):
         return fill_gaps(batch, len(rows), list(damaged.values())) | {"damaged": damaged, "position": position}
 
     def decode(self, rows, places=None):
-        """Those of the rows that can be read, and why each of the others cannot, by its name."""
+        """The images of the readable rows, and for the others the reason of failure, by name."""
         source = self.source
         images, read, damaged = decode_readable([row.values[source.column] for row in rows], source.form, places)
         damaged = {_name(rows[number]): why for number, why in damaged.items()}
@@ -283,11 +282,11 @@ def _name(row):
 
 
 def decode_first(source, num_images, seed):
-    """The first images of a stream whose shards come in an order by `seed`, as `decode_all` gives them.
+    """Decodes the first images of a stream whose shards are ordered by `seed`, with the result of `decode_all`.
 
     Args:
         source (`StreamSource`): which stream.
-        num_images (`int`): so many stored ones, or all that there are.
+        num_images (`int`): number of stored images to read, or all if there are fewer.
 
     Raises:
         InputError: if none of them can be read.
@@ -306,14 +305,14 @@ def decode_first(source, num_images, seed):
 
 
 class ImageStream:
-    """The images of a stream for one process of a run, and its position.
+    """The images of a stream for one process of a run, and the position of that process.
 
     Args:
         source (`StreamSource`): which images.
-        block_size (`int`): images among which it shuffles; twice as many stored ones are kept in memory.
-        seed (`int`): of the order.
-        crop_seed (`int`, *optional*): squares are cut out at random places, others in each batch; in the middle without.
-        process_index (`int`), num_processes (`int`): of the run.
+        block_size (`int`): number of images shuffled together; twice as many stored images are kept in memory.
+        seed (`int`): seed of the order.
+        crop_seed (`int`, *optional*): crops are at random places, new in each batch; centred without a seed.
+        process_index (`int`), num_processes (`int`): this process, and their number in the run.
     """
 
     def __init__(self, source, block_size, seed, crop_seed=None, process_index=0, num_processes=1):
@@ -323,7 +322,7 @@ class ImageStream:
         self.damaged = set()
 
     def batches(self, batch_size, workers=0, pin_memory=False):
-        """Batches from the position on, for ever; the position is that after the last one that was given out."""
+        """Endless batches from the position on; the position follows the last batch returned."""
         stream = RowStream(
             *(self.source, batch_size, self.block_size, self.seed),
             *(self.process_index, self.num_processes, self.position),
@@ -351,21 +350,22 @@ class ImageStream:
             )
 
     def save_position(self, folder):
-        """Writes where this process stands, into a file of its own."""
+        """Writes the position of this process into its own file."""
         state = {"num_shards": self.source.num_shards, "num_processes": self.num_processes, "position": self.position}
         _position_file(folder, self.process_index).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
     def load_position(self, folder):
-        """Goes to where this process stood.
+        """Restores the position of this process.
 
         Raises:
-            InputError: if the stream is not that which was saved.
+            InputError: if the stream differs from the one that was saved.
         """
         state = json.loads(_position_file(folder, 0).read_text(encoding="utf-8"))
         if state["num_shards"] != self.source.num_shards:
             raise InputError(
-                f"The checkpoint was made with {state['num_shards']} shards, and the data has {self.source.num_shards} now, "
-                "so that their order would be another: restore the data, or choose another output_dir."
+                f"The checkpoint was made with {state['num_shards']} shards, and the data has "
+                f"{self.source.num_shards} now, so that their order would be another: restore the data, or choose "
+                "another output_dir."
             )
         if state["num_processes"] != self.num_processes:
             raise InputError(
@@ -381,20 +381,20 @@ def _position_file(folder, process_index):
 
 
 def keep_in_checkpoints(stream, accelerator):
-    """Each process saves its position with what `accelerator` saves.
+    """Each process saves its position in the checkpoints of `accelerator`.
 
-    Not with what the main process alone saves, which would have to be gathered from the others in the middle of writing
-    files, where one of them may fail.
+    The main process does not save it for all: gathering while files are written would wait for processes that may
+    fail.
     """
     accelerator.register_save_state_pre_hook(lambda models, weights, folder: stream.save_position(folder))
 
 
 def count_images(data):
-    """Images of a source, or of what was loaded from it; None of a stream, which does not know."""
+    """Number of images of a source, or loaded from one; None for a stream, whose number is unknown."""
     return None if isinstance(data, (StreamSource, ImageStream)) else len(data)
 
 
 def describe_data(data, kind):
-    """As in "6000 images of 1x28x28"; of readable images, if `data` was loaded already."""
+    """A description such as "6000 images of 1x28x28"; loaded data count readable images only."""
     number = count_images(data)
     return f"a stream of {kind}" if number is None else f"{number} {kind}"

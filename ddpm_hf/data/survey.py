@@ -1,4 +1,4 @@
-"""What the headers of images say, before any of them is decoded."""
+"""A survey of image headers, before any image is decoded."""
 
 import logging
 from collections import Counter
@@ -28,13 +28,13 @@ IMAGES_PER_READ = 256
 
 @dataclass(frozen=True)
 class Survey:
-    """What headers say.
+    """Properties of images from their headers.
 
     Args:
-        channels (`int`): as many as keep all colours.
-        size (`tuple[int, int]`, *optional*): width and height; None where sizes differ.
-        longest_side (`int`): of all images.
-        pixels_per_image (`float`): the mean.
+        channels (`int`): the least number of channels that keeps all colours.
+        size (`tuple[int, int]`, *optional*): width and height; None if sizes differ.
+        longest_side (`int`): longest side of all images.
+        pixels_per_image (`float`): mean number of pixels.
     """
 
     channels: int
@@ -44,17 +44,17 @@ class Survey:
 
     @property
     def side(self):
-        """That of images which all are squares of one size, else None."""
+        """The side of the images if all are squares of one size, else None."""
         return self.size[0] if self.size and self.size[0] == self.size[1] else None
 
 
 def survey(values, column):
-    """Reads the headers of stored images, and says so where images may be transparent.
+    """Reads the headers of stored images, and reports images that may be transparent.
 
-    16-bit images are decoded until one of them is seen to use its range.
+    16-bit images are decoded until one is found that uses the range.
 
     Raises:
-        InputError: if none of them can be read, or for depths that are not read.
+        InputError: if no image can be read, or for an unsupported bit depth.
     """
     sizes, problems, highest = Counter(), [], {}
     are_grey, num_with_alpha = True, 0
@@ -67,7 +67,7 @@ def survey(values, column):
                 highest[highest_value(image)] = value
         except InputError as error:
             raise _refused(value, column, error) from error
-        except Exception as error:  # PIL has many; what they are is reported where the image is decoded
+        except Exception as error:  # PIL has many kinds; decoding the image reports them
             problems.append(f"({name_of(value)}): {str(error).rstrip('.')}")
             continue
         are_grey &= grey
@@ -75,7 +75,8 @@ def survey(values, column):
         num_with_alpha += image.has_transparency_data
     if not sizes:
         raise InputError(
-            f"None of the images in column {column!r} can be read: {len(problems)} were tried, the first {problems[0]}."
+            f"None of the images in column {column!r} can be read: {len(problems)} were tried, the first "
+            f"{problems[0]}."
         )
     try:
         check_range(max(highest, default=0))
@@ -83,8 +84,8 @@ def survey(values, column):
         raise _refused(highest[max(highest)], column, error) from error
     if num_with_alpha:
         logger.warning(
-            "%d of %d images in column %r have an alpha channel or a transparent colour: where they are transparent, they are "
-            "composed on white.",
+            "%d of %d images in column %r have an alpha channel or a transparent colour: where they are transparent, "
+            "they are composed on white.",
             *(num_with_alpha, sizes.total(), column),
         )
     return Survey(
@@ -100,21 +101,21 @@ def _refused(value, column, error):
 
 
 def spread_values(rows, column):
-    """Stored images, at most `SURVEYED_IMAGES`, evenly spread over all rows."""
+    """At most `SURVEYED_IMAGES` stored images, evenly spread over all rows."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SURVEYED_IMAGES)).astype(int))
     for start in range(0, len(chosen), IMAGES_PER_READ):
         yield from rows[chosen[start : start + IMAGES_PER_READ]][column]
 
 
 def open_image(value):
-    """The image with its header read and its pixels not; `value` is what `datasets` stores for an image."""
+    """Opens an image and reads its header only; `value` is an image as stored by `datasets`."""
     if value["bytes"] is not None:
         return Image.open(BytesIO(value["bytes"]))
-    if "://" in value["path"]:  # of a stream from afar
+    if "://" in value["path"]:  # of a remote stream
         return datasets.Image().decode_example(value)
     return Image.open(value["path"])
 
 
 def name_of(value):
-    """The path of a stored image, as far as it has one."""
+    """The path of a stored image, if it has one."""
     return (value or {}).get("path") or "no name"

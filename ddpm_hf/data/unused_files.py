@@ -1,7 +1,7 @@
-"""Files of a local folder that `datasets` leaves out: counted on the disk, and said with the reason.
+"""A warning of files in a local folder that `datasets` leaves out, with their number and the reason.
 
-`datasets` takes a word such as train, test or dev in the name of a folder or file for the split that the file belongs to. Where
-one file has such a word, files without one belong to no split at all.
+`datasets` takes a word such as train, test or dev in the name of a folder or file as the split of the file. If one
+file has such a word, files without one belong to no split.
 """
 
 import logging
@@ -12,7 +12,7 @@ from PIL import Image
 
 logger = logging.getLogger(__name__)
 
-# Beside the suffixes of images, those of files that hold data and nothing else.
+# Suffixes of data files, besides those of images.
 CONTAINERS = {".arrow", ".parquet", ".tar"}
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 WORDS_MAKE_SPLITS = "words such as train, test, dev or val in names of folders and files make splits"
@@ -22,9 +22,9 @@ def report_unused_files(folder, builder, split, num_rows=None):
     """Warns of data files below `folder` that are not read for `split`, with their numbers and the reasons.
 
     Args:
-        builder (`datasets.DatasetBuilder`): what `datasets` made of the folder.
-        split (`str`): as it was asked for: `train`, `train[:90%]`, `train+test`, `all`.
-        num_rows (`int`, *optional*): of the whole splits that `split` names; unknown of a stream.
+        builder (`datasets.DatasetBuilder`): the builder of `datasets` for the folder.
+        split (`str`): the requested split: `train`, `train[:90%]`, `train+test`, `all`.
+        num_rows (`int`, *optional*): rows of the whole splits that `split` names; unknown for a stream.
     """
     listed = {str(name): set(map(os.path.abspath, files)) for name, files in builder.config.data_files.items()}
     readable = _readable_suffixes(builder, listed)
@@ -45,10 +45,10 @@ def report_unused_files(folder, builder, split, num_rows=None):
 
 
 def splits_named(split, there):
-    """The names in an expression such as `train[:90%]+test`; all that are `there` for `all`.
+    """The split names in an expression such as `train[:90%]+test`; all names of `there` for `all`.
 
     Raises:
-        ValueError: for one that is not there.
+        ValueError: for a name that is not in `there`.
     """
     names = [part.split("[")[0].strip() for part in split.split("+")]
     if names == ["all"]:
@@ -70,7 +70,7 @@ def _reason(path, others, readable):
 
 
 def _readable_suffixes(builder, listed):
-    """The suffixes that the kind of data is read from which `datasets` sees in the folder."""
+    """The suffixes that `datasets` reads for the kind of data that it finds in the folder."""
     if builder.name == "imagefolder":
         return set(builder.EXTENSIONS) | {".zip"}
     return {_suffix(path) for files in listed.values() for path in files}
@@ -89,7 +89,7 @@ def _is_metadata(path):
 
 
 def _files_below(folder):
-    """All files but hidden ones, which `datasets` leaves out too."""
+    """All files except hidden ones, which `datasets` leaves out too."""
     for parent, folders, names in os.walk(os.path.realpath(folder), followlinks=True):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         yield from (os.path.join(parent, name) for name in names if not name.startswith("."))

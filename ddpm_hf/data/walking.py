@@ -1,4 +1,4 @@
-"""The way through the data: which rows each batch of each process has, for ever."""
+"""The order of the data: the rows of each batch of each process, without end."""
 
 from functools import lru_cache
 from itertools import count
@@ -12,10 +12,11 @@ from ddpm_hf.interruptions import ignore_stop_signals
 
 
 class EndlessBatches(Sampler):
-    """Rows for each batch of one process, for ever: permutation after permutation of the data, cut without a gap.
+    """The rows of one process's batches, for ever: permutation after permutation of the data, cut without gaps.
 
-    The batches of all processes and accumulation steps lie side by side on one walk, so what an update sees depends
-    on their product alone, and a place on the walk is a number: `first_batch`, counted in batches of this process.
+    The batches of all processes and accumulation steps lie next to each other in one sequence. So the data of an
+    update depend on the product of these numbers alone, and a position in the sequence is one number: `first_batch`,
+    counted in batches of this process.
     """
 
     def __init__(self, num_images, batch_size, seed, first_batch=0, process_index=0, num_processes=1):
@@ -38,10 +39,10 @@ class EndlessBatches(Sampler):
 
 
 def batches(images, batch_sampler, workers=0, pin_memory=False):
-    """Batches of a data set that gives whole ones, each as `batch_sampler` asks for it, prepared by `workers` processes.
+    """Batches of a data set that returns whole ones, in the order of `batch_sampler`, made by `workers` processes.
 
     Raises:
-        InputError: what the data set raises, as it was raised, in whichever process.
+        InputError: raised by the data set in any process, passed on unchanged.
     """
     loader = DataLoader(
         _Carrying(images),
@@ -50,14 +51,14 @@ def batches(images, batch_sampler, workers=0, pin_memory=False):
         collate_fn=as_it_is,
         pin_memory=pin_memory,
         worker_init_fn=ignore_stop_signals,
-        # Its own, so that starting workers never draws from the random state of the training.
+        # Its own generator, so that starting workers does not draw from the random state of training.
         generator=torch.Generator(),
     )
     return raising(loader)
 
 
 class _Carrying(Dataset):
-    """Returns an `InputError` instead of raising it: a DataLoader would wrap it into the traceback of a worker."""
+    """Returns an `InputError` instead of raising it, because a DataLoader would wrap it in a worker's traceback."""
 
     def __init__(self, images):
         self.images = images
@@ -73,7 +74,7 @@ class _Carrying(Dataset):
 
 
 def raising(batches):
-    """The batches, until one of them is an `InputError` that was carried here."""
+    """Yields batches until one of them is a returned `InputError`, which is raised."""
     for batch in batches:
         if isinstance(batch, InputError):
             raise batch

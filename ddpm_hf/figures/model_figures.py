@@ -1,4 +1,4 @@
-"""Figures of a model and its data, from its folder: what `ddpm-hf show` draws of them."""
+"""The figures that `ddpm-hf show` draws of a model and its data."""
 
 from dataclasses import replace
 
@@ -14,17 +14,17 @@ from ddpm_hf.visualization.calibration import draw_variances
 from ddpm_hf.visualization.forward_process import draw_forward_process
 from ddpm_hf.visualization.points import draw_samples, draw_score_field
 
-# Timesteps out of 1000 that are looked at by default.
+# Default timesteps, out of 1000.
 FORWARD_THOUSANDTHS = (0, 29, 59, 99, 299, 999)
 SCORE_THOUSANDTHS = (9, 99, 199, 299, 499, 999)
 
 
 def forward(pipeline, data, num_samples, timesteps=None, num_images=2, seed=0):
-    """Data of a model on their way to noise, step by step and at once, with the test that both agree.
+    """The forward process on a model's data, step by step and in closed form, with the test that both agree.
 
     Args:
         data (`DataArguments`): which samples.
-        num_samples (`int`): as many, drawn at random by `seed`; the test compares halves of them.
+        num_samples (`int`): samples drawn at random with `seed`; the test compares halves of them.
         timesteps (`list[int]`, *optional*): 0-based; t = 0, 29, 59, 99, 299, 999 by default, scaled to T.
         num_images (`int`): rows of images.
     """
@@ -35,11 +35,11 @@ def forward(pipeline, data, num_samples, timesteps=None, num_images=2, seed=0):
 
 
 def samples(pipeline, data, num_samples, seed=0, **options):
-    """As many samples of a model of points over as many of its data, in the data's own unit.
+    """Samples of a model of points over equally many data points, in the data's own units.
 
     Args:
         data (`DataArguments`): which points.
-        options: of the call of the pipeline.
+        options: arguments of the pipeline call.
     """
     _check_points(pipeline, "For images, `ddpm-hf sample` writes a grid.")
     points = clean_samples(pipeline, data, num_samples, seed)
@@ -48,11 +48,11 @@ def samples(pipeline, data, num_samples, seed=0, **options):
 
 
 def path(pipeline, num_samples, num_frames, seed=0, **options):
-    """The points on their way from noise, as `{title: points}`: frames at evenly falling shares of noise, sqrt(1 - abar_t).
+    """The reverse process of points as `{title: points}`, at evenly falling noise levels sqrt(1 - abar_t).
 
     Args:
-        num_frames (`int`): the noise at the beginning and the samples at the end included.
-        options: of the call of the pipeline.
+        num_frames (`int`): number of frames, including the noise at the beginning and the samples at the end.
+        options: arguments of the pipeline call.
     """
     _check_points(pipeline, "For images, `ddpm-hf sample --trajectory` writes the way.")
     generator = torch.Generator().manual_seed(seed)
@@ -85,10 +85,10 @@ def score_field(pipeline, data, num_samples, timesteps=None, seed=0):
 
 
 def variances(pipeline, num_inference_steps, data=None, num_samples=256, seed=0):
-    """The variances of every recipe that the model can use; those of a variance head from as many samples of its data.
+    """The variances of every recipe that the model can use; a variance head is read on `num_samples` of its data.
 
     Args:
-        data (`DataArguments`): which samples; only read for a head.
+        data (`DataArguments`): which samples; read only for a variance head.
     """
     head = pipeline.scheduler.config.variance_type if _has_head(pipeline.unet.config) else None
     of_head = {}
@@ -101,15 +101,15 @@ def variances(pipeline, num_inference_steps, data=None, num_samples=256, seed=0)
 
 
 def clean_samples(pipeline, data, num_samples, seed):
-    """x_0 as the network takes it, float32, (N, C, *)."""
-    # A named distribution has as many points as are asked for.
+    """x_0 in the range of the network, float32, (N, C, *)."""
+    # A named distribution gives any number of points.
     data = replace(data, num_points=max(data.num_points, num_samples))
     x_0, _ = load_data(data, pipeline.unet.config, num_samples, seed)
     return to_model_range(x_0)
 
 
 def _scaled(thousandths, scheduler):
-    """Timesteps out of 1000 as those of the scheduler, ascending, each once."""
+    """Timesteps out of 1000 scaled to the scheduler's T, ascending and without repeats."""
     return sorted({round((t + 1) * len(scheduler) / 1000 - 1e-9) - 1 for t in thousandths} - {-1})
 
 

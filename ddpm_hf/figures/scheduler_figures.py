@@ -1,4 +1,4 @@
-"""Figures of a scheduler, from the folder of its model: what `ddpm-hf show` draws without loading a network."""
+"""The figures of a scheduler that `ddpm-hf show` draws without loading a network."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 from ddpm_hf.visualization.calibration import draw_gamma, draw_timesteps
 from ddpm_hf.visualization.schedules import draw_schedules
 
-# Those that a network can be trained with.
+# The schedules with which a network can be trained.
 SHOWN_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
 
 def schedules(model=None):
-    """Of a model, or of the schedules that a network can be trained with."""
+    """The noise schedule of a model, or else the schedules with which a network can be trained."""
     if model is not None:
         return draw_schedules({Path(model).name: load_scheduler(model)})
     return draw_schedules({name: GaussianDiffusionScheduler(beta_schedule=name) for name in SHOWN_SCHEDULES})
@@ -27,7 +27,7 @@ def timesteps(model, num_inference_steps):
 
 
 def load_scheduler(model):
-    """The scheduler alone of a pipeline folder or a repository: its networks stay where they are."""
+    """The scheduler of a pipeline folder or a repository, without loading its networks."""
     read_index(model)
     with reading(model):
         return GaussianDiffusionScheduler.from_pretrained(model, subfolder="scheduler")

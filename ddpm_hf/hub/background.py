@@ -1,4 +1,4 @@
-"""Pushing while something else goes on."""
+"""Pushes in the background."""
 
 import logging
 import threading
@@ -9,12 +9,12 @@ from ddpm_hf.hub.shared_files import check_contents
 
 logger = logging.getLogger(__name__)
 
-# The next push brings what this one did not, so none tries for long.
+# The next push includes what this one failed to upload, so a push does not retry for long.
 PATIENCE = Patience(attempts=3, silence=120.0)
 
 
 class BackgroundPush:
-    """Uploads to one repository in a thread, one push at a time; what goes wrong is logged and otherwise without effect."""
+    """Uploads to one repository in a thread, one push at a time; failures are logged and have no other effect."""
 
     def __init__(self, target, patience=PATIENCE):
         self.target, self.patience = target, patience
@@ -25,13 +25,13 @@ class BackgroundPush:
         return self.thread is not None and self.thread.is_alive()
 
     def start(self, files, message, folder):
-        """Begins to upload `files`, {path: `Path` or bytes}, which must stay as they are until it is done."""
-        # A daemon, because a program that ends is not to wait for the network; without its commit nothing has changed.
+        """Starts uploading `files`, {path: `Path` or bytes}, which must not change until the upload is done."""
+        # A daemon, because a program should not wait for the network at its end; without the commit nothing changes.
         self.thread = threading.Thread(target=self._push, args=(files, message, folder), daemon=True)
         self.thread.start()
 
     def wait(self):
-        """Until the push that is going on is done."""
+        """Waits for the current push."""
         if self.thread is not None:
             self.thread.join()
 

@@ -1,4 +1,4 @@
-"""What was measured of a model, for its card: from the files that `ddpm-hf compare` and `ddpm-hf evaluate` write."""
+"""Results for a model card, read from the files of `ddpm-hf compare` and `ddpm-hf evaluate`."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ TASK = "unconditional-image-generation"
 
 
 def read_results(folder, evaluations=()):
-    """The contents of the files in a folder, and of more of them.
+    """The results in a folder, and in further files.
 
     Args:
-        evaluations: files, or folders that have them; what is named last wins.
+        evaluations: result files, or folders with them; later ones take precedence.
 
     Returns:
-        `dict`: "compare" and "bpd", as far as there are such files, in their public form.
+        `dict`: "compare" and "bpd" in their public form, if the files exist.
     """
     results = {}
     for place in (folder, *evaluations):
@@ -32,7 +32,7 @@ def read_results(folder, evaluations=()):
 
 
 def results_text(results):
-    """Markdown of all that was measured; "" if nothing was."""
+    """Markdown of all results; "" if there are none."""
     parts = []
     if "compare" in results:
         comparison = results["compare"]
@@ -42,14 +42,14 @@ def results_text(results):
         bound = results["bpd"]
         error = "" if bound["standard_error"] is None else f" ± {bound['standard_error']:.3f}"
         parts.append(
-            f"Variational bound on the negative log-likelihood: **{bound['total']:.3f}{error} bits/dim** (mean and standard "
-            f"error over {bound['num_images']} images, {len(bound['timesteps'])} steps)."
+            f"Variational bound on the negative log-likelihood: **{bound['total']:.3f}{error} bits/dim** (mean and "
+            f"standard error over {bound['num_images']} images, {len(bound['timesteps'])} steps)."
         )
     return "\n\n".join(parts)
 
 
 def sampler_table(comparison):
-    """A row for each sampler and number of steps; the least distance of each number of steps is bold."""
+    """A table with a row per sampler and number of steps; the least distance for each number of steps is bold."""
     rows = comparison["measurements"]
     least = {row["steps"]: min(r["mean"] for r in rows if r["steps"] == row["steps"]) for row in rows}
 
@@ -69,10 +69,10 @@ def sampler_table(comparison):
 
 
 def eval_results(results, dataset_id, dataset_name):
-    """[`EvalResult`] of each number, which the Hub reads as `model-index`.
+    """The results as [`EvalResult`], which the Hub reads as `model-index`.
 
     Args:
-        dataset_id, dataset_name (`str`): of the data where the files do not name theirs.
+        dataset_id, dataset_name (`str`): the data set of files that do not name one.
     """
     found = []
     if "compare" in results:

@@ -1,4 +1,4 @@
-"""The sections of a model card, each from what is in the pipeline folder; "" where there is nothing to say."""
+"""The sections of a model card, each from files in the pipeline folder; "" without such files."""
 
 import yaml
 
@@ -9,9 +9,9 @@ from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.report_files import CALIBRATION, TRAINING_OPTIONS
 
 EMBEDDED_DATA = "Fashion-MNIST"
-# Options that say where a run writes, and nothing of the model.
+# Options that name output places and do not describe the model.
 OF_THE_RUN = ("output_dir", "push_to_hub", "hub_model_id", "hub_private", "hub_license")
-# What the environment of a run says besides versions.
+# Entries of a run's environment that are not versions.
 OF_THE_DATA = ("num_processes", "num_images", "data_fingerprint", "local")
 
 TRAINING_SECTION = """## Training
@@ -33,8 +33,9 @@ accelerate launch --num_processes {num_processes} -m ddpm_hf.training.train --co
 
 CALIBRATION_SECTION = """## Calibration
 
-The weights are those of {base}, untouched. The scheduler carries the mean square error of the predicted
-noise, from which the optimal variances follow, from {num_images} images of {data} ([{file}]({file}) has the standard errors){plans}.
+The weights of {base} are unchanged. The scheduler carries the mean square error of the predicted noise, which
+determines the optimal variances, measured on {num_images} images of {data}
+([{file}]({file}) has the standard errors){plans}.
 
 ```sh
 {command}
@@ -99,7 +100,7 @@ image = pipeline(num_inference_steps=25).images[0]
 
 
 def data_name(dataset):
-    """A data set as people call it; folders of this machine by their last name alone."""
+    """The usual name of a data set; for a local folder its last part."""
     return EMBEDDED_DATA if dataset is None else public_name(dataset).split("/")[-1]
 
 
@@ -198,7 +199,7 @@ def _link(model):
 
 
 def _command(options):
-    """`ddpm-hf calibrate` with the options that were given."""
+    """The `ddpm-hf calibrate` command with its given options."""
     given = {name: value for name, value in public_report(options).items() if value is not None}
     flags = [f"--{name} {value}" for name, value in given.items() if name != "model"]
     return " ".join(["ddpm-hf calibrate", given["model"], *flags, "--output_dir outputs/again"])

@@ -1,7 +1,6 @@
-"""Model cards: README.md of a pipeline folder, from all that the folder tells of the model.
+"""Model cards: README.md of a pipeline folder, made from the files in the folder.
 
-A card ends with a comment that has its own hash, so that one which a person has edited is known from one that nobody has:
-the first is never written over.
+A card ends with a comment that holds its hash, which shows whether somebody edited it; edited cards are kept.
 """
 
 import hashlib
@@ -24,13 +23,13 @@ MARK_AT_THE_END = re.compile(re.escape(MARK).replace(r"\{\}", r"([0-9a-f]{16})")
 
 
 def card_of(folder, repository, license=None, evaluations=()):
-    """The text of the card that a folder is shared with: its own if a person has written or edited it, else a new one.
+    """The card of a shared folder: its own card if somebody wrote or edited it, else a new one.
 
     Args:
         folder: a pipeline folder.
-        repository (`str`): the id that loads it.
-        license (`str`, *optional*): as the Hub spells it: "apache-2.0"; by default that of the present card.
-        evaluations (*optional*): more files, or folders, of `ddpm-hf compare` and `evaluate`; those in the folder are read anyway.
+        repository (`str`): the repository id in the card's code.
+        license (`str`, *optional*): the Hub's identifier, such as "apache-2.0"; by default the present card's.
+        evaluations (*optional*): result files of `ddpm-hf compare` and `evaluate` besides those in the folder.
     """
     folder, present = Path(folder), None
     if (folder / CARD_FILE).is_file():
@@ -59,21 +58,21 @@ def card_of(folder, repository, license=None, evaluations=()):
 
 
 def write_card(folder, repository, license=None):
-    """Writes `card_of` into the folder, which leaves a card that a person has edited as it is."""
+    """Writes `card_of` into the folder; an edited card stays as it is."""
     text = card_of(folder, repository, license)
-    # Half a card would be taken for one that a person has edited.
+    # A partial card would look like an edited one.
     with written_whole(Path(folder) / CARD_FILE) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def save_card(folder, text, base_model=None):
-    """README.md of a folder from a text of its own, under the metadata that the Hub reads."""
+    """Writes README.md of a folder from a given text, below the metadata for the Hub."""
     data = _card_data(base_model=on_the_hub(base_model))
     (Path(folder) / CARD_FILE).write_text(_with_metadata(data, text), encoding="utf-8")
 
 
 def is_generated(text):
-    """Whether a card is one of `card_of` that nobody has edited since."""
+    """Whether a card was made by `card_of` and not edited since."""
     found = MARK_AT_THE_END.search(text)
     return found is not None and found[1] == _hash(text[: found.start()])
 

@@ -1,4 +1,4 @@
-"""A demo of a model: which samplers it can be shown with, and its page on this machine."""
+"""The demo of a model: its samplers, and a local web page."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,20 +10,20 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 
 LOOPBACK = "127.0.0.1"
 OWN = "the model's own"
-# For a model that has no plan of its own: good in few steps, and needs nothing measured or trained.
+# The default for a model without plans: good in few steps, without any measurement or training.
 USUAL_SAMPLER, USUAL_STEPS = "ddim-2m", 25
 
 
 def serve(model, port=None, device="cpu"):
-    """Serves the page of a model on this machine alone, until it is interrupted.
+    """Serves the page of a model on this machine only, until interrupted.
 
     Args:
         model (`str`): a pipeline folder, or the id of a repository.
-        port (`int`, *optional*): the first free one from 7860 on by default.
-        device (`str`): where the model runs.
+        port (`int`, *optional*): by default the first free port from 7860 on.
+        device (`str`): the device of the model.
 
     Raises:
-        InputError: without gradio, for a model that there is no demo of, and for a port that is taken.
+        InputError: without gradio, for a model that cannot be shown, and for a port in use.
     """
     gradio_version()
     pipeline = load_for_demo(model).to(device)
@@ -42,7 +42,7 @@ def serve(model, port=None, device="cpu"):
 
 
 def gradio_version():
-    """The installed one; InputError if there is none."""
+    """The installed version of gradio; raises InputError if there is none."""
     try:
         return version("gradio")
     except PackageNotFoundError:
@@ -50,21 +50,21 @@ def gradio_version():
 
 
 def load_for_demo(model):
-    """The pipeline of a folder or a Hub id, as `load_pipeline`; InputError for what cannot be shown on a page."""
+    """The pipeline of a folder or a Hub id, as in `load_pipeline`; raises InputError if a page cannot show it."""
     pipeline = load_pipeline(model)
     refusal = InputError(f"{model} makes no images of a size of its own: give a model that has a `sample_size`.")
     if None in pipeline.samples.image_shape(otherwise=refusal):
         raise refusal
     if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
         raise InputError(
-            f"{model} has a {type(pipeline.scheduler).__name__}, from which no recipe is made: give the model with the "
-            "scheduler that it was trained with."
+            f"{model} has a {type(pipeline.scheduler).__name__}, from which no recipe is made: give the model with "
+            "the scheduler that it was trained with."
         )
     return pipeline
 
 
 def samplers_of(pipeline):
-    """{name: what it changes of the scheduler's config}: the model's own, and the recipes that the model can run."""
+    """{name: changes of the scheduler's config}: the model's own sampler, and the recipes that the model can run."""
     samplers = {OWN: {}}
     for name, recipe in RECIPES.items():
         try:
@@ -77,7 +77,7 @@ def samplers_of(pipeline):
 
 
 def first_choice(pipeline):
-    """The sampler and the number of steps that a page opens with: those of the model's longest plan or fitted solver."""
+    """The initial sampler and number of steps of a page, from the model's longest plan or fitted solver."""
     config = pipeline.scheduler.config
     counts = {*(config.timestep_plans or {}), *(config.fitted_solvers or {}).get("solvers", {})}
     if counts:

@@ -1,4 +1,4 @@
-"""The page of a demo: choose a sampler, and watch the images form."""
+"""The page of a demo, with a choice of samplers and a live view of the images."""
 
 import random
 
@@ -10,7 +10,7 @@ from ddpm_hf.models.network_config import classes_of
 NO_CLASS = -1
 MOST_IMAGES = 16
 
-# Fonts of the reader's system, small images with their pixels, and nothing that comes from elsewhere.
+# System fonts, visible pixels for small images, and no external resources.
 THEME = gr.themes.Base(
     primary_hue="indigo",
     neutral_hue="slate",
@@ -30,18 +30,19 @@ STYLE = """
 #title p, #status p, #caption p { color: var(--body-text-color-subdued); }
 #status p, #caption p { text-align: center; font-variant-numeric: tabular-nums; }
 #image, #strip { border: 0; background: none; box-shadow: none; }
-#image img, #strip img { image-rendering: pixelated; object-fit: contain; width: 100%; height: 100%; border-radius: 6px; }
+#image img, #strip img { image-rendering: pixelated; object-fit: contain; width: 100%; height: 100%; }
+#image img, #strip img { border-radius: 6px; }
 """
-# Of `Blocks.launch`; without a history of runs in the browser.
+# Arguments of `Blocks.launch`; the browser keeps no history of runs.
 LOOK = {"theme": THEME, "css": STYLE, "footer_links": ["api"], "run_history": False}
 
 
 def with_samplers(pipeline, samplers):
-    """{name: a pipeline that shares the network and samples in this way}.
+    """{name: a pipeline with the same network and this sampler}.
 
     Args:
-        pipeline ([`GaussianDiffusionPipeline`]): whose scheduler is a [`GaussianDiffusionScheduler`].
-        samplers (`dict`): what is changed of the scheduler's config, by name: `{"ddim": {"eta": 0.0}}`.
+        pipeline ([`GaussianDiffusionPipeline`]): a pipeline with a [`GaussianDiffusionScheduler`].
+        samplers (`dict`): changes of the scheduler's config by name, such as `{"ddim": {"eta": 0.0}}`.
     """
     own, pipelines = pipeline.scheduler, {}
     for name, changes in samplers.items():
@@ -55,14 +56,14 @@ def demo_page(pipelines, title, sampler, num_inference_steps):
     """A [`gradio.Blocks`]; `page.launch(**LOOK)` serves it.
 
     Args:
-        pipelines (`dict`): by the name of their sampler, as of `with_samplers`.
+        pipelines (`dict`): pipelines by the name of the sampler, as from `with_samplers`.
         title (`str`): the model's name.
-        sampler (`str`), num_inference_steps (`int`): chosen when the page opens.
+        sampler (`str`), num_inference_steps (`int`): the initial choices.
     """
     pipeline = pipelines[sampler]
 
     def show(sampler, num_inference_steps, class_label, guidance_scale, classifier_guidance_scale, num_images, seed):
-        """The images so far, the way of the first one, and how long it took; the last are the result."""
+        """Yields the current images, the path of the first, and the time; the last images are the result."""
         options = {
             "num_inference_steps": num_inference_steps,
             "class_labels": None if class_label == NO_CLASS else class_label,
@@ -72,7 +73,7 @@ def demo_page(pipelines, title, sampler, num_inference_steps):
         strip = None
         try:
             for view in draw(pipelines[sampler], num_images, seed, **options):
-                # A picture goes to a file of its content's name: not to be written again while the browser reads it.
+                # Pictures are files named by content, which must not be rewritten while a browser reads them.
                 yield view.image, gr.skip() if view.strip is strip else view.strip, _status(view)
                 strip = view.strip
         except ValueError as error:
@@ -92,10 +93,11 @@ def demo_page(pipelines, title, sampler, num_inference_steps):
                 status = gr.Markdown("Press *Draw*, and watch the images form.", elem_id="status")
         strip = _picture("strip", "The way from noise to the first image", height=200)
         gr.Markdown(
-            "From noise to the first image: the image as it is (above), and what the network expects it to become (below).",
+            "From noise to the first image: the image as it is (above), and what the network expects it to become "
+            "(below).",
             elem_id="caption",
         )
-        # The image forms in its place: nothing is to be laid over it while it does.
+        # No progress overlay may cover the image while it forms.
         run = begin.click(show, inputs, [image, strip, status], show_progress="hidden", api_name="draw")
         stop.click(None, cancels=[run], api_visibility="private")
         another.click(lambda: random.randint(0, LARGEST_SEED), outputs=inputs[-1], api_visibility="private")
@@ -103,12 +105,12 @@ def demo_page(pipelines, title, sampler, num_inference_steps):
 
 
 def _choices(pipelines, sampler, num_inference_steps):
-    """The components that say how to draw, in the order of what they choose; hidden where the model has no such thing."""
+    """The input components, in the order of the arguments of `show`; hidden if the model lacks the feature."""
     pipeline = pipelines[sampler]
     labels, first_label = label_choices(pipeline)
     num_classes, null_label = classes_of(pipeline.unet.config)
     has_classifier = pipeline.classifier is not None
-    # The label of a model without classes means something to the classifier alone.
+    # Without classes in the model, only the classifier uses the label.
     by_classifier = int(has_classifier and num_classes is None)
     towards = {"label": "Guidance", "info": "Towards the class; 1 is off", "visible": null_label is not None}
     steered = {"label": "Guidance by the classifier", "info": "0 is off", "visible": has_classifier}
@@ -124,7 +126,7 @@ def _choices(pipelines, sampler, num_inference_steps):
 
 
 def _picture(name, text, height):
-    """PNG, for which every pixel arrives as it was drawn."""
+    """An image component that sends PNG, which keeps every pixel exactly."""
     return gr.Image(
         format="png",
         height=height,
@@ -137,7 +139,7 @@ def _picture(name, text, height):
 
 
 def label_choices(pipeline):
-    """[(what is read, the label)] of the network or else of the classifier, and the one chosen at first; [] without."""
+    """[(text, label)] of the network's classes or else the classifier's, and the initial label; [] without classes."""
     num_classes, null_label = classes_of(pipeline.unet.config)
     if num_classes is None:
         if pipeline.classifier is None:

@@ -1,4 +1,4 @@
-"""Images while they form: what a page shows after each step of a pipeline."""
+"""Images during sampling, for a page that shows each step of a pipeline."""
 
 import queue
 import threading
@@ -11,18 +11,18 @@ from ddpm_hf.pipelines.image_grids import image_grid, sample_images
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 
 STRIP_FRAMES = 12
-# More than the eye follows, and less than a run of a thousand steps has.
+# More views than the eye can follow, and fewer than a thousand steps.
 MOST_VIEWS = 60
 LARGEST_SEED = 2**32 - 1
-# A scheduler is between two steps of just one run, and a run of its own is what a time is of.
+# A scheduler holds the state of one run, and a measured time belongs to one run alone.
 ONE_AT_A_TIME = threading.Lock()
 
 
 class View(NamedTuple):
-    """What there is to see after a step, number `step` of `num_steps`.
+    """The view after step number `step` of `num_steps`.
 
-    image: all images as they are now, x_s, laid out as a grid. strip: the way of the first one so far, x_s above and
-    x0_hat below; the same object as before where it has not grown. seconds: since the beginning, for one image.
+    image: the current images x_s as a grid. strip: the path of the first image so far, x_s above and x0_hat below; the
+    same object as before if it has not grown. seconds: elapsed time per image.
     """
 
     image: Image.Image
@@ -33,20 +33,20 @@ class View(NamedTuple):
 
 
 class ReaderLeft(Exception):
-    """Nobody takes any more of what a run has to show."""
+    """The reader of a run's views has left."""
 
 
 def draw(pipeline, num_images=1, seed=0, **options):
-    """Draws images, and yields a [`View`] now and then; the image of the last one is the result.
+    """Draws images and yields a [`View`] now and then; the image of the last view is the result.
 
-    Image i is that of `seed + i`, as in `image_grids.sample_images`. A generator that is closed ends the run at its next step.
+    Image i has the seed `seed + i`, as in `image_grids.sample_images`. Closing the generator ends the run.
 
     Args:
-        pipeline ([`GaussianDiffusionPipeline`]): with a scheduler that tells the x0 it predicts.
-        options: those of its call.
+        pipeline ([`GaussianDiffusionPipeline`]): a pipeline whose scheduler returns x0_hat.
+        options: arguments of the pipeline call.
 
     Raises:
-        ValueError: for a seed that is not a whole number in 0 .. 2^32 - 1, and as the pipeline does.
+        ValueError: for a seed that is not a whole number in 0 .. 2^32 - 1, and for any error of the pipeline.
     """
     if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed={seed} must be a whole number in 0 .. {LARGEST_SEED}.")
@@ -81,9 +81,9 @@ def draw(pipeline, num_images=1, seed=0, **options):
 
 
 def shown_by(run):
-    """Yields what `run(show)` hands to `show` while it is running, in a thread; raises what it raises.
+    """Runs `run(show)` in a thread, yields what it passes to `show`, and raises its errors.
 
-    When the generator is closed, the next `show` raises [`ReaderLeft`].
+    After the generator is closed, the next `show` raises [`ReaderLeft`].
     """
     shown, left, errors = queue.SimpleQueue(), threading.Event(), []
     finished = object()
@@ -99,7 +99,7 @@ def shown_by(run):
                 run(show)
         except ReaderLeft:
             pass
-        # Whatever it is, it is the reader's.
+        # Every error is passed on to the reader.
         except Exception as error:
             errors.append(error)
         finally:

@@ -1,4 +1,4 @@
-"""A model as a repository: with the code that runs it, or of stock classes alone for those who run no other code."""
+"""Export of a model as a repository: with the code that runs it, or in stock classes alone."""
 
 import inspect
 from pathlib import Path
@@ -15,7 +15,7 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS
 from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
 
-# Of a model without plans whose timesteps no stock spacing gives.
+# The step counts in the card of a model without plans and with a spacing that stock schedulers lack.
 COUNTS = (10, 25, 50, 100)
 
 CARD = """
@@ -34,8 +34,8 @@ image = pipeline(num_inference_steps={count}).images[0]
 TIMESTEPS = """
 ## In few steps
 
-The timesteps that the model has for each number of steps{planned}. `DDPMPipeline` has no argument for them; its scheduler takes
-them like this:
+The model has timesteps for each of these numbers of steps{planned}. `DDPMPipeline` has no argument for them; its
+scheduler takes them like this:
 
 ```python
 from diffusers import DDPMScheduler
@@ -63,15 +63,14 @@ The model that this was made of has more:
 
 
 def export_self_contained(model, output_dir):
-    """Writes the model as [`GaussianDiffusionPipeline.save_pretrained`] does, with its code: whatever wrote it before.
+    """Writes any model, with its code, in the form of [`GaussianDiffusionPipeline.save_pretrained`].
 
     Args:
-        model (`str`): a pipeline folder, or the id of a repository, with a `UNet2DModel` of images; stock ones too.
-        output_dir (`str` or `Path`): a folder that is not there yet, or is empty.
+        model (`str`): a pipeline folder, or the id of a repository, with a `UNet2DModel` of images, stock or ours.
+        output_dir (`str` or `Path`): a new or empty folder.
 
     Raises:
-        InputError: for a model of another kind, and for an `output_dir` that holds something, lies within the model or cannot
-            be written to.
+        InputError: for another kind of model, and for an `output_dir` that is not empty, in the model or unwritable.
     """
     _check_output(model, output_dir)
     pipeline = load_pipeline(model)
@@ -82,15 +81,15 @@ def export_self_contained(model, output_dir):
 def export_stock(model, output_dir):
     """Writes the model as a [`DDPMPipeline`] with a [`DDPMScheduler`], without code, and with a README.md.
 
-    The weights of the network are untouched, but for a head that stock classes cannot read, which is left out. The card has
-    the timesteps of the model's plans, with the lines that sample at them, and what was lost.
+    The weights of the network stay, except for a head that stock classes cannot read, which is dropped. The card lists
+    the timesteps of the model's plans, the code that uses them, and what was lost.
 
     Args:
-        model (`str`): a pipeline folder, or the id of a repository: with a `UNet2DModel` and without class labels.
-        output_dir (`str` or `Path`): a folder that is not there yet, or is empty.
+        model (`str`): a pipeline folder, or the id of a repository, with a `UNet2DModel` and without class labels.
+        output_dir (`str` or `Path`): a new or empty folder.
 
     Returns:
-        `list[str]`: what the model has that stock classes cannot hold, a line for each.
+        `list[str]`: one line for each property that stock classes cannot hold.
 
     Raises:
         InputError: for a model that stock classes cannot sample, and for an `output_dir` as above.
@@ -117,13 +116,14 @@ def _check(model, pipeline):
     labels = pipeline.unet.config.get("num_class_embeds")
     if labels is not None:
         raise InputError(
-            f"{model} has class labels ({labels} of them, that for no class included), which DDPMPipeline cannot pass to the "
-            "network: no stock pipeline would sample it. Share it as `ddpm-hf push` does, with the code that can."
+            f"{model} has class labels ({labels} of them, that for no class included), which DDPMPipeline cannot pass "
+            "to the network: no stock pipeline would sample it. Share it as `ddpm-hf push` does, with the code that "
+            "can."
         )
     if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
         raise InputError(
-            f"{model} has a {type(pipeline.scheduler).__name__}, whose steps a DDPMScheduler does not take: give the model "
-            "with the scheduler that it was trained with."
+            f"{model} has a {type(pipeline.scheduler).__name__}, whose steps a DDPMScheduler does not take: give the "
+            "model with the scheduler that it was trained with."
         )
     if pipeline.unet.config.sample_size is None:
         raise InputError(
@@ -131,7 +131,7 @@ def _check(model, pipeline):
         )
 
 
-# The stock classes ----------------------------------------------------------------------------------------------------
+# The stock classes ---------------------------------------------------------------------------------------------------
 
 
 def _stock_scheduler(scheduler):
@@ -142,7 +142,7 @@ def _stock_scheduler(scheduler):
 
 
 def _stock_network(unet, with_head):
-    """The network with the channels of its head, or with those of its prediction alone."""
+    """The network as a stock class, with or without the channels of its variance head."""
     channels = unet.config.out_channels if with_head else unet.config.in_channels
     stock = UNet2DModel(**_arguments_of(UNet2DModel, unet.config) | {"out_channels": channels})
     weights = unet.state_dict()
@@ -153,12 +153,12 @@ def _stock_network(unet, with_head):
 
 
 def _arguments_of(stock_class, config):
-    """What the constructor takes of a config: as stock classes read it, and nothing that only ours understand."""
+    """The constructor arguments in a config as stock classes read it, without our own keys."""
     portable = dict(config.items())
     return {name: portable[name] for name in inspect.signature(stock_class).parameters if name in portable}
 
 
-# The card -------------------------------------------------------------------------------------------------------------
+# The card ------------------------------------------------------------------------------------------------------------
 
 
 def _losses(pipeline, unet, stock_scheduler):
@@ -205,7 +205,7 @@ def _card(name, scheduler, losses):
 
 
 def _timesteps(scheduler):
-    """{number of steps: those that a stock spacing does not give}."""
+    """{number of steps: timesteps}, for timesteps that no stock spacing gives."""
     counts = {int(count) for count in scheduler.config.timestep_plans or {}}
     if not counts and scheduler.config.timestep_spacing in OWN_SPACINGS:
         counts = {count for count in COUNTS if count <= len(scheduler)}

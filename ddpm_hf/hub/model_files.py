@@ -1,4 +1,4 @@
-"""The files of a model: its index and configs as they are read, and which of them is damaged."""
+"""Reads a model's index and configs, and finds damaged files."""
 
 from safetensors import SafetensorError, safe_open
 
@@ -6,18 +6,18 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping
 
 INDEX_FILE = "model_index.json"
-CONFIG_FILE = "config.json"  # of a network; schedulers and processors have others
+CONFIG_FILE = "config.json"  # the name for networks; schedulers and processors have other names
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def component_names(index):
-    """The names of a pipeline's parts, of which its index has the library and the class; settings are no lists."""
+    """The names of a pipeline's parts. The index lists library and class of each part; settings are not lists."""
     parts = {name: part for name, part in index.items() if isinstance(part, list) and not name.startswith("_")}
     return [name for name, part in parts.items() if len(part) == 2 and part[1] is not None]
 
 
 def check_files(folder):
-    """Passes a pipeline folder whose configs can be read and whose weights are there as a whole.
+    """Checks that the configs of a pipeline folder can be read and its weights are complete.
 
     Raises:
         InputError: naming the file.
@@ -33,8 +33,8 @@ def _check_weights(folder):
     files = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
     if not files:
         raise InputError(
-            f"{folder} has a {CONFIG_FILE} and no weights (diffusion_pytorch_model.safetensors): copy them there, or write "
-            "the model again with `save_pretrained`."
+            f"{folder} has a {CONFIG_FILE} and no weights (diffusion_pytorch_model.safetensors): copy them there, or "
+            "write the model again with `save_pretrained`."
         )
     for file in files:
         try:

@@ -1,4 +1,4 @@
-"""A pipeline folder, or repository: how it loads, and whether it is fit to be shared."""
+"""Loads pipeline folders and repositories, and checks whether they may be shared."""
 
 import inspect
 from pathlib import Path
@@ -14,17 +14,17 @@ from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-# Of the Hub's documentation on storage limits (2025).
+# From the Hub's documentation on storage limits (2025).
 LARGEST_FILE = 50 * 10**9
-# What a pipeline gives the step of a scheduler.
+# The arguments that a pipeline passes to a scheduler's step.
 OF_A_STEP = {"model_output", "timestep", "sample"}
 
 
 def check_model_folder(folder):
-    """Passes a folder that loads as a pipeline and has nothing in it that should not be shared.
+    """Checks that a folder loads as a pipeline and holds nothing that should not be shared.
 
     Raises:
-        InputError: for anything else: what it is, and what to do.
+        InputError: otherwise, with the reason and the remedy.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -34,8 +34,8 @@ def check_model_folder(folder):
     for name in files_left_out(folder):
         if Path(name).suffix in PICKLES:
             raise InputError(
-                f"{folder} has {name}, a pickle file, which runs code when it is loaded: save the weights as safetensors "
-                "(`pipeline.save_pretrained(folder)`), or move the file away."
+                f"{folder} has {name}, a pickle file, which runs code when it is loaded: save the weights as "
+                "safetensors (`pipeline.save_pretrained(folder)`), or move the file away."
             )
     for name, content in files_to_share(folder).items():
         _check_size(folder, name, content)
@@ -46,7 +46,8 @@ def _check_size(folder, name, content):
     size = size_of(content)
     if size > LARGEST_FILE:
         raise InputError(
-            f"{folder} has {name} of {size / 1e9:.1f} GB, and the Hub takes files up to {LARGEST_FILE / 1e9:.0f} GB: save the "
+            f"{folder} has {name} of {size / 1e9:.1f} GB, and the Hub takes files up to {LARGEST_FILE / 1e9:.0f} GB: "
+            "save the "
             'weights in parts (`pipeline.save_pretrained(folder, max_shard_size="10GB")`).'
         )
 
@@ -56,11 +57,11 @@ def _check_loads(folder):
     try:
         ours = _components(folder) <= set(inspect.signature(GaussianDiffusionPipeline.__init__).parameters)
         (GaussianDiffusionPipeline if ours else DiffusionPipeline).from_pretrained(folder)
-    # Whatever a loader raises (a file that is missing, cut off, or of another size), to the user it is one thing.
+    # Loaders raise many kinds of errors (missing, truncated or mismatched files); users see one kind.
     except Exception as error:
         raise InputError(
-            f"{folder} does not load as a pipeline ({str(error).strip().splitlines()[0]}): nobody could use it; write it again "
-            "with `save_pretrained`."
+            f"{folder} does not load as a pipeline ({str(error).strip().splitlines()[0]}): nobody could use it; write "
+            "it again with `save_pretrained`."
         ) from error
 
 
@@ -68,22 +69,23 @@ def load_pipeline(model, **parts):
     """The [`GaussianDiffusionPipeline`] of a folder or a Hub id.
 
     Args:
-        parts: components that it is to have, whatever is there: `classifier=`.
+        parts: components that replace the stored ones: `classifier=`.
 
     Raises:
-        InputError: for what is no DDPM of images, and for a repository that cannot be read.
+        InputError: for a model that is not a DDPM of images, and for a repository that cannot be read.
         ValueError: for weights that are not finite.
     """
     components = _components(model)
     others, missing = components - {"unet", "scheduler", "classifier"}, {"unet", "scheduler"} - components
     if others:
         raise InputError(
-            f"Cannot take model={str(model)!r}: it has a {' and a '.join(sorted(others))} too, so its network does not see "
-            f"images. {WHAT_IS_TAKEN}"
+            f"Cannot take model={str(model)!r}: it has a {' and a '.join(sorted(others))} too, so its network does "
+            f"not see images. {WHAT_IS_TAKEN}"
         )
     if missing:
         raise InputError(
-            f"Cannot take model={str(model)!r}: its {INDEX_FILE} names no {' and no '.join(sorted(missing))}. {WHAT_IS_TAKEN}"
+            f"Cannot take model={str(model)!r}: its {INDEX_FILE} names no {' and no '.join(sorted(missing))}. "
+            f"{WHAT_IS_TAKEN}"
         )
     with reading(model):
         pipeline = GaussianDiffusionPipeline.from_pretrained(model, **parts)
@@ -94,14 +96,14 @@ def load_pipeline(model, **parts):
 
 
 def check_weights_finite(model, networks):
-    """Passes where all weights are finite.
+    """Checks that all weights are finite.
 
     Args:
-        model (`str`): whose weights they are, for the message.
-        networks (`dict[str, torch.nn.Module]`): by the names of the pipeline's parts.
+        model (`str`): name of the model in the message.
+        networks (`dict[str, torch.nn.Module]`): networks by the name of the pipeline's part.
 
     Raises:
-        ValueError: with the name of the first weight that is not.
+        ValueError: with the name of the first weight that is not finite.
     """
     for part, network in networks.items():
         for name, weight in network.state_dict().items():
@@ -113,25 +115,25 @@ def check_weights_finite(model, networks):
 
 
 def check_sampled(model, unet_config, scheduler):
-    """Passes a network with a size that images can have and a scheduler of the process that DDPMs are trained for.
+    """Checks that the network has a valid image size and the scheduler's process is that of DDPM.
 
     Raises:
-        InputError: for others, as for flow matching, whose networks are told another time and predict a velocity.
+        InputError: otherwise, for example for flow matching, whose networks take another time and predict a velocity.
     """
     size = unet_config.get("sample_size")
     sides = size if isinstance(size, (list, tuple)) else [size, size]
     if size is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
         raise InputError(
-            f"Cannot take model={str(model)!r}: the config of its network has sample_size={size!r}, which must be a positive "
-            "whole number, or two of them (height, width); mend it in unet/config.json."
+            f"Cannot take model={str(model)!r}: the config of its network has sample_size={size!r}, which must be a "
+            "positive whole number, or two of them (height, width); mend it in unet/config.json."
         )
     step = inspect.signature(scheduler.step).parameters.values() if hasattr(scheduler, "step") else ()
     needed = {parameter.name for parameter in step if parameter.default is inspect.Parameter.empty} - {"kwargs"}
-    # The noise levels of DDPM are what a scheduler of another process (flow matching, EDM, consistency) does not have.
+    # Schedulers of other processes (flow matching, EDM, consistency) lack the noise levels of DDPM.
     if not hasattr(scheduler, "alphas_cumprod") or not needed <= OF_A_STEP:
         raise InputError(
-            f"Cannot take model={str(model)!r}: its scheduler, {type(scheduler).__name__}, is of another process than DDPM. "
-            f"{WHAT_IS_TAKEN}"
+            f"Cannot take model={str(model)!r}: its scheduler, {type(scheduler).__name__}, is of another process than "
+            f"DDPM. {WHAT_IS_TAKEN}"
         )
 
 

@@ -1,7 +1,7 @@
-"""What a file says of this machine, and what it says instead where others read it.
+"""Removes paths of this machine from the public form of files.
 
-The files of a run keep the paths as they were given, because the run resumes and compares by them. Their public form is
-made when they are published: a Hub id and an address of the web stay, a local folder or file becomes its last name.
+The files of a run keep paths as given, because resuming compares them. Publishing replaces a local path with its last
+part; Hub ids and web addresses stay.
 """
 
 import re
@@ -15,7 +15,7 @@ ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://")
 
 
 def on_the_hub(name):
-    """The name of a model or data set, if it is one of the Hub's and not of a folder or file; else None."""
+    """The name of a model or data set if it is a Hub id and not a folder or file; else None."""
     if name is None:
         return None
     try:
@@ -26,15 +26,15 @@ def on_the_hub(name):
 
 
 def local_names(report):
-    """The options of a run that were folders or files of its machine when it began; they may look like ids of the Hub."""
+    """The options of a run that were local folders or files when it began, even if they look like Hub ids."""
     return report.get("environment", {}).get("local", ())
 
 
 def public_name(name, local=()):
-    """A name that may be a path, without the folders before its last part: "/home/me/cats" is "cats".
+    """A name without the folders of a path: "/home/me/cats" becomes "cats".
 
     Args:
-        local (*optional*): names that are paths, whatever they look like.
+        local (*optional*): names that are paths even if they look like Hub ids.
     """
     if not SEPARATORS.search(name) or ADDRESS.match(name) or (name not in local and on_the_hub(name)):
         return name
@@ -43,7 +43,7 @@ def public_name(name, local=()):
 
 
 def public_report(report):
-    """A `dict` of JSON or YAML with the public form of all names, of those in texts with ", " between too."""
+    """A `dict` of JSON or YAML with the public form of all names, including names in texts separated by ", "."""
     return _public(report, local_names(report))
 
 

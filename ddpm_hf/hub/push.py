@@ -1,7 +1,6 @@
-"""A pipeline folder becomes a repository on the Hub, or a new commit of one: as a whole or not at all.
+"""Pushes a pipeline folder to a repository on the Hub in a single commit.
 
-Everything that can be known is checked first. All files come with one commit, which only follows when the large ones are
-there; these are known by their content, so what was uploaded once is not sent again.
+All checks precede the upload. The commit follows once all large files are uploaded; these are sent once, by content.
 """
 
 from collections import Counter
@@ -31,21 +30,21 @@ from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 
 WEIGHTS = (".safetensors", ".bin")
 PATIENCE = Patience()
-# Of one folder that are listed one by one.
+# The most files of one folder that are listed one by one.
 MOST_NAMES = 5
-# A question before the work is not worth a long wait: the user sits there.
+# Checks before the work wait briefly, because the user is watching.
 PATIENCE_OF_CHECKS = Patience(attempts=3, silence=30.0)
 
 
 class Target(NamedTuple):
-    """Where a push goes: a full repository id, the user who pushes, a branch, or a pull request to main. Its text has no token."""
+    """The target of a push: repository id, user, and branch or pull request to main. Its text hides the token."""
 
     repository: str
     user: str
     private: bool | None = None
     revision: str = "main"
     create_pr: bool = False
-    token: str | None = None  # that of `get_token` by default
+    token: str | None = None  # by default from `get_token`
 
     @property
     def api(self):
@@ -56,7 +55,7 @@ class Target(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What a commit would do, by path; `kept` is a card on the Hub that a person has edited, which stays."""
+    """The changes of a commit by path; `kept` is an edited card on the Hub, which stays."""
 
     new: list
     changed: list
@@ -69,11 +68,12 @@ class Changes(NamedTuple):
 
 
 class Push(NamedTuple):
-    """What a push did, or with `dry_run` would do.
+    """The result of a push, or with `dry_run` its plan.
 
-    url: of the commit or the pull request that has the files, which is an old one if nothing had changed; None for a dry run.
-    sizes: {path: bytes} of all files that are shared.
-    left_out: paths in the folder of files that are not.
+    url: address of the commit or the pull request with the files, an existing one if nothing changed; None for a dry
+    run.
+    sizes: {path: bytes} of all shared files.
+    left_out: paths of the files in the folder that are not shared.
     """
 
     target: Target
@@ -83,7 +83,7 @@ class Push(NamedTuple):
     left_out: tuple = ()
 
     def __str__(self):
-        """A line for each file that a commit changes, for each that stays here, and the sum."""
+        """One line per changed file and per file left out, and the total."""
         kinds = {"new": self.changes.new, "changed": self.changes.changed, "removed": self.changes.removed}
         lines = [
             f"{kind:8} {tqdm.format_sizeof(self.sizes.get(name, 0), 'B'):>8}  {name}"
@@ -102,7 +102,7 @@ class Push(NamedTuple):
 
 
 def _in_few_words(names):
-    """The names, and of folders with many of them the folder alone."""
+    """The names; a folder with many of them is named alone."""
     of_folders = Counter(name.split("/")[0] for name in names if "/" in name)
     many = {folder: count for folder, count in of_folders.items() if count > MOST_NAMES}
     few = [name for name in names if name.split("/")[0] not in many]
@@ -122,32 +122,31 @@ def push_folder(
     patience=PATIENCE,
     token=None,
 ):
-    """Uploads a pipeline folder in one commit, or says what that would change.
+    """Uploads a pipeline folder in one commit, or reports what that would change.
 
-    What is uploaded is what a model needs and what was measured of it (`shared_files.SHARED`, and the pictures that the card
-    shows), in its public form: without paths of this machine. The token is that of the environment (`HF_TOKEN`) or of
-    `hf auth login`, and nothing else is asked for a dry run without one. The folders of the components, and `pipeline.py`,
-    become what they are here; other files of the repository stay. An identical folder makes no commit. A `README.md`
-    that a person has written or edited is taken as it is, here and on the Hub; any other is made anew for this repository.
+    The upload holds the files of the model and its results (`shared_files.SHARED`, and the pictures in the card) in
+    their public form, without paths of this machine. The token comes from `HF_TOKEN` or `hf auth login`. The folders
+    of the components and `pipeline.py` are replaced; other files of the repository stay. An identical folder makes no
+    commit. A `README.md` that somebody wrote or edited is kept, here and on the Hub; any other is made anew.
 
     Args:
         folder: a pipeline folder.
-        repository (`str`): "name" or "owner/name"; it is created if it is not there.
-        private (`bool`, *optional*): create it as private; True is refused where it is there and public.
-        revision (`str`, *optional*): a branch, made from main if it is not there; main by default.
-        create_pr (`bool`): offer the commit as a pull request, which works for other people's repositories too.
-        dry_run (`bool`): change nothing, there or here. Without a token the Hub is not asked: all files count as new.
-        license (`str`, *optional*): for the card, as the Hub spells it: "apache-2.0"; by default that of the card there.
-        evaluations (*optional*): more files of `ddpm-hf compare` and `evaluate` for the card.
-        message (`str`): of the commit.
-        patience ([`Patience`]): with a Hub that does not answer.
-        token (`str`, *optional*): instead of that of the environment.
+        repository (`str`): "name" or "owner/name"; it is created if it does not exist.
+        private (`bool`, *optional*): create the repository as private; True is refused for an existing public one.
+        revision (`str`, *optional*): a branch, created from main if it does not exist; by default main.
+        create_pr (`bool`): open a pull request, which works for other people's repositories too.
+        dry_run (`bool`): change nothing, here or on the Hub. Without a token all files count as new.
+        license (`str`, *optional*): the Hub's identifier, such as "apache-2.0"; by default that of the Hub's card.
+        evaluations (*optional*): further files of `ddpm-hf compare` and `evaluate` for the card.
+        message (`str`): the commit message.
+        patience ([`Patience`]): retries while the Hub does not answer.
+        token (`str`, *optional*): replaces the token of the environment.
 
     Returns:
         [`Push`]
 
     Raises:
-        InputError: for what cannot be pushed, before anything is sent; and if the Hub does not take it.
+        InputError: for a folder that cannot be pushed, before anything is sent; and if the Hub refuses it.
     """
     has_hub = not dry_run or (token or get_token()) is not None
     target = (open_target if has_hub else named_target)(repository, private, revision, create_pr, token)
@@ -166,7 +165,7 @@ def push_folder(
 
 
 def push_files(files, target, message, patience, folder):
-    """Uploads `files`, {path: `Path` or bytes}, unless they are there already; `folder` is for messages."""
+    """Uploads `files`, {path: `Path` or bytes}, unless the repository has them; messages name `folder`."""
     changes = []
 
     def attempt():
@@ -176,7 +175,7 @@ def push_files(files, target, message, patience, folder):
         return _commit(files, target, found, parent, message)
 
     url = _ask(attempt, target, folder, patience)
-    # A first attempt may have done it all and lost the answer.
+    # An earlier attempt may have succeeded and lost the answer.
     return Push(target, url, changes[0], _sizes(files))
 
 
@@ -185,11 +184,11 @@ def _ask(attempt, target, folder, patience):
         return with_retries(attempt, patience)
     except InputError:
         raise
-    # Whatever the client raises, to the user it is one thing.
+    # The client raises many kinds of errors; users see one kind.
     except Exception as error:
         raise InputError(
-            f"{folder} could not be uploaded to {target.repository} ({first_line(error)}). It is there as a whole or not at "
-            f"all; `{_command(target, folder)}` goes on where it stopped."
+            f"{folder} could not be uploaded to {target.repository} ({first_line(error)}). It is there as a whole or "
+            f"not at all; `{_command(target, folder)}` goes on where it stopped."
         ) from error
 
 
@@ -204,7 +203,7 @@ def _command(target, folder):
 
 
 def named_target(repository, private=None, revision=None, create_pr=False, token=None):
-    """The [`Target`] of a name, without asking the Hub whose it is.
+    """The [`Target`] of a name, without asking the Hub for its owner.
 
     Raises:
         InputError: for a name that the Hub does not allow, and for a pull request to a branch.
@@ -222,14 +221,14 @@ def open_target(repository, private=None, revision=None, create_pr=False, token=
         [`Target`]
 
     Raises:
-        InputError: for a name that the Hub does not allow, without a token or with a refused one, without a network, and
-            for a repository of somebody else, unless with `create_pr`.
+        InputError: for a name that the Hub does not allow; without a valid token or a network; and for somebody else's
+            repository without `create_pr`.
     """
     target = named_target(repository, private, revision, create_pr, token)
     if (token or get_token()) is None:
         raise InputError(
-            f"There is no token to push to {repository} with: log in with `hf auth login`, or set HF_TOKEN (make one at "
-            "https://huggingface.co/settings/tokens)."
+            f"There is no token to push to {repository} with: log in with `hf auth login`, or set HF_TOKEN (make one "
+            "at https://huggingface.co/settings/tokens)."
         )
     account = _account(target)
     owner, name = repository.split("/") if "/" in repository else (account["name"], repository)
@@ -243,27 +242,27 @@ def _check_name(repository):
         validate_repo_id(repository)
     except HFValidationError as error:
         raise InputError(
-            f"{repository!r} is not a name for a repository: give NAME or OWNER/NAME of letters, digits, '-', '_' and '.', at "
-            "most 96 of them."
+            f"{repository!r} is not a name for a repository: give NAME or OWNER/NAME of letters, digits, '-', '_' and "
+            "'.', at most 96 of them."
         ) from error
 
 
 def _account(target):
-    """Whose token it is, as the Hub says."""
+    """The account of the token, from the Hub."""
     repository = target.repository
     try:
         return with_retries(target.api.whoami, PATIENCE_OF_CHECKS)
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise InputError(
-                f"The Hub does not know the token to push to {repository} with: log in again with `hf auth login`, or mend "
-                "HF_TOKEN, which goes before it."
+                f"The Hub does not know the token to push to {repository} with: log in again with `hf auth login`, or "
+                "mend HF_TOKEN, which goes before it."
             ) from error
         raise InputError(f"The Hub does not answer as it should ({first_line(error)}): try again later.") from error
     except Exception as error:
         raise InputError(
-            f"The Hub cannot be reached to push to {repository} ({first_line(error)}): check the network, and HF_ENDPOINT and "
-            "HF_HUB_OFFLINE if they are set."
+            f"The Hub cannot be reached to push to {repository} ({first_line(error)}): check the network, and "
+            "HF_ENDPOINT and HF_HUB_OFFLINE if they are set."
         ) from error
 
 
@@ -278,8 +277,8 @@ def _check_rights(target, account):
     owner = target.repository.split("/")[0]
     if owner not in mine and not target.create_pr:
         raise InputError(
-            f"{target.repository} is not yours ({account['name']} can push to {', '.join(mine)}): choose another name, or "
-            "offer it as a pull request with --create_pr."
+            f"{target.repository} is not yours ({account['name']} can push to {', '.join(mine)}): choose another "
+            "name, or offer it as a pull request with --create_pr."
         )
 
 
@@ -287,7 +286,7 @@ def _check_rights(target, account):
 
 
 def prepare_repository(repository, private=None, revision=None):
-    """Checks and creates a repository before the work whose result it is to get.
+    """Checks and creates a repository before the work whose result it will hold.
 
     Returns:
         [`Target`]
@@ -303,7 +302,7 @@ def prepare_repository(repository, private=None, revision=None):
 
 
 def prepare(target):
-    """Creates what is not there yet of the repository and the branch."""
+    """Creates the repository and the branch if they do not exist."""
     api = target.api
     try:
         info = api.repo_info(target.repository)
@@ -312,8 +311,8 @@ def prepare(target):
     else:
         if target.private and not info.private:
             raise InputError(
-                f"{target.repository} is there already, and public: make it private in its settings, or leave out --private, "
-                "or choose another name."
+                f"{target.repository} is there already, and public: make it private in its settings, or leave out "
+                "--private, or choose another name."
             )
     if target.revision != "main" and not target.revision.startswith("refs/"):
         api.create_branch(target.repository, branch=target.revision, exist_ok=True)
@@ -323,17 +322,17 @@ def prepare(target):
 
 
 def changes_of(files, target, revision=None):
-    """[`Changes`] that would make a revision of the repository, by default that of the target, have these files.
+    """The [`Changes`] that give a revision of the repository, by default the target's, these files.
 
     Returns:
-        The changes, and the commit that they are from; None if there is no such repository.
+        The changes, and the commit they start from; None if there is no such repository.
     """
     api = target.api
     try:
         there, commit = _files_there(api, target.repository, revision or target.revision)
     except RepositoryNotFoundError:
         there, commit = {}, None
-    except RevisionNotFoundError:  # a branch begins as main
+    except RevisionNotFoundError:  # a new branch starts from main
         there, commit = _files_there(api, target.repository, "main")
     _check_kind(target.repository, files, there)
     kept = [CARD_FILE] if _keeps_card(api, target.repository, commit, files, there) else []
@@ -346,7 +345,7 @@ def changes_of(files, target, revision=None):
 
 
 def _files_there(api, repository, revision):
-    """{path: `RepoFile`}, and the commit that has them."""
+    """{path: `RepoFile`} of a revision, and its commit."""
     commit = api.repo_info(repository, revision=revision).sha
     entries = api.list_repo_tree(repository, recursive=True, revision=commit)
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}, commit
@@ -356,19 +355,19 @@ def _check_kind(repository, files, there):
     for name in there:
         if name.endswith(WEIGHTS) and not _is_loaded(name, files):
             raise InputError(
-                f"{repository} holds another kind of model, with {name}, which is no part of this pipeline: choose another "
-                "repository, or delete that file there."
+                f"{repository} holds another kind of model, with {name}, which is no part of this pipeline: choose "
+                "another repository, or delete that file there."
             )
 
 
 def _is_loaded(name, files):
-    """Whether a loader of this pipeline would read it: what is in the folders of its components, and the code."""
+    """Whether a loader of this pipeline reads the file: code, and files in the folders of components."""
     components = {path.split("/")[0] for path in files if path.endswith("config.json") and path.count("/") == 1}
     return name in (CODE_FILE, INDEX_FILE) or name.split("/")[0] in components
 
 
 def _has_content(entry, content):
-    """Whether a file of the Hub is this one, by its hash: SHA-256 of large files, that of git of the others."""
+    """Whether a file on the Hub equals this one by its hash: SHA-256 for large files, git's hash for others."""
     if entry.size != size_of(content):
         return False
     if entry.lfs is not None:
@@ -377,7 +376,7 @@ def _has_content(entry, content):
 
 
 def _keeps_card(api, repository, commit, files, there):
-    """Whether the Hub has a card that a person has edited, and we only one that nobody has."""
+    """Whether the card on the Hub is edited and ours is generated."""
     if CARD_FILE not in there or _has_content(there[CARD_FILE], files[CARD_FILE]):
         return False
     if not is_generated(files[CARD_FILE].decode()):
@@ -387,7 +386,7 @@ def _keeps_card(api, repository, commit, files, there):
 
 
 def _license_there(target):
-    """That of the card on the Hub, which a new one is not to lose; None without."""
+    """The license in the card on the Hub, which a new card keeps; None without one."""
     try:
         card = target.api.hf_hub_download(target.repository, CARD_FILE, revision=target.revision)
     except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError):
@@ -403,7 +402,7 @@ def _sizes(files):
 
 
 def _commit(files, target, changes, parent, message):
-    """The address of the commit or pull request that has the files: a new one, unless there is one already."""
+    """The address of the commit or pull request with the files; an existing one is reused."""
     api = target.api
     if not changes:
         return f"{api.endpoint}/{target.repository}/commit/{parent}"
@@ -420,13 +419,13 @@ def _commit(files, target, changes, parent, message):
         commit_message=message,
         revision=target.revision,
         create_pr=target.create_pr,
-        parent_commit=parent,  # refused if the repository has become another since it was compared
+        parent_commit=parent,  # refused if the repository changed since the comparison
     )
     return commit.pr_url or commit.commit_url
 
 
 def _pull_request(api, files, target):
-    """The address of an open pull request of this user that offers just these files."""
+    """The address of an open pull request of this user with exactly these files."""
     requests = api.get_repo_discussions(
         target.repository, author=target.user, discussion_type="pull_request", discussion_status="open"
     )

@@ -1,4 +1,4 @@
-"""Models that are read, from a folder or from the Hub: why one cannot be, in a sentence that says what to do."""
+"""Reads models from a folder or the Hub, and explains failures in one sentence with a remedy."""
 
 import errno
 from contextlib import contextmanager
@@ -22,15 +22,15 @@ from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.hub.retries import first_line
 
 WHAT_IS_TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images, as training/train.py writes."
-# EFBIG is a limit on the size of files, as clusters set them; to the user it is the same.
+# EFBIG comes from limits on file sizes, as on clusters; the remedy is the same.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_index(model):
-    """The contents of a pipeline's index, of a folder or a repository.
+    """The content of a pipeline's index, from a folder or a repository.
 
     Raises:
-        InputError: for what is no pipeline, and for a repository that cannot be read.
+        InputError: if it is not a pipeline, or the repository cannot be read.
     """
     file = Path(model) / INDEX_FILE
     if not Path(model).is_dir():
@@ -38,8 +38,8 @@ def read_index(model):
             file = _download_index(model)
     if not file.is_file():
         raise InputError(
-            f"{model} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or `save_pretrained` has "
-            "written (a run writes it when it is finished)."
+            f"{model} is not a pipeline folder, for it has no {INDEX_FILE}: give one that training or "
+            "`save_pretrained` has written (a run writes it when it is finished)."
         )
     index = read_mapping(file, name=f"{model}/{INDEX_FILE}")
     name = index.get("_class_name")
@@ -55,19 +55,19 @@ def _download_index(model):
         return Path(hf_hub_download(str(model), INDEX_FILE))
     except RemoteEntryNotFoundError as error:
         raise InputError(
-            f"{model} holds another kind of model, for it has no {INDEX_FILE}: give a repository that diffusers has a pipeline "
-            "for."
+            f"{model} holds another kind of model, for it has no {INDEX_FILE}: give a repository that diffusers has a "
+            "pipeline for."
         ) from error
 
 
 @contextmanager
 def reading(model):
-    """Whatever a reader of this model raises meanwhile becomes an `InputError`."""
+    """Turns every error while this model is read into an `InputError`."""
     try:
         yield
     except InputError:
         raise
-    # Loaders raise what the libraries under them do, of which there are many kinds.
+    # Loaders raise many kinds of errors from the libraries below them.
     except Exception as error:
         check_readable(*(config.parent for config in Path(model).glob("*/*config.json")))
         raise InputError(_why_not(model, error)) from error
@@ -77,10 +77,10 @@ def _why_not(model, error):
     reasons = list(_chain(error))
     if any(isinstance(reason, OSError) and reason.errno in NO_ROOM for reason in reasons):
         return (
-            f"There is no room to download {model} to ({constants.HF_HUB_CACHE}): make room there, or set HF_HOME to a folder "
-            "on another disk."
+            f"There is no room to download {model} to ({constants.HF_HUB_CACHE}): make room there, or set HF_HOME to "
+            "a folder on another disk."
         )
-    if Path(model).is_dir():  # loaders may take what they cannot read for a name, and ask the Hub for it
+    if Path(model).is_dir():  # loaders may take an unreadable folder for a Hub id
         return _does_not_load(model, error)
     for kind, explain in EXPLANATIONS.items():
         for reason in reasons:
@@ -112,8 +112,8 @@ def _no_repository(model, error):
             "`hf auth login`, or set HF_TOKEN."
         )
     return (
-        f"There is no folder and no repository {model} that your token may read: check the name, and whose token it is "
-        "(`hf auth whoami`)."
+        f"There is no folder and no repository {model} that your token may read: check the name, and whose token it "
+        "is (`hf auth whoami`)."
     )
 
 
@@ -121,8 +121,8 @@ def _refused(model, error):
     if error.response.status_code != 401:
         return _unreachable(model, error)
     return (
-        f"The Hub does not know the token to read {model} with: log in again with `hf auth login`, or mend HF_TOKEN, which "
-        "goes before it; a public model needs none."
+        f"The Hub does not know the token to read {model} with: log in again with `hf auth login`, or mend HF_TOKEN, "
+        "which goes before it; a public model needs none."
     )
 
 
@@ -137,7 +137,7 @@ def _does_not_load(model, error):
 
 
 def _folder_of(model):
-    """Where the files of a model are, of a repository those in the cache; None if there are none."""
+    """The folder of a model's files, for a repository in the cache; None if there is none."""
     if Path(model).is_dir():
         return Path(model)
     index = try_to_load_from_cache(str(model), INDEX_FILE) if on_the_hub(model) else None
@@ -151,12 +151,12 @@ def _unreachable(model, error):
     )
 
 
-# In this order: the first kind that is found among an error and its causes says why.
+# The first kind in this order that occurs among an error and its causes gives the reason.
 EXPLANATIONS = {
     HFValidationError: _not_a_name,
     GatedRepoError: _gated,
     RepositoryNotFoundError: _no_repository,
-    RemoteEntryNotFoundError: _does_not_load,  # of a part that its index names
+    RemoteEntryNotFoundError: _does_not_load,  # a part in the index is missing
     HfHubHTTPError: _refused,
     LocalEntryNotFoundError: _unreachable,
     httpx2.TransportError: _unreachable,

@@ -1,4 +1,4 @@
-"""Trying again what the Hub cannot do just now."""
+"""Retries of requests that the Hub cannot serve at the moment."""
 
 import logging
 import re
@@ -20,8 +20,11 @@ REFUSED_BY_XET = re.compile(r"HTTP status client error \((4\d\d)")
 
 
 class Patience(NamedTuple):
-    """attempts: the first one included. first_wait: seconds before the second one, doubled each time up to a minute, where
-    the Hub does not name a time itself. silence: seconds without a byte after which a connection counts as dropped."""
+    """How long to retry.
+
+    attempts: number of attempts, including the first. first_wait: seconds before the second attempt, doubled each time
+    up to a minute, unless the Hub names a time. silence: seconds without data until a connection is dropped.
+    """
 
     attempts: int = 6
     first_wait: float = 1.0
@@ -29,8 +32,8 @@ class Patience(NamedTuple):
 
 
 def with_retries(attempt, patience):
-    """The result of `attempt()`, which is called again after errors that may pass; it must bear being done twice."""
-    # The client would wait for ever.
+    """The result of `attempt()`, which is repeated after temporary errors and must be safe to repeat."""
+    # Without a limit, the client would wait for ever.
     get_session().timeout = httpx2.Timeout(patience.silence)
     for number in range(1, patience.attempts + 1):
         try:
@@ -51,14 +54,14 @@ def with_retries(attempt, patience):
 
 
 def is_temporary(error):
-    """Whether another attempt may succeed: after errors of the Hub (5xx), its rate limit, and lost connections.
+    """Whether another attempt may succeed: after server errors (5xx), rate limits, and lost connections.
 
-    412 too: somebody else's commit came between; the next attempt begins from there.
+    Status 412 means that another commit came in between; the next attempt starts from that commit.
     """
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return status in (412, 429) or status >= 500
-    # The last two are those of Xet, which uploads large files; it has only text for what the Hub answered.
+    # The last two come from Xet, which uploads large files and reports the Hub's answer only as text.
     if isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError):
         refused = REFUSED_BY_XET.search(str(error))
         return refused is None or int(refused[1]) in (408, 429)
@@ -66,12 +69,12 @@ def is_temporary(error):
 
 
 def _is_wrapper(error):
-    """Uploads in threads and downloads hide what went wrong behind an error of their own."""
+    """Whether an error hides its cause, as errors of threaded uploads and of downloads do."""
     return isinstance(error, RuntimeError | LocalEntryNotFoundError) and error.__cause__ is not None
 
 
 def _asked_for(error):
-    """Seconds that the Hub asks to wait, as `Retry-After` (a number or a date) or as a rate limit; None without."""
+    """Seconds to wait, from the Hub's `Retry-After` (a number or a date) or rate limit; None if not given."""
     if not isinstance(error, HfHubHTTPError):
         return None
     headers = error.response.headers
@@ -85,7 +88,7 @@ def _asked_for(error):
 
 
 def first_line(error):
-    """What an error says, in one line and without a token, which the client may quote."""
+    """The first line of an error's message, without a token that the client may quote."""
     lines = str(error.__cause__ if _is_wrapper(error) else error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     token = get_token()

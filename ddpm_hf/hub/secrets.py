@@ -19,7 +19,7 @@ PATTERNS = {kind: re.compile(pattern) for kind, pattern in PATTERNS.items()}
 
 
 def find_secret(content):
-    """What kind of secret is in these bytes, in words; None without one."""
+    """A description of the kind of secret in these bytes; None without one."""
     token = get_token()
     if token and token.encode() in content:
         return "your token of the Hub"

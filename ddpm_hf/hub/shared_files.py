@@ -1,4 +1,4 @@
-"""Which files of a pipeline folder others get, and in which form: what a model needs, and nothing else that lies there."""
+"""Which files of a pipeline folder are shared, and in which form: only those that a model needs."""
 
 import os
 import re
@@ -23,41 +23,41 @@ SHARED = (
     *(LOSS_FILE, LOSS_PICTURE, BITS_PER_DIM_FILE, CALIBRATION.picture, COMPARISON.picture, BOUND.picture),
     *("samples.png", "samples_*.png", "samples/*.png"),
 )
-# In the folder of a component: its config, its weights, and the files of tokenizers and processors.
+# In the folder of a component: config, weights, and files of tokenizers and processors.
 SHARED_OF_COMPONENTS = (
     *("*config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.json", "vocab.txt", "merges.txt", "*.model"),
 )
-# What a run itself needs, wherever it keeps it.
+# Files that only the run itself needs.
 OF_THE_RUN = ("checkpoints", "ema_snapshots", "logs", "__pycache__", ".cache", ".git", "*.tmp")
 PICTURE_OF_A_CARD = re.compile(r"""(?:\]\(|src=["'])(?:\./)?([^)\s"']+\.(?:png|jpe?g|gif|webp|svg))""", re.IGNORECASE)
-# Where diffusers and transformers note the place that something was loaded from.
+# Keys in which diffusers and transformers record where a part was loaded from.
 PLACES = ("_name_or_path", "name_or_path")
 WEIGHTS = ".safetensors"
 
 
 def files_to_share(folder):
-    """{path in the repository: `Path`, or bytes where the public form is another}, all that a pipeline folder shares.
+    """{path in the repository: `Path`, or bytes if the public form differs} of all shared files of a pipeline folder.
 
     Raises:
-        InputError: for a folder that is no pipeline, or has a link that leaves it.
+        InputError: for a folder that is not a pipeline, or has a link that leads out of it.
     """
     folder = Path(folder)
     return {name: _public_content(folder / name, name) for name in _names_to_share(folder)}
 
 
 def files_left_out(folder):
-    """The names of the other files, without those that only a run needs."""
+    """The names of files that are not shared, except those that only a run needs."""
     shared = set(_names_to_share(Path(folder)))
     return [name for name in _names(Path(folder)) if name not in shared]
 
 
 def check_contents(files, folder):
-    """Passes {path: `Path` or bytes} in which there are no tokens, passwords or private keys.
+    """Checks that {path: `Path` or bytes} contain no tokens, passwords or private keys.
 
     Raises:
-        InputError: naming the file, and what kind of secret is in it.
+        InputError: with the file and the kind of secret.
     """
     for name, content in files.items():
         secret = find_secret(_text_of(content))
@@ -71,7 +71,7 @@ def check_contents(files, folder):
 def _names_to_share(folder):
     index, card = read_index(folder), folder / CARD_FILE
     patterns = [*SHARED, *(f"{name}/{pattern}" for name in component_names(index) for pattern in SHARED_OF_COMPONENTS)]
-    # Code is what the index names as the module of a part, or of the pipeline.
+    # Code files are the modules of parts, or of the pipeline, in the index.
     patterns += [f"{name}/{index[name][0]}.py" for name in component_names(index)]
     patterns += [f"{index['_class_name'][0]}.py"] if isinstance(index["_class_name"], list) else []
     pictures = PICTURE_OF_A_CARD.findall(card.read_text(encoding="utf-8")) if card.is_file() else []
@@ -79,12 +79,12 @@ def _names_to_share(folder):
 
 
 def _matches(name, pattern):
-    """As `fnmatch`, with a star that stays within a folder."""
+    """Like `fnmatch`, except that a star does not match a slash."""
     return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
 def _names(folder):
-    """All files, but those that only a run needs."""
+    """All files except those that only a run needs."""
     names = []
     for place, folders, files in os.walk(folder):
         place = Path(place)
@@ -103,14 +103,15 @@ def _check_link(folder, path):
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(
             f"{folder} has {name}, a link to something outside of the folder, which would be shared with its content: "
-            "put a copy there instead (`cp -rL FOLDER COPY` copies a folder with what its links lead to), or remove it."
+            "put a copy there instead (`cp -rL FOLDER COPY` copies a folder with what its links lead to), or remove "
+            "it."
         )
-    if path.is_dir() and path.parent == folder:  # a part of the model, which a loader would find there
+    if path.is_dir() and path.parent == folder:  # a loader would take it for a part of the model
         raise InputError(f"{folder} has {name}, a link to a folder: put the folder itself there, or remove the link.")
 
 
 def size_of(content):
-    """Bytes of a `Path` or of bytes."""
+    """The size of a `Path` or of bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
@@ -137,7 +138,7 @@ def _without_places(config):
 
 
 def _text_of(content):
-    """The bytes in which there may be text: of weights only the header."""
+    """The bytes that may hold text; for weights only the header."""
     if isinstance(content, bytes):
         return content
     if content.suffix != WEIGHTS:

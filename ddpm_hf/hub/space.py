@@ -1,4 +1,4 @@
-"""A folder that is a Space of the Hub: the page of a demo, for a model that is a repository there."""
+"""Writes a folder for a Space on the Hub: the demo page of a model that is a repository there."""
 
 import platform
 from importlib.metadata import version
@@ -41,29 +41,29 @@ if __name__ == "__main__":
 README = """
 # {name}
 
-Draws images from [{model}](https://huggingface.co/{model}), a denoising diffusion model: choose a sampler and the number of
-steps, and watch the images form. Needs nothing but what requirements.txt has: `pipeline.py` samples the model, `page.py` is
-the page, and `app.py` says what it shows. A private model takes its token from the Space's secret `HF_TOKEN`.
+Draws images from [{model}](https://huggingface.co/{model}), a denoising diffusion model: choose a sampler and the
+number of steps, and watch the images form. It needs only the packages in requirements.txt: `pipeline.py` samples the
+model, `page.py` is the page, and `app.py` chooses what it shows. A private model takes its token from the Space's
+secret `HF_TOKEN`.
 """
 
 
 def write_space(model, folder):
-    """Writes a folder that a Space is made of, with all the code it runs; the weights are read from the model's repository.
+    """Writes the folder of a Space with all its code; the weights are read from the model's repository.
 
     Args:
         model (`str`): the id of a repository on the Hub, stock or ours.
-        folder (`str` or `Path`): one that is not there yet, or is empty.
+        folder (`str` or `Path`): a new or empty folder.
 
     Raises:
-        InputError: without gradio, for a model that is no repository or that there is no demo of, and where there is
-            something in `folder`.
+        InputError: without gradio, for a model that is no repository or cannot be shown, and for a full `folder`.
     """
     folder, sdk_version = Path(folder), gradio_version()
     check_free_folder(folder)
     if on_the_hub(model) is None:
         raise InputError(
-            f"A Space reads its model from the Hub, and {model} is none of its repositories: share it with `ddpm-hf push`, "
-            "and give the id that it has there."
+            f"A Space reads its model from the Hub, and {model} is none of its repositories: share it with `ddpm-hf "
+            "push`, and give the id that it has there."
         )
     pipeline = load_for_demo(model)
     sampler, steps = first_choice(pipeline)
@@ -86,7 +86,7 @@ def _page_source():
 
 
 def _version(name):
-    """Without the part that says for which accelerator it was built, which is this machine's."""
+    """The version of a package without the build tag of this machine's accelerator."""
     return version(name).split("+")[0]
 
 

@@ -1,13 +1,13 @@
 r"""The denoiser that training can only approach: the exact posterior of a set of points, or of a Gaussian mixture.
 
-For x_0 of a mixture with weights w_k, means m_k and covariances S_k, x_t is of the mixture with sqrt(abar) m_k and
-abar S_k + (1 - abar) I; given x_t, component k has the probability r_k that Bayes' rule says, and within it x_0 is normal
-with
+If x_0 follows a mixture with weights w_k, means m_k and covariances S_k, then x_t follows the mixture with sqrt(abar)
+m_k and abar S_k + (1 - abar) I. Given x_t, component k has the probability r_k by Bayes' rule, and within it x_0 is
+normal with
 
     mean       = m_k + sqrt(abar) S_k (abar S_k + (1 - abar) I)^-1 (x_t - sqrt(abar) m_k)
     covariance = (1 - abar) S_k (abar S_k + (1 - abar) I)^-1
 
-(Bishop 2006, eq. 2.113 to 2.117). A finite set of points is the mixture whose S_k are 0.
+(Bishop 2006, eq. 2.113 to 2.117). A finite set of points is the mixture with S_k = 0.
 """
 
 import math
@@ -21,32 +21,33 @@ from ddpm_hf.schedulers.scheduler_outputs import GaussianOutput
 from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 COVARIANCE_FORMS = ("none", "diagonal", "full")
-# The most numbers that the components may be: 1 GiB in float64.
+# The most numbers that the components may have: 1 GiB in float64.
 MOST_NUMBERS = 2**27
-# Numbers of the largest intermediate tensor: samples are taken so many at a time.
+# The most numbers in an intermediate tensor; samples are processed in chunks of that size.
 NUMBERS_AT_A_TIME = 2**24
 
 
 class ExactDenoiser(ModelMixin, ConfigMixin):
     r"""E[x_0 | x_t] and Var[x_0 | x_t] in closed form, with the interface of a network: the truth to test against.
 
-    It has what a network that was trained for ever on these data would have, its variance head too. Make one by `from_points`
-    or `from_gaussian_mixture`; it is then for the process of the scheduler that they were given.
+    It predicts what a network trained for ever on these data would predict, including the variance head. Make one with
+    `from_points` or `from_gaussian_mixture`, for the process of the scheduler given there.
 
     Args:
         num_components (`int`): K, points or normal distributions.
-        in_channels (`int`): C. sample_size (`tuple[int, ..]`): the sides of images, (H, W); () for points of C dimensions.
+        in_channels (`int`): C.
+        sample_size (`tuple[int, ..]`): the sides of images, (H, W); () for points of C dimensions.
         covariance (`str`): `"none"` for points, `"diagonal"`, or `"full"`.
         num_train_timesteps (`int`): T.
-        prediction_type (`str`): what it predicts: `epsilon`, `sample` (x0) or `v_prediction`.
-        variance_head (`str`, *optional*): `learned_range` (v of the optimal variance of each step t -> t - 1; 0 at t = 0),
-            or `npr`, `sn`, `ocm` (Var[eps | x_t], the same for all three where the prediction is exact).
-        out_channels (`int`, *optional*): follows: C, or 2 C with a head.
+        prediction_type (`str`): `epsilon`, `sample` (x0) or `v_prediction`.
+        variance_head (`str`, *optional*): `learned_range` (v of the optimal variance of each step t -> t - 1; 0 at t =
+            0), or `npr`, `sn`, `ocm` (Var[eps | x_t], on which all three agree where the prediction is exact).
+        out_channels (`int`, *optional*): follows from the other arguments: C, or 2 C with a head.
 
     Shapes: sample (B, C, \*), timestep () or (B,). It computes in the dtype of its components.
 
     Raises:
-        ValueError: where the components are more numbers than it holds, `MOST_NUMBERS`.
+        ValueError: if the components have more numbers than `MOST_NUMBERS`.
     """
 
     @register_to_config
@@ -76,32 +77,32 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         if covariance != "none":
             self.register_buffer(
                 "variances", torch.zeros(num_components, dimensions)
-            )  # along the axes, if there are some
+            )  # along the axes, if there are any
         if covariance == "full":
             self.register_buffer("axes", torch.zeros(num_components, dimensions, dimensions))  # as columns
-        # From clean data on, so that t - 1 is there; both, because 1 - abar_0 would be lost in float32.
+        # Tables begin at clean data, so that t - 1 exists. Both are stored, as float32 would lose 1 - abar_0.
         self.register_buffer("signal", torch.zeros(num_train_timesteps + 1))
         self.register_buffer("sigma", torch.zeros(num_train_timesteps + 1))
 
     @classmethod
     def from_points(cls, points, scheduler):
-        """For data that are equally likely any one of `points`, in the process of `scheduler` and for what it reads.
+        """For data distributed uniformly over `points`, with the process, prediction and head of `scheduler`.
 
         Args:
-            points (`torch.Tensor`): (N, C, *), float32 or float64, which is then the dtype of the arithmetic.
-            scheduler ([`GaussianDiffusionScheduler`]): says abar_t, the prediction, and by its `variance_type` the head.
+            points (`torch.Tensor`): (N, C, *), float32 or float64, the dtype of the arithmetic.
+            scheduler ([`GaussianDiffusionScheduler`]): gives abar_t, the prediction type and the head.
         """
         return cls._of_components(points, "none", None, scheduler)
 
     @classmethod
     def from_gaussian_mixture(cls, means, covariances, scheduler, weights=None):
-        """For data of the mixture sum_k w_k N(m_k, S_k).
+        """For data with the density sum_k w_k N(m_k, S_k).
 
         Args:
-            means (`torch.Tensor`): (K, C, *), float32 or float64, which is then the dtype of the arithmetic.
-            covariances (`torch.Tensor`): their diagonals, of the shape of `means`; or, with D = C H W, (K, D, D).
-            scheduler ([`GaussianDiffusionScheduler`]): as for `from_points`.
-            weights (`torch.Tensor`, *optional*): (K,), in any proportion; all the same by default.
+            means (`torch.Tensor`): (K, C, *), float32 or float64, the dtype of the arithmetic.
+            covariances (`torch.Tensor`): the diagonals, of the shape of `means`; or, with D = C H W, (K, D, D).
+            scheduler ([`GaussianDiffusionScheduler`]): as in `from_points`.
+            weights (`torch.Tensor`, *optional*): (K,), normalized to sum 1; equal by default.
         """
         dimensions = means[0].numel()
         if covariances.shape == means.shape:
@@ -141,11 +142,11 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         alphas_bar = scheduler.alpha_bar(range(-1, len(scheduler)))
         state = {"log_weights": (weights / weights.sum()).log(), "means": means.flatten(1), **extra}
         state |= {"signal": alphas_bar.sqrt().to(means), "sigma": (1 - alphas_bar).sqrt().to(means)}
-        model.load_state_dict(state, assign=True)  # so that they keep their dtype and device
+        model.load_state_dict(state, assign=True)  # keeps their dtype and device
         return model.eval()
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; there are no classes."""
+        """The same call as [`UNet2DModel.forward`], without classes."""
         x_t = sample.flatten(1).to(self.means.dtype)
         signal, sigma = self._process(timestep)
         mean, variance = self._moments(x_t, signal, sigma)
@@ -159,15 +160,15 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
     def posterior(self, sample, timestep):
-        """E[x_0 | x_t] and Var[x_0 | x_t] of each dimension, [`GaussianOutput`] in the dtype of the components."""
+        """E[x_0 | x_t] and Var[x_0 | x_t] per dimension, as [`GaussianOutput`] in the dtype of the components."""
         mean, variance = self._moments(sample.flatten(1).to(self.means.dtype), *self._process(timestep))
         return GaussianOutput(mean=mean.reshape(sample.shape), variance=variance.reshape(sample.shape))
 
     def posterior_covariance(self, sample, timestep):
-        """Cov[x_0 | x_t], (B, D, D): (1 - abar_t) / sqrt(abar_t) times the Jacobian of E[x_0 | x_t] (Efron 2011, eq. 2.8)."""
+        """Cov[x_0 | x_t] = (1 - abar_t) / sqrt(abar_t) dE[x_0 | x_t] / dx_t, (B, D, D) (Efron 2011, eq. 2.8)."""
         x_t = sample.flatten(1).to(self.means.dtype)
         signal, sigma = self._process(timestep)
-        # No sample acts on another's mean: the Jacobian of their sum has all of them.
+        # Each mean depends on its own sample alone, so the Jacobian of their sum holds every sample's Jacobian.
         jacobian = torch.autograd.functional.jacobian(lambda x: self._moments(x, signal, sigma)[0].sum(0), x_t)
         return jacobian.movedim(1, 0) * (sigma**2 / signal).reshape(-1, 1, 1)
 
@@ -177,7 +178,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return self.signal[index], self.sigma[index]
 
     def _moments(self, x_t, signal, sigma):
-        """E[x_0 | x_t] and Var[x_0 | x_t], (B, D), as many samples at a time as memory takes."""
+        """E[x_0 | x_t] and Var[x_0 | x_t], (B, D), computed in chunks that fit in memory."""
         formula = self._moments_of_points if self.config.covariance == "none" else self._moments_of_mixture
         numbers = len(self.means) * (1 if self.config.covariance == "none" else self.means.shape[1])
         size = max(1, NUMBERS_AT_A_TIME // numbers)
@@ -189,7 +190,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return torch.cat(means), torch.cat(variances)
 
     def _moments_of_points(self, x_t, signal, sigma):
-        # -|x_t - sqrt(abar) m|^2 / (2 (1 - abar)) but for |x_t|^2, which is the same for all points
+        # -|x_t - sqrt(abar) m|^2 / (2 (1 - abar)) without |x_t|^2, which all points share
         squares = self.means.square()
         logits = (
             self.log_weights + (x_t * signal / sigma**2) @ self.means.T - (signal / sigma) ** 2 / 2 * squares.sum(1)
@@ -216,7 +217,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return mean, torch.einsum("bk,bkd->bd", weights, spread.expand_as(means))
 
     def _head(self, noise_variance, timestep):
-        """What the variance head tells, from Var[eps | x_t]."""
+        """The output of the variance head, from Var[eps | x_t]."""
         if self.config.variance_head != "learned_range":
             return noise_variance
         signal_t, sigma_t = self._process(timestep)
@@ -234,7 +235,7 @@ def _check_numbers(components, dimensions, covariance):
     each = {"none": dimensions, "diagonal": 2 * dimensions, "full": dimensions * (dimensions + 2)}[covariance]
     if components * each > MOST_NUMBERS:
         raise ValueError(
-            f"{components} components of {dimensions} dimensions are {components * each:,} numbers, and the exact denoiser "
-            f"holds {MOST_NUMBERS:,}: give at most {MOST_NUMBERS // each:,} of this dimension"
+            f"{components} components of {dimensions} dimensions are {components * each:,} numbers, and the exact "
+            f"denoiser holds {MOST_NUMBERS:,}: give at most {MOST_NUMBERS // each:,} of this dimension"
             + (", or their diagonals alone." if covariance == "full" else ", or points of fewer dimensions.")
         )

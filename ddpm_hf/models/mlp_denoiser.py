@@ -14,23 +14,24 @@ from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 class MLPDenoiser(ModelMixin, ConfigMixin):
     r"""Predicts the noise in x_t (Ho et al. 2020) for data without pixels: points, vectors, features.
 
-    A point of d dimensions is a sample of d channels and no sides: where an image is (C, H, W), it is (d,). So everything
+    A point of d dimensions is a sample of d channels without sides, (d,) where an image is (C, H, W), so everything
     that takes (B, C, \*) takes points too.
 
-    x_t and the sinusoidal embedding of t each pass a block of a linear layer, a layer norm and SiLU; the core sees both and
-    has two more such blocks, of twice the width and of the width, and a linear layer. With the defaults: 2 -> 256,
+    x_t and the sinusoidal embedding of t each pass a block of a linear layer, a layer norm and SiLU. The core takes
+    both through two more such blocks, of 2 width and width features, and a linear layer. The defaults give 2 -> 256,
     64 -> 256, 512 -> 512 -> 256 -> 2, 0.41M parameters.
 
     Args:
         in_channels (`int`): d.
         out_channels (`int`, *optional*): follows from `in_channels` and the head: d, or 2 d.
-        width (`int`): of each block but the core's first, which has twice as many.
-        time_embedding_dim (`int`): sines and cosines of t, an even number.
-        num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label ("no
-            class", Ho & Salimans 2022), which stands wherever `class_labels` is None. Its embedding adds to that of time.
-        variance_head (`str`, *optional*): as of [`DDPMUNet2DModel`]: adds as many output channels again.
-        data_mean, data_std (`list[float]`, *optional*): of the data in its own units, of which the network sees
-            (x - data_mean) / data_std; d numbers each.
+        width (`int`): features of each block; the core's first block has twice as many.
+        time_embedding_dim (`int`): number of sines and cosines of t, even.
+        num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label
+            ("no class", Ho & Salimans 2022), used wherever `class_labels` is None. Its embedding is added to that of
+            t.
+        variance_head (`str`, *optional*): as in [`DDPMUNet2DModel`]: doubles the output channels.
+        data_mean, data_std (`list[float]`, *optional*): mean and standard deviation of the data in its own units, d
+            numbers each; the network sees (x - data_mean) / data_std.
 
     Shapes: sample (B, d), timestep () or (B,), class_labels (B,); the output has d channels, or 2d with a head.
 
@@ -73,9 +74,9 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_unet(cls, unet, variance_head=None, num_classes=None):
-        """A copy of a trained `MLPDenoiser` with a head beside its own output, or with classes; its weights stay.
+        """A copy of a trained `MLPDenoiser` with a variance head or with classes added; its weights stay.
 
-        As [`DDPMUNet2DModel.from_unet`] in what the head and the classes begin with, and what is refused.
+        The initial values and the errors are the same as in [`DDPMUNet2DModel.from_unet`].
         """
         added = {"variance_head": variance_head, "num_classes": num_classes}
         added = {name: value for name, value in added.items() if value is not None}
@@ -96,14 +97,14 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
 
     @property
     def output_layer(self):
-        """The layer whose rows are the output channels, those of the head after those of the prediction."""
+        """The layer whose rows are the output channels: first the prediction, then the head."""
         return self.proj_out
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; without `class_labels` a class-conditional network gets the null label.
+        """As [`UNet2DModel.forward`]; without labels, a class-conditional network gets the null label.
 
-        Where one timestep is for all samples, and no labels tell them apart, what depends on it alone is computed once: in
-        sampling that spares a third of the multiplications.
+        If all samples share one timestep and have no labels, the part that depends on t alone is computed once, which
+        saves a third of the multiplications in sampling.
         """
         if sample.ndim != 2 or sample.shape[1] != self.config.in_channels:
             raise ValueError(
@@ -121,9 +122,9 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
     def _condition(self, timestep, class_labels, sample):
-        """What the core knows of t and the class, (B, width), or (1, width) where it is the same for all."""
+        """The embedding of t and the class, (B, width), or (1, width) where all samples share it."""
         timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        # In float32 whatever the weights are: in half precision neighbouring timesteps would be one.
+        # Always in float32: half precision could not tell neighbouring timesteps apart.
         embedding = get_timestep_embedding(
             timesteps, self.config.time_embedding_dim, flip_sin_to_cos=True, downscale_freq_shift=0
         )
@@ -147,7 +148,7 @@ class MLPBlock(nn.Module):
         return self.activated(self.linear(x))
 
     def activated(self, hidden):
-        # In place where no gradient will need what it overwrites.
+        # In place where no gradient needs the overwritten values.
         return F.silu(self.norm(hidden), inplace=not torch.is_grad_enabled())
 
 

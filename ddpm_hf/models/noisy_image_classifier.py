@@ -14,27 +14,27 @@ TIME_SCALE_SHIFTS = ("default", "scale_shift")
 class NoisyImageClassifier(ModelMixin, ConfigMixin):
     r"""Predicts the class of x_0 from x_t and t: :math:`p_\phi(y | x_t, t) = softmax(logits)`.
 
-    As in Dhariwal & Nichol 2021 (section 4, appendices H and I): the down and middle blocks of [`UNet2DModel`], whose
-    output is pooled by one query of attention at the mean of all places. The gradient of log p_phi with respect to x_t
-    steers the sampling of a diffusion model.
+    It has the down and middle blocks of [`UNet2DModel`], and pools their output with one attention query at the mean
+    of all positions (Dhariwal & Nichol 2021, section 4, appendices H and I). The gradient of log p_phi with respect to
+    x_t steers the sampling of a diffusion model.
 
     Args:
-        sample_size (`int` or `tuple[int, int]`): height and width of the images; the pooling has an embedding for each
-            place, so a classifier is for one size.
+        sample_size (`int` or `tuple[int, int]`): height and width of the images, fixed because the pooling has an
+            embedding for each position.
         in_channels (`int`): channels of the images.
         num_classes (`int`): labels are 0 .. num_classes - 1.
-        block_out_channels (`tuple[int, ...]`): channels of each level; every level but the last halves the image. All are
-            multiples of `norm_num_groups`, and those with attention (the last always) of `attention_head_dim`.
+        block_out_channels (`tuple[int, ...]`): channels of each level; every level but the last halves the image. All
+            are multiples of `norm_num_groups`, and with attention (always the last) of `attention_head_dim`.
         down_block_types (`tuple[str, ...]`): `"DownBlock2D"`, or `"AttnDownBlock2D"` with attention, for each level.
         layers_per_block (`int`): residual blocks of each level.
-        attention_head_dim (`int`): channels of each head.
-        norm_num_groups (`int`), norm_eps (`float`): of the group normalizations.
-        dropout (`float`): within the residual blocks.
-        resnet_time_scale_shift (`str`): how the blocks take t: `"scale_shift"`, as in the paper, or `"default"`, added.
-        flip_sin_to_cos (`bool`), freq_shift (`int`): of the embedding of t.
+        attention_head_dim (`int`): channels of each attention head.
+        norm_num_groups (`int`), norm_eps (`float`): parameters of the group normalizations.
+        dropout (`float`): dropout probability in the residual blocks.
+        resnet_time_scale_shift (`str`): how blocks take t: `"scale_shift"`, as in the paper, or `"default"`, added.
+        flip_sin_to_cos (`bool`), freq_shift (`int`): parameters of the embedding of t.
 
     Raises:
-        ValueError: for levels that do not agree, or images, timesteps of other shapes than the network is for.
+        ValueError: for arguments of levels that do not fit together, and for images or timesteps of a wrong shape.
     """
 
     _supports_gradient_checkpointing = True
@@ -118,7 +118,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
             hidden, _ = block(hidden, embedding)
         hidden = self.mid_block(hidden, embedding)
         hidden = self.conv_act(self.conv_norm_out(hidden))
-        return self.pool(hidden.flatten(2).transpose(1, 2))  # places as a sequence: (B, H' W', C')
+        return self.pool(hidden.flatten(2).transpose(1, 2))  # positions as a sequence: (B, H' W', C')
 
     def _check_shapes(self, sample, timesteps):
         expected = (self.config.in_channels, *_height_and_width(self.config.sample_size))
@@ -139,15 +139,15 @@ def _height_and_width(sample_size):
 
 
 def _downsampled(side, times):
-    """A convolution of stride 2 with one place of padding gives ceil(side / 2)."""
+    """The side after convolutions of stride 2 with padding 1, each of which gives ceil(side / 2)."""
     return -(-side // 2**times)
 
 
 def _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim):
     if not block_out_channels or len(block_out_channels) != len(down_block_types):
         raise ValueError(
-            f"block_out_channels={block_out_channels} and down_block_types={down_block_types} must have one entry for each "
-            "level, and there must be one level at least."
+            f"block_out_channels={block_out_channels} and down_block_types={down_block_types} must have one entry for "
+            "each level, and there must be one level at least."
         )
     unknown = set(down_block_types) - set(DOWN_BLOCK_TYPES)
     if unknown:
@@ -161,6 +161,6 @@ def _check_levels(block_out_channels, down_block_types, norm_num_groups, attenti
     for channels, block_type in zip(block_out_channels, types, strict=True):
         if block_type == "AttnDownBlock2D" and channels % attention_head_dim:
             raise ValueError(
-                f"block_out_channels={block_out_channels} must be multiples of attention_head_dim={attention_head_dim} "
-                "where there is attention, as in the last level."
+                f"block_out_channels={block_out_channels} must be multiples of "
+                f"attention_head_dim={attention_head_dim} where there is attention, as in the last level."
             )

@@ -13,7 +13,7 @@ UNET_PRESETS = {
         "norm_num_groups": 8,
     },
     # 35.7M parameters: the CIFAR-10 network of DDPM (Ho et al. 2020, appendix B), attention at 16x16, one head,
-    # dropout 0.1; time embedding and paddings as in the checkpoint that was converted from the authors' code.
+    # dropout 0.1; time embedding and padding as in the checkpoint converted from the authors' code.
     "cifar10": {
         "sample_size": 32,
         "in_channels": 3,
@@ -28,9 +28,9 @@ UNET_PRESETS = {
         "freq_shift": 1,
         "norm_eps": 1e-6,
     },
-    # 52.5M parameters: the CIFAR-10 network of Improved DDPM (Nichol & Dhariwal 2021, and the flags of its release), three
-    # blocks a level, attention at 16x16 and 8x8 with four heads, the time embedding as scale and shift, dropout 0.3 as its
-    # cosine schedule needs.
+    # 52.5M parameters: the CIFAR-10 network of Improved DDPM (Nichol & Dhariwal 2021, and the flags of its release),
+    # three blocks a level, attention at 16x16 and 8x8 with four heads, the time embedding as scale and shift, dropout
+    # 0.3 as its cosine schedule needs.
     "cifar10_iddpm": {
         "sample_size": 32,
         "in_channels": 3,
@@ -71,7 +71,7 @@ UNET_PRESETS = {
 }
 
 MLP_PRESETS = {
-    # 0.4M parameters for points of the plane: trained in a minute or two on a CPU.
+    # 0.4M parameters, for points in the plane; trains in a minute or two on a CPU.
     "mlp": {"width": 256, "time_embedding_dim": 64},
 }
 

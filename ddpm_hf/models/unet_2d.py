@@ -1,4 +1,4 @@
-"""The U-Net of DDPM: diffusers' `UNet2DModel` with class labels that may be left out, and a head for the variance."""
+"""The U-Net of DDPM: diffusers' `UNet2DModel` with optional class labels and a variance head."""
 
 import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
@@ -8,19 +8,19 @@ from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 
 class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
-    """Predicts the noise in x_t (Ho et al. 2020, appendix B), for a class or for none, and, with a head, its variance.
+    """Predicts the noise in x_t (Ho et al. 2020, appendix B), optionally for a class and with a variance head.
 
-    What it saves loads as a stock `UNet2DModel` with the same weights.
+    Its saved files load as a stock `UNet2DModel` with the same weights.
 
     Args:
         num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label
-            ("no class", Ho & Salimans 2022), which stands wherever `class_labels` is None.
-        variance_head (`str`, *optional*): adds as many output channels again, for one of
+            ("no class", Ho & Salimans 2022), used wherever `class_labels` is None.
+        variance_head (`str`, *optional*): doubles the output channels, for one of
             `"learned_range"`: v of Improved DDPM (Nichol & Dhariwal 2021, eq. 15);
-            `"npr"`, `"sn"` (Bao et al. 2022b), `"ocm"` (Ou et al. 2025): Cov[eps | x_t], of which
-            `ddpm_hf.schedulers.variances.head_covariance` says how each is taught.
+            `"npr"`, `"sn"` (Bao et al. 2022b), `"ocm"` (Ou et al. 2025): Cov[eps | x_t];
+            `ddpm_hf.schedulers.variances.head_covariance` gives the training target of each.
             A scheduler with the `variance_type` of the same name reads them.
-        kwargs: those of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
+        kwargs: arguments of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
 
     Shapes: sample (B, C, H, W), timestep () or (B,), class_labels (B,); the output has C channels, or 2C with a head.
     """
@@ -51,13 +51,13 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     @classmethod
     def from_unet(cls, unet, variance_head=None, num_classes=None):
-        """A copy of a trained `UNet2DModel` with a head beside its own output, or with classes; its weights stay.
+        """A copy of a trained `UNet2DModel` with a variance head or with classes added; its weights stay.
 
-        The head is as many more channels of the output convolution, and starts at zero: for `learned_range` the
-        variance midway (in the logarithm) between beta~ and beta, for the others no covariance, which is `fixed_small`.
-        The classes are an embedding added to that of time. The null label starts at zero, so that the prediction for no class
-        is the one that the network had; the others start at random, as in a new network: from zero they could only move
-        where the network's weights answer already, which is to time.
+        The head doubles the channels of the output convolution and starts at zero: for `learned_range` this is the
+        variance midway (in the logarithm) between beta~ and beta, for the others a zero covariance, as in
+        `fixed_small`. The class embedding is added to the time embedding. The null label starts at zero, so that the
+        prediction without a class is unchanged; the other labels start at random, as in a new network, because from
+        zero they could only move along directions in which the weights already respond to time.
 
         Args:
             unet (`UNet2DModel`): predicts C channels for C channels.
@@ -65,18 +65,18 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             num_classes (`int`, *optional*): as in the constructor; None adds none.
 
         Raises:
-            ValueError: if the network has other than C output channels, or has classes and is to get some.
+            ValueError: if the network does not have C output channels, or has classes and is to get others.
         """
         channels = unet.config.in_channels
         if num_classes is not None and unet.class_embedding is not None:
             raise ValueError(
-                f"The network has classes already ({unet.config.num_class_embeds} labels); num_classes={num_classes} is "
-                "for one without."
+                f"The network has classes already ({unet.config.num_class_embeds} labels); num_classes={num_classes} "
+                "is for one without."
             )
         if unet.config.out_channels != channels:
             raise ValueError(
-                f"The network has {unet.config.out_channels} output channels for {channels} input channels; a variance "
-                f"head is put on a network with {channels} of both. Has it a head already?"
+                f"The network has {unet.config.out_channels} output channels for {channels} input channels; a "
+                f"variance head is put on a network with {channels} of both. Has it a head already?"
             )
         config = {k: v for k, v in unet.config.items() if k != "out_channels"}
         classes = {} if num_classes is None else {"num_classes": num_classes, "num_class_embeds": None}
@@ -93,18 +93,18 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     @property
     def output_layer(self):
-        """The layer whose rows are the output channels, those of the head after those of the prediction."""
+        """The layer whose rows are the output channels: first the prediction, then the head."""
         return self.conv_out
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; without `class_labels` a class-conditional network gets the null label."""
+        """As [`UNet2DModel.forward`]; without labels, a class-conditional network gets the null label."""
         self._check_size(*sample.shape[-2:])
         if class_labels is None and self.config.num_classes is not None:
             class_labels = torch.full(sample.shape[:1], self.config.num_classes, device=sample.device)
         return super().forward(sample, timestep, class_labels, return_dict)
 
     def _check_size(self, height, width):
-        """Each level but the last halves the image, and the way up doubles: odd halves do not meet again."""
+        """Raises ValueError for odd sides at a level that halves: upsampling would not give the same size again."""
         levels = len(self.config.block_out_channels)
         factor = 2 ** (levels - 1)
         if height % factor == 0 and width % factor == 0:

@@ -1,8 +1,8 @@
-"""How a configuration of ours travels through classes that do not know it.
+"""How a config of ours passes through stock classes that do not know its keys.
 
-Stock diffusers classes keep unknown keys of a config, but print each in a warning; one key that begins with an
-underscore they carry along in silence. So what only we understand is packed under that one key wherever a stock class
-may read it: in the JSON file, and in the items of `.config` (`DDIMScheduler.from_config(ours.config)` reads these).
+Stock diffusers classes keep unknown keys of a config and warn of each, except keys that begin with an underscore. So
+our own keys are packed under one such key wherever a stock class may read them: in the JSON file, and in the items of
+`.config`, which `DDIMScheduler.from_config(ours.config)` reads.
 """
 
 import inspect
@@ -14,12 +14,12 @@ PACKED_KEY = "_ddpm_hf"
 
 
 class PortableConfig(FrozenDict):
-    """The config of a class of ours: lookups and attributes see every value, `items()` is what stock classes may read.
+    """The config of one of our classes: lookups and attributes see every value, `items()` what stock classes read.
 
     Args:
         values: every key of the config with its value.
         own_keys: the keys that stock classes do not have.
-        stand_ins: for keys that stock classes have: `{key: {value that only we understand: value for the others}}`.
+        stand_ins: for keys that stock classes have, `{key: {value that only ours knows: value for them}}`.
     """
 
     def __init__(self, values, own_keys=(), stand_ins=None):
@@ -49,10 +49,10 @@ class PortableConfig(FrozenDict):
 
 
 class PortableConfigMixin:
-    """Packs on the way out and unpacks on the way in; comes before `ConfigMixin` among the bases."""
+    """Packs own keys when a config is written and unpacks them on reading; goes before `ConfigMixin`."""
 
     _own_keys = ()
-    _shadowed_keys = ()  # own keys that other classes use too, for something else: read from the packed ones alone
+    _shadowed_keys = ()  # own keys with another meaning in other classes: read from the packed ones alone
     _stand_ins = {}  # noqa: RUF012
     _kept_keys = ()  # keys whose defaults differ from class to class
 
@@ -63,11 +63,12 @@ class PortableConfigMixin:
 
     @classmethod
     def _left_out(cls, config_dict):
-        """The keys of a config that say nothing to this class.
+        """The keys of a config that this class ignores.
 
-        In memory a config says which values are the defaults of its class. Diffusers leaves those out, and so would take the
-        defaults of this class for a schedule that has others: here they are read, and left out only where the key is
-        another's. None where this class needs a value is how another class says that it does without.
+        A config in memory records which values are defaults of its class. Diffusers drops these, and would replace
+        them with the defaults of this class, which may describe another schedule. Here they are read, and dropped only
+        if the key belongs to another class. None where this class needs a value means that the other class has no use
+        for it.
         """
         ours = inspect.signature(cls).parameters
         needed = {key for key, parameter in ours.items() if parameter.default is not None}
@@ -82,9 +83,9 @@ class PortableConfigMixin:
         self._internal_dict = PortableConfig(dict(self._internal_dict), self._own_keys, self._stand_ins)
 
     def _replaceable(self, values):
-        """The keys with default values that a class made from this config in memory may give defaults of its own.
+        """The keys with default values that a class made from this config in memory may replace with its own defaults.
 
-        Diffusers counts all that was not given by name, and so a stock class would take another noise schedule than this one.
+        Diffusers lists every key that was not given by name, so a stock class would change the noise schedule.
         """
         defaults = {key: parameter.default for key, parameter in inspect.signature(type(self)).parameters.items()}
         same = (key for key in defaults.keys() & values.keys() if _is_same(values[key], defaults[key]))

@@ -1,4 +1,4 @@
-"""The module that a repository's `pipeline.py` runs in: one of its own, named by its content."""
+"""The module in which a repository's `pipeline.py` runs, named by the file's content."""
 
 import hashlib
 import sys
@@ -9,12 +9,12 @@ MODULE_PREFIX = "ddpm_hf_pipeline_"
 
 
 def own_module(path):
-    """The module that the file makes, the same one for the same content.
+    """The module made from the file at `path`; the same content gives the same module.
 
-    Diffusers copies the `pipeline.py` of every folder to one place and runs it in one module: the functions of the first
-    would then see the names of the second, and of two files of the same size and second Python runs the bytecode of the
-    first. So the file is read and run here once more. The module has the file as `PIPELINE_SOURCE`, because its place may
-    soon be another's.
+    Diffusers copies the `pipeline.py` of every folder to one path and runs it in one module. Functions of the first
+    file would then see the names of the second, and if both have the same size and time stamp, Python would run the
+    bytecode of the first. So the file is read and run here in a module of its own. The module keeps the text as
+    `PIPELINE_SOURCE`, because another file may soon replace it on the disk.
     """
     source = Path(path).read_bytes()
     name = MODULE_PREFIX + hashlib.sha256(source).hexdigest()[:16]

@@ -1,9 +1,9 @@
-"""The one file of code that a repository carries: the files that travel, put together.
+"""The single code file of a repository, bundled from several files of this package.
 
-Diffusers runs just one file of a repository, and there without this package. So the imports of the package's files from
-each other are left out, what they import from elsewhere is merged, and their definitions follow in the order of their
-dependence, letter for letter. For this the files that travel keep to one form: `from package.module import name` at the top,
-without `as`, then definitions and assignments, of which every name is the only one of all the files.
+Diffusers runs just one file of a repository, without this package. So imports between the bundled files are removed,
+other imports are merged, and the definitions follow unchanged in the order of their dependencies. Bundled files keep
+to one form: `from package.module import name` at the top, without `as`, then definitions and assignments whose names
+are unique across all bundled files.
 """
 
 import ast
@@ -18,21 +18,21 @@ TRAVELLING = ("ddpm_hf.portable.own_module", "ddpm_hf.pipelines.pipeline_gaussia
 LIBRARIES = {"torch", "numpy", "diffusers"}
 LINE_LENGTH = 119
 
-HEADER = f'''"""The code of a diffusion model's repository, complete: it needs torch, numpy and diffusers, and nothing else.
+HEADER = f'''"""The complete code of a diffusion model's repository; it needs only torch, numpy and diffusers.
 
-Put together from the source files of ddpm_hf {__version__}, which are named below; change those rather than this one. Diffusers
-runs it for
+Bundled from the source files of ddpm_hf {__version__} that are named below; change those rather than this file.
+Diffusers runs it in
 
     DiffusionPipeline.from_pretrained(REPOSITORY, custom_pipeline=REPOSITORY, trust_remote_code=True)
 
-and what that loads is saved with the same file again.
+and a pipeline loaded by that call saves this file again.
 
 SPDX-License-Identifier: Apache-2.0
 """
 '''
 
 CLOSING = f"""
-# What this file gives away is the class of a module of its own, for which `own_module` has the reasons; that module has the
+# This file exports the class from a separate module, for the reasons given in `own_module`; that module keeps the
 # bytes of this file as PIPELINE_SOURCE.
 if not __name__.startswith({MODULE_PREFIX!r}):
     GaussianDiffusionPipeline = own_module(__file__).GaussianDiffusionPipeline
@@ -40,27 +40,27 @@ if not __name__.startswith({MODULE_PREFIX!r}):
 
 
 class Import(NamedTuple):
-    """`import module`, or with a `name` `from module import name`."""
+    """`import module`, or `from module import name` if there is a `name`."""
 
     module: str
     name: str | None
 
 
 def pipeline_source():
-    """The text of `pipeline.py`; the same for the same files."""
+    """The text of `pipeline.py`, which depends on the bundled files alone."""
     return f"{HEADER}\n{assemble(*TRAVELLING)}\n\n{CLOSING.lstrip()}"
 
 
 def assemble(*modules, libraries=LIBRARIES):
-    """The source of modules of one package, and of those that they import from it, as one.
+    """One source file for modules of a package and everything that they import from it.
 
     Args:
         modules (`str`): full names; their files are read, not run.
-        libraries (`set`): what they may import, besides the standard library and each other.
+        libraries (`set`): what they may import besides the standard library and each other.
 
     Raises:
-        ValueError: where a file has another form than the one that can be put together, imports what may be missing where it
-            is loaded, or gives a name another meaning than a file before it; the message has the file and the name.
+        ValueError: if a file does not have the form that can be bundled, imports a library that may be missing where
+            it is loaded, or defines a name that an earlier file defines otherwise; the message names the file.
     """
     trees = {}
     for module in modules:
@@ -78,7 +78,7 @@ def assemble(*modules, libraries=LIBRARIES):
     return "\n\n\n".join([_import_lines(imports), *sections]) + "\n"
 
 
-# Reading ----------------------------------------------------------------------------------------------------------------
+# Reading -------------------------------------------------------------------------------------------------------------
 
 
 def _add_in_order_of_dependence(module, trees, libraries):
@@ -97,8 +97,8 @@ def _check_form(module, tree, libraries):
     for statement in tree.body[_has_docstring(tree) :]:
         if not isinstance(statement, allowed):
             raise ValueError(
-                f"{module}, line {statement.lineno}: at the top level of a file that travels only imports, definitions and "
-                f"assignments may stand, not {type(statement).__name__}."
+                f"{module}, line {statement.lineno}: at the top level of a file that travels only imports, "
+                f"definitions and assignments may stand, not {type(statement).__name__}."
             )
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -128,7 +128,7 @@ def _check_import(module, node, libraries, inside):
 
 
 def _imports_of_the_package(module, tree):
-    """Those of files that travel: this one does not, and what they have of it `own_module` gives to the whole."""
+    """The imports of bundled files. This module is not bundled; `own_module` supplies its names."""
     statements = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     return [node for node in statements if _package(node.module) == _package(module) and node.module != __name__]
 
@@ -141,7 +141,7 @@ def _has_docstring(tree):
     return ast.get_docstring(tree) is not None
 
 
-# Names ------------------------------------------------------------------------------------------------------------------
+# Names ---------------------------------------------------------------------------------------------------------------
 
 
 def _import_statements(tree):
@@ -149,7 +149,7 @@ def _import_statements(tree):
 
 
 def _merge_imports(module, tree, imports):
-    """Adds the imports from elsewhere to `imports`, by the names that they have here."""
+    """Adds the imports from other packages to `imports`, keyed by the names that they bind."""
     for node in _import_statements(tree):
         for alias in node.names:
             if isinstance(node, ast.Import):
@@ -160,13 +160,13 @@ def _merge_imports(module, tree, imports):
                 name, wanted = alias.asname or alias.name, Import(node.module, alias.name)
             if imports.setdefault(name, wanted) != wanted:
                 raise ValueError(
-                    f"{module} imports {name!r} from {wanted.module}, another file from {imports[name].module}: import it "
-                    "from one place, or give one of the two another name."
+                    f"{module} imports {name!r} from {wanted.module}, another file from {imports[name].module}: "
+                    "import it from one place, or give one of the two another name."
                 )
 
 
 def _repeated(module, tree, origins):
-    """The statements that a file before has too, such as that of a logger; adds the names to `origins`."""
+    """The statements that an earlier file has too, such as a logger's; adds the names to `origins`."""
     repeated = []
     for statement in tree.body:
         meaning = ast.dump(statement)
@@ -181,7 +181,7 @@ def _repeated(module, tree, origins):
 
 
 def _names(statement):
-    """What a statement at the top level defines."""
+    """The names that a statement at the top level defines."""
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return [statement.name]
     if isinstance(statement, (ast.Assign, ast.AnnAssign)):
@@ -191,7 +191,7 @@ def _names(statement):
 
 
 def _check_names(module, tree, trees):
-    """That what a file imports of another is defined there."""
+    """Raises ValueError if a name imported from another file is not defined there."""
     for node in _imports_of_the_package(module, tree):
         defined = {name for statement in trees[node.module][1].body for name in _names(statement)}
         for alias in node.names:
@@ -199,11 +199,11 @@ def _check_names(module, tree, trees):
                 raise ValueError(f"{module} imports {alias.name!r} from {node.module}, which does not define it.")
 
 
-# Text -------------------------------------------------------------------------------------------------------------------
+# Text ----------------------------------------------------------------------------------------------------------------
 
 
 def _section(module, source, tree, left_out):
-    """The file without its docstring, which becomes a comment, and the statements that are left out."""
+    """The file without its docstring, which becomes a comment, and without the omitted statements."""
     lines = source.splitlines()
     title = f"# {module} ".ljust(LINE_LENGTH, "-")
     comment = []

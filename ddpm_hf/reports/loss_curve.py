@@ -13,7 +13,7 @@ BITS_PER_DIM_FILE = "bits_per_dim.csv"
 
 
 def append_row(path, row):
-    """Adds `row`, values by column, to the file; all rows of a file have the same columns, and `step` is the first."""
+    """Appends `row`, values by column; all rows of a file have the same columns, of which `step` is the first."""
     path = Path(path)
     is_new = not path.exists()
     try:
@@ -27,7 +27,7 @@ def append_row(path, row):
 
 
 def flush(path):
-    """Until the rows would survive a loss of power, as the checkpoint does that stands after them."""
+    """Calls fsync on the file, so that its rows are as durable as the checkpoint that follows them."""
     if Path(path).exists():
         flush_to_disk(path)
 
@@ -38,7 +38,7 @@ def read_rows(path):
 
 
 def drop_rows_after(path, step):
-    """Forgets what a run wrote after the checkpoint that it is continued from, and a last line that was cut short."""
+    """Drops rows after the checkpoint from which a run continues, and a truncated last row."""
     path = Path(path)
     if not path.exists():
         return

@@ -44,8 +44,9 @@ class Images(SampleKind):
         value = batch[image].flatten()[bad[image]][0].item()
         if batch.is_floating_point():
             raise ValueError(
-                f"Image {first + image} has the value {value:.6g}: images must be in [-1, 1], on the grid of levels={levels}, "
-                f"2 k / {levels - 1} - 1 for whole k. Pass uint8 images, or the `levels` that the data was quantised to."
+                f"Image {first + image} has the value {value:.6g}: images must be in [-1, 1], on the grid of "
+                f"levels={levels}, 2 k / {levels - 1} - 1 for whole k. Pass uint8 images, or the `levels` that the "
+                "data was quantised to."
             )
         raise ValueError(f"Image {first + image} has the level {value}: levels={levels} are 0 .. {levels - 1}.")
 

@@ -1,15 +1,15 @@
 """What every kind of samples is asked, so that nothing else asks which kind it has before it.
 
-Each kind answers in a file of its own. All of them travel inside model repositories with the pipeline that asks them, so files
-and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines.sample_files`.
+Each kind answers in a file of its own. All of them travel inside model repositories with the pipeline that asks them,
+so files and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines.sample_files`.
 """
 
 
 class SampleKind:
     """The samples of one network; `kind_of` chooses the kind from its config.
 
-    Each kind also has `to_output(x_0, output_type)`, what a pipeline returns; `from_data(batch)`, data as a network takes them;
-    and `random_data(number)`, noise in the form of data.
+    Each kind also has `to_output(x_0, output_type)`, what a pipeline returns; `from_data(batch)`, data as a network
+    takes them; and `random_data(number)`, noise in the form of data.
 
     Args:
         config: of the network, or a dictionary of its `in_channels` and `sample_size`.
@@ -83,7 +83,7 @@ class SampleKind:
 
 
 def sides_of(config):
-    """The sides of one sample behind its channels: (H, W) for images, none for points, None for a side that is left open."""
+    """The sides of a sample: (H, W) for images, none for points, None for a side that is left open."""
     size = config.get("sample_size", ())
     if size is None:
         return None, None

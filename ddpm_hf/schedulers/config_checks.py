@@ -1,4 +1,4 @@
-"""What a scheduler's config may hold: each value by itself, and whether a config describes a DDPM at all."""
+"""Checks of a scheduler's config: each value by itself, and whether the config describes a DDPM at all."""
 
 import math
 
@@ -8,7 +8,7 @@ from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES
 from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.variances import VARIANCES, check_measured
 
-# Keys of configs that describe other processes than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, with what they belong to.
+# Keys that mark a process other than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, each with the name of that process.
 OTHER_PROCESSES = {
     "sigma_data": "of EDM or of a consistency model (sigma_data)",
     "use_dynamic_shifting": "of flow matching (use_dynamic_shifting)",
@@ -25,11 +25,11 @@ OTHER_PROCESSES = {
 def check_is_ddpm(config):
     """Raises ValueError for the config of a diffusers scheduler whose forward process is not that of DDPM.
 
-    A config that a class has registered names its noise schedule; one that does not is of another process, and the defaults
-    that would stand for what is missing would sample noise.
+    Every DDPM config names its noise schedule. A config without one is of another process, and our defaults would
+    sample noise.
 
     Args:
-        config (`dict`): as a class has it in memory or as its JSON file has it.
+        config (`dict`): the config of a class in memory or from its JSON file.
     """
     name = config.get("_class_name")
     registered = name is not None or "_use_default_values" in config
@@ -39,8 +39,8 @@ def check_is_ddpm(config):
     keys = ", ".join(sorted(key for key in config if not key.startswith("_")))
     raise ValueError(
         f"The scheduler config{f' of {name}' if name else ''} is not of a DDPM but "
-        f"{other or f'of a process without beta_schedule (its keys are {keys})'}. A network trained for that process cannot "
-        "be sampled by GaussianDiffusionScheduler: keep its own scheduler."
+        f"{other or f'of a process without beta_schedule (its keys are {keys})'}. A network trained for that process "
+        "cannot be sampled by GaussianDiffusionScheduler: keep its own scheduler."
     )
 
 
@@ -55,7 +55,7 @@ def check_eta(eta):
 
 
 def check_config(config):
-    """Raises ValueError for a value that is not one of its choices, and for a number that is not finite or out of range."""
+    """Raises ValueError for a value that is not among its choices, and for a number out of range or not finite."""
     for name, allowed in (
         ("beta_schedule", BETA_SCHEDULES),
         ("variance_type", tuple(VARIANCES)),
@@ -80,6 +80,6 @@ def _check_config_numbers(config):
             raise ValueError(f"{name}={value} must be greater than 0 and finite{advice}.")
     if not 0 < config.dynamic_thresholding_ratio <= 1:
         raise ValueError(
-            f"dynamic_thresholding_ratio={config.dynamic_thresholding_ratio} must be in (0, 1]: the share of values that "
-            "thresholding keeps."
+            f"dynamic_thresholding_ratio={config.dynamic_thresholding_ratio} must be in (0, 1]: the share of values "
+            "that thresholding keeps."
         )

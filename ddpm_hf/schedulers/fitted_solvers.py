@@ -1,4 +1,4 @@
-"""Solvers that were fitted to a model, as a config holds them: for a number of steps the timesteps and a row for each."""
+"""Solvers fitted to a model, in the form of a config: timesteps and rows for each number of steps."""
 
 import math
 import zlib
@@ -21,22 +21,22 @@ def checked_solvers(solvers, config, alphas_bar):
         alphas_bar (`np.ndarray`): (T,).
 
     Raises:
-        ValueError: for rows of the wrong length or that are not finite, and for rows that were fitted for another process,
-            prediction or clipping.
+        ValueError: for rows of the wrong length or that are not finite, and for rows that were fitted for another
+            process, prediction or clipping.
     """
     fitted_for, now = solvers["fitted_for"], described_for_fit(config, alphas_bar)
     for name, value in now.items():
         if fitted_for.get(name) != value:
             raise ValueError(
-                f"fitted_solvers were fitted for {name}={fitted_for.get(name)!r}, and this config has {value!r}: leave them out "
-                "(fitted_solvers=None), or fit them again by ddpm_hf.calibration.fit_solver."
+                f"fitted_solvers were fitted for {name}={fitted_for.get(name)!r}, and this config has {value!r}: "
+                "leave them out (fitted_solvers=None), or fit them again by ddpm_hf.calibration.fit_solver."
             )
     for count, solver in solvers["solvers"].items():
         timesteps, rows = checked_timesteps(solver["timesteps"], len(alphas_bar)), solver["rows"]
         if not int(count) == len(timesteps) == len(rows) or any(len(row) != n + 2 for n, row in enumerate(rows)):
             raise ValueError(
-                f"fitted_solvers[{count!r}] has {len(timesteps)} timesteps and rows of lengths {[len(row) for row in rows]}; "
-                f"it needs {count} timesteps and rows of lengths 2 .. {int(count) + 1}."
+                f"fitted_solvers[{count!r}] has {len(timesteps)} timesteps and rows of lengths "
+                f"{[len(row) for row in rows]}; it needs {count} timesteps and rows of lengths 2 .. {int(count) + 1}."
             )
         if not all(math.isfinite(value) for row in rows for value in row):
             raise ValueError(f"fitted_solvers[{count!r}] has a row that is not finite: fit it again.")
@@ -50,7 +50,7 @@ def described_for_fit(config, alphas_bar):
 
 
 def rows_for(solvers, count):
-    """{timestep: row}, descending, of the solver for a number of steps; None without one, which is said once for each."""
+    """{timestep: row}, descending, of the solver for a number of steps; None, with a note, without one."""
     solver = solvers["solvers"].get(str(count))
     if solver is None:
         _say_what_is_there(count, ", ".join(solvers["solvers"]))
@@ -62,5 +62,6 @@ def rows_for(solvers, count):
 def _say_what_is_there(count, counts):
     steps = "all steps" if count is None else f"{count} steps"
     logger.warning(
-        f"No solver was fitted for {steps}, only for {counts}: timestep_spacing and solver_order of the config are used."
+        f"No solver was fitted for {steps}, only for {counts}: timestep_spacing and solver_order of the config are "
+        "used."
     )

@@ -1,14 +1,15 @@
 """The reverse kernel of every Gaussian process x_t = a_t x0 + sigma_t eps, as functions of noise levels alone.
 
-For a step x_t -> x_s (s < t), with r = (a_t sigma_s) / (a_s sigma_t), whose square is the ratio of the two signal-to-noise
-ratios, the kernel with noise eta draws x_s from a Gaussian with
+For a step x_t -> x_s (s < t), with r = (a_t sigma_s) / (a_s sigma_t), whose square is the ratio of the two
+signal-to-noise ratios, the kernel with noise eta draws x_s from a Gaussian with
 
     lambda^2 = eta^2 sigma_s^2 (1 - r^2)
     mean     = a_s x0_hat + sqrt(sigma_s^2 - lambda^2) eps_hat
     variance = lambda^2 + (a_s - a_t sqrt(sigma_s^2 - lambda^2) / sigma_t)^2 Cov[x0 | x_t]
 
-For the variance-preserving process of DDPM a_t^2 = alpha_bar_t and sigma_t^2 = 1 - alpha_bar_t (Song et al. 2020, eq. 12 and
-16); for a variance-exploding one a_t = 1. These are numbers, in tensors of any shape; `reverse_kernel` applies them to samples.
+The variance-preserving process of DDPM has a_t^2 = alpha_bar_t and sigma_t^2 = 1 - alpha_bar_t (Song et al. 2020, eq.
+12 and 16); a variance-exploding process has a_t = 1. Tensors have any shape; `reverse_kernel` applies these numbers to
+samples.
 """
 
 from typing import NamedTuple
@@ -33,12 +34,12 @@ def snr_ratio(levels):
 
 
 def transition_variance(levels):
-    """Var[x_t | x_s] = sigma_t^2 - (a_t / a_s)^2 sigma_s^2: beta_t of adjacent timesteps in DDPM (Ho et al. 2020, eq. 2)."""
+    """Var[x_t | x_s] = sigma_t^2 - (a_t / a_s)^2 sigma_s^2; for adjacent timesteps beta_t (Ho et al. 2020, eq. 2)."""
     return levels.sigma_t**2 * (1 - snr_ratio(levels))
 
 
 def posterior_variance(levels, eta=1.0):
-    """lambda^2, the variance of x_s given x_t and x0: beta~_t in DDPM (Ho et al. 2020, eq. 7; Song et al. 2020, eq. 16)."""
+    """lambda^2 = Var[x_s | x_t, x0], DDPM's beta~_t (Ho et al. 2020, eq. 7; Song et al. 2020, eq. 16)."""
     return eta**2 * levels.sigma_s**2 * (1 - snr_ratio(levels))
 
 
@@ -69,10 +70,10 @@ def prediction_weights(prediction_type, signal, sigma):
 
 
 def score_to_x0(signal, sigma):
-    """d x0_hat / d score = sigma^2 / a; 0 without signal, where x_t tells nothing of a class."""
+    """d x0_hat / d score = sigma^2 / a; 0 without signal, where x_t carries no information about a class."""
     return (sigma**2 / signal).masked_fill(signal == 0, 0)
 
 
 def covariance_scale(signal, sigma):
-    """sigma^2 / a^2, from Cov[eps | x_t] to Cov[x0 | x_t]; a large number without signal, so that 0 times it is 0."""
+    """sigma^2 / a^2 = Cov[x0 | x_t] / Cov[eps | x_t]; without signal a large number, so that it times 0 is 0."""
     return ((sigma / signal) ** 2).clamp(max=1e12)

@@ -8,11 +8,11 @@ GUIDANCE_FORMS = ("score", "mean")
 def classifier_free_guidance(output, channels, scale, rescale=0.0):
     """eps_null + scale (eps_class - eps_null) (Ho & Salimans 2022, eq. 6, where their w is scale - 1).
 
-    The same for whatever the network predicts: for one x_t, x0 and v are affine in epsilon. Only the mean is guided;
-    the channels of a variance head are those for the class.
+    The formula holds for every prediction type, because x0 and v are affine in epsilon for a given x_t. Only the mean
+    is guided; a variance head keeps its channels for the class.
 
     Args:
-        output (`torch.Tensor`): (2B, C or 2C, *), from one call of the network: B for the class, B for the null label.
+        output (`torch.Tensor`): (2B, C or 2C, *), from one network call: B for the class, B for the null label.
         channels (`int`): C.
         scale (`float`): 1 is the class alone, 0 the null label alone.
         rescale (`float`): phi of `rescaled_guidance`.
@@ -28,16 +28,16 @@ def classifier_free_guidance(output, channels, scale, rescale=0.0):
 
 
 def rescaled_guidance(guided, conditional, rescale):
-    """phi guided std(conditional) / std(guided) + (1 - phi) guided, std over each image (Lin et al. 2023, eq. 15 and 16).
+    """phi guided std(conditional) / std(guided) + (1 - phi) guided, std per image (Lin et al. 2023, eq. 15 and 16).
 
-    Guidance makes predictions larger, and images too bright and saturated. What is given its size back is the network's
-    output, as in the paper, whose network predicts v, and in diffusers for every type. It means another thing for each:
-    for x0, and for v at high noise levels (where v is -x0), it restores the contrast of the image; for epsilon, and for v
-    at low noise levels, that of the noise.
+    Guidance makes predictions larger, and images too bright and saturated. The network's output is rescaled, as in the
+    paper, whose network predicts v, and as in diffusers for every prediction type. The effect depends on the type: for
+    x0, and for v at high noise levels (where v is -x0), it restores the contrast of the image; for epsilon, and for v
+    at low noise levels, the contrast of the noise.
 
     Args:
         guided, conditional (`torch.Tensor`): (B, C, *).
-        rescale (`float`): phi, 0 (off) to 1; the paper has 0.7.
+        rescale (`float`): phi, 0 (off) to 1; the paper uses 0.7.
     """
     dims = tuple(range(1, guided.ndim))
     ratio = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
@@ -57,5 +57,5 @@ def classifier_gradient(classifier, sample, timestep, labels, scale=1.0):
         x_t = sample.detach().to(torch.promote_types(sample.dtype, torch.float32)).requires_grad_()
         logits = classifier(x_t.to(classifier.dtype), timestep).to(x_t.dtype)
         log_likelihood = logits.log_softmax(dim=1).gather(1, labels[:, None])
-        # Each image's likelihood depends on that image alone: the gradient of the sum is all of theirs.
+        # Each image's likelihood depends on that image alone, so the gradient of the sum holds every image's gradient.
         return torch.autograd.grad(scale * log_likelihood.sum(), x_t)[0]

@@ -1,9 +1,10 @@
 """What earlier x0_hat add to a step: second order, its corrector, and rows that were fitted to a model.
 
-In lambda = log(a / sigma), x_s is a sum of x_t and of int e^(k l) x0(l) dl over the step, with k = 1 for the probability flow
-and 2 for the reverse SDE (Lu et al. 2022b). DPM-Solver++ 2M lets x0 go on as it went from the last x0_hat to this one; the
-corrector of UniPC (Zhao et al. 2023), once x0_hat at the end of a step is known, draws that step again with x0 between both.
-Both are linear in x_t and in the x0_hat of all steps so far, and so is every deterministic multistep solver:
+In lambda = log(a / sigma), x_s is a sum of x_t and of int e^(k l) x0(l) dl over the step, with k = 1 for the
+probability flow and 2 for the reverse SDE (Lu et al. 2022b). DPM-Solver++ 2M extrapolates x0 linearly from the last
+x0_hat and this one. The corrector of UniPC (Zhao et al. 2023) repeats a step once x0_hat at its end is known, with x0
+interpolated between the two. Both are linear in x_t and in the x0_hat of all steps so far, and so is every
+deterministic multistep solver:
 
     x_(n+1) = c_n x_n + b_n0 x0_hat_0 + .. + b_nn x0_hat_n
 
@@ -18,21 +19,21 @@ from ddpm_hf.schedulers.reverse_kernel import is_zero, per_sample
 
 
 def extrapolation_weight(lambda_u, lambda_t, lambda_s):
-    """h / (2 h_last) for the steps u -> t -> s: x0_hat + this (x0_hat - last x0_hat) (Lu et al. 2022b, algorithm 2)."""
+    """w = h / (2 h_last) of the steps u -> t -> s, for x0_hat + w (x0_hat - last x0_hat) (Lu et al. 2022b, alg. 2)."""
     return (lambda_s - lambda_t) / (2 * (lambda_t - lambda_u))
 
 
 def correction_weight(lambda_u, lambda_t, eta):
-    """The weight of x0_hat(t) for the step u -> t, that of x0_hat(u) being the rest: 1 / (1 - e^(-k h)) - 1 / (k h).
+    """The weight of x0_hat(t) for the step u -> t: 1 / (1 - e^(-k h)) - 1 / (k h); x0_hat(u) has the rest.
 
-    It is the mean position of the weight e^(k l) over the step, for x0 that goes evenly from one end to the other.
+    It is the mean position under the weight e^(k l) over the step, for x0 linear in l.
     """
     length = (1 + eta**2) * (lambda_t - lambda_u)
     return -1 / torch.expm1(-length) - 1 / length
 
 
 class PastStep(NamedTuple):
-    """What a step leaves for the next: x0_hat, the x0 that its mean was made of, and the timestep that it arrived at."""
+    """What a step keeps for the next: x0_hat, the x0 in its mean, and the timestep at which it arrived."""
 
     x0: torch.Tensor
     drawn_with: torch.Tensor
@@ -45,8 +46,8 @@ class History:
     Args:
         second_order (`bool`): extrapolate x0_hat.
         corrector (`bool`): correct the last step.
-        rows (`dict[int, list[float]]`, *optional*): the fitted row of each timestep, for runs that visit all of them on the
-            host; other steps are taken as without rows.
+        rows (`dict[int, list[float]]`, *optional*): the fitted row of each timestep, for runs that visit all of them
+            on the host; other steps are taken as without rows.
     """
 
     def __init__(self, second_order, corrector, rows=None):
@@ -60,9 +61,9 @@ class History:
         """The kernel with its mean, in place, as the history has it.
 
         Args:
-            kernel ([`Kernel`]): of first order.
+            kernel ([`Kernel`]): the first-order kernel.
             x_t: where the step begins.
-            c ([`Transition`]): of the step.
+            c ([`Transition`]): the numbers of the step.
             timestep, next_timestep: t and s, ints, or tensors () or (B,) on the device of the samples.
         """
         past = self._steps_to(timestep, kernel.x0)
@@ -90,8 +91,8 @@ class History:
     def _steps_to(self, timestep, x0):
         """The steps so far, if the last one arrived at `timestep`; else none.
 
-        Of a batch with timesteps of its own, the last alone, with x0 in place of its samples that arrived elsewhere. So nothing
-        is left of a run that another follows without `set_timesteps`, not even where it was not finite.
+        Of a batch with timesteps of its own, the last alone, with x0 in place of its samples that arrived elsewhere.
+        So nothing is left of a run that another follows without `set_timesteps`, not even where it was not finite.
         """
         if not self._steps:
             return []
@@ -101,8 +102,8 @@ class History:
             return []
         if last.x0.shape != x0.shape:
             raise ValueError(
-                f"The last step was of samples of shape {tuple(last.x0.shape)}, this one is of {tuple(x0.shape)}: second "
-                "order goes on with the same batch. Call set_timesteps to begin another run."
+                f"The last step was of samples of shape {tuple(last.x0.shape)}, this one is of {tuple(x0.shape)}: "
+                "second order goes on with the same batch. Call set_timesteps to begin another run."
             )
         if on_host:
             return self._steps

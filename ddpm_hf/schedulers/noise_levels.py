@@ -1,4 +1,4 @@
-"""The noise levels (a_t, sigma_t) of all timesteps of a discrete process, in float64, and on the devices that ask for them."""
+"""The noise levels (a_t, sigma_t) of all timesteps of a discrete process, in float64, copied to devices on demand."""
 
 import operator
 
@@ -25,7 +25,7 @@ class NoiseLevels:
         return len(self.alphas_bar) - 1
 
     def at(self, timesteps, like):
-        """(signal, sigma) of timesteps, one for all or one per sample, such that they broadcast over the samples `like`."""
+        """(signal, sigma) of timesteps, one for all or one per sample, shaped to broadcast over the samples `like`."""
         timesteps = torch.as_tensor(timesteps)
         check_one_per_sample(timesteps, like)
         if timesteps.device.type == "cpu":
@@ -72,7 +72,7 @@ def table_dtype(device):
 
 
 def as_host_int(timestep):
-    """A timestep that is on the host as an int; one tensor for each sample, and one on a device, as it is."""
+    """A timestep on the host as an int; a tensor with one per sample, or on a device, is returned as it is."""
     if isinstance(timestep, torch.Tensor) and (timestep.ndim > 0 or timestep.device.type != "cpu"):
         return timestep
     try:
@@ -82,7 +82,7 @@ def as_host_int(timestep):
 
 
 def check_one_per_sample(timesteps, samples):
-    """Raises ValueError unless a tensor of timesteps has whole numbers, one for all samples or one for each."""
+    """Raises ValueError unless a tensor of timesteps holds whole numbers, one for all samples or one for each."""
     if timesteps.ndim > 1 or (timesteps.ndim == 1 and len(timesteps) not in (1, len(samples))):
         raise ValueError(
             f"Timesteps of shape {tuple(timesteps.shape)} must be one for all {len(samples)} samples, or one for each."

@@ -7,7 +7,7 @@ logger = logging.get_logger(__name__)
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid", "laplace")
 
-# Above this alpha_bar_T, x_T still shows the data and sampling from N(0, I) starts off the distribution.
+# Above this alpha_bar_T, x_T still shows the data, and sampling should not start from N(0, I).
 LARGEST_TERMINAL_ALPHA_BAR = 0.01
 
 
@@ -52,7 +52,7 @@ def zero_terminal_snr(betas):
 
 
 def warn_of_terminal_signal(alpha_bar, config):
-    """Says so, with the remedy, if alpha_bar_T is above `LARGEST_TERMINAL_ALPHA_BAR`."""
+    """Warns, with the remedy, if alpha_bar_T is above `LARGEST_TERMINAL_ALPHA_BAR`."""
     steps = config.num_train_timesteps
     if alpha_bar <= LARGEST_TERMINAL_ALPHA_BAR:
         return

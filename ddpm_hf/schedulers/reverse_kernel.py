@@ -1,6 +1,6 @@
 """The stages of a step: read the network's output, predict x0, make the kernel, steer it, draw from it.
 
-`c` is the [`Transition`] of the step: the numbers of `gaussian_kernel`, evaluated for its two noise levels.
+`c` is the [`Transition`] of the step: the quantities of `gaussian_kernel` at its two noise levels.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from ddpm_hf.schedulers.variances import VARIANCES
 
 
 class ReadOutput(NamedTuple):
-    """What a network said of x_t: its prediction, (B, C, *), its variance head or None, and x_t, all of one dtype."""
+    """The network's prediction for x_t, (B, C, *), its variance head or None, and x_t, all of one dtype."""
 
     prediction: torch.Tensor
     head: torch.Tensor | None
@@ -27,7 +27,8 @@ def read_output(model_output, sample, variance_type, reads_head):
     Args:
         model_output: (B, C, *), or (B, 2C, *) with a variance head.
         sample: x_t, (B, C, *).
-        variance_type (`str`), reads_head (`bool`): of the scheduler, and whether this type cannot do without a head.
+        variance_type (`str`): the scheduler's type.
+        reads_head (`bool`): whether this type needs a variance head.
     """
     channels, given = sample.shape[1], model_output.shape[1]
     if given not in (channels, 2 * channels) or (reads_head and given == channels):
@@ -52,7 +53,7 @@ def read_output(model_output, sample, variance_type, reads_head):
 
 
 class Clipping(NamedTuple):
-    """How x0_hat is kept in the range of the data: clamped to [-bound, bound], or thresholded by its own quantile."""
+    """How x0_hat is kept in the range of the data: clamped to [-bound, bound], or thresholded at its own quantile."""
 
     bound: float | None
     quantile: float | None
@@ -66,17 +67,17 @@ class Clipping(NamedTuple):
 
 
 def predicted_x0(said, c, clipping):
-    """x0_hat from what the network said, within the range of the data."""
+    """x0_hat from the network's prediction, within the range of the data."""
     return clip_x0_(affine(c.x0_sample, said.x_t, c.x0_output, said.prediction), clipping)
 
 
 def predicted_epsilon(said, c):
-    """eps_hat as the network means it, whatever it predicts."""
+    """eps_hat from the network's prediction, whatever its type."""
     return affine(c.eps_sample, said.x_t, c.eps_output, said.prediction)
 
 
 def rederived_epsilon(x_t, x0, c):
-    """The eps that belongs to x_t and this x0, whatever the network said."""
+    """The eps for which x_t = a_t x0 + sigma_t eps, whatever the network predicted."""
     return affine(1 / c.sigma, x_t, -c.signal / c.sigma, x0)
 
 
@@ -92,7 +93,7 @@ def clip_x0_(x0, clipping):
 
 
 class Kernel(NamedTuple):
-    """p(x_s | x_t) = N(mean, variance), and the x0_hat that it rests on; the variance may be a number."""
+    """p(x_s | x_t) = N(mean, variance), and the x0_hat behind it; the variance may be a number."""
 
     mean: torch.Tensor
     variance: torch.Tensor | float
@@ -100,9 +101,9 @@ class Kernel(NamedTuple):
 
 
 class KernelChoices(NamedTuple):
-    """What of a config the kernel depends on, besides the numbers of the step.
+    """The choices of a config that the kernel depends on, besides the numbers of the step.
 
-    `largest_covariance` is what a covariance of x0 that a head predicts is clamped to, None where it is not.
+    A predicted covariance of x0 is clamped to `largest_covariance`, unless that is None.
     """
 
     variance_type: str
@@ -118,7 +119,7 @@ class KernelChoices(NamedTuple):
 
 
 def reverse_kernel(said, x0, c, eta, choices):
-    """The kernel of first order, with eps_hat re-derived from x0_hat, or as the network means it."""
+    """The first-order kernel, with eps_hat re-derived from x0_hat, or as the network predicts it."""
     if choices.rederives_epsilon:
         mean = affine(c.posterior_x0, x0, c.posterior_sample, said.x_t)
     else:
@@ -137,17 +138,18 @@ def guided(kernel, gradient, form, c, eta, variance_type):
     """The kernel steered by the gradient of log p(y | x_t): its mean by `mean`, or eps_hat by `score`.
 
     Raises:
-        ValueError: for a gradient of another shape, and where `mean` would shift by a variance of 0.
+        ValueError: for a gradient of another shape, and where `mean` would shift by a zero variance.
     """
     check_choice("guidance_form", form, GUIDANCE_FORMS)
     if gradient.shape != kernel.mean.shape:
         raise ValueError(
-            f"classifier_gradient of shape {tuple(gradient.shape)} must be of the sample's, {tuple(kernel.mean.shape)}."
+            f"classifier_gradient of shape {tuple(gradient.shape)} must be of the sample's, "
+            f"{tuple(kernel.mean.shape)}."
         )
     if form == "mean" and eta == 0 and not VARIANCES[variance_type].has_covariance:
         raise ValueError(
-            f"guidance_form='mean' shifts by the variance, which variance_type='{variance_type}' has not at eta=0: use "
-            "guidance_form='score', or eta > 0."
+            f"guidance_form='mean' shifts by the variance, which is 0 for variance_type='{variance_type}' at eta=0: "
+            "use guidance_form='score', or eta > 0."
         )
     gradient = cast(gradient, kernel.mean.dtype)
     if form == "mean":
@@ -158,15 +160,15 @@ def guided(kernel, gradient, form, c, eta, variance_type):
 def shifted_by_score(kernel, gradient, c):
     """The kernel at eps_hat - sigma_t gradient (Dhariwal & Nichol 2021, algorithm 2).
 
-    x0_hat shifts by sigma_t^2 / a_t times the gradient, and the mean by its posterior weight times that: so both are right
-    for an eps_hat that was not re-derived from x0_hat too.
+    x0_hat shifts by sigma_t^2 / a_t times the gradient, and the mean by the posterior weight of x0 times that shift.
+    Both stay right where eps_hat was not re-derived from x0_hat.
     """
     shift = gradient * c.score_to_x0
     return kernel._replace(mean=kernel.mean + shift * c.posterior_x0, x0=kernel.x0 + shift)
 
 
 def draw_(kernel, c, generator=None, noise=None, clips_variance=False):
-    """A sample of the kernel, in place of its mean; the mean itself in the step to clean data."""
+    """A sample of the kernel, written over its mean; in the step to clean data, the mean itself."""
     mean, variance = kernel.mean, kernel.variance
     if clips_variance:
         variance = smaller(variance, c.largest_variance)
@@ -182,7 +184,7 @@ def draw_(kernel, c, generator=None, noise=None, clips_variance=False):
     return mean.addcmul_(noise, (variance * c.noisy).sqrt())
 
 
-# Numbers and tensors -----------------------------------------------------------------------------------------------------
+# Numbers and tensors -------------------------------------------------------------------------------------------------
 
 
 def affine(a, x, b, y):
@@ -193,25 +195,25 @@ def affine(a, x, b, y):
 
 
 def mixed(a, x, b, y):
-    """a x + b y of two tensors of one shape, in the dtype of x, where half precision is computed in float32."""
+    """a x + b y of two tensors of one shape, in the dtype of x; half precision is computed in float32."""
     check_one_shape(x, y)
     dtype = math_dtype(x, y)
     return affine(a, x.to(dtype), b, y.to(dtype)).to(x.dtype)
 
 
 def check_one_shape(x, y):
-    """Raises ValueError for tensors of two shapes, which might broadcast."""
+    """Raises ValueError for tensors of different shapes, which might broadcast."""
     if x.shape != y.shape:
         raise ValueError(f"Samples of shape {tuple(x.shape)} and {tuple(y.shape)} must have one shape.")
 
 
 def is_zero(value):
-    """Whether a number is 0; a tensor may be, but asking would make the host wait for the device."""
+    """Whether a number is 0; never asked of a tensor, because the host would wait for the device."""
     return isinstance(value, float) and value == 0.0
 
 
 def smaller(variance, limit):
-    """The lesser of two variances, numbers or tensors."""
+    """The smaller of two variances, numbers or tensors."""
     if isinstance(variance, float) and isinstance(limit, float):
         return min(variance, limit)
     if isinstance(limit, float):
@@ -233,11 +235,11 @@ def math_dtype(*tensors):
 
 
 def cast(tensor, dtype):
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # `to` takes a microsecond to find nothing to do
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # `to` takes a microsecond even with nothing to do
 
 
 def per_sample(values, ndim):
-    """(B,) to (B, 1, ..), which broadcasts over samples of `ndim` dimensions; a 0-d tensor stays."""
+    """(B,) as (B, 1, ..), which broadcasts over samples of `ndim` dimensions; a 0-d tensor stays as it is."""
     return values.reshape(-1, *(1,) * (ndim - 1)) if values.ndim else values
 
 

@@ -1,4 +1,4 @@
-"""What the methods of a scheduler return."""
+"""The return values of a scheduler's methods."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class GaussianOutput(BaseOutput):
 
 @dataclass
 class ReverseKernelOutput(GaussianOutput):
-    """The reverse kernel p(x_s | x_t): `mean`, `variance`, and what they rest on, x0_hat and eps_hat."""
+    """The reverse kernel p(x_s | x_t): `mean`, `variance`, and the x0_hat and eps_hat behind them."""
 
     pred_original_sample: torch.Tensor = None
     pred_epsilon: torch.Tensor = None

@@ -1,7 +1,7 @@
-"""The scheduler of the DDPM family: a noise schedule, a trajectory and the one Gaussian kernel, behind diffusers' interface.
+"""The scheduler of the DDPM family: a noise schedule, a trajectory and one Gaussian kernel, with diffusers' interface.
 
-Letters of the papers, with 0-based time as in diffusers: beta_t, alpha_bar_t = prod_{i <= t} (1 - beta_i), x_t the noisy
-sample after t + 1 noising steps, x_s the next sample of the trajectory (s < t), s = -1 clean data (alpha_bar_{-1} = 1).
+Notation, with 0-based time as in diffusers: alpha_bar_t = prod_{i <= t} (1 - beta_i), x_t is the sample after t + 1
+noising steps, x_s the next sample of the trajectory (s < t), and s = -1 clean data (alpha_bar_{-1} = 1).
 """
 
 import numpy as np
@@ -47,7 +47,7 @@ from ddpm_hf.schedulers.variances import VARIANCES, checked_mean_square_epsilon
 
 
 class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
-    """DDPM, DDIM, Improved DDPM and what lies between them, as one Gaussian kernel with four choices.
+    """DDPM, DDIM, Improved DDPM and the samplers between them, as one Gaussian kernel with four choices.
 
     With lambda^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s), each step draws x_s from a Gaussian with
 
@@ -65,45 +65,45 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             (Hang & Gu 2024).
         trained_betas: the T betas themselves.
         variance_type: `fixed_small` (beta~, optimal for a single data point) or `fixed_large` (beta, optimal for
-            standard normal data), Ho 2020 section 3.2, also in diffusers' `_log` spellings; `learned` (the model's
-            second half of channels is the log-variance) or `learned_range` (it is v, and the variance is
-            exp(frac log beta + (1 - frac) log beta~), frac = (v + 1) / 2: Nichol & Dhariwal 2021, eq. 15).
-            These are the variances at eta = 1; at others they are eta^2 of it, so that eta = 0 is DDIM for every
-            model. With the covariance of x0, which is there at every eta: `analytic` (one number for each t, from
-            `mean_square_epsilon`; Bao 2022a), and `npr`, `sn` (Bao 2022b) and `ocm` (Ou 2025), where the model's second
-            half of channels tells it for each pixel (`variances.head_covariance`). Types are the keys of `VARIANCES`.
+            standard normal data), Ho 2020 section 3.2, also in diffusers' `_log` spellings; `learned` (the second half
+            of the model's channels is the log-variance) or `learned_range` (the second half is v, and the variance is
+            exp(frac log beta + (1 - frac) log beta~), frac = (v + 1) / 2: Nichol & Dhariwal 2021, eq. 15). These are
+            the variances at eta = 1; at other eta they are multiplied by eta^2, so that eta = 0 is DDIM for every
+            model. The other types add the covariance of x0 at every eta: `analytic` (one number per timestep, from
+            `mean_square_epsilon`; Bao 2022a), and `npr`, `sn` (Bao 2022b) and `ocm` (Ou 2025), where the second half
+            of the channels predicts it per pixel (`variances.head_covariance`). The types are the keys of `VARIANCES`.
         clip_sample, clip_sample_range: clamp x0_hat to [-range, range].
         prediction_type: what the model predicts: `epsilon`, `sample` (x0) or `v_prediction` (Salimans & Ho 2022).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x0_hat (Saharia 2022).
         timestep_spacing: `leading`, `linspace`, `trailing` (Lin et al. 2023, table 2); `quadratic` (Song 2020,
             appendix D.2, here to T - 1 and without repeats), `logsnr` (even in log-SNR, Lu 2022a), `karras` (even in
-            sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of the `analytic` variances, Bao 2022a, section 4).
-            Timesteps are whole numbers, the nearest to the formula's.
+            sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of the `analytic` variances, Bao 2022a, section
+            4). All are rounded.
         steps_offset: added to the timesteps of `leading`.
         rescale_betas_zero_snr: shift the schedule so that abar_T = 0 (Lin et al. 2023, algorithm 1).
         eta: 0 (no noise, DDIM) to 1 (DDPM).
         use_clipped_model_output: after clipping x0_hat, derive eps_hat from it (True), or keep the model's (False).
-            With True, eta = 1 is the DDPM step whether or not something was clipped. Improved DDPM's code re-derives,
-            that of Analytic-DPM does not, diffusers' DDIM does on request.
-        solver_order: 1, or 2: the mean that `step` draws from uses x0_hat extrapolated in log-SNR from this call and the
-            last, which at eta = 0 is DPM-Solver++ 2M (Lu et al. 2022b, algorithm 2) and at eta = 1 its SDE form. The
-            first step, and the one to clean data, are of first order.
-        corrector: once x0_hat at x_t is known, correct the step that led to x_t by it, before the next (the corrector of
-            UniPC, Zhao et al. 2023): one order more for the deterministic sampler, and no further network call.
+            With True, eta = 1 is the DDPM step even after clipping. Improved DDPM's code re-derives eps_hat,
+            Analytic-DPM's does not, and diffusers' DDIM does on request.
+        solver_order: 1, or 2: the mean uses x0_hat extrapolated in log-SNR from the last call and this one, which is
+            DPM-Solver++ 2M at eta = 0 (Lu et al. 2022b, algorithm 2) and its SDE form at eta = 1. The first step and
+            the step to clean data are of first order.
+        corrector: correct the step that led to x_t with x0_hat at x_t, before the next step (the corrector of UniPC,
+            Zhao et al. 2023). It raises the deterministic order by one without a network call.
         mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
-        clip_covariance: keep Cov[x0 | x_t] in [0, r^2], its bounds for data in [-r, r], r being `clip_sample_range` (Bao
-            2022a, theorem 2), whether or not `clip_sample` has x0_hat clamped.
-        clip_variance_pixels: `step` adds no more noise in the last noisy step than moves a value by so many levels of
-            256 on average; Analytic-DPM's code has 2 for DDPM on linear schedules, 1 for cosine ones and for DDIM.
-        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for each of some numbers of steps, with
-            their timesteps (`ddpm_hf.calibration.fit_solver`): `set_timesteps(5)` takes the one for 5 at eta = 0.
-        timestep_plans: `{"25": [25 descending timesteps], ..}`: what `set_timesteps(25)` visits, whatever the spacing.
+        clip_covariance: clamp Cov[x0 | x_t] to [0, r^2], its bounds for data in [-r, r] with r = `clip_sample_range`
+            (Bao 2022a, theorem 2), whether or not `clip_sample` clamps x0_hat.
+        clip_variance_pixels: limit the noise of the last noisy step to a mean absolute shift of this many levels of
+            256. Analytic-DPM's code uses 2 for DDPM on linear schedules, 1 for cosine schedules and for DDIM.
+        fitted_solvers: coefficients of x_t and of all x0_hat so far, fitted to the model for some step counts, with
+            their timesteps (`ddpm_hf.calibration.fit_solver`): `set_timesteps(5)` takes those for 5 at eta = 0.
+        timestep_plans: `{"25": [25 descending timesteps], ..}`: the timesteps of `set_timesteps(25)`.
 
     Raises:
-        ValueError: for a value outside what its key allows; the message says what is.
+        ValueError: for a value that its key does not allow; the message says what is allowed.
     """
 
-    # EDM is another process: see `config_checks`.
+    # EDM has another forward process: see `config_checks`.
     _compatibles = [e.name for e in KarrasDiffusionSchedulers if e.name != "EDMEulerScheduler"]  # noqa: RUF012
     order = 1
 
@@ -111,7 +111,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         *("eta", "use_clipped_model_output", "solver_order", "corrector", "mean_square_epsilon", "clip_covariance"),
         *("clip_variance_pixels", "timestep_plans", "fitted_solvers"),
     )
-    # DPM-Solver has a key of this name with another default, and values that mean nothing here.
+    # DPM-Solver has a key of this name with another default and with values that have no meaning here.
     _shadowed_keys = ("solver_order",)
     _kept_keys = (
         *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"),
@@ -147,7 +147,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         fitted_solvers: dict | None = None,
     ):
         check_config(self.config)
-        if beta_schedule == "quadratic":  # stock classes know it by the other name
+        if beta_schedule == "quadratic":  # the name in stock classes
             self.register_to_config(beta_schedule="scaled_linear")
 
         betas = make_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
@@ -159,7 +159,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         self.alphas_cumprod = self._levels.alphas_bar[1:].float()
         warn_of_terminal_signal(self._levels.alphas_bar[-1].item(), self.config)
         self._mean_square_epsilon = checked_mean_square_epsilon(mean_square_epsilon, num_train_timesteps)
-        if mean_square_epsilon is not None:  # as JSON has it
+        if mean_square_epsilon is not None:  # a list, as in JSON
             self.register_to_config(mean_square_epsilon=self._mean_square_epsilon.tolist())
         if timestep_plans is not None:
             plans = checked_plans(timestep_plans, self._levels.alphas_bar[1:].numpy(), LARGEST_TERMINAL_ALPHA_BAR)
@@ -191,9 +191,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         """Choose the timesteps that sampling visits; with no argument, all of them.
 
         Args:
-            num_inference_steps (`int`, *optional*): K of them, placed by the plan for K in `timestep_plans`, or by
-                `timestep_spacing`.
-            device (`str` or `torch.device`, *optional*): where `self.timesteps` is kept.
+            num_inference_steps (`int`, *optional*): K, the number of timesteps, placed by the plan for K in
+                `timestep_plans`, or by `timestep_spacing`.
+            device (`str` or `torch.device`, *optional*): the device of `self.timesteps`.
             timesteps (`list[int]`, *optional*): the timesteps themselves, descending, instead of K.
         """
         rows = None if timesteps is not None else self._fitted_rows(num_inference_steps)
@@ -222,21 +222,21 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
     @property
     def fitted_guidance_scale(self):
-        """The guidance scale that the solver of the current trajectory was fitted at; None where it is not a fitted one."""
+        """The guidance scale at which the current trajectory's solver was fitted; None if it is not fitted."""
         return self.config.fitted_solvers["fitted_for"]["guidance_scale"] if self._history.rows else None
 
     def previous_timestep(self, timestep):
-        """The timestep that follows `timestep` (int, or tensor of any shape) in sampling; -1 is clean data."""
+        """The next timestep of sampling after `timestep` (int, or tensor of any shape); -1 is clean data."""
         return self._transitions.next_timestep(timestep)
 
     def alpha_bar(self, timesteps):
-        """alpha_bar in float64 on the host, for timesteps (int or tensor of any shape) from -1, which is clean data."""
+        """alpha_bar in float64 on the host, for timesteps (int or tensor of any shape); -1 is clean data."""
         return self._levels.alphas_bar[torch.as_tensor(timesteps).cpu() + 1]
 
     def decoder_variance(self, prev_timestep=None):
-        """beta~ of a chain's second transition, which stands for that of the first, 0, where a logarithm is taken.
+        """beta~ of a chain's second transition, used for the first, whose beta~ of 0 has no logarithm.
 
-        The chain is the trajectory (Improved DDPM's code), or the full one where `prev_timestep` is given, as for
+        The chain is the trajectory (Improved DDPM's code), or all timesteps where `prev_timestep` is given, as in
         `p_mean_variance` (Analytic-DPM's code).
         """
         if prev_timestep is None:
@@ -252,7 +252,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def add_noise(self, original_samples, noise, timesteps):
         """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise (Ho 2020, eq. 4), shape and dtype of `original_samples`.
 
-        Half precision is computed in float32: otherwise the first timesteps would get no noise at all.
+        Half precision is computed in float32; otherwise the first timesteps would get no noise at all.
 
         Args:
             timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.
@@ -270,8 +270,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
         Args:
             original_samples, sample: x0 and x_t.
-            timestep, prev_timestep: t and s, ints, 0-d tensors or one per sample; s is None for the next timestep of
-                the trajectory, -1 for clean data.
+            timestep, prev_timestep: t and s, ints, 0-d tensors or one per sample. None for s takes the next timestep
+                of the trajectory; -1 is clean data.
             eta (`float`, *optional*): instead of the config's.
         """
         check_one_shape(original_samples, sample)
@@ -305,9 +305,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             eta, use_clipped_model_output: instead of the config's.
             generator (`torch.Generator` or a list of B, *optional*): the only source of randomness.
             variance_noise (`torch.Tensor`, *optional*): the standard normal noise itself.
-            classifier_gradient (`torch.Tensor`, *optional*): scale times the gradient of log p(y | x_t), of x_t's shape.
-            guidance_form (`str`): what the gradient shifts: `score` as `condition_score` has it (any eta), or `mean` as
-                `condition_mean` has it.
+            classifier_gradient (`torch.Tensor`, *optional*): scale * grad log p(y | x_t), of x_t's shape.
+            guidance_form (`str`): what it shifts: `score`, see `condition_score`, or `mean`, see `condition_mean`.
 
         Returns:
             [`GaussianDiffusionSchedulerOutput`], or with `return_dict=False` the tuple (x_s, x0_hat), in the dtype of
@@ -331,15 +330,14 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def p_mean_variance(
         self, model_output, timestep, sample, prev_timestep=None, eta=None, use_clipped_model_output=None
     ):
-        """The reverse kernel p(x_s | x_t) itself, from which `step` draws. Arguments as `step` and `q_posterior`.
+        """The reverse kernel p(x_s | x_t) from which `step` draws; arguments as in `step` and `q_posterior`.
 
-        The variance of the transition to clean data is that of the decoder p(x0 | x_1) of the bound, where the
-        literature's codes differ: `fixed_small` is 0; `fixed_large` and the lower end of `learned_range` are beta~ of
-        the trajectory's second transition, as in Improved DDPM's code (diffusers: beta and 1e-20). A pair given with
+        For the transition to clean data the variance is the one of the decoder p(x0 | x_1) in the bound, on which
+        published codes differ: `fixed_small` is 0; `fixed_large` and the lower end of `learned_range` are beta~ of the
+        trajectory's second transition, as in Improved DDPM's code (diffusers: beta and 1e-20). A pair given with
         `prev_timestep` has no trajectory: `fixed_large` is its beta, and the lower end is beta~ of the full chain's
-        second transition, as in Analytic-DPM's code. Where the type has a covariance of x0, that is the decoder's
-        variance. The kernel is that of first order, without history, and its variance is not clipped by
-        `clip_variance_pixels`: both are for sampling. Half precision gives float32.
+        second transition, as in Analytic-DPM's code. Types with a covariance of x0 use that covariance. The kernel is
+        of first order and without `clip_variance_pixels`, which belong to sampling. Half precision gives float32.
         """
         said = self._read(model_output, sample)
         eta = self._chosen_eta(eta)
@@ -354,8 +352,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def condition_mean(self, kernel, gradient):
         """The kernel with its mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
 
-        That of x_s given x_t and y to first order in x_s - mean: for many steps and a variance that is not 0, so not for
-        eta = 0. The shift is by the variance of the kernel, before any `clip_variance_pixels`.
+        It is p(x_s | x_t, y) to first order in x_s - mean, so it suits many steps and a variance above 0, not eta = 0.
+        The shift uses the variance before any `clip_variance_pixels`.
 
         Args:
             kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave.
@@ -367,9 +365,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     def condition_score(self, kernel, gradient, timestep, sample, prev_timestep=None, eta=None):
         """The kernel at eps_hat - sqrt(1 - abar_t) * gradient (Dhariwal & Nichol 2021, algorithm 2), for any eta.
 
-        x0_hat, which follows from it, is eps_hat's after clipping, shifted by (1 - abar_t) / sqrt(abar_t) * gradient, and
-        not clipped again, as in their code; the mean follows from both, and the variance stays. Where there is no signal
-        (abar_t = 0) there is no class in x_t, and no shift.
+        x0_hat after clipping is shifted by (1 - abar_t) / sqrt(abar_t) * gradient and not clipped again, as in their
+        code; the mean follows from both, and the variance stays. Without signal (abar_t = 0), x_t carries no
+        information about the class and nothing is shifted.
 
         Args:
             kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave for the same `timestep`, `sample` (x_t),
@@ -385,9 +383,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         )
 
     def get_epsilon(self, model_output, timesteps, sample):
-        """eps_hat as the network means it, whatever it predicts: x0 or v too (Salimans & Ho 2022, appendix D).
+        """eps_hat from the network's prediction of epsilon, x0 or v (Salimans & Ho 2022, appendix D).
 
-        Nothing is clipped, and a variance head is left out. Half precision gives float32.
+        Nothing is clipped, and a variance head is ignored. Half precision gives float32.
 
         Args:
             timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.

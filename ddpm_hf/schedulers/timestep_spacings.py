@@ -11,13 +11,13 @@ OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
 
 
 def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=None):
-    """The trajectory that was asked for, descending, int64: `timesteps`, or `count` of them, or all.
+    """The requested trajectory, descending, int64: `timesteps`, or `count` of them, or all.
 
     Args:
-        count (`int`, *optional*): placed by the plan for this count in the config, or by its `timestep_spacing`.
+        count (`int`, *optional*): how many; the config's plan for it places them, or `timestep_spacing`.
         timesteps (`list[int]`, *optional*): the timesteps themselves.
         alphas_bar (`np.ndarray`): (T,).
-        config: of the scheduler.
+        config: the scheduler's config.
         mean_square_epsilon (`np.ndarray`, *optional*): Gamma_t, (T,).
     """
     steps = len(alphas_bar)
@@ -39,11 +39,11 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
 
 
 def spaced_timesteps(spacing, count, alphas_bar, offset=0, mean_square_epsilon=None):
-    """`count` of the timesteps 0 .. T-1, descending, int64; the first three as in Lin et al. (2023), table 2.
+    """`count` of the timesteps 0 .. T-1, descending, int64; the first three spacings as in Lin et al. (2023), table 2.
 
     Args:
         alphas_bar (`np.ndarray`): (T,).
-        offset (`int`): for `leading`.
+        offset (`int`): added to the timesteps of `leading`.
         mean_square_epsilon (`np.ndarray`): Gamma_t, (T,), for `optimal`.
     """
     steps = len(alphas_bar)
@@ -51,8 +51,8 @@ def spaced_timesteps(spacing, count, alphas_bar, offset=0, mean_square_epsilon=N
         ascending = np.arange(count) * (steps // count) + offset
         if ascending[-1] >= steps:
             raise ValueError(
-                f"{count} 'leading' steps with steps_offset={offset} end at timestep {ascending[-1]}, but the last one "
-                f"is {steps - 1}: use steps_offset=0, fewer steps, or another timestep_spacing."
+                f"{count} 'leading' steps with steps_offset={offset} end at timestep {ascending[-1]}, but the last "
+                f"one is {steps - 1}: use steps_offset=0, fewer steps, or another timestep_spacing."
             )
     elif spacing == "trailing":
         ascending = np.round(steps - np.arange(count) * (steps / count)).astype(np.int64)[::-1] - 1
@@ -66,7 +66,7 @@ def spaced_timesteps(spacing, count, alphas_bar, offset=0, mean_square_epsilon=N
 
 
 def _curved_positions(spacing, count, alphas_bar):
-    """Ascending positions, not yet whole, from 0 to T - 1, even in a function of the timestep."""
+    """Ascending real positions from 0 to T - 1, evenly spaced in a function of the timestep."""
     steps = len(alphas_bar)
     if spacing == "quadratic":
         return np.linspace(0, np.sqrt(steps - 1), count) ** 2
@@ -82,7 +82,7 @@ def _curved_positions(spacing, count, alphas_bar):
 
 
 def _distinct(positions, steps):
-    """The nearest whole timesteps, moved apart where they would repeat."""
+    """The nearest whole timesteps, moved apart where two would coincide."""
     count = len(positions)
     timesteps = np.round(positions).astype(np.int64)
     index = np.arange(count)
@@ -91,10 +91,10 @@ def _distinct(positions, steps):
 
 
 def _optimal(count, alphas_bar, mean_square_epsilon):
-    """Ascending from 0 to T - 1, such that the analytic variances give the least bound (Bao et al. 2022a, section 4).
+    """The timesteps from 0 to T - 1 whose bound with analytic variances is least (Bao et al. 2022a, section 4).
 
-    Of two adjacent timesteps s < t the bound has log(1 - beta_{t|s} Gamma_t / (1 - abar_t)), beta_{t|s} = 1 - abar_t /
-    abar_s, and terms that add up to the same for all trajectories.
+    Two adjacent timesteps s < t contribute log(1 - beta_{t|s} Gamma_t / (1 - abar_t)) to the bound, with beta_{t|s} =
+    1 - abar_t / abar_s; the other terms have the same sum for all trajectories.
     """
     steps = len(alphas_bar)
     if count == 1:
@@ -106,11 +106,11 @@ def _optimal(count, alphas_bar, mean_square_epsilon):
 
 
 def _without_leaps(mean_square_epsilon, alphas_bar):
-    """Gamma_t, lowered where it would have Cov[x0 | x_t] fall to less than half of what it was at a lower t.
+    """Gamma_t, lowered where Cov[x0 | x_t] would be less than half of its value at a lower t.
 
-    More noise never tells more about x0: the covariance of the true posterior rises with t (Guo et al. 2005, theorem 1).
-    Where there is much noise a small error of Gamma_t, or a value over 1, would say that x_t tells all of x0, and the plan
-    would leap from there to the data. Smaller falls are the noise of any estimate, and change little.
+    The covariance of the true posterior rises with t, because noise removes information about x0 (Guo et al. 2005,
+    theorem 1). At high noise a small error of Gamma_t, or a value above 1, would imply that x_t determines x0, and the
+    plan would jump from there to the data. Smaller decreases are estimation noise and change little.
     """
     scale = np.minimum((1 - alphas_bar) / np.maximum(alphas_bar, 1e-12), 1e12)
     covariance = np.clip(scale * (1 - mean_square_epsilon), 0, 1)
@@ -121,10 +121,10 @@ def _without_leaps(mean_square_epsilon, alphas_bar):
 def cheapest_path(cost, transitions):
     """The nodes 0 = n_0 < n_1 < .. < n_m = N - 1 with the least sum of cost[n_i, n_{i+1}] (Watson et al. 2021).
 
-    Exact, by dynamic programming: O(m N^2). Of equal paths it takes the lower nodes.
+    Dynamic programming finds it exactly in O(m N^2). Ties go to the lower nodes.
 
     Args:
-        cost (`np.ndarray`): (N, N), read where the row is less than the column.
+        cost (`np.ndarray`): (N, N), read above the diagonal.
         transitions (`int`): m, 1 .. N - 1.
     """
     nodes = len(cost)
@@ -141,15 +141,16 @@ def cheapest_path(cost, transitions):
 
 
 def checked_plans(plans, alphas_bar, largest_terminal_alpha_bar):
-    """`timestep_plans` with each checked: as many timesteps as its key says, from noise downwards."""
+    """`timestep_plans`, each checked to have as many timesteps as its key says and to begin in noise."""
     for count, plan in plans.items():
         timesteps = checked_timesteps(plan, len(alphas_bar))
         if str(len(timesteps)) != str(count):
             raise ValueError(f"timestep_plans[{count!r}] has {len(timesteps)} timesteps; its key says {count}.")
         if alphas_bar[timesteps[0]] > largest_terminal_alpha_bar:
             raise ValueError(
-                f"timestep_plans[{count!r}] begins at timestep {timesteps[0]}, where x_t still shows the data (alpha_bar = "
-                f"{alphas_bar[timesteps[0]]:.3g}); a plan must begin near {len(alphas_bar) - 1}, where sampling does."
+                f"timestep_plans[{count!r}] begins at timestep {timesteps[0]}, where x_t still shows the data "
+                f"(alpha_bar = {alphas_bar[timesteps[0]]:.3g}); a plan must begin near {len(alphas_bar) - 1}, where "
+                "sampling does."
             )
     return {str(count): [int(t) for t in plan] for count, plan in plans.items()}
 

@@ -1,4 +1,4 @@
-"""The numbers of every step of a trajectory: computed once in float64, kept where and in the dtype that they are used."""
+"""The numbers of every step of a trajectory: computed once in float64, kept in the dtype and on the device of use."""
 
 import math
 from typing import NamedTuple
@@ -37,40 +37,40 @@ class Transition(NamedTuple):
     direct_eps: float
     posterior_x0: float
     posterior_sample: float
-    # x0_hat + score_to_x0 * gradient, where the gradient is that of log p(y | x_t)
+    # x0_hat + score_to_x0 * gradient, where the gradient is grad log p(y | x_t)
     score_to_x0: float
     # lambda^2, the variance of the forward posterior
     posterior_variance: float
-    # of the rule of the variance type
+    # the two numbers of the variance rule
     variance_scale: float
     variance_offset: float
-    # the most that `step` adds where the config clips the last noisy step
+    # the largest variance of `step` where the config clips the last noisy step
     largest_variance: float
-    # second order: weights of `multistep`, and what the corrected x_t counts for in the mean
+    # second order: the weights of `multistep`, and the weight of the corrected x_t in the mean
     extrapolation: float
     correction: float
     corrected_mean: float
-    # 1, or 0 for the step to clean data, which adds no noise whatever the variance (Ho et al. 2020, algorithm 2)
+    # 1, or 0 for the step to clean data, which adds no noise (Ho et al. 2020, algorithm 2)
     noisy: float
 
 
-# What `affine` multiplies by; what it adds with a weight stays a float.
+# The factors that `affine` multiplies by; the weight of its added term stays a float.
 FACTORS = ("x0_sample", "eps_sample", "direct_x0", "posterior_x0", "score_to_x0", "variance_scale")
 
 
 class TransitionTable:
-    """The transitions of a trajectory, for each eta that is asked for.
+    """The transitions of a trajectory, for each requested eta.
 
     Args:
-        levels ([`NoiseLevels`]): of the process.
-        timesteps (`np.ndarray`): of the trajectory, descending.
-        config: of the scheduler.
+        levels ([`NoiseLevels`]): the noise levels of the process.
+        timesteps (`np.ndarray`): the trajectory, descending.
+        config: the scheduler's config.
         mean_square_epsilon (`torch.Tensor`, *optional*): Gamma_t, (T,).
     """
 
     def __init__(self, levels, timesteps, config, mean_square_epsilon=None):
         self.levels, self.config, self.mean_square_epsilon = levels, config, mean_square_epsilon
-        # The previous timestep of any t is the next lower one of the trajectory, whether or not t is on it.
+        # The previous timestep of any t is the next lower timestep of the trajectory, even where t is not on it.
         ascending = np.concatenate([[-1], timesteps[::-1]])
         below = np.searchsorted(ascending, np.arange(len(levels))) - 1
         self.previous = torch.from_numpy(ascending[below])
@@ -79,7 +79,7 @@ class TransitionTable:
         self._tables, self._rows, self._previous_tables = {}, {}, {}
 
     def at(self, timestep, eta, like):
-        """The [`Transition`] from `timestep` to the next one of the trajectory.
+        """The [`Transition`] from `timestep` to the next timestep of the trajectory.
 
         Args:
             timestep: an int, or a tensor () or (B,); one on an accelerator is never read by the host.
@@ -94,7 +94,7 @@ class TransitionTable:
         return _for_samples(self._table(eta, like.device)[timestep.to(like.device)], like)
 
     def between(self, timestep, prev_timestep, eta, like):
-        """The [`Transition`] of given pairs, without a trajectory; the tables stay on the host."""
+        """The [`Transition`] of given pairs, without a trajectory; it is computed on the host."""
         t, s = torch.broadcast_tensors(*(torch.as_tensor(x).cpu() for x in (timestep, prev_timestep)))
         check_one_per_sample(t, like)
         check_one_per_sample(s, like)
@@ -107,14 +107,14 @@ class TransitionTable:
         return _on_host(values, like.dtype) if on_host else _for_samples(values.to(like.device), like)
 
     def next_timestep(self, timestep):
-        """The timestep that follows `timestep` (int, or tensor of any shape) in sampling; -1 is clean data."""
+        """The next timestep of sampling after `timestep` (int, or tensor of any shape); -1 is clean data."""
         if not isinstance(timestep, torch.Tensor):
             self.levels.check_range(timestep)
             return self.previous[timestep].item()
         if timestep.device.type == "cpu":
             self.levels.check_range(timestep)
         table = self._previous_tables.get(timestep.device)
-        if table is None:  # once for each device: the host waits for every copy
+        if table is None:  # once per device, because the host waits for every copy
             table = self._previous_tables[timestep.device] = self.previous.to(timestep.device)
         return table[timestep]
 
@@ -125,7 +125,7 @@ class TransitionTable:
         return row
 
     def _table(self, eta, device):
-        """The transitions of all T timesteps to their next ones, (T, numbers), made once per trajectory and eta."""
+        """The transitions from all T timesteps to their next ones, (T, numbers), made once per trajectory and eta."""
         table = self._tables.get((eta, device))
         if table is None:
             t, s, decoder = torch.arange(len(self.levels)), self.previous, self.decoder_variance
@@ -135,10 +135,10 @@ class TransitionTable:
         return table
 
     def _numbers(self, t, s, eta, small_to_data, large_to_data=None):
-        """The columns of `Transition`, in float64, of the shape of t and s; those of a trajectory are left open.
+        """The columns of `Transition`, float64, shaped as t and s, without the columns that need a trajectory.
 
-        `small_to_data` stands for beta~ (which is 0 there) as lower end of the learned range where x_s is clean data,
-        and `large_to_data`, if given, for beta.
+        Where x_s is clean data, `small_to_data` replaces beta~ (which is 0 there) as the lower end of the learned
+        range, and `large_to_data`, if given, replaces beta.
         """
         levels, to_data = self.levels.of_step(t, s), s < 0
         scale, transition = covariance_scale(levels.signal_t, levels.sigma_t), transition_variance(levels)
@@ -179,16 +179,16 @@ class TransitionTable:
         return covariance.clamp(0, self.config.clip_sample_range**2) if self.config.clip_covariance else covariance
 
     def _numbers_of_trajectory(self, t, s, eta, posterior_sample):
-        """What depends on more than a pair: the clip of the last noisy step, and the weights of second order."""
+        """The columns that need a trajectory: the clip of the last noisy step, and the second-order weights."""
         above = torch.searchsorted(self.ascending, t, right=True)
         begins = above == len(self.ascending)
-        u = self.ascending[above.clamp(max=len(self.ascending) - 1)]  # visited before t, where anything is
+        u = self.ascending[above.clamp(max=len(self.ascending) - 1)]  # visited before t, if any
         lambda_u, lambda_t, lambda_s = (self.levels.log_snr(x) for x in (u, t, s))
         last_posterior_x0, _ = posterior_weights(self.levels.of_step(u, t), eta)
         limits = torch.full(t.shape, math.inf, dtype=torch.float64)
         if self.config.clip_variance_pixels is not None:
             limit = largest_variance(self.config.clip_variance_pixels)
-            limits = limits.masked_fill(s == self.ascending[0], limit)  # arrives at the trajectory's last timestep
+            limits = limits.masked_fill(s == self.ascending[0], limit)  # the trajectory's last timestep
         return {
             "largest_variance": limits,
             "extrapolation": extrapolation_weight(lambda_u, lambda_t, lambda_s).masked_fill((s < 0) | begins, 0),
@@ -198,7 +198,7 @@ class TransitionTable:
 
 
 def second_posterior_variance(levels, ascending):
-    """beta~ of the second step of a chain, which stands for that of the first, 0, where a logarithm is taken."""
+    """beta~ of a chain's second step, used for the first, whose beta~ of 0 has no logarithm."""
     if len(ascending) < 2:
         return (levels.sigma[1] ** 2).item()
     s, t = ascending[:2]
@@ -210,7 +210,7 @@ def _stacked(values):
 
 
 def _on_host(values, dtype):
-    """The numbers of one transition. Factors are 0-d tensors: a product with a float would make one each time."""
+    """The numbers of one transition. Factors are 0-d tensors, because a product with a float makes one each time."""
     numbers = dict(zip(Transition._fields, values.tolist(), strict=True))
     return Transition(**numbers | {name: torch.tensor(numbers[name], dtype=dtype) for name in FACTORS})
 

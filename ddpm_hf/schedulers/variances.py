@@ -1,7 +1,7 @@
 """The variances of the reverse kernel: a rule for each `variance_type`, and checks of what was measured about a model.
 
-A covariance of x0 is what the kernel of DDPM leaves out (Bao et al. 2022a, theorem 1), elementwise. Where eps_hat is the true
-conditional mean of the noise, Cov[x0 | x_t] = (sigma_t / a_t)^2 Cov[eps | x_t].
+The kernel of DDPM omits the covariance of x0 (Bao et al. 2022a, theorem 1), which is elementwise here. Where eps_hat
+is the true conditional mean of the noise, Cov[x0 | x_t] = (sigma_t / a_t)^2 Cov[eps | x_t].
 """
 
 import math
@@ -15,21 +15,21 @@ from diffusers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Gamma_t of the true noise predictor is at most 1; what an estimate may be above it before it says something else.
+# Gamma_t of the true noise predictor is at most 1; an estimate further above 1 than this points to a mistake.
 NOISE_OF_GAMMA, ERROR_OF_GAMMA = 0.01, 0.1
 
-# The range of a predicted log-variance, beyond which its exponential is no number of float32.
+# The range of a predicted log-variance whose exponential float32 can hold.
 LOG_VARIANCE_RANGE = (-80.0, 80.0)
 
 
 class StepVariances(NamedTuple):
-    """What the variance of a step x_t -> x_s may be made of: float64 tensors of one shape, at eta = 1.
+    """The quantities that the variance of a step x_t -> x_s may use: float64 tensors of one shape, at eta = 1.
 
-    `posterior` is beta~, Var[x_s | x_t, x0], which is 0 where x_s is clean data. `small` is the same with the decoder's
-    variance in its place there, of which a logarithm can be taken; `transition` is beta, Var[x_t | x_s], and `large` the same
-    with the decoder's variance where x_s is clean data and the step is one of a trajectory. `covariance_weight` is the square
-    of the weight of x0_hat in the mean, at the eta of the step: a covariance of x0 adds so many times itself.
-    `mean_covariance` is Cov[x0 | x_t] as one number for each t, and `covariance_scale` (sigma_t / a_t)^2.
+    `posterior` is beta~, Var[x_s | x_t, x0], which is 0 where x_s is clean data; `small` has the decoder's variance
+    there, so that its logarithm exists. `transition` is beta, Var[x_t | x_s]; `large` has the decoder's variance where
+    x_s is clean data and the step belongs to a trajectory. `covariance_weight` is the squared weight of x0_hat in the
+    mean at the step's eta, by which a covariance of x0 enters the variance. `mean_covariance` is Cov[x0 | x_t] as one
+    number per timestep, and `covariance_scale` is (sigma_t / a_t)^2.
     """
 
     posterior: torch.Tensor
@@ -45,11 +45,11 @@ class VarianceRule(NamedTuple):
     """How a `variance_type` gives the variance of the kernel.
 
     Args:
-        numbers: f([`StepVariances`], eta) -> (scale, offset), for all steps of a trajectory at once.
-        of_head: f(head, c, largest covariance or None) -> the elementwise variance, c being the
-            [`Transition`] with `variance_scale` and `variance_offset`; None where the offset is the variance.
-        stand_in: the type that stock schedulers read instead, None where they know this one.
-        has_covariance: whether the variance has a covariance of x0 in it, so that there is noise at eta = 0 too.
+        numbers: f([`StepVariances`], eta) -> (scale, offset), for all steps of a trajectory together.
+        of_head: f(head, c, largest covariance or None) -> the elementwise variance, where c is the [`Transition`] with
+            `variance_scale` and `variance_offset`; None where the offset is the variance.
+        stand_in: the type that stock schedulers read instead; None where they know this one.
+        has_covariance: whether the variance includes a covariance of x0, which adds noise at eta = 0 too.
     """
 
     numbers: Callable
@@ -59,10 +59,10 @@ class VarianceRule(NamedTuple):
 
 
 def fixed_variance(variance, stand_in=None):
-    """The rule for a variance that no network predicts.
+    """The rule for a variance that is not predicted by the network.
 
     Args:
-        variance: f([`StepVariances`]) -> the variance at eta = 1; at others it is eta^2 of that, so that eta = 0 is DDIM.
+        variance: f([`StepVariances`]) -> the variance at eta = 1, multiplied by eta^2 at other eta (0 is DDIM).
         stand_in (`str`, *optional*): the type that stock schedulers read instead.
     """
     return VarianceRule(partial(_fixed_numbers, variance), stand_in=stand_in)
@@ -112,8 +112,8 @@ _COVARIANCE_HEAD = VarianceRule(
     _covariance_head_numbers, _with_covariance_of_head, stand_in="learned_range", has_covariance=True
 )
 
-# Every `variance_type`. For a network with a head stock classes must take a type that reads one; a covariance near 0 is to
-# `learned_range` a variance midway between the fixed ones.
+# Every `variance_type`. With a head, stock classes need a type that reads one; `learned_range` takes a covariance near
+# 0 for a variance midway between the fixed ones.
 VARIANCES = {
     "fixed_small": fixed_variance(attrgetter("posterior")),
     "fixed_small_log": fixed_variance(attrgetter("posterior")),
@@ -130,19 +130,19 @@ FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_
 LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
 COVARIANCE_HEADS = ("npr", "sn", "ocm")
 COVARIANCE_TYPES = ("analytic", *COVARIANCE_HEADS)
-# What a network's second half of channels may be; a scheduler with the `variance_type` of the same name reads it.
+# Kinds of variance heads; a scheduler with the `variance_type` of the same name reads the head.
 VARIANCE_HEADS = ("learned_range", *COVARIANCE_HEADS)
 
 
 def head_covariance(head, scale):
     """Cov[x0 | x_t] from the second half of the network's channels; not yet clipped: (1 - abar_t) / abar_t * h.
 
-    h estimates Cov[eps | x_t], and how it was taught is all that tells the heads apart:
+    h estimates Cov[eps | x_t]; the heads differ only in their training target:
     `npr`: E[(eps - eps_hat)^2 | x_t] (Bao et al. 2022b, right for any eps_hat);
     `sn`: E[eps^2 | x_t] - eps_hat^2 (Bao et al. 2022b, the optimal covariance);
     `ocm`: 1 - sqrt(1 - abar_t) times the diagonal of d eps_hat / d x_t (Ou et al. 2025).
-    The papers' networks predict E[eps^2 | x_t] and the diagonal themselves, but a convolution on the features of a trained
-    network does not tell these well: it would have to learn the square of eps_hat, and a range of 1 to 100 over time.
+    The papers' networks predict E[eps^2 | x_t] and the diagonal directly. A convolution on the features of a trained
+    network predicts these poorly, as it would have to learn the square of eps_hat and a range of 1 to 100 over time.
 
     Args:
         head (`torch.Tensor`): h, (B, C, *).
@@ -155,13 +155,13 @@ def mean_covariance(mean_square_epsilon, scale):
     """Cov[x0 | x_t] as one number for each t: (sigma_t / a_t)^2 (1 - Gamma_t) (Bao et al. 2022a, theorem 1).
 
     Args:
-        scale: (sigma_t / a_t)^2, as `gaussian_kernel.covariance_scale` gives it.
+        scale: (sigma_t / a_t)^2, from `gaussian_kernel.covariance_scale`.
     """
     return scale * (1 - mean_square_epsilon)
 
 
 def check_measured(config):
-    """Raises ValueError for a choice of the config that needs `mean_square_epsilon` where it is None."""
+    """Raises ValueError if the config needs `mean_square_epsilon` and has None."""
     needs = [
         f"{name}={config[name]!r}"
         for name, value in (("variance_type", "analytic"), ("timestep_spacing", "optimal"))
@@ -191,8 +191,8 @@ def checked_mean_square_epsilon(values, steps):
         )
     t, largest = gamma.argmax().item(), gamma.max().item()
     says = (
-        f"mean_square_epsilon is {largest:.4g} at timestep {t}; the mean square of a noise prediction that is a conditional "
-        "mean is at most 1. "
+        f"mean_square_epsilon is {largest:.4g} at timestep {t}; the mean square of a noise prediction that is a "
+        "conditional mean is at most 1. "
     )
     if largest > 1 + ERROR_OF_GAMMA:
         raise ValueError(
@@ -206,7 +206,7 @@ def checked_mean_square_epsilon(values, steps):
 
 
 def largest_variance(pixels):
-    """(pixels * 2 / 255 * sqrt(pi / 2))^2: noise of this variance moves a value by `pixels` levels of 256 on average.
+    """(pixels * 2 / 255 * sqrt(pi / 2))^2: noise of this variance shifts a value by `pixels` levels of 256 on average.
 
     The mean of |N(0, v)| is sqrt(2 v / pi) (Bao et al. 2022a, appendix on clipping the reverse variance).
     """

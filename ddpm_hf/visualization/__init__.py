@@ -4,7 +4,7 @@
 
     save_figure(draw_schedules({"linear": GaussianDiffusionScheduler()}), "schedules.svg")
 
-`ddpm-hf show` makes the same of models and data sets.
+`ddpm-hf show` draws the same figures of models and data sets.
 """
 
 from ddpm_hf.visualization.calibration import draw_gamma, draw_timesteps, draw_variances

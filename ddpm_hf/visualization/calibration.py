@@ -1,4 +1,4 @@
-"""What a scheduler knows of its model, by timestep: Gamma, the variances of its reverse steps, the timesteps it visits."""
+"""A scheduler's statistics by timestep: Gamma, the variances of its reverse steps, the timesteps it visits."""
 
 import torch
 
@@ -9,10 +9,10 @@ from ddpm_hf.visualization.style import new_figure
 
 
 def draw_gamma(scheduler):
-    """`mean_square_epsilon` of a scheduler, and the standard deviation of x0 given x_t that follows (Bao et al. 2022a).
+    """`mean_square_epsilon` of a scheduler, and the standard deviation of x0 given x_t from it (Bao et al. 2022a).
 
-    That of `ddpm-hf calibrate` is 1 - R_t, one minus the mean square error of the predicted noise (Bao et al. 2022b); a config
-    may hold Gamma_t = E |eps_hat(x_t, t)|^2 / d itself, which is the same where eps_hat is the conditional mean of the noise.
+    `ddpm-hf calibrate` writes 1 - R_t, one minus the mean square error of the predicted noise (Bao et al. 2022b). A
+    config may also hold Gamma_t = E |eps_hat(x_t, t)|^2 / d, which is equal if eps_hat is the conditional mean.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): with `mean_square_epsilon` in its config.
@@ -35,10 +35,10 @@ def draw_gamma(scheduler):
 
 
 def draw_variances(variances):
-    """The standard deviation that each recipe's step from t adds, by t.
+    """The standard deviation of the noise that each recipe adds in the step from t, by t.
 
     Args:
-        variances (`dict[str, list[ReverseVariance]]`): what `ddpm_hf.calibration.reverse_variances` gives.
+        variances (`dict[str, list[ReverseVariance]]`): the result of `ddpm_hf.calibration.reverse_variances`.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -47,7 +47,7 @@ def draw_variances(variances):
     one = axes[0, 0]
     for i, (name, steps) in enumerate(variances.items()):
         timesteps = [step.timestep for step in steps]
-        # Several are the same but near the data: the style shows those behind.
+        # Several curves differ only near the data; the style keeps the ones behind visible.
         style = {"linestyle": ("-", "--", ":")[i % 3], "linewidth": 2, "marker": "o", "markersize": 3}
         (line,) = one.plot(timesteps, [step.mean**0.5 for step in steps], label=name, **style)
         low, high = ([getattr(step, end) ** 0.5 for step in steps] for end in ("low", "high"))
@@ -59,10 +59,10 @@ def draw_variances(variances):
 
 
 def draw_timesteps(scheduler, num_inference_steps):
-    """Which timesteps each spacing visits in K steps: a row of dots for each, and for the plan for K where there is one.
+    """The timesteps of each spacing in K steps, as one row of dots each; the plan for K, if any, has a row too.
 
     Args:
-        scheduler ([`GaussianDiffusionScheduler`]): `optimal` is drawn where it has `mean_square_epsilon`.
+        scheduler ([`GaussianDiffusionScheduler`]): `optimal` is drawn if its config has `mean_square_epsilon`.
         num_inference_steps (`int`): K.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Data on its way to noise."""
+"""The forward process, drawn from data to noise."""
 
 from ddpm_hf.visualization.images import show_image
 from ddpm_hf.visualization.points import PLANE
@@ -6,12 +6,12 @@ from ddpm_hf.visualization.style import new_figure, plane, scatter
 
 
 def draw_forward_process(marginals, num_images=1):
-    """x_t noised step by step, above, and by the closed form, below, with p of the test that they agree.
+    """x_t noised step by step (top) and by the closed form (bottom), with the p-value of the test that both agree.
 
     Args:
-        marginals (`list[ForwardMarginal]`): what `ddpm_hf.evaluation.forward_process.forward_marginals` gives, of points
-            (N, 2) or of images (N, C, H, W) in [-1, 1].
-        num_images (`int`): rows of images in each of the two ways.
+        marginals (`list[ForwardMarginal]`): the result of `ddpm_hf.evaluation.forward_process.forward_marginals`, for
+            points (N, 2) or images (N, C, H, W) in [-1, 1].
+        num_images (`int`): rows of images for each of the two methods.
 
     Returns:
         `matplotlib.figure.Figure`

@@ -8,7 +8,7 @@ FONT_POINTS, LINE_PIXELS, GAP = 9, 22, 8
 
 
 def show_image(axes, image):
-    """An image (C, H, W) of the model's range [-1, 1], without axes; of one channel in grey."""
+    """Shows an image (C, H, W) in [-1, 1] without axes; a single channel is drawn in grey."""
     pixels = ((image.float() + 1) / 2).clamp(0, 1).movedim(0, -1).cpu().numpy()
     axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     axes.grid(False)
@@ -16,13 +16,13 @@ def show_image(axes, image):
 
 
 def draw_image_rows(rows, column_titles=(), row_titles=(), tile=84):
-    """Rows of images as one picture, each pixel a square of whole pixels, with what they are written over and beside them.
+    """Rows of images as one picture, each pixel drawn as a square of whole pixels, with titles above and beside them.
 
     Args:
-        rows (`list[list[PIL.Image.Image]]`): all of one size and mode; rows of one length.
-        column_titles (`list[str]`, *optional*): one for each column, or for each group of as many columns, which are set apart.
+        rows (`list[list[PIL.Image.Image]]`): images of one size and mode, in rows of equal length.
+        column_titles (`list[str]`, *optional*): one per column, or one per group of columns, which are set apart.
         row_titles (`list[str]`, *optional*): one for each row.
-        tile (`int`): pixels of the longer side of an image, at least.
+        tile (`int`): the least length of an image's longer side, in pixels.
 
     Returns:
         `matplotlib.figure.Figure`

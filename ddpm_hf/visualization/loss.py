@@ -1,4 +1,4 @@
-"""The course of a training."""
+"""The loss curve of a training run."""
 
 from ddpm_hf.visualization.style import new_figure
 
@@ -15,7 +15,7 @@ def draw_loss(rows):
     figure, ((axes,),) = new_figure(6, 4)
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows])
     axes.set(xlabel="optimizer updates", ylabel="training loss", yscale="log")
-    # Most of a course is within one power of ten.
+    # Most of the curve lies within one power of ten.
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     return figure

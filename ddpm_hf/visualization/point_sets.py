@@ -1,4 +1,4 @@
-"""Points of any dimension, as a picture."""
+"""Pictures of points of any dimension."""
 
 from ddpm_hf.visualization.style import new_figure, scatter
 

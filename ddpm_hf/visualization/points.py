@@ -1,4 +1,4 @@
-"""Points of the plane: samples over data, the way that they came, and where the score sends them."""
+"""Points in the plane: samples over data, their path from noise, and the score field."""
 
 import torch
 
@@ -34,10 +34,10 @@ def draw_samples(data, samples):
 
 
 def draw_path(frames, data=None):
-    """The way from noise to data as a strip, x_t for each of the frames.
+    """The path from noise to data as a strip of x_t, one panel per frame.
 
     Args:
-        frames (`dict[str, torch.Tensor]`): points (N, 2) by what is written over them, in the order of sampling.
+        frames (`dict[str, torch.Tensor]`): points (N, 2) by title, in the order of sampling.
         data (`torch.Tensor`, *optional*): (M, 2), drawn below.
 
     Returns:
@@ -55,7 +55,7 @@ def draw_path(frames, data=None):
 
 
 def path_images(frames, data=None):
-    """The same as PIL images, one for each frame, for an animation."""
+    """The panels of `draw_path` as PIL images, one per frame, for an animation."""
     images = []
     for title, points in frames.items():
         figure, axes = new_figure(3.2, 3.4)
@@ -67,16 +67,16 @@ def path_images(frames, data=None):
 def draw_score_field(scheduler, predict, data, timesteps, limit=3.0, arrows=18):
     """The score d log q(x_t) / d x_t = -eps_hat / sqrt(1 - abar_t) as arrows, over the data noised to t.
 
-    Arrows have one scale within a panel, and another in each panel. Those longer than the panel's median, far from all data,
-    are cut to it: otherwise those between the data would be too short to be seen.
+    Each panel has its own scale of arrows. Arrows longer than the panel's median, far from all data, are cut to the
+    median; otherwise the arrows between the data would be too short to see.
 
     Args:
-        scheduler ([`GaussianDiffusionScheduler`]): the process, and what the network predicts.
+        scheduler ([`GaussianDiffusionScheduler`]): gives the process and the prediction type.
         predict: the network, (x_t, t) -> (B, 2) or (B, 4) with a variance head.
         data (`torch.Tensor`): (N, 2).
         timesteps (`list[int]`): a panel for each.
         limit (`float`): panels show [-limit, limit]^2.
-        arrows (`int`): so many in each direction.
+        arrows (`int`): the number of arrows in each direction.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -111,7 +111,7 @@ def score(scheduler, predict, x_t, timestep):
 
 
 def _cut(arrows):
-    """Arrows (N, 2), none longer than the median of their lengths, and that length."""
+    """Arrows (N, 2) cut to the median of their lengths, and that median."""
     lengths = arrows.norm(dim=1, keepdim=True)
     longest = lengths.median()
     return arrows * (longest / lengths).clamp(max=1), longest.item()

@@ -1,13 +1,13 @@
-"""Noise schedules: how the forward process goes from data to noise."""
+"""Pictures of noise schedules."""
 
 from ddpm_hf.visualization.style import new_figure
 
 
 def draw_schedules(schedulers):
-    """beta_t, the parts of signal and noise in x_t, and log-SNR, by timestep.
+    """beta_t, the weights of signal and noise in x_t, and log-SNR, by timestep.
 
     Args:
-        schedulers (`dict[str, GaussianDiffusionScheduler]`): by the name that the legend gives them.
+        schedulers (`dict[str, GaussianDiffusionScheduler]`): keyed by their names in the legend.
 
     Returns:
         `matplotlib.figure.Figure`

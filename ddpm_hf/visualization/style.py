@@ -1,5 +1,8 @@
-"""What all figures have in common: their own white ground, so that they read on light and dark pages, a grid, and letters
-that are still legible where a page shows a figure of 8 inches at half of its 1200 pixels."""
+"""The style of all figures.
+
+A white background keeps figures readable on light and dark pages, and letters stay legible where a page shows a figure
+of 8 inches at half of its 1200 pixels.
+"""
 
 from io import BytesIO
 
@@ -9,12 +12,12 @@ PIXELS_PER_INCH = 150
 def new_figure(width, height, rows=1, columns=1, **kwargs):
     """An empty figure of width x height inches, and its axes as an array (rows, columns).
 
-    It belongs to no window and to no global state: it is drawn when it is saved.
+    It belongs to no window and no global state; saving draws it.
 
     Args:
-        kwargs: those of `Figure.subplots`, as `sharex`.
+        kwargs: arguments of `Figure.subplots`, such as `sharex`.
     """
-    from matplotlib.figure import Figure  # takes a second to import, and most of what commands do needs no figure
+    from matplotlib.figure import Figure  # takes a second to import, and most commands draw nothing
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
@@ -25,9 +28,9 @@ def new_figure(width, height, rows=1, columns=1, **kwargs):
 
 
 def save_figure(figure, path):
-    """Write the figure in the format that the ending of `path` says: .png, .svg, .pdf.
+    """Write the figure in the format of the suffix of `path`: .png, .svg, .pdf.
 
-    The same figure gives the same bytes: an SVG has no date, and its parts have fixed names.
+    The same figure gives the same bytes: SVG files carry no date, and their parts have fixed names.
     """
     from matplotlib import rc_context
 
@@ -46,11 +49,11 @@ def to_image(figure):
 
 
 def plane(axes, limit):
-    """Axes for points of the plane, both of one scale, within [-limit, limit]."""
+    """Sets up axes for points in the plane: equal scales, within [-limit, limit]."""
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
 
 
 def scatter(axes, points, **kwargs):
-    """Points (N, 2), the smaller the more there are."""
+    """Draws points (N, 2); more points are drawn smaller."""
     size = min(12.0, max(0.5, 3000 / len(points)))
     axes.scatter(*points.T, s=size, linewidths=0, **{"alpha": 0.6} | kwargs)

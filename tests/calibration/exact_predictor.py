@@ -1,4 +1,4 @@
-"""What an ideal network learns from normal data, and one that is off."""
+"""The exact noise predictor for normal data, and one with an error."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Gamma on Gaussian data with the exact predictor, where it is known; and whatever the way it is computed in."""
+"""Gamma equals its known value for Gaussian data with the exact predictor, however it is computed."""
 
 import json
 

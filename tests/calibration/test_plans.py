@@ -1,4 +1,4 @@
-"""Plans against all paths of small graphs, and against those of published code; costs against what they stand for."""
+"""Plans against exhaustive search on small graphs and published code, and costs against their definitions."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""A model folder and data in, a new model folder out."""
+"""Calibration of a model folder with data, which writes a new model folder."""
 
 import json
 import os

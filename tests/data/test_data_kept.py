@@ -1,4 +1,4 @@
-"""Images that are decoded once: where they are kept, and what is found there the next time."""
+"""Images decoded once: where they are stored, and what the next run finds."""
 
 import logging
 import pickle

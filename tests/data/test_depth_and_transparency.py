@@ -1,4 +1,4 @@
-"""Data sets of images of other depths are refused before the work, and transparent images are said to be."""
+"""Images of unsupported bit depths are refused before the work, and transparent images are reported."""
 
 import logging
 

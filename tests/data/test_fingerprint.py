@@ -1,4 +1,4 @@
-"""A fingerprint follows the order and the content of data, and neither their place nor their container."""
+"""A fingerprint depends on the order and content of data, and not on their place or container."""
 
 from pathlib import Path
 

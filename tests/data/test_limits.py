@@ -1,4 +1,4 @@
-"""Amounts that no machine of this size holds are refused before the work, with what they would take."""
+"""Requests that exceed this machine are refused before the work, with their size."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Data read for a trained network have its size, whatever their own is, and one that is not square is refused."""
+"""Data for a trained network are resized to its size, and networks of non-square images are refused."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The named distributions: what they are made of, and that a seed says all of it."""
+"""The named distributions have their known shapes and are determined by the seed."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What cannot be read is named: the file at fault, or the cache of `datasets` where that is it."""
+"""Errors of reading name the damaged file, or the cache of `datasets`."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Images that are read as they come: every one once in an epoch, in an order that a position restores."""
+"""Streamed images come once per epoch, in an order that a position restores."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Files that `datasets` leaves out of a split are counted on the disk and said with the reason."""
+"""Files that `datasets` leaves out of a split are counted and reported with the reason."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The bound over a set of images: against the published implementation's, and whatever the way it is computed in."""
+"""The bound over a set of images equals the published implementation's, however it is computed."""
 
 import json
 import math

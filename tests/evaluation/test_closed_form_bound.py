@@ -1,7 +1,7 @@
-"""The bound on Gaussian data with the exact predictor, where everything is known.
+"""The bound on Gaussian data with the exact predictor equals its closed form.
 
-Each term is a polynomial of second degree in (x0, noise), so three Gauss-Hermite nodes for each give its expectation
-exactly: no sampling. The decoder's bins are made so fine that its likelihood is the density times the width.
+Each term is a polynomial of second degree in (x0, noise), so three Gauss-Hermite nodes per variable give its exact
+expectation without sampling. The decoder's bins are so fine that its likelihood is the density times the width.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The forward process by its definition: exact moments, agreement with the closed form, and that disagreement is seen."""
+"""The step-by-step forward process has exact moments and agrees with the closed form; a disagreement is detected."""
 
 import pytest
 import torch

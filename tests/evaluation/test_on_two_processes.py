@@ -1,4 +1,4 @@
-"""What `accelerate launch` shares between processes comes out as on one."""
+"""Work shared between processes by `accelerate launch` gives the results of one process."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The terms of the bound against the published implementations' (tests/reference), and what holds for any of them."""
+"""The terms of the bound against published implementations (tests/reference), and their general properties."""
 
 import math
 

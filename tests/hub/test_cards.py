@@ -1,4 +1,4 @@
-"""Model cards: full, valid for the Hub, and never written over what a person wrote."""
+"""Model cards are complete and valid for the Hub, and never overwrite edited cards."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a demo shows: the images as they form, the samplers of a model, the page, and the folder of a Space."""
+"""The demo: images during sampling, the samplers of a model, the page, and the folder of a Space."""
 
 import ast
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The page of a demo and of a Space, in a headless browser: what is chosen, clicked and seen."""
+"""The page of a demo and of a Space in a headless browser: choices, clicks and images."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Models as stock classes alone: what they sample, what their card says, what they cannot hold."""
+"""Export to stock classes: the samples, the card, and the properties that are lost."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The names that others read: of the Hub and the web as they are, of this machine without the folders."""
+"""Published names: Hub ids and web addresses stay, and local paths lose their folders."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Pushing over real HTTP: the client of huggingface_hub against a Hub on loopback."""
+"""Pushing over real HTTP, with the client of huggingface_hub against a Hub on loopback."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`pipeline.push_to_hub`, the way of diffusers: the same repository as `ddpm-hf push` makes, with its card."""
+"""`pipeline.push_to_hub` makes the same repository as `ddpm-hf push`, with its card."""
 
 import os
 import subprocess

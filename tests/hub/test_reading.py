@@ -1,4 +1,4 @@
-"""Models that cannot be read: every command says in one sentence why, and what to do."""
+"""For a model that cannot be read, every command says in one sentence why, and what to do."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Repositories that load where this package is not: the one file of code that they carry, and what runs from it."""
+"""Repositories that load without this package: their single code file, and the classes that run from it."""
 
 import ast
 import json

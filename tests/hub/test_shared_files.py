@@ -1,4 +1,4 @@
-"""What a push publishes: what a model needs, without what else lies there, without secrets and without private paths."""
+"""A push publishes the files that a model needs, without other files, secrets and private paths."""
 
 import json
 

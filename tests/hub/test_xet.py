@@ -1,4 +1,4 @@
-"""Large files by way of Xet, which the client of huggingface_hub uses wherever hf_xet is installed."""
+"""Large files through Xet, which the client of huggingface_hub uses if hf_xet is installed."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The exact denoiser against numerical integration, against its own derivative, against sampling, and in limits."""
+"""The exact denoiser against numerical integration, its own derivative, sampling, and limits."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The network of points: its size, what it is told, its copies, and its way through files."""
+"""The network of points: its size, its inputs, its copies, and saving and loading."""
 
 import pytest
 import torch

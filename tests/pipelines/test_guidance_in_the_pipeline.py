@@ -1,4 +1,4 @@
-"""Steering to a class through the pipeline: the truth on a mixture of two Gaussians, then the calls, files and errors."""
+"""Guidance in the pipeline: the exact result on a mixture of two Gaussians, then calls, files and errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A network with a head of ours, saved, and loaded by someone who has diffusers alone."""
+"""A network with one of our heads, saved, and loaded with diffusers alone."""
 
 import pytest
 from diffusers import DDPMPipeline, DiffusionPipeline

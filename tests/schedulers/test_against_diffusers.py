@@ -1,4 +1,4 @@
-"""Equal to diffusers' schedulers wherever those are right; where they are not, the number that is."""
+"""The scheduler equals diffusers' schedulers where those are right, and the right numbers where they are not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gaussian data and the exact noise predictor: every moment of what is sampled is known.
+"""With Gaussian data and the exact noise predictor, all moments of the samples are known.
 
 For x0 ~ N(m, v) each step is an affine map of x_t plus noise, so a run has an exact mean and variance. The expected ones
 come from Bayes' rule for the joint Gaussian of (x_s, x_t), not from the formulas of the scheduler.

@@ -1,4 +1,4 @@
-"""The covariance of x0 in the reverse kernel: against the published implementation, closed forms, and as a config."""
+"""The covariance of x0 in the reverse kernel against published code and closed forms, and in configs."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The numbers of the kernel, for variance-preserving and variance-exploding pairs (a, sigma), by Bayes' rule on Gaussian data."""
+"""The kernel for variance-preserving and variance-exploding (a, sigma), by Bayes' rule on Gaussian data."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Classifier guidance in the scheduler, and the functions of guidance.py: the reference's numbers, then what must hold."""
+"""Classifier guidance in the scheduler, and guidance.py: the reference's numbers, then general properties."""
 
 import pytest
 import torch
@@ -229,7 +229,7 @@ def test_bad_guidance():
         scheduler.step(output, 500, x_t, classifier_gradient=gradient, guidance_form="noise")
     with pytest.raises(ValueError, match=r"classifier_gradient of shape \(1, 3, 4, 4\) must be .* \(2, 3, 4, 4\)"):
         scheduler.step(output, 500, x_t, classifier_gradient=gradient[:1])
-    with pytest.raises(ValueError, match="variance_type='fixed_small' has not at eta=0: use guidance_form='score'"):
+    with pytest.raises(ValueError, match="0 for variance_type='fixed_small' at eta=0: use guidance_form='score'"):
         scheduler.step(output, 500, x_t, eta=0.0, classifier_gradient=gradient, guidance_form="mean")
 
 

@@ -1,4 +1,4 @@
-"""Whose x0_hat counts as history: that of the step which arrived here, of this batch, whatever went before."""
+"""The history is the x0_hat of the step that arrived here with this batch, whatever ran before."""
 
 import pytest
 import torch

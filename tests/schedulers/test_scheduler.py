@@ -1,4 +1,4 @@
-"""How the scheduler is used: kinds of timesteps, dtypes, trajectories, configs, and what bad input gets."""
+"""Uses of the scheduler: kinds of timesteps, dtypes, trajectories, configs, and errors for bad input."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Where the forward process ends: how far from N(0, I), by the bound and by integration.
+"""The distance of the forward process's end from N(0, I), by the bound and by integration.
 
 The KL divergence is convex, so KL(q(x_T) || N(0, I)) <= E KL(q(x_T | x_0) || N(0, I))
 = (abar_T E|x_0|^2 - d abar_T - d log(1 - abar_T)) / 2, which for standardised data is -d log(1 - abar_T) / 2; and the total

@@ -1,10 +1,10 @@
-"""A program for tests: trains a tiny network on the processes that it is started on, and records every update.
+"""A program for tests that trains a tiny network on any number of processes, and records every update.
 
     python recorded_training.py FOLDER '[{"name": "run", "batch_size": 4}, ..]'
 
-For each of the runs, which begin alike, FOLDER/NAME.pt gets a list: for each update the rows that all processes saw, the
-learning rate, the decay of the average, and weights and averages after it. An option `noise: given` makes noise and
-timesteps a function of the row alone, so that they are the same in whichever batch and process it is.
+For each run, all with the same start, FOLDER/NAME.pt gets a list with, for each update, the rows that all processes
+saw, the learning rate, the decay of the average, and weights and averages after it. The option `noise: given` makes
+noise and timesteps a function of the row alone, whatever its batch and process.
 """
 
 import json

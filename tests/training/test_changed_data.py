@@ -1,4 +1,4 @@
-"""A run goes on with the data that it was begun on: other content, or another order, of as many images is noticed."""
+"""A run continues only with its own data: another content or order of equally many images is detected."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A run that is interrupted and continued is the run that was not."""
+"""An interrupted and continued run equals an uninterrupted one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run will take, found out before it begins."""
+"""The plan of a run, measured before it begins."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A variance head is put on a trained network and taught, and nothing else of the network moves."""
+"""A variance head is added to a trained network and trained, while the rest of the network stays."""
 
 import pytest
 import torch

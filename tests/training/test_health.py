@@ -1,4 +1,4 @@
-"""What a training says of itself, and what it does where a loss or a gradient is not finite."""
+"""Statistics of training, and updates whose loss or gradient is not finite."""
 
 import csv
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, or have no room, in processes of their own; and that the same command goes on."""
+"""Runs in their own processes that are killed, stopped, or out of disk space, and continue with the same command."""
 
 import json
 import os

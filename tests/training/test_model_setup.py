@@ -1,4 +1,4 @@
-"""Networks laid out in another way compute the same."""
+"""Networks compute the same with every memory layout and compilation option."""
 
 import importlib.util
 from types import SimpleNamespace

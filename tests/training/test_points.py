@@ -1,4 +1,4 @@
-"""Points as training data: named distributions, files of numbers, and what is refused of both; and a run on them."""
+"""Points as training data: named distributions, files of numbers, refused inputs, and a run."""
 
 import datasets
 import numpy as np

@@ -1,4 +1,4 @@
-"""Averages whose length is chosen afterwards, against the integrals and long sums that they stand for."""
+"""Averages whose length is chosen after training, against integrals and direct sums."""
 
 import math
 import resource

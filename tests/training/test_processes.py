@@ -1,4 +1,4 @@
-"""One script from one CPU to many machines: the same images, curve and update, however a batch is spread."""
+"""Images, loss curve and updates are the same however a batch is spread over processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`--push_to_hub`: the model is pushed at every save, and no failure of the Hub is one of the training."""
+"""`--push_to_hub` pushes the model at every save, and failures of the Hub do not stop training."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The whole way: options in, a pipeline folder out."""
+"""Training from options to a pipeline folder."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A model and labelled images in; the model, with a classifier of its noisy images, out."""
+"""Training of a classifier from a model and labelled images to the model with its classifier."""
 
 import json
 import os
