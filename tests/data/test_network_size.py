@@ -124,3 +124,8 @@ def test_a_network_without_options_is_named(model, larger_images):
 def test_a_new_network_has_the_size_of_the_data(larger_images):
     args = TrainingArguments(dataset=larger_images, max_train_steps=1)
     assert open_data(args).resolution == open_images(args, None).resolution == 12
+
+
+def test_points_have_no_size():
+    with pytest.raises(InputError, match="m makes points, which have no size: give a model of images"):
+        sized_for_network(SQUARE, {"in_channels": 2}, "m")
