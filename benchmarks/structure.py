@@ -2,9 +2,10 @@
 
 python benchmarks/structure.py [ROOT]
 
-ROOT is a checkout, this one by default; another one shows what a change did. A function counts with its docstring. What `step`
-reaches is every function, method or class of the schedulers' folder that its body names, and theirs in turn. Folders have
-the ranks of the contract in this checkout's setup.cfg, and an import that the contract does not allow points upwards.
+ROOT is a checkout, this one by default; another one shows what a change did. A function counts with its docstring.
+What `step` reaches is every function, method or class of the schedulers' folder that its body names, and theirs
+in turn. Folders have the ranks of the contract in this checkout's setup.cfg; an import that it does not allow points
+upwards.
 """
 
 import ast
@@ -97,7 +98,7 @@ def named_in(function):
 
 
 def upward_arrows(root, trees):
-    """`lower -> higher` for each pair of folders, or files beside them, with an import that the contract does not allow."""
+    """`lower -> higher` for each pair of folders or files with an import that the contract does not allow."""
     ranks, arrows = folder_ranks(), set()
     for path, tree in trees.items():
         here = folder_of(".".join(path.relative_to(root).with_suffix("").parts))

@@ -134,7 +134,8 @@ def read_mapping(file, parse=json.loads, name=None):
         ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{name or file} holds a {type(content).__name__} and not names with values: restore it, or write it again."
+            f"{name or file} holds a {type(content).__name__} and not names with values: restore it, or write it "
+            "again."
         )
     return content
 

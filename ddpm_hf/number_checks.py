@@ -31,6 +31,6 @@ def check_all_finite(values, name_of, advice):
     if len(bad):
         where = bad[0].tolist()
         raise ValueError(
-            f"{name_of(*where)} is {values[tuple(where)].item()}, and {len(bad)} of {values.numel()} such values are not "
-            f"finite. {advice}"
+            f"{name_of(*where)} is {values[tuple(where)].item()}, and {len(bad)} of {values.numel()} such values are "
+            f"not finite. {advice}"
         )

@@ -13,7 +13,8 @@ RANGES = (
     (
         "at least 1",
         lambda value: value >= 1,
-        "resolution num_points shuffle_buffer num_train_timesteps batch_size gradient_accumulation_steps max_train_steps "
+        "resolution num_points shuffle_buffer num_train_timesteps batch_size gradient_accumulation_steps "
+        "max_train_steps "
         "log_every num_samples sample_steps checkpoints_limit num_eval_images eval_steps max_nonfinite_steps "
         "ema_snapshot_every width layers_per_block",
     ),
@@ -114,7 +115,7 @@ def read_stds(text):
     for std in stds:
         if not 0.001 <= std <= 0.28:
             raise InputError(
-                f"ema_stds={text!r} has {std:g}: each must be from 0.001 to 0.28 (0.289 is the mean over all of the training)."
+                f"ema_stds={text!r} has {std:g}: each must be from 0.001 to 0.28 (0.289 is the mean over all of it)."
             )
     if len({f"{std:.3f}" for std in stds}) < len(stds):
         raise InputError(f"ema_stds={text!r} has two that agree to 0.001: give different ones.")

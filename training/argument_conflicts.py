@@ -13,8 +13,8 @@ def refuse_conflicts(args, conflicts):
 
     Args:
         args: the options, as a dataclass.
-        conflicts: pairs of a function of the options, which says whether there is a conflict, and the sentence about it,
-            in which `a` is the options.
+        conflicts: pairs of a function of the options, which says whether there is a conflict, and the sentence about
+            it, in which `a` is the options.
     """
     for holds, sentence in conflicts:
         if holds(args):
@@ -101,8 +101,8 @@ _OBJECTIVE_CONFLICTS = (
     ),
     (
         lambda a: a.variance_head == "learned_range" and a.objective not in ("hybrid", "vlb"),
-        "objective={a.objective!r} would leave variance_head='learned_range' untrained: choose --objective hybrid, or leave "
-        "it out.",
+        "objective={a.objective!r} would leave variance_head='learned_range' untrained: choose --objective hybrid, or "
+        "leave it out.",
     ),
     (
         lambda a: a.variance_head in COVARIANCE_HEADS and a.objective != a.variance_head,

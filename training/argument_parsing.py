@@ -59,7 +59,7 @@ def _merge(layers):
 
 
 class _AsWritten(yaml.BaseLoader):
-    """Leaves every value as it is written (`2e-4`, `no`), so that it means what it means as a flag; what is null is None."""
+    """Leaves every value as it is written (`2e-4`, `no`), so that it means the same as a flag; null is None."""
 
 
 _AsWritten.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|)$"), ["~", "n", ""])

@@ -14,8 +14,9 @@ class _Stopped(Exception):
 def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
     """One picture of all samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
-    Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i starts from
-    the noise of the generator `seed + i`, whichever process draws it. eta is 0, so that from one grid to the next nothing changes but the weights.
+    Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i
+    starts from the noise of the generator `seed + i`, whichever process draws it. eta is 0, so that only the weights
+    change from one grid to the next.
 
     Args:
         args: `num_samples`, `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.

@@ -44,8 +44,8 @@ from ddpm_hf.training.run_setup import (
 )
 from ddpm_hf.training.training_loop import Task, TrainingLoop
 
-# Levels halve the image until its side is at most the first, and attend where it is at most the second: the resolutions
-# of the paper, from 16x16 on.
+# Levels halve the image until its side is at most the first, and attend where it is at most the second: the
+# resolutions of the paper, from 16x16 on.
 LAST_SIDE, ATTENTION_SIDE = 8, 16
 
 

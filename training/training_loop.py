@@ -67,8 +67,8 @@ class Progress:
 class Task(NamedTuple):
     """What a network is to learn.
 
-    objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,); num_train_timesteps: T, which
-    the timesteps are below.
+    objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,); num_train_timesteps: T,
+    which the timesteps are below.
     """
 
     objective: Callable

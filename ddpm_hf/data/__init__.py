@@ -26,7 +26,7 @@ __all__ = sorted(_MODULES)
 
 
 def __getattr__(name):
-    """Import the public names on first use: the command line has the fields of `DataArguments` and does not wait for torch."""
+    """Import the public names on first use: the command line reads `DataArguments` without waiting for torch."""
     if name in _MODULES:
         return getattr(importlib.import_module(f"ddpm_hf.data.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'ddpm_hf.data' has no attribute '{name}'")

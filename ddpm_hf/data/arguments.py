@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from ddpm_hf.errors import refuse_empty
 
-# The distributions of `point_clouds`: importing them would import torch, for which the help of a command does not wait.
+# The distributions of `point_clouds`: importing them would import torch, and the help of a command would wait.
 POINT_CLOUD_NAMES = ("swiss_roll", "two_moons", "eight_gaussians", "checkerboard", "pinwheel")
 
 

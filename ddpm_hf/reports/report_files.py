@@ -1,4 +1,4 @@
-"""The files in a model's folder that tell how it was made and what was measured: one owner of their names and formats."""
+"""The files of a model's folder that tell how it was made and measured: one owner of their names and formats."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from ddpm_hf.files import read_mapping, written_whole
 
 
 class Report(NamedTuple):
-    """A `dict` as a file `name`, in YAML or JSON by its suffix; it may have a picture, and a table, of the same stem."""
+    """A `dict` in a file `name`, YAML or JSON by its suffix; a picture and a table may have the same stem."""
 
     name: str
 

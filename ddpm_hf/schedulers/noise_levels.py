@@ -55,8 +55,9 @@ class NoiseLevels:
         last = len(self) - 1
         if _lowest_and_highest(timesteps)[1] == last:
             raise ValueError(
-                f"Timestep {last} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted epsilon "
-                "there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower timestep."
+                f"Timestep {last} has no signal (rescale_betas_zero_snr), so x0 does not follow from a predicted "
+                "epsilon there. Use a model with prediction_type='v_prediction' or 'sample', or begin at a lower "
+                "timestep."
             )
 
     def _table(self, device):
