@@ -33,7 +33,7 @@ def check_run_folder(args, num_processes=1):
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={args.output_dir!r} is a file: choose a folder.")
     _check_writable(folder)
-    # A run that was killed while it claimed the folder leaves its lock, and what it was writing.
+    # A run killed while claiming the folder leaves its lock and a partial file.
     left = {LOCK_FILE, aside_name(TRAINING_OPTIONS.name)}
     present = [] if not folder.exists() else [p.name for p in folder.iterdir() if p.name not in left]
     if not present:
@@ -46,7 +46,7 @@ def check_run_folder(args, num_processes=1):
         )
     stored = TRAINING_OPTIONS.read(folder)
     differences = _differences(stored, args, num_processes)
-    # What a run wrote before its first update is none to protect; the advice that it ended with may be another option.
+    # Files from before the first update need no protection, as the run may have ended with advice to change an option.
     if differences and not set(present) <= {TRAINING_OPTIONS.name, LOGS_FOLDER}:
         raise InputError(
             f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of "

@@ -44,8 +44,8 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
 
 
 def _draw(unet, scheduler, places, args, is_to_stop):
-    """A list of the samples of these places; raises `_Stopped` if they were given up."""
-    # A scheduler of its own: sampling sets timesteps.
+    """A list of the samples with these numbers; raises `_Stopped` if sampling was stopped."""
+    # A separate scheduler, because sampling sets timesteps.
     pipeline = GaussianDiffusionPipeline(unet=unet, scheduler=scheduler.from_config(scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
 

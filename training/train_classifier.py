@@ -102,7 +102,7 @@ def open_all(args):
 
 def run(args, accelerator, opened, total_steps):
     scheduler, source = opened.scheduler, opened.source
-    set_seed(args.seed)  # the same weights in every process
+    set_seed(args.seed)  # gives the same initial weights in every process
     classifier = make_classifier(args, source)
     pipeline = with_classifier(opened.pipeline, classifier, args.model)
     note_resizing(accelerator, source)

@@ -18,7 +18,7 @@ from ddpm_hf.training.objectives import drop_labels, make_objective
 from ddpm_hf.training.samples import sample_grid
 from ddpm_hf.training.training_loop import Task, TrainingLoop
 
-# What is being pushed, apart from a run that writes on.
+# The folder being pushed, separate from the folder to which the run keeps writing.
 PUSHED_FOLDER = "pushed.tmp"
 
 
@@ -33,8 +33,8 @@ class Trainer(TrainingLoop):
         total_steps (`int`): updates to train for.
 
     Attributes:
-        push (`BackgroundPush`, *optional*): gets the model at every save; of the main process alone.
-        held_out (*optional*): images of `load_held_out`, whose bits per dimension are measured.
+        push (`BackgroundPush`, *optional*): uploads the model at every save; only in the main process.
+        held_out (*optional*): images from `load_held_out` on which bits per dimension are measured.
     """
 
     logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE)
@@ -45,7 +45,7 @@ class Trainer(TrainingLoop):
         # Labels are below it, and it is the null label.
         self.num_classes = unet.config.get("num_classes")
         task = Task(objective_of(args, scheduler, accelerator.device), scheduler.config.num_train_timesteps)
-        # A head is to learn the errors of the prediction as it is when sampling: without dropout.
+        # A head must learn the errors of the prediction as in sampling, without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
         super().__init__(args, accelerator, unet, task, images, total_steps)
 

@@ -65,7 +65,7 @@ class Progress:
 
 
 class Task(NamedTuple):
-    """What a network is to learn.
+    """The learning task of a network.
 
     objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,); num_train_timesteps: T,
     which the timesteps are below.
@@ -87,7 +87,7 @@ class TrainingLoop:
         total_steps (`int`): updates to train for.
     """
 
-    # Its tables, of which a resumed run forgets what came after its checkpoint.
+    # The tables from which a resumed run drops the rows after its checkpoint.
     logs = (loss_curve.LOSS_FILE,)
 
     def __init__(self, args, accelerator, model, task, images, total_steps):

@@ -120,7 +120,7 @@ def picture(folder):
 
 
 def loading(folder, index, repository):
-    """The lines that load it, for each of the ways that there are for this folder."""
+    """The code that loads the model, for each way that works with this folder."""
     has_code, is_stock = (folder / CODE_FILE).is_file(), isinstance(index["_class_name"], str)
     label = ", class_labels=0" if _has_classes(folder) else ""
     ways = []
@@ -166,7 +166,7 @@ def calibration(folder):
 
 
 def versions(folder):
-    """Those that it was made with, as far as the folder tells, else those that share it."""
+    """The library versions of the run, if the folder records them, else the installed versions."""
     environment = TRAINING_OPTIONS.read(folder).get("environment") or describe_environment()
     listed = [
         f"{name} {value}" for name, value in environment.items() if value is not None and name not in OF_THE_DATA

@@ -78,7 +78,7 @@ def is_generated(text):
 
 
 def metadata(folder, repository, license, results):
-    """`ModelCardData` of a folder."""
+    """The [`ModelCardData`] of a folder."""
     options, report = TRAINING_OPTIONS.read(folder), CALIBRATION.read(folder)
     dataset = report["options"]["dataset"] if report else options.get("dataset")
     base_model = report["options"]["model"] if report else options.get("init_from")

@@ -119,7 +119,7 @@ def size_of(content):
 
 
 def _public_content(path, name):
-    """The file, or bytes where it says something of this machine."""
+    """The file, or bytes without the paths of this machine if it holds any."""
     if name in REPORT_FILES:
         return _if_changed(path, public_report)
     if name == INDEX_FILE or name.endswith("config.json"):
