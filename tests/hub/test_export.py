@@ -16,7 +16,7 @@ from diffusers import (
 from huggingface_hub import ModelCard
 from torch.testing import assert_close
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.export import export_self_contained, export_stock
@@ -144,12 +144,13 @@ def test_stock_pipelines_come_in(tmp_path, stock_unet):
 
 def test_models_that_stock_classes_cannot_sample(tmp_path, tiny_unet):
     cases = [
-        ({"num_classes": 3}, DDPMScheduler(), "has class labels .4 of them"),
-        ({}, EulerDiscreteScheduler(), "has a EulerDiscreteScheduler"),
-        ({"sample_size": None}, DDPMScheduler(), "has no sample_size"),
+        (tiny_unet(num_classes=3), DDPMScheduler(), "has class labels .4 of them"),
+        (tiny_unet(), EulerDiscreteScheduler(), "has a EulerDiscreteScheduler"),
+        (tiny_unet(sample_size=None), DDPMScheduler(), "has no sample_size"),
+        (MLPDenoiser(in_channels=2, width=8), GaussianDiffusionScheduler(), "has a MLPDenoiser, which no stock"),
     ]
     for i, (network, scheduler, message) in enumerate(cases):
-        GaussianDiffusionPipeline(tiny_unet(**network), scheduler).save_pretrained(tmp_path / str(i))
+        GaussianDiffusionPipeline(network, scheduler).save_pretrained(tmp_path / str(i))
         with pytest.raises(InputError, match=message):
             export_stock(str(tmp_path / str(i)), tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
