@@ -115,8 +115,8 @@ def _check_output(model, output_dir):
 def _check(model, pipeline):
     if not isinstance(pipeline.unet, UNet2DModel):
         raise InputError(
-            f"{model} has a {type(pipeline.unet).__name__}, which no stock pipeline samples. Share it as `ddpm-hf push` does, "
-            "with the code that can."
+            f"{model} has a {type(pipeline.unet).__name__}, which no stock pipeline samples. Share it as "
+            "`ddpm-hf push` does, with the code that can."
         )
     labels = pipeline.unet.config.get("num_class_embeds")
     if labels is not None:
