@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 
-# A home folder may be read-only. Other processes of the tests inherit this cache.
+# A home folder may be read-only, and what another user's tests left is. Other processes inherit these places.
 CACHE = tempfile.TemporaryDirectory(prefix="datasets-", ignore_cleanup_errors=True)
-os.environ.setdefault("HF_DATASETS_CACHE", CACHE.name)
+for variable in ("HF_HOME", "HF_DATASETS_CACHE", "GRADIO_TEMP_DIR"):
+    os.environ.setdefault(variable, CACHE.name)
 
 TINY = {
     "sample_size": 8,
