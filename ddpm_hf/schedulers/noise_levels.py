@@ -19,6 +19,7 @@ class NoiseLevels:
         # Index t + 1. All tables are made from these, in float64: in float32, 1 - abar_0 is off by up to 5e-4.
         self.alphas_bar = torch.cat([alphas_bar.new_ones(1), alphas_bar])
         self.signal, self.sigma = self.alphas_bar.sqrt(), (1 - self.alphas_bar).sqrt()
+        self.ends_without_signal = self.signal[-1].item() == 0
         self._on_devices = {}
 
     def __len__(self):
@@ -50,7 +51,7 @@ class NoiseLevels:
 
     def check_x0_follows(self, prediction_type, timesteps):
         """Raises ValueError for timesteps on the host where x_t and a predicted epsilon do not determine x0."""
-        if prediction_type != "epsilon" or self.signal[-1] > 0:
+        if prediction_type != "epsilon" or not self.ends_without_signal:
             return
         last = len(self) - 1
         if _lowest_and_highest(timesteps)[1] == last:

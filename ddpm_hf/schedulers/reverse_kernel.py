@@ -40,7 +40,7 @@ def read_output(model_output, sample, variance_type, reads_head):
                 else f"{channels} or {2 * channels}."
             )
         )
-    if model_output.shape[:1] != sample.shape[:1] or model_output.shape[2:] != sample.shape[2:]:
+    if model_output.shape != sample.shape and model_output[:, :1].shape != sample[:, :1].shape:
         raise ValueError(
             f"The model output of shape {tuple(model_output.shape)} does not belong to samples of shape "
             f"{tuple(sample.shape)}: all but the channels must agree."

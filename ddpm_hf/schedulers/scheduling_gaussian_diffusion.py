@@ -166,7 +166,10 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             self.register_to_config(timestep_plans=plans)
         if fitted_solvers is not None:
             checked_solvers(fitted_solvers, self.config, self._levels.alphas_bar[1:].numpy())
-        self._clipping = Clipping.of(self.config)
+        # A look-up in the config takes a microsecond, and a step may take fifty.
+        self._clipping, self._clips_variance = Clipping.of(self.config), clip_variance_pixels is not None
+        self._choices = {given: KernelChoices.of(self.config, given) for given in (None, False, True)}
+        self._reads_head = VARIANCES[variance_type].of_head is not None
         self.init_noise_sigma = 1.0
         self.num_inference_steps = None
         self.custom_timesteps = False
@@ -316,12 +319,12 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         eta, timestep = self._chosen_eta(eta), as_host_int(timestep)
         c = self._transitions.at(timestep, eta, said.x_t)
         x0 = self._predicted_x0(said, timestep, c)
-        kernel = reverse_kernel(said, x0, c, eta, KernelChoices.of(self.config, use_clipped_model_output))
+        kernel = reverse_kernel(said, x0, c, eta, self._choices[use_clipped_model_output])
         if classifier_gradient is not None:
             kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, self.config.variance_type)
         if self._history:
             kernel = self._history.refine_(kernel, said.x_t, c, timestep, self.previous_timestep(timestep))
-        x_s = draw_(kernel, c, generator, variance_noise, self.config.clip_variance_pixels is not None)
+        x_s = draw_(kernel, c, generator, variance_noise, self._clips_variance)
         prev_sample, x0 = cast(x_s, sample.dtype), cast(kernel.x0, sample.dtype)
         if not return_dict:
             return prev_sample, x0
@@ -342,7 +345,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         said = self._read(model_output, sample)
         eta = self._chosen_eta(eta)
         c = self._transition(timestep, prev_timestep, eta, said.x_t)
-        x0, choices = self._predicted_x0(said, timestep, c), KernelChoices.of(self.config, use_clipped_model_output)
+        x0, choices = self._predicted_x0(said, timestep, c), self._choices[use_clipped_model_output]
         mean, variance, x0 = reverse_kernel(said, x0, c, eta, choices)
         epsilon = rederived_epsilon(said.x_t, x0, c) if choices.rederives_epsilon else predicted_epsilon(said, c)
         return ReverseKernelOutput(
@@ -396,8 +399,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         return affine(of_sample, said.x_t, of_output, said.prediction)
 
     def _read(self, model_output, sample):
-        kind = self.config.variance_type
-        return read_output(model_output, sample, kind, VARIANCES[kind].of_head is not None)
+        return read_output(model_output, sample, self._choices[None].variance_type, self._reads_head)
 
     def _predicted_x0(self, said, timestep, c):
         if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":
