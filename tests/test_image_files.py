@@ -72,7 +72,7 @@ def test_sixteen_bits_of_a_large_picture_map_are_integers_to_pil():
     ],
 )
 def test_sixteen_bits_must_use_their_range(make, grey):
-    """Those that PIL opens as 8-bit colours too."""
+    """The check covers files that PIL opens as 8-bit colours too."""
     whole = make(RAMP * 1040)
     assert is_sixteen_bit(whole) and is_grey(whole) == grey
     check_range(highest_value(whole))

@@ -80,7 +80,7 @@ def imported(*folders, at_the_top=(True, False)):
 
 
 def undeclared(modules, declared):
-    """Those of `modules` that no declared distribution has; without a distribution a module is its own name."""
+    """The modules that no declared distribution has; without a distribution a module is its own name."""
     there = packages_distributions()
     return {
         module: file

@@ -124,7 +124,7 @@ class SolverFit:
         self.fine = {t: torch.cat([part[t] for part in parts]) for t in parts[0]}
 
     def best_solver(self, count, update_bar):
-        """Of the solvers on timesteps of each spacing, the one whose results are nearest to the ends of the paths."""
+        """The solver whose results are nearest to the ends of the paths, among one for each spacing."""
         solvers = []
         for spacing in SPACINGS:
             solvers.append(self._fitted(self._nearest_fine(spacing, count)))
