@@ -13,13 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 
 import numpy as np
 from hub_server import Fault
 from huggingface_hub import close_session, constants
 from huggingface_hub.utils import disable_progress_bars
-from kill_training import markdown, start_child, wait_for
+from kill_training import kill_in_turns, start_child, wait_for
 from push_faults import FOLDER, HUB, NEW, OLD, PATIENCE
 from tqdm import tqdm
 
@@ -145,26 +144,14 @@ def wait_for_answers():
 
 
 def main(number=40, seed=0):
-    random, times, failures = np.random.default_rng(seed), Counter(), []
     scenarios = [
         Scenario("a new repository", {}, is_new=True),
         Scenario("a new version", {}),
         Scenario("a new branch", {"revision": "v2"}),
         Scenario("a pull request", {"create_pr": True}),
     ]
-    for i in tqdm(range(number), unit="kill"):
-        scenario, kind = scenarios[i % len(scenarios)], KINDS[i // len(scenarios) % len(KINDS)]
-        found = None
-        while found is None:
-            found, problems = scenario.kill_once(kind, random)
-        times[scenario.name, found, kind] += 1
-        times[scenario.name, found, "resumed"] += not problems
-        if problems:
-            failures.append(f"{scenario.name}, {kind}: {found}; {'; '.join(problems)}")
-    print(markdown(times, KINDS, ("the push", "what the kill left", "the same again: the same repository")))
-    for failure in failures:
-        print(failure)
-    return 1 if failures else 0
+    headings = ("the push", "what the kill left", "the same again: the same repository")
+    return kill_in_turns(scenarios, KINDS, number, np.random.default_rng(seed), headings)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +22,12 @@ from kill_training import (
     KINDS,
     kill_before_operation,
     kill_in_a_file_after_operation,
+    kill_in_turns,
     make_start,
-    markdown,
     on_file_operations,
     start_child,
     wait_for,
 )
-from tqdm import tqdm
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration.run import STATE_FILE, calibrate
@@ -181,23 +179,11 @@ def _evaluate(model, folder, **options):
 
 
 def main(number=40, seed=0):
-    random, times, failures = np.random.default_rng(seed), Counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         scenarios = make_scenarios(Path(temporary))
         assert threading.active_count() == 1, "a thread would be missing in the children"
-        for i in tqdm(range(number * len(scenarios)), unit="kill"):
-            scenario, kind = scenarios[i % len(scenarios)], KINDS[i // len(scenarios) % len(KINDS)]
-            found = None
-            while found is None:
-                found, problems = scenario.kill_once(kind, random)
-            times[scenario.name, found, kind] += 1
-            times[scenario.name, found, "resumed"] += not problems
-            if problems:
-                failures.append(f"{scenario.name}, {kind}: {found}; {'; '.join(problems)}")
-    print(markdown(times, KINDS, ("the command", "what the kill left", "the same again: the same files")))
-    for failure in failures:
-        print(failure)
-    return 1 if failures else 0
+        headings = ("the command", "what the kill left", "the same again: the same files")
+        return kill_in_turns(scenarios, KINDS, number * len(scenarios), np.random.default_rng(seed), headings)
 
 
 if __name__ == "__main__":

@@ -290,25 +290,30 @@ def make_scenarios(folder):
 
 
 def main(number=200, seed=0):
-    random, times, failures = np.random.default_rng(seed), Counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         scenarios = make_scenarios(Path(temporary))
-        for i in tqdm(range(number), unit="kill"):
-            scenario, kind = scenarios[i % len(scenarios)], KINDS[i // len(scenarios) % len(KINDS)]
-            found = None
-            while found is None:
-                found, problems = scenario.kill_once(kind, random)
-            times[scenario.name, found, kind] += 1
-            times[scenario.name, found, "resumed"] += not problems
-            if problems:
-                failures.append(f"{scenario.name}, {kind}: {found}; {'; '.join(problems)}")
-    print(markdown(times))
+        return kill_in_turns(scenarios, KINDS, number, np.random.default_rng(seed))
+
+
+def kill_in_turns(scenarios, kinds, number, random, headings=("the run", "what the kill left", "resumed and equal")):
+    """Kills each scenario in turn, in each way in turn, and prints the table and what went wrong; 1 if anything did."""
+    times, failures = Counter(), []
+    for i in tqdm(range(number), unit="kill"):
+        scenario, kind = scenarios[i % len(scenarios)], kinds[i // len(scenarios) % len(kinds)]
+        found = None
+        while found is None:
+            found, problems = scenario.kill_once(kind, random)
+        times[scenario.name, found, kind] += 1
+        times[scenario.name, found, "resumed"] += not problems
+        if problems:
+            failures.append(f"{scenario.name}, {kind}: {found}; {'; '.join(problems)}")
+    print(markdown(times, kinds, headings))
     for failure in failures:
         print(failure)
     return 1 if failures else 0
 
 
-def markdown(times, kinds=KINDS, headings=("the run", "what the kill left", "resumed and equal")):
+def markdown(times, kinds, headings):
     """A table of how often each run was killed in each way: `times` by run, what was left, and kind or "resumed"."""
     lines = [f"| {' | '.join([*headings[:2], *kinds, headings[2]])} |", "|---" * (len(kinds) + 3) + "|"]
     for name, found in sorted({key[:2] for key in times}):
