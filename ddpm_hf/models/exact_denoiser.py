@@ -2,12 +2,8 @@ r"""The denoiser that training can only approach: the exact posterior of a set o
 
 If x_0 follows a mixture with weights w_k, means m_k and covariances S_k, then x_t follows the mixture with sqrt(abar)
 m_k and abar S_k + (1 - abar) I. Given x_t, component k has the probability r_k by Bayes' rule, and within it x_0 is
-normal with
-
-    mean       = m_k + sqrt(abar) S_k (abar S_k + (1 - abar) I)^-1 (x_t - sqrt(abar) m_k)
-    covariance = (1 - abar) S_k (abar S_k + (1 - abar) I)^-1
-
-(Bishop 2006, eq. 2.113 to 2.117). A finite set of points is the mixture with S_k = 0.
+normal; `gaussian_components` and, for images, `low_rank_components` have the formulas. A finite set of points is the
+mixture with S_k = 0.
 """
 
 import math
@@ -17,34 +13,49 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
+from ddpm_hf.models.gaussian_components import DiagonalComponents, FullComponents, PointComponents
+from ddpm_hf.models.low_rank_components import LowRankComponents
 from ddpm_hf.schedulers.scheduler_outputs import GaussianOutput
 from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
-COVARIANCE_FORMS = ("none", "diagonal", "full")
+COVARIANCE_FORMS = {
+    "none": PointComponents,
+    "diagonal": DiagonalComponents,
+    "full": FullComponents,
+    "low_rank": LowRankComponents,
+}
 # The most numbers that the components may have: 1 GiB in float64.
 MOST_NUMBERS = 2**27
 # The most numbers in an intermediate tensor; samples are processed in chunks of that size.
 NUMBERS_AT_A_TIME = 2**24
+# How far the products of axes may be from 0 and 1.
+AXES_TOLERANCE = 1e-4
+# The timestep of data without noise, one before the first.
+CLEAN_DATA = -1
 
 
 class ExactDenoiser(ModelMixin, ConfigMixin):
     r"""E[x_0 | x_t] and Var[x_0 | x_t] in closed form, with the interface of a network: the truth to test against.
 
     It predicts what a network trained for ever on these data would predict, including the variance head. Make one with
-    `from_points` or `from_gaussian_mixture`, for the process of the scheduler given there.
+    `from_points`, `from_gaussian_mixture` or `from_low_rank_mixture`, for the process of the scheduler given there.
 
     Args:
         num_components (`int`): K, points or normal distributions.
         in_channels (`int`): C.
         sample_size (`tuple[int, ..]`): the sides of images, (H, W); () for points of C dimensions.
-        covariance (`str`): `"none"` for points, `"diagonal"`, or `"full"`.
+        covariance (`str`): `"none"` for points, `"diagonal"`, `"full"`, or `"low_rank"`.
         num_train_timesteps (`int`): T.
         prediction_type (`str`): `epsilon`, `sample` (x0) or `v_prediction`.
         variance_head (`str`, *optional*): `learned_range` (v of the optimal variance of each step t -> t - 1; 0 at t =
             0), or `npr`, `sn`, `ocm` (Var[eps | x_t], on which all three agree where the prediction is exact).
         out_channels (`int`, *optional*): follows from the other arguments: C, or 2 C with a head.
+        num_axes (`int`, *optional*): R, for `covariance="low_rank"` alone.
+        num_classes (`int`, *optional*): every component is of a class in 0 .. num_classes - 1. The label of a sample
+            leaves the components of its class alone; the label `num_classes` is the null label ("no class"), used
+            wherever `class_labels` is None, and leaves all.
 
-    Shapes: sample (B, C, \*), timestep () or (B,). It computes in the dtype of its components.
+    Shapes: sample (B, C, \*), timestep () or (B,), class_labels (B,). It computes in the dtype of its components.
 
     Raises:
         ValueError: if the components have more numbers than `MOST_NUMBERS`.
@@ -61,41 +72,42 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         prediction_type: str = "epsilon",
         variance_head: str | None = None,
         out_channels: int | None = None,
+        num_axes: int | None = None,
+        num_classes: int | None = None,
     ):
         super().__init__()
         if covariance not in COVARIANCE_FORMS:
             raise ValueError(f"covariance={covariance!r} is not one of {', '.join(map(repr, COVARIANCE_FORMS))}.")
         if variance_head is not None and variance_head not in VARIANCE_HEADS:
             raise ValueError(f"variance_head={variance_head!r} is not one of {VARIANCE_HEADS} or None.")
+        dimensions = in_channels * math.prod(sample_size)
+        _check_axes(num_axes, dimensions, covariance)
         self.register_to_config(
             out_channels=in_channels if variance_head is None else 2 * in_channels, sample_size=tuple(sample_size)
         )
-        dimensions = in_channels * math.prod(sample_size)
-        _check_numbers(num_components, dimensions, covariance)
-        self.register_buffer("log_weights", torch.zeros(num_components))
-        self.register_buffer("means", torch.zeros(num_components, dimensions))
-        if covariance != "none":
-            self.register_buffer(
-                "variances", torch.zeros(num_components, dimensions)
-            )  # along the axes, if there are any
-        if covariance == "full":
-            self.register_buffer("axes", torch.zeros(num_components, dimensions, dimensions))  # as columns
+        shapes = _shapes_of_components(num_components, dimensions, covariance, num_axes)
+        _check_numbers(shapes, num_components, dimensions, covariance)
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
+        if num_classes is not None:
+            self.register_buffer("classes", torch.zeros(num_components, dtype=torch.int64))
         # Tables begin at clean data, so that t - 1 exists. Both are stored, as float32 would lose 1 - abar_0.
         self.register_buffer("signal", torch.zeros(num_train_timesteps + 1))
         self.register_buffer("sigma", torch.zeros(num_train_timesteps + 1))
 
     @classmethod
-    def from_points(cls, points, scheduler):
+    def from_points(cls, points, scheduler, classes=None):
         """For data distributed uniformly over `points`, with the process, prediction and head of `scheduler`.
 
         Args:
             points (`torch.Tensor`): (N, C, *), float32 or float64, the dtype of the arithmetic.
             scheduler ([`GaussianDiffusionScheduler`]): gives abar_t, the prediction type and the head.
+            classes (`torch.Tensor`, *optional*): (N,), integers, the class of each point, for class labels.
         """
-        return cls._of_components(points, "none", None, scheduler)
+        return cls._of_components(points, "none", None, scheduler, classes)
 
     @classmethod
-    def from_gaussian_mixture(cls, means, covariances, scheduler, weights=None):
+    def from_gaussian_mixture(cls, means, covariances, scheduler, weights=None, classes=None):
         """For data with the density sum_k w_k N(m_k, S_k).
 
         Args:
@@ -103,12 +115,15 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
             covariances (`torch.Tensor`): the diagonals, of the shape of `means`; or, with D = C H W, (K, D, D).
             scheduler ([`GaussianDiffusionScheduler`]): as in `from_points`.
             weights (`torch.Tensor`, *optional*): (K,), normalized to sum 1; equal by default.
+            classes (`torch.Tensor`, *optional*): (K,), as in `from_points`.
         """
         dimensions = means[0].numel()
         if covariances.shape == means.shape:
             covariance, extra = "diagonal", {"variances": covariances.flatten(1)}
         elif covariances.shape == (len(means), dimensions, dimensions):
-            _check_numbers(len(means), dimensions, "full")
+            _check_numbers(
+                _shapes_of_components(len(means), dimensions, "full"), len(means), dimensions, covariance="full"
+            )
             variances, axes = torch.linalg.eigh(covariances)
             covariance, extra = "full", {"variances": variances, "axes": axes}
         else:
@@ -120,15 +135,42 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"A covariance has the eigenvalue {extra['variances'].min().item():.3g}; none may be negative."
             )
-        return cls._of_components(means, covariance, weights, scheduler, **extra)
+        return cls._of_components(means, covariance, weights, scheduler, classes, **extra)
 
     @classmethod
-    def _of_components(cls, means, covariance, weights, scheduler, **extra):
+    def from_low_rank_mixture(cls, means, axes, variances, noise_variance, scheduler, weights=None, classes=None):
+        """For data with the density sum_k w_k N(m_k, s_k I + U_k diag(l_k) U_k'); the formulas are in
+        `low_rank_components`. `low_rank_mixture.fit_low_rank_mixture` fits one to images.
+
+        Args:
+            means (`torch.Tensor`): m_k, (K, C, *), float32 or float64, the dtype of the arithmetic; the densities of
+                the components are computed in float64.
+            axes (`torch.Tensor`): the columns of U_k, (K, R, C, *), orthonormal for each k.
+            variances (`torch.Tensor`): l_k, (K, R), what the noise lacks along the axes, at least 0.
+            noise_variance (`float` or `torch.Tensor`): s_k > 0, one for all components or (K,).
+            scheduler ([`GaussianDiffusionScheduler`]): as in `from_points`.
+            weights (`torch.Tensor`, *optional*): (K,), normalized to sum 1; equal by default.
+            classes (`torch.Tensor`, *optional*): (K,), as in `from_points`.
+
+        Raises:
+            ValueError: for shapes that do not agree, axes that are not orthonormal, and variances below 0.
+        """
+        noise_variances = torch.as_tensor(noise_variance).to(means).expand(len(means)).contiguous()
+        _check_low_rank(means, axes, variances, noise_variances)
+        extra = {"axes": axes.flatten(2), "variances": variances, "noise_variances": noise_variances}
+        return cls._of_components(means, "low_rank", weights, scheduler, classes, **extra)
+
+    @classmethod
+    def _of_components(cls, means, covariance, weights, scheduler, classes, **extra):
         if means.ndim < 2 or len(means) == 0 or not means.isfinite().all():
             raise ValueError(f"Points of shape {tuple(means.shape)} must be (N, C, *), at least one, and finite.")
         weights = means.new_ones(len(means)) if weights is None else torch.as_tensor(weights).to(means)
         if weights.shape != means.shape[:1] or not (weights > 0).all():
             raise ValueError(f"weights={weights.tolist()} must be {len(means)} numbers above 0.")
+        if classes is not None:
+            classes = torch.as_tensor(classes, device=means.device)
+            _check_classes(classes, len(means))
+            extra["classes"] = classes.long()
         head = scheduler.config.variance_type
         model = cls(
             num_components=len(means),
@@ -138,6 +180,8 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
             num_train_timesteps=len(scheduler),
             prediction_type=scheduler.config.prediction_type,
             variance_head=head if head in VARIANCE_HEADS else None,
+            num_axes=extra["axes"].shape[1] if covariance == "low_rank" else None,
+            num_classes=None if classes is None else int(classes.max()) + 1,
         )
         alphas_bar = scheduler.alpha_bar(range(-1, len(scheduler)))
         state = {"log_weights": (weights / weights.sum()).log(), "means": means.flatten(1), **extra}
@@ -145,76 +189,118 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         model.load_state_dict(state, assign=True)  # keeps their dtype and device
         return model.eval()
 
+    # Predictions -----------------------------------------------------------------------------------------------------
+
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """The same call as [`UNet2DModel.forward`], without classes."""
+        """The same call as [`UNet2DModel.forward`]; without classes, labels are ignored."""
         x_t = sample.flatten(1).to(self.means.dtype)
         signal, sigma = self._process(timestep)
-        mean, variance = self._moments(x_t, signal, sigma)
+        has_head = self.config.variance_head is not None
+        mean, *variance = self._moments(x_t, signal, sigma, class_labels, ("mean", "variance")[: 1 + has_head])
         epsilon = (x_t - signal * mean) / sigma
         predictions = {"epsilon": epsilon, "sample": mean, "v_prediction": signal * epsilon - sigma * mean}
         output = predictions[self.config.prediction_type].reshape(sample.shape)
-        if self.config.variance_head is not None:
-            head = self._head((signal / sigma) ** 2 * variance, timestep)
+        if has_head:
+            head = self._head((signal / sigma) ** 2 * variance[0], timestep)
             output = torch.cat([output, head.reshape(sample.shape)], dim=1)
         output = output.to(sample.dtype)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
-    def posterior(self, sample, timestep):
+    def posterior(self, sample, timestep, class_labels=None):
         """E[x_0 | x_t] and Var[x_0 | x_t] per dimension, as [`GaussianOutput`] in the dtype of the components."""
-        mean, variance = self._moments(sample.flatten(1).to(self.means.dtype), *self._process(timestep))
+        x_t = sample.flatten(1).to(self.means.dtype)
+        mean, variance = self._moments(x_t, *self._process(timestep), class_labels, ("mean", "variance"))
         return GaussianOutput(mean=mean.reshape(sample.shape), variance=variance.reshape(sample.shape))
 
-    def posterior_covariance(self, sample, timestep):
+    def posterior_covariance(self, sample, timestep, class_labels=None):
         """Cov[x_0 | x_t] = (1 - abar_t) / sqrt(abar_t) dE[x_0 | x_t] / dx_t, (B, D, D) (Efron 2011, eq. 2.8)."""
         x_t = sample.flatten(1).to(self.means.dtype)
+        return self._moments(x_t, *self._process(timestep), class_labels, ("mean", "covariance"))[1]
+
+    def responsibilities(self, sample, timestep, class_labels=None):
+        """The probability of each component given x_t, (B, K)."""
+        x_t = sample.flatten(1).to(self.means.dtype)
+        components, log_weights = self._components(x_t, *self._process(timestep)), self._log_weights(class_labels)
+        return (log_weights + components.log_densities).softmax(1)
+
+    def log_likelihood(self, sample, timestep=CLEAN_DATA, class_labels=None):
+        """log p_t(x) in nats, (B,), the density of x_t, or of the data for timestep = -1, the default.
+
+        Args:
+            sample (`torch.Tensor`): (B, C, *).
+            timestep (`int` or `torch.Tensor`): () or (B,).
+            class_labels (`torch.Tensor`, *optional*): (B,), for the density within the class.
+
+        Raises:
+            ValueError: for clean data of components that have no density, as points have none.
+        """
         signal, sigma = self._process(timestep)
-        # Each mean depends on its own sample alone, so the Jacobian of their sum holds every sample's Jacobian.
-        jacobian = torch.autograd.functional.jacobian(lambda x: self._moments(x, signal, sigma)[0].sum(0), x_t)
-        return jacobian.movedim(1, 0) * (sigma**2 / signal).reshape(-1, 1, 1)
+        if (sigma == 0).any() and not self._have_densities():
+            raise ValueError(
+                "timestep=-1 is data without noise, and points, or components without variance in some direction, have "
+                "no density there: ask for a timestep of 0 or more."
+            )
+        x_t = sample.flatten(1).to(self.means.dtype)
+        components = self._components(x_t, signal, sigma)
+        log_joint = self._log_weights(class_labels) + components.log_densities
+        return (log_joint.logsumexp(1, keepdim=True) + components.log_shared).squeeze(1)
+
+    @torch.no_grad()
+    def sample(self, num_samples, generator=None, class_labels=None):
+        """`num_samples` draws of x_0 from the components, (N, C, *): fresh data.
+
+        Args:
+            num_samples (`int`): N.
+            generator (`torch.Generator`, *optional*): on the device of the denoiser.
+            class_labels (`torch.Tensor`, *optional*): one, or (N,), for draws of these classes.
+        """
+        weights = self._log_weights(class_labels).exp().expand(num_samples, -1)
+        chosen = torch.multinomial(weights, 1, generator=generator).squeeze(1)
+        drawn = COVARIANCE_FORMS[self.config.covariance].draw(self, chosen, generator)
+        return drawn.reshape(num_samples, self.config.in_channels, *self.config.sample_size)
+
+    # Parts of these --------------------------------------------------------------------------------------------------
 
     def _process(self, timestep):
         """sqrt(abar_t) and sqrt(1 - abar_t), (B, 1) or (1, 1)."""
         index = torch.as_tensor(timestep, device=self.means.device).reshape(-1, 1) + 1
         return self.signal[index], self.sigma[index]
 
-    def _moments(self, x_t, signal, sigma):
-        """E[x_0 | x_t] and Var[x_0 | x_t], (B, D), computed in chunks that fit in memory."""
-        formula = self._moments_of_points if self.config.covariance == "none" else self._moments_of_mixture
-        numbers = len(self.means) * (1 if self.config.covariance == "none" else self.means.shape[1])
-        size = max(1, NUMBERS_AT_A_TIME // numbers)
+    def _components(self, x_t, signal, sigma):
+        return COVARIANCE_FORMS[self.config.covariance](self, x_t, signal, sigma)
+
+    def _have_densities(self):
+        """Whether data without noise have a density: they vary in all directions."""
+        least = {"none": None, "low_rank": "noise_variances"}.get(self.config.covariance, "variances")
+        return least is not None and bool((getattr(self, least) > 0).all())
+
+    def _log_weights(self, class_labels):
+        """The logarithms of the weights, (1, K), or for labels those of each one's class, (B, K)."""
+        if self.config.num_classes is None or class_labels is None:
+            return self.log_weights[None]
+        labels = torch.as_tensor(class_labels, device=self.means.device).reshape(-1, 1)
+        fits = (labels == self.classes) | (labels == self.config.num_classes)
+        return self.log_weights.where(fits, -math.inf).log_softmax(1)
+
+    def _moments(self, x_t, signal, sigma, class_labels, wanted):
+        """Those of E, Var and Cov[x_0 | x_t] that are wanted, the mean first, in chunks that fit in memory."""
+        numbers = {"none": 1}.get(self.config.covariance, self.means.shape[1])
+        if "covariance" in wanted:
+            numbers = max(numbers, self.means.shape[1])
+        size = max(1, NUMBERS_AT_A_TIME // (len(self.means) * numbers))
+        log_weights = self._log_weights(class_labels)
         if len(x_t) <= size:
-            return formula(x_t, signal, sigma)
-        signal, sigma = signal.expand(len(x_t), 1), sigma.expand(len(x_t), 1)
-        parts = zip(x_t.split(size), signal.split(size), sigma.split(size), strict=True)
-        means, variances = zip(*(formula(*part) for part in parts), strict=True)
-        return torch.cat(means), torch.cat(variances)
+            return self._moments_of_chunk(x_t, signal, sigma, log_weights, wanted)
+        each = (x_t, *(table.expand(len(x_t), -1) for table in (signal, sigma, log_weights)))
+        chunks = zip(*(tensor.split(size) for tensor in each), strict=True)
+        parts = [self._moments_of_chunk(*chunk, wanted) for chunk in chunks]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
-    def _moments_of_points(self, x_t, signal, sigma):
-        # -|x_t - sqrt(abar) m|^2 / (2 (1 - abar)) without |x_t|^2, which all points share
-        squares = self.means.square()
-        logits = (
-            self.log_weights + (x_t * signal / sigma**2) @ self.means.T - (signal / sigma) ** 2 / 2 * squares.sum(1)
-        )
-        weights = logits.softmax(1)
-        mean = weights @ self.means
-        return mean, (weights @ squares - mean.square()).clamp(min=0)
-
-    def _moments_of_mixture(self, x_t, signal, sigma):
-        signal, sigma = signal[:, :, None], sigma[:, :, None]
-        marginal = signal**2 * self.variances + sigma**2
-        offset = x_t[:, None] - signal * self.means
-        if self.config.covariance == "full":
-            offset = torch.einsum("bkd,kde->bke", offset, self.axes)
-        logits = self.log_weights - 0.5 * (offset.square() / marginal + marginal.log()).sum(2)
-        weights = logits.softmax(1)
-        shift, variances = signal * self.variances / marginal * offset, sigma**2 * self.variances / marginal
-        if self.config.covariance == "full":
-            shift = torch.einsum("bke,kde->bkd", shift, self.axes)
-            variances = torch.einsum("bke,kde->bkd", variances.expand_as(offset), self.axes.square())
-        means = self.means + shift
-        mean = torch.einsum("bk,bkd->bd", weights, means)
-        spread = (means - mean[:, None]).square() + variances
-        return mean, torch.einsum("bk,bkd->bd", weights, spread.expand_as(means))
+    def _moments_of_chunk(self, x_t, signal, sigma, log_weights, wanted):
+        components = self._components(x_t, signal, sigma)
+        weights = (log_weights + components.log_densities).softmax(1).to(x_t.dtype)
+        mean = components.mean(weights)
+        return [mean, *(getattr(components, name)(weights, mean) for name in wanted[1:])]
 
     def _head(self, noise_variance, timestep):
         """The output of the variance head, from Var[eps | x_t]."""
@@ -231,11 +317,64 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return torch.where(sigma_s == 0, torch.zeros_like(extra), 2 * share - 1)
 
 
-def _check_numbers(components, dimensions, covariance):
-    each = {"none": dimensions, "diagonal": 2 * dimensions, "full": dimensions * (dimensions + 2)}[covariance]
-    if components * each > MOST_NUMBERS:
+def _shapes_of_components(components, dimensions, covariance, num_axes=None):
+    """{buffer: shape}"""
+    shapes = {"log_weights": (components,), "means": (components, dimensions)}
+    if covariance in ("diagonal", "full"):
+        shapes["variances"] = (components, dimensions)  # along the axes, if there are any
+    if covariance == "full":
+        shapes["axes"] = (components, dimensions, dimensions)  # as columns
+    if covariance == "low_rank":
+        shapes["axes"] = (components, num_axes, dimensions)  # as rows
+        shapes |= {"variances": (components, num_axes), "noise_variances": (components,)}
+    return shapes
+
+
+def _check_axes(num_axes, dimensions, covariance):
+    if (covariance == "low_rank") != (num_axes is not None):
+        raise ValueError(f"num_axes={num_axes} belongs to covariance='low_rank' alone, not to {covariance!r}.")
+    if num_axes is not None and not 1 <= num_axes <= dimensions:
+        raise ValueError(f"num_axes={num_axes} must be in 1 .. {dimensions}, the dimensions of a sample.")
+
+
+def _check_numbers(shapes, components, dimensions, covariance):
+    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name != "log_weights")
+    if numbers > MOST_NUMBERS:
+        advice = {"full": "their diagonals alone", "low_rank": "fewer axes"}.get(
+            covariance, "points of fewer dimensions"
+        )
         raise ValueError(
-            f"{components} components of {dimensions} dimensions are {components * each:,} numbers, and the exact "
-            f"denoiser holds {MOST_NUMBERS:,}: give at most {MOST_NUMBERS // each:,} of this dimension"
-            + (", or their diagonals alone." if covariance == "full" else ", or points of fewer dimensions.")
+            f"{components} components of {dimensions} dimensions are {numbers:,} numbers, and the exact denoiser holds "
+            f"{MOST_NUMBERS:,}: give at most {MOST_NUMBERS * components // numbers:,} of this dimension, or {advice}."
+        )
+
+
+def _check_classes(classes, components):
+    if classes.shape != (components,) or classes.is_floating_point():
+        raise ValueError(
+            f"classes of shape {tuple(classes.shape)} and {classes.dtype} must be {components} whole numbers."
+        )
+    found = classes.unique().tolist()
+    if found != [*range(len(found))]:
+        raise ValueError(f"classes={found} must be 0 .. {len(found) - 1}, each with a component.")
+
+
+def _check_low_rank(means, axes, variances, noise_variances):
+    num_axes = axes.shape[1] if axes.ndim > 1 else 0
+    if axes.shape != (len(means), num_axes, *means.shape[1:]) or variances.shape != axes.shape[:2]:
+        raise ValueError(
+            f"axes of shape {tuple(axes.shape)} and variances of shape {tuple(variances.shape)} must be (K, R, C, *) "
+            f"and (K, R) for means (K, C, *), which have the shape {tuple(means.shape)}."
+        )
+    products = axes.flatten(2) @ axes.flatten(2).mT
+    off = (products - torch.eye(num_axes).to(products)).abs().max().item()
+    if not off < AXES_TOLERANCE:
+        raise ValueError(
+            f"The axes of a component are not orthonormal: a product of two is {off:.3g} off. Take the eigenvectors "
+            "of its covariance."
+        )
+    if not (variances.min() >= 0 and noise_variances.min() > 0):
+        raise ValueError(
+            f"variances has the value {variances.min().item():.3g} and noise_variance {noise_variances.min().item():.3g}: "
+            "variances must be at least 0, and the noise's above 0."
         )
