@@ -237,8 +237,8 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         signal, sigma = self._process(timestep)
         if (sigma == 0).any() and not self._have_densities():
             raise ValueError(
-                "timestep=-1 is data without noise, and points, or components without variance in some direction, have "
-                "no density there: ask for a timestep of 0 or more."
+                "timestep=-1 is data without noise, where points, and components without variance in some direction, "
+                "have no density: ask for a timestep of 0 or more."
             )
         x_t = sample.flatten(1).to(self.means.dtype)
         components = self._components(x_t, signal, sigma)
@@ -343,9 +343,10 @@ def _check_numbers(shapes, components, dimensions, covariance):
         advice = {"full": "their diagonals alone", "low_rank": "fewer axes"}.get(
             covariance, "points of fewer dimensions"
         )
+        most = MOST_NUMBERS * components // numbers
         raise ValueError(
-            f"{components} components of {dimensions} dimensions are {numbers:,} numbers, and the exact denoiser holds "
-            f"{MOST_NUMBERS:,}: give at most {MOST_NUMBERS * components // numbers:,} of this dimension, or {advice}."
+            f"{components} components of {dimensions} dimensions are {numbers:,} numbers, and the exact denoiser "
+            f"holds {MOST_NUMBERS:,}: give at most {most:,} of this dimension, or {advice}."
         )
 
 
@@ -375,6 +376,6 @@ def _check_low_rank(means, axes, variances, noise_variances):
         )
     if not (variances.min() >= 0 and noise_variances.min() > 0):
         raise ValueError(
-            f"variances has the value {variances.min().item():.3g} and noise_variance {noise_variances.min().item():.3g}: "
-            "variances must be at least 0, and the noise's above 0."
+            f"The least of variances is {variances.min().item():.3g} and noise_variance is "
+            f"{noise_variances.min().item():.3g}: variances must be at least 0, and that of the noise above 0."
         )
