@@ -3,10 +3,11 @@
 import math
 
 from ddpm_hf.number_checks import is_whole
+from ddpm_hf.schedulers.fitted_solvers import checked_solvers
 from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES
-from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
-from ddpm_hf.schedulers.variances import VARIANCES, check_measured
+from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES, LARGEST_TERMINAL_ALPHA_BAR
+from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS, checked_plans
+from ddpm_hf.schedulers.variances import VARIANCES, check_measured, checked_mean_square_epsilon
 
 # Keys that mark a process other than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, each with the name of that process.
 OTHER_PROCESSES = {
@@ -83,3 +84,20 @@ def _check_config_numbers(config):
             f"dynamic_thresholding_ratio={config.dynamic_thresholding_ratio} must be in (0, 1]: the share of values "
             "that thresholding keeps."
         )
+
+
+def measured_values(config, alphas_bar):
+    """The values of a config that were measured about a model, checked for its noise schedule, as JSON has them.
+
+    Args:
+        alphas_bar (`np.ndarray`): (T,).
+    """
+    gamma, plans, solvers = config.mean_square_epsilon, config.timestep_plans, config.fitted_solvers
+    values = {}
+    if gamma is not None:
+        values["mean_square_epsilon"] = checked_mean_square_epsilon(gamma, len(alphas_bar)).tolist()
+    if plans is not None:
+        values["timestep_plans"] = checked_plans(plans, alphas_bar, LARGEST_TERMINAL_ALPHA_BAR)
+    if solvers is not None:
+        values["fitted_solvers"] = checked_solvers(solvers, config, alphas_bar)
+    return values

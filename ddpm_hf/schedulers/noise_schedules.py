@@ -11,10 +11,11 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "
 LARGEST_TERMINAL_ALPHA_BAR = 0.01
 
 
-def make_betas(schedule, steps, start, end, trained):
-    """The betas of a schedule in float64, shape (T,)."""
-    if trained is not None:
-        betas = np.asarray(trained, dtype=np.float64)
+def make_betas(config):
+    """The betas of a scheduler's config in float64, shape (T,)."""
+    schedule, steps, start, end = config.beta_schedule, config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas is not None:
+        betas = np.asarray(config.trained_betas, dtype=np.float64)
         if betas.shape != (steps,):
             raise ValueError(f"trained_betas has shape {betas.shape}; num_train_timesteps={steps} needs ({steps},).")
     elif schedule == "linear":
@@ -29,7 +30,7 @@ def make_betas(schedule, steps, start, end, trained):
         time = np.arange(steps + 1) / steps
         betas = np.minimum(1 - alpha_bar(time[1:]) / alpha_bar(time[:-1]), 0.999)
     _check_betas(betas)
-    return betas
+    return zero_terminal_snr(betas) if config.rescale_betas_zero_snr else betas
 
 
 def _cosine_alpha_bar(time):

@@ -21,16 +21,15 @@ class ReadOutput(NamedTuple):
     x_t: torch.Tensor
 
 
-def read_output(model_output, sample, variance_type, reads_head):
+def read_output(model_output, sample, variance_type):
     """Splits a network's output, and casts it and x_t to the dtype of the arithmetic: float32 at least.
 
     Args:
         model_output: (B, C, *), or (B, 2C, *) with a variance head.
         sample: x_t, (B, C, *).
-        variance_type (`str`): the scheduler's type.
-        reads_head (`bool`): whether this type needs a variance head.
+        variance_type (`str`): the scheduler's type, which may need a variance head.
     """
-    channels, given = sample.shape[1], model_output.shape[1]
+    channels, given, reads_head = sample.shape[1], model_output.shape[1], VARIANCES[variance_type].of_head is not None
     if given not in (channels, 2 * channels) or (reads_head and given == channels):
         raise ValueError(
             f"The model output has {given} channels for samples of {channels}; variance_type='{variance_type}' needs "

@@ -10,17 +10,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
 from ddpm_hf.portable.config import PortableConfigMixin
-from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm
-from ddpm_hf.schedulers.fitted_solvers import checked_solvers, rows_for
-from ddpm_hf.schedulers.gaussian_kernel import prediction_weights
+from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm, measured_values
+from ddpm_hf.schedulers.fitted_solvers import rows_for
+from ddpm_hf.schedulers.gaussian_process import GaussianProcess
 from ddpm_hf.schedulers.multistep import History
 from ddpm_hf.schedulers.noise_levels import NoiseLevels, as_host_int
-from ddpm_hf.schedulers.noise_schedules import (
-    LARGEST_TERMINAL_ALPHA_BAR,
-    make_betas,
-    warn_of_terminal_signal,
-    zero_terminal_snr,
-)
+from ddpm_hf.schedulers.noise_schedules import make_betas, warn_of_terminal_signal
 from ddpm_hf.schedulers.reverse_kernel import (
     Clipping,
     Kernel,
@@ -32,7 +27,6 @@ from ddpm_hf.schedulers.reverse_kernel import (
     expanded,
     guided,
     math_dtype,
-    mixed,
     predicted_epsilon,
     predicted_x0,
     read_output,
@@ -41,12 +35,12 @@ from ddpm_hf.schedulers.reverse_kernel import (
     shifted_by_score,
 )
 from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput, ReverseKernelOutput
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, checked_plans, choose_timesteps
+from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, choose_timesteps
 from ddpm_hf.schedulers.transition_table import TransitionTable, second_posterior_variance
-from ddpm_hf.schedulers.variances import VARIANCES, checked_mean_square_epsilon
+from ddpm_hf.schedulers.variances import VARIANCES
 
 
-class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
+class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, SchedulerMixin, ConfigMixin):
     """DDPM, DDIM, Improved DDPM and the samplers between them, as one Gaussian kernel with four choices.
 
     With lambda^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s), each step draws x_s from a Gaussian with
@@ -60,9 +54,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
     Args:
         num_train_timesteps: T, the length of the chain.
         beta_start, beta_end: ends of the range of beta, in (0, 1); the papers' 1e-4 and 0.02 are for T = 1000.
-        beta_schedule: `linear` (Ho 2020), `scaled_linear` (linear in the square root; `quadratic` is another name for
-            it), `squaredcos_cap_v2` (Nichol & Dhariwal 2021, eq. 17), `sigmoid` (Xu et al. 2022), `laplace`
-            (Hang & Gu 2024).
+        beta_schedule: `linear` (Ho 2020), `scaled_linear` or `quadratic` (linear in the square root), `sigmoid`
+            (Xu et al. 2022), `squaredcos_cap_v2` (Nichol & Dhariwal 2021, eq. 17), `laplace` (Hang & Gu 2024).
         trained_betas: the T betas themselves.
         variance_type: `fixed_small` (beta~, optimal for a single data point) or `fixed_large` (beta, optimal for
             standard normal data), Ho 2020 section 3.2, also in diffusers' `_log` spellings; `learned` (the second half
@@ -77,8 +70,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x0_hat (Saharia 2022).
         timestep_spacing: `leading`, `linspace`, `trailing` (Lin et al. 2023, table 2); `quadratic` (Song 2020,
             appendix D.2, here to T - 1 and without repeats), `logsnr` (even in log-SNR, Lu 2022a), `karras` (even in
-            sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of the `analytic` variances, Bao 2022a, section
-            4). All are rounded.
+            sigma^(1/7), Karras 2022, eq. 5), `optimal` (least bound of `analytic`, Bao 2022a). All are rounded.
         steps_offset: added to the timesteps of `leading`.
         rescale_betas_zero_snr: shift the schedule so that abar_T = 0 (Lin et al. 2023, algorithm 1).
         eta: 0 (no noise, DDIM) to 1 (DDPM).
@@ -149,27 +141,17 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         check_config(self.config)
         if beta_schedule == "quadratic":  # the name in stock classes
             self.register_to_config(beta_schedule="scaled_linear")
-
-        betas = make_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
-        if rescale_betas_zero_snr:
-            betas = zero_terminal_snr(betas)
-        self._levels = NoiseLevels(torch.from_numpy(np.cumprod(1 - betas)))
+        betas = make_betas(self.config)
+        alphas_bar = np.cumprod(1 - betas)
+        self._levels = NoiseLevels(torch.from_numpy(alphas_bar))
         self.betas = torch.from_numpy(betas).float()
         self.alphas = 1.0 - self.betas
-        self.alphas_cumprod = self._levels.alphas_bar[1:].float()
-        warn_of_terminal_signal(self._levels.alphas_bar[-1].item(), self.config)
-        self._mean_square_epsilon = checked_mean_square_epsilon(mean_square_epsilon, num_train_timesteps)
-        if mean_square_epsilon is not None:  # a list, as in JSON
-            self.register_to_config(mean_square_epsilon=self._mean_square_epsilon.tolist())
-        if timestep_plans is not None:
-            plans = checked_plans(timestep_plans, self._levels.alphas_bar[1:].numpy(), LARGEST_TERMINAL_ALPHA_BAR)
-            self.register_to_config(timestep_plans=plans)
-        if fitted_solvers is not None:
-            checked_solvers(fitted_solvers, self.config, self._levels.alphas_bar[1:].numpy())
+        self.alphas_cumprod = torch.from_numpy(alphas_bar).float()
+        warn_of_terminal_signal(alphas_bar[-1], self.config)
+        self.register_to_config(**measured_values(self.config, alphas_bar))
         # A look-up in the config takes a microsecond, and a step may take fifty.
         self._clipping, self._clips_variance = Clipping.of(self.config), clip_variance_pixels is not None
         self._choices = {given: KernelChoices.of(self.config, given) for given in (None, False, True)}
-        self._reads_head = VARIANCES[variance_type].of_head is not None
         self.init_noise_sigma = 1.0
         self.num_inference_steps = None
         self.custom_timesteps = False
@@ -200,10 +182,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             timesteps (`list[int]`, *optional*): the timesteps themselves, descending, instead of K.
         """
         rows = None if timesteps is not None else self._fitted_rows(num_inference_steps)
-        alphas_bar = self._levels.alphas_bar[1:].numpy()
-        gamma = None if self._mean_square_epsilon is None else self._mean_square_epsilon.numpy()
         if rows is None:
-            trajectory = choose_timesteps(num_inference_steps, timesteps, alphas_bar, self.config, gamma)
+            alphas_bar = self._levels.alphas_bar[1:].numpy()
+            trajectory = choose_timesteps(num_inference_steps, timesteps, alphas_bar, self.config)
         else:
             trajectory = np.array([*rows])
         self._levels.check_x0_follows(self.config.prediction_type, trajectory)
@@ -220,7 +201,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
 
     def _follow(self, trajectory, device, rows=None):
         self.timesteps = torch.from_numpy(trajectory).to(device)
-        self._transitions = TransitionTable(self._levels, trajectory, self.config, self._mean_square_epsilon)
+        self._transitions = TransitionTable(self._levels, trajectory, self.config)
         self._history = History(self.config.solver_order == 2, self.config.corrector, rows)
 
     @property
@@ -246,27 +227,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             return self._transitions.decoder_variance
         return second_posterior_variance(self._levels, torch.arange(len(self)))
 
-    # The forward process ---------------------------------------------------------------------------------------------
-
-    def scale_model_input(self, sample, timestep=None):
-        """The sample itself: the model sees x_t."""
-        return sample
-
-    def add_noise(self, original_samples, noise, timesteps):
-        """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise (Ho 2020, eq. 4), shape and dtype of `original_samples`.
-
-        Half precision is computed in float32; otherwise the first timesteps would get no noise at all.
-
-        Args:
-            timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.
-        """
-        signal, sigma = self._levels.at(timesteps, original_samples)
-        return mixed(signal, original_samples, sigma, noise)
-
-    def get_velocity(self, sample, noise, timesteps):
-        """v = sqrt(abar_t) noise - sqrt(1 - abar_t) x0 (Salimans & Ho 2022, appendix D); arguments as `add_noise`."""
-        signal, sigma = self._levels.at(timesteps, sample)
-        return mixed(-sigma, sample, signal, noise)
+    # Kernels ---------------------------------------------------------------------------------------------------------
 
     def q_posterior(self, original_samples, sample, timestep, prev_timestep=None, eta=None):
         """q(x_s | x_t, x0), the forward posterior (Ho 2020, eq. 6 and 7; at other eta Song 2020, eq. 7).
@@ -283,8 +244,6 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         c = self._transition(timestep, prev_timestep, self._chosen_eta(eta), sample)
         mean = affine(c.posterior_x0, original_samples, c.posterior_sample, sample)
         return GaussianOutput(mean=mean, variance=expanded(c.posterior_variance, mean))
-
-    # The reverse kernel ----------------------------------------------------------------------------------------------
 
     def step(
         self,
@@ -315,13 +274,14 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
             [`GaussianDiffusionSchedulerOutput`], or with `return_dict=False` the tuple (x_s, x0_hat), in the dtype of
             `sample`. Half precision is computed in float32.
         """
-        said = self._read(model_output, sample)
+        choices = self._choices[use_clipped_model_output]
+        said = read_output(model_output, sample, choices.variance_type)
         eta, timestep = self._chosen_eta(eta), as_host_int(timestep)
         c = self._transitions.at(timestep, eta, said.x_t)
         x0 = self._predicted_x0(said, timestep, c)
-        kernel = reverse_kernel(said, x0, c, eta, self._choices[use_clipped_model_output])
+        kernel = reverse_kernel(said, x0, c, eta, choices)
         if classifier_gradient is not None:
-            kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, self.config.variance_type)
+            kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, choices.variance_type)
         if self._history:
             kernel = self._history.refine_(kernel, said.x_t, c, timestep, self.previous_timestep(timestep))
         x_s = draw_(kernel, c, generator, variance_noise, self._clips_variance)
@@ -342,28 +302,16 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         second transition, as in Analytic-DPM's code. Types with a covariance of x0 use that covariance. The kernel is
         of first order and without `clip_variance_pixels`, which belong to sampling. Half precision gives float32.
         """
-        said = self._read(model_output, sample)
+        choices = self._choices[use_clipped_model_output]
+        said = read_output(model_output, sample, choices.variance_type)
         eta = self._chosen_eta(eta)
         c = self._transition(timestep, prev_timestep, eta, said.x_t)
-        x0, choices = self._predicted_x0(said, timestep, c), self._choices[use_clipped_model_output]
+        x0 = self._predicted_x0(said, timestep, c)
         mean, variance, x0 = reverse_kernel(said, x0, c, eta, choices)
         epsilon = rederived_epsilon(said.x_t, x0, c) if choices.rederives_epsilon else predicted_epsilon(said, c)
         return ReverseKernelOutput(
             mean=mean, variance=expanded(variance, mean), pred_original_sample=x0, pred_epsilon=epsilon
         )
-
-    def condition_mean(self, kernel, gradient):
-        """The kernel with its mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
-
-        It is p(x_s | x_t, y) to first order in x_s - mean, so it suits many steps and a variance above 0, not eta = 0.
-        The shift uses the variance before any `clip_variance_pixels`.
-
-        Args:
-            kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave.
-            gradient (`torch.Tensor`): scale times the gradient of log p(y | x_t), of x_t's shape.
-        """
-        gradient = cast(gradient, kernel.mean.dtype)
-        return ReverseKernelOutput(**{**kernel, "mean": kernel.mean + gradient * kernel.variance})
 
     def condition_score(self, kernel, gradient, timestep, sample, prev_timestep=None, eta=None):
         """The kernel at eps_hat - sqrt(1 - abar_t) * gradient (Dhariwal & Nichol 2021, algorithm 2), for any eta.
@@ -384,22 +332,6 @@ class GaussianDiffusionScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixi
         return ReverseKernelOutput(
             mean=steered.mean, variance=kernel.variance, pred_original_sample=steered.x0, pred_epsilon=epsilon
         )
-
-    def get_epsilon(self, model_output, timesteps, sample):
-        """eps_hat from the network's prediction of epsilon, x0 or v (Salimans & Ho 2022, appendix D).
-
-        Nothing is clipped, and a variance head is ignored. Half precision gives float32.
-
-        Args:
-            timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.
-        """
-        said = self._read(model_output, sample)
-        levels = self._levels.at(timesteps, said.x_t)
-        _, _, of_sample, of_output = prediction_weights(self.config.prediction_type, *levels)
-        return affine(of_sample, said.x_t, of_output, said.prediction)
-
-    def _read(self, model_output, sample):
-        return read_output(model_output, sample, self._choices[None].variance_type, self._reads_head)
 
     def _predicted_x0(self, said, timestep, c):
         if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":

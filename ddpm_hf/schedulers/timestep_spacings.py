@@ -10,7 +10,7 @@ STOCK_SPACINGS = ("leading", "linspace", "trailing")
 OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
 
 
-def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=None):
+def choose_timesteps(count, timesteps, alphas_bar, config):
     """The requested trajectory, descending, int64: `timesteps`, or `count` of them, or all.
 
     Args:
@@ -18,7 +18,6 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
         timesteps (`list[int]`, *optional*): the timesteps themselves.
         alphas_bar (`np.ndarray`): (T,).
         config: the scheduler's config.
-        mean_square_epsilon (`np.ndarray`, *optional*): Gamma_t, (T,).
     """
     steps = len(alphas_bar)
     if count is not None and timesteps is not None:
@@ -31,7 +30,7 @@ def choose_timesteps(count, timesteps, alphas_bar, config, mean_square_epsilon=N
         trajectory = np.array(config.timestep_plans[str(count)], dtype=np.int64)
     elif is_whole(count, 1, steps):
         trajectory = spaced_timesteps(
-            config.timestep_spacing, int(count), alphas_bar, config.steps_offset, mean_square_epsilon
+            config.timestep_spacing, int(count), alphas_bar, config.steps_offset, config.mean_square_epsilon
         )
     else:
         raise ValueError(f"num_inference_steps={count} must be in 1 .. {steps}, the training timesteps.")
@@ -44,7 +43,7 @@ def spaced_timesteps(spacing, count, alphas_bar, offset=0, mean_square_epsilon=N
     Args:
         alphas_bar (`np.ndarray`): (T,).
         offset (`int`): added to the timesteps of `leading`.
-        mean_square_epsilon (`np.ndarray`): Gamma_t, (T,), for `optimal`.
+        mean_square_epsilon (`list[float]`): Gamma_t, (T,), for `optimal`.
     """
     steps = len(alphas_bar)
     if spacing == "leading":
@@ -99,7 +98,7 @@ def _optimal(count, alphas_bar, mean_square_epsilon):
     steps = len(alphas_bar)
     if count == 1:
         return np.array([steps - 1])
-    gamma = _without_leaps(mean_square_epsilon, alphas_bar)
+    gamma = _without_leaps(np.array(mean_square_epsilon), alphas_bar)
     with np.errstate(divide="ignore", invalid="ignore"):  # pairs that are not s < t
         share = (1 - alphas_bar[None] / alphas_bar[:, None]) * (gamma / (1 - alphas_bar))[None]
         return cheapest_path(np.log1p(-share), count - 1)

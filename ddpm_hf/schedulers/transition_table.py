@@ -65,11 +65,10 @@ class TransitionTable:
         levels ([`NoiseLevels`]): the noise levels of the process.
         timesteps (`np.ndarray`): the trajectory, descending.
         config: the scheduler's config.
-        mean_square_epsilon (`torch.Tensor`, *optional*): Gamma_t, (T,).
     """
 
-    def __init__(self, levels, timesteps, config, mean_square_epsilon=None):
-        self.levels, self.config, self.mean_square_epsilon = levels, config, mean_square_epsilon
+    def __init__(self, levels, timesteps, config):
+        self.levels, self.config = levels, config
         # The previous timestep of any t is the next lower timestep of the trajectory, even where t is not on it.
         ascending = np.concatenate([[-1], timesteps[::-1]])
         below = np.searchsorted(ascending, np.arange(len(levels))) - 1
@@ -173,9 +172,9 @@ class TransitionTable:
         }
 
     def _mean_covariance(self, t, scale):
-        if self.mean_square_epsilon is None:
+        if self.config.mean_square_epsilon is None:
             return torch.zeros_like(scale)
-        covariance = mean_covariance(self.mean_square_epsilon[t], scale)
+        covariance = mean_covariance(scale.new_tensor(self.config.mean_square_epsilon)[t], scale)
         return covariance.clamp(0, self.config.clip_sample_range**2) if self.config.clip_covariance else covariance
 
     def _numbers_of_trajectory(self, t, s, eta, posterior_sample):

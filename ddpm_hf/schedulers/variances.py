@@ -175,9 +175,7 @@ def check_measured(config):
 
 
 def checked_mean_square_epsilon(values, steps):
-    """Gamma_t = E |eps_hat(x_t, t)|^2 / d, t = 0 .. T-1, as a tensor (T,), float64; None for None."""
-    if values is None:
-        return None
+    """Gamma_t = E |eps_hat(x_t, t)|^2 / d, t = 0 .. T-1, as a tensor (T,), float64."""
     gamma = torch.as_tensor(values, dtype=torch.float64)
     if gamma.shape != (steps,):
         raise ValueError(
