@@ -1,20 +1,25 @@
 """Solvers fitted to a model beside those of diffusers, in few network calls and from common noise.
 
-python benchmarks/fitted_solvers.py MODEL --features FOLDER [--steps 3 5 10] [--samples 500] [--seeds 1 2 3]
-    [--paths 96]
+python benchmarks/fitted_solvers.py MODEL [--features FOLDER] [--dataset D] [--steps 3 4 5 6 8 10 15 25 50]
+    [--samples 2000] [--seeds 1 2 3] [--paths 96] [--fits 1] [--guidance_scale 1] [--without_images]
 
-MODEL is the folder of a model of images without classes, or `swiss_roll`: the exact predictor of 2,000 points, which
-needs no features. For each sampler and number of calls: the root mean square distance to the flow (200 calls) from the
-same noise, and the distance to data, which is a Frechet distance to the test split of the embedded Fashion-MNIST in
-the features, or the sliced Wasserstein distance to the points. Fit and samples use different noise.
+MODEL is the folder of a model of images, a network or an exact denoiser (`exact_images.py`), or `swiss_roll`: the
+exact predictor of 2,000 points, which needs no features. For each sampler and number of calls there are two figures:
+the root mean square distance to the flow (`--flow_calls`) from the same noise; and, with its standard deviation over
+the seeds, the distance to data, which is a Frechet distance in the features to the test split of the data, or to fresh
+draws from an exact denoiser, or the sliced Wasserstein distance to the points. Fits and samples use different noise.
+With `--fits 3`, two more fits stand beside the first: from half the paths, and from another seed. The solvers are
+fitted with images of the training split, unless `--without_images` is given.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import UNet2DModel, UniPCMultistepScheduler
 from point_cloud import DATA_SEED, distance, unit_swiss_roll
-from side_by_side import report
+from side_by_side import RESULTS, machine
 from tqdm.auto import tqdm
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
@@ -24,90 +29,165 @@ from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, me
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.models.network_config import classes_of
 
-BATCH = 100
+BATCH = 250
 FIT_SEED = 1000
+FRESH_DRAWS = 20_000
+FIT_IMAGES = 4096
 
 
-def samplers_of(scheduler, fitted):
-    deterministic = {"eta": 0.0, "variance_type": "fixed_small"}
-    ours = {
-        "ddim, trailing": {"timestep_spacing": "trailing"},
+class Model:
+    """A network, the scheduler of its training, and the distance of samples to its data."""
+
+    def __init__(self, options):
+        self.options, self.scale = options, options.guidance_scale
+        if options.model == "swiss_roll":
+            points = unit_swiss_roll(2000, torch.Generator().manual_seed(DATA_SEED))
+            self.scheduler = GaussianDiffusionScheduler(clip_sample=False)
+            self.network = ExactDenoiser.from_points(points, self.scheduler)
+            self.shape, self.images = (2,), points.float()
+            self.to_data = lambda samples: distance(samples.double(), points.double())
+            return
+        pipeline = load_pipeline(options.model)
+        self.network, self.scheduler = pipeline.unet, pipeline.scheduler
+        self.shape, self.features = pipeline.samples.shape, load_features(options.features)
+        real, self.images = self._data(pipeline.unet)
+        self.real = FeatureStatistics(torch.cat([self.features(part) for part in real.split(500)]))
+        self.to_data = self._frechet
+
+    def _data(self, unet):
+        """The images that samples are compared with, and those that solvers are fitted with, uint8."""
+        if isinstance(unet, ExactDenoiser):
+            drawn = as_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
+            return drawn[FIT_IMAGES:], drawn[:FIT_IMAGES]
+        splits = (DataArguments(dataset=self.options.dataset, split=split) for split in ("test", "train"))
+        return [
+            load_data(split, unet.config, count)[0] for split, count in zip(splits, (None, FIT_IMAGES), strict=True)
+        ]
+
+    def _frechet(self, samples):
+        return frechet_distance(FeatureStatistics(self._features_of(samples)), self.real)
+
+    def _features_of(self, samples):
+        return torch.cat([self.features(part) for part in as_levels(samples).split(500)])
+
+    def fits(self):
+        """The fitted schedulers by name."""
+        options, paths = self.options, self.options.paths
+        fits = {
+            "fitted": (paths, FIT_SEED),
+            "half the paths": (paths // 2, FIT_SEED),
+            "another seed": (paths, FIT_SEED + 1),
+        }
+        given = {"images": None if options.without_images else self.images, "guidance_scale": self.scale}
+        if isinstance(self.network, UNet2DModel):
+            given["features"] = self._features_of
+        return {
+            name: fit_solver(self.network, self.scheduler, options.steps, num_paths=count, seed=seed, **given)
+            for name, (count, seed) in list(fits.items())[: options.fits]
+        }
+
+    def draw(self, scheduler, noise, steps):
+        pipeline = GaussianDiffusionPipeline(self.network, scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        parts, classes = [], classes_of(self.network.config)[0]
+        for first in range(0, len(noise), BATCH):
+            x = noise[first : first + BATCH]
+            labels = None if classes is None else [(first + i) % classes for i in range(len(x))]
+            given = {"class_labels": labels, "guidance_scale": self.scale, "num_inference_steps": steps}
+            parts.append(pipeline(latents=x, output_type="latent", **given).images)
+        return torch.cat(parts)
+
+
+def as_levels(samples):
+    return ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def samplers_of(scheduler):
+    """Those of diffusers, DDIM and DPM-Solver++ 2M by our classes, which give the same samples faster."""
+    deterministic = {"eta": 0.0, "variance_type": "fixed_small", "timestep_plans": None, "fitted_solvers": None}
+    kernels = {
+        "DDIM, trailing": {"timestep_spacing": "trailing"},
         "2M, trailing": {"timestep_spacing": "trailing", "solver_order": 2},
-        "2M, karras": {"timestep_spacing": "karras", "solver_order": 2},
+        "2M, Karras": {"timestep_spacing": "karras", "solver_order": 2},
     }
     made = {
         name: GaussianDiffusionScheduler.from_config(scheduler.config, **deterministic, **changes)
-        for name, changes in ours.items()
+        for name, changes in kernels.items()
     }
-    made["UniPC (bh2), trailing"] = UniPCMultistepScheduler.from_config(
+    # bh1 gives NaN at 5 steps with a last sigma of 0, and is left out.
+    made["UniPC bh2"] = UniPCMultistepScheduler.from_config(
         scheduler.config, timestep_spacing="trailing", final_sigmas_type="zero"
     )
-    return made | {"fitted": fitted}
+    return made
 
 
-def draw(network, scheduler, noise, steps):
-    pipeline = GaussianDiffusionPipeline(network, scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    parts = [pipeline(latents=x, num_inference_steps=steps, output_type="latent").images for x in noise.split(BATCH)]
-    return torch.cat(parts)
+def measure(model, options):
+    """{"sampler, K calls": [[rms, distance] for each seed]}."""
+    fits, measured = model.fits(), {}
+    print(json.dumps({name: told(scheduler) for name, scheduler in fits.items()}, indent=1))
+    samplers = samplers_of(model.scheduler) | fits
+    fine = GaussianDiffusionScheduler.from_config(samplers["2M, trailing"].config, timestep_spacing="logsnr")
+    for seed in tqdm(options.seeds, desc="seeds"):
+        noise = torch.randn(options.samples, *model.shape, generator=torch.Generator().manual_seed(seed))
+        flow = model.draw(fine, noise, options.flow_calls)
+        measured.setdefault(f"flow, {options.flow_calls} calls", []).append([0.0, model.to_data(flow)])
+        for name, sampler in samplers.items():
+            for steps in options.steps:
+                drawn = model.draw(sampler, noise, steps)
+                rms = (drawn - flow).square().mean().sqrt().item()
+                measured.setdefault(f"{name}, {steps} calls", []).append([rms, model.to_data(drawn)])
+    return measured
 
 
-def exact_swiss_roll():
-    points = unit_swiss_roll(2000, torch.Generator().manual_seed(DATA_SEED))
-    scheduler = GaussianDiffusionScheduler()
-    network = ExactDenoiser.from_points(points, scheduler)
-    return network, scheduler, lambda samples: distance(samples.double(), points.double())
+def told(scheduler):
+    solvers = scheduler.config.fitted_solvers["solvers"]
+    return {count: [*solver["timesteps"], solver.get("free_first_call", False)] for count, solver in solvers.items()}
 
 
-def images(model, folder):
-    pipeline = load_pipeline(model)
-    features = load_features(folder)
-    data = load_data(DataArguments(split="test"), pipeline.unet.config, None)[0]
-    real = FeatureStatistics(torch.cat([features(part) for part in data.split(500)]))
+def table(measured, steps, flow_calls):
+    """Markdown: a row for each sampler, a column for each number of calls, `rms / distance to data +- its spread`."""
+    names = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in measured))
+    lines = ["| sampler | " + " | ".join(map(str, steps)) + " |", "|---" * (1 + len(steps)) + "|"]
+    for name in names[1:]:
+        cells = [_cell(measured.get(f"{name}, {count} calls")) for count in steps]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines.append(f"\nFlow, {flow_calls} calls: {_cell(measured[f'flow, {flow_calls} calls'])}")
+    return "\n".join(lines)
 
-    def to_data(samples):
-        levels = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return frechet_distance(FeatureStatistics(torch.cat([features(part) for part in levels.split(500)])), real)
 
-    return pipeline.unet, pipeline.scheduler, to_data
+def _cell(results):
+    if results is None:
+        return ""
+    distances, data = zip(*results, strict=True)
+    (rms, _), (mean, spread) = mean_and_spread(distances), mean_and_spread(data)
+    return f"{rms:.3f} / {mean:.3f} ± {spread or 0:.3f}"
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--features")
-    parser.add_argument("--steps", type=int, nargs="+", default=[3, 5, 10])
-    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--dataset")
+    parser.add_argument("--steps", type=int, nargs="+", default=[3, 4, 5, 6, 8, 10, 15, 25, 50])
+    parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--paths", type=int, default=96)
+    parser.add_argument("--fits", type=int, default=1, choices=(1, 2, 3))
     parser.add_argument("--flow_calls", type=int, default=200)
+    parser.add_argument("--guidance_scale", type=float, default=1.0)
+    parser.add_argument("--without_images", action="store_true")
     options = parser.parse_args()
-    of_points = options.model == "swiss_roll"
-    network, scheduler, to_data = exact_swiss_roll() if of_points else images(options.model, options.features)
-    fitted = fit_solver(network, scheduler, options.steps, num_paths=options.paths, seed=FIT_SEED)
-    samplers = samplers_of(scheduler, fitted)
-    fine = GaussianDiffusionScheduler.from_config(fitted.config, timestep_spacing="logsnr", fitted_solvers=None)
-    shape = (options.samples, network.config.in_channels, *[network.config.get("sample_size")] * 2)[
-        : 2 if of_points else 4
-    ]
-    measured = {}
-    for seed in tqdm(options.seeds, desc="seeds"):
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        flow = draw(network, fine, noise, options.flow_calls)
-        measured.setdefault(f"flow, {options.flow_calls} calls", []).append((0.0, to_data(flow)))
-        for steps in options.steps:
-            for name, sampler in samplers.items():
-                drawn = draw(network, sampler, noise, steps)
-                rms = (drawn - flow).square().mean().sqrt().item()
-                measured.setdefault(f"{name}, {steps} calls", []).append((rms, to_data(drawn)))
-    rows = {}
-    for name, results in measured.items():
-        distances, data = zip(*results, strict=True)
-        (rms, _), (mean, spread) = mean_and_spread(distances), mean_and_spread(data)
-        rows[name] = {"rms_to_flow": rms, "distance_to_data": mean, "spread": spread}
-        print(f"{name:32} rms {rms:.4f}   to data {mean:.4f} +- {spread or 0:.4f}")
-    report(f"fitted_solvers_{'swiss_roll' if of_points else 'images'}", rows)
+    measured = measure(Model(options), options, {})
+    name = f"fitted_solvers_{Path(options.model).name}" + (
+        f"_guided_{options.guidance_scale:g}" if options.guidance_scale != 1 else ""
+    )
+    result = {"machine": machine(), "options": vars(options), "measured": measured}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(table(measured, options.steps, options.flow_calls) + "\n", encoding="utf-8")
+    print(table(measured, options.steps, options.flow_calls))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,21 @@
-"""Solvers fitted to a model, in the form of a config: timesteps and rows for each number of steps."""
+"""Solvers fitted to a model, in the form of a config: timesteps and rows for each number of steps, and data moments.
 
+A row holds the coefficients of x_t and of all x0_hat so far, the last one included. Where the data's moments are
+known, its second coefficient is of where a Gaussian with these moments would flow from x_t (`DataMoments`). A solver
+with `free_first_call` begins from x_T by that flow alone, without a network call: its first timestep is where the flow
+ends, and the x0_hat of the Gaussian at x_T comes first among those of its rows.
+"""
+
+import itertools
 import math
 import zlib
 from functools import cache
 
 import numpy as np
+import torch
 from diffusers.utils import logging
 
+from ddpm_hf.schedulers.data_moments import moments_from_config
 from ddpm_hf.schedulers.timestep_spacings import checked_timesteps
 
 logger = logging.get_logger(__name__)
@@ -16,13 +25,14 @@ def checked_solvers(solvers, config, alphas_bar):
     """`fitted_solvers` of a config as JSON has it, each of its solvers checked.
 
     Args:
-        solvers (`dict`): `{"fitted_for": {..}, "solvers": {"5": {"timesteps": [..], "rows": [..]}, ..}}`.
+        solvers (`dict`): `{"fitted_for": {..}, "solvers": {"5": {"timesteps": [..], "rows": [..]}, ..}}`, and
+            `"moments"` if the solvers were fitted with data; then some have `"free_first_call": true`.
         config: of the scheduler, which the rows must have been fitted for.
         alphas_bar (`np.ndarray`): (T,).
 
     Raises:
-        ValueError: for rows of the wrong length or that are not finite, and for rows that were fitted for another
-            process, prediction or clipping.
+        ValueError: for rows of the wrong length or that are not finite, for rows that were fitted for another process,
+            prediction or clipping, and for moments that are missing or damaged.
     """
     fitted_for, now = solvers["fitted_for"], described_for_fit(config, alphas_bar)
     for name, value in now.items():
@@ -31,16 +41,27 @@ def checked_solvers(solvers, config, alphas_bar):
                 f"fitted_solvers were fitted for {name}={fitted_for.get(name)!r}, and this config has {value!r}: "
                 "leave them out (fitted_solvers=None), or fit them again by ddpm_hf.calibration.fit_solver."
             )
+    of_moments = solvers.get("moments") is not None
+    if of_moments:
+        moments_from_config(solvers["moments"])
     for count, solver in solvers["solvers"].items():
-        timesteps, rows = checked_timesteps(solver["timesteps"], len(alphas_bar)), solver["rows"]
-        if not int(count) == len(timesteps) == len(rows) or any(len(row) != n + 2 for n, row in enumerate(rows)):
-            raise ValueError(
-                f"fitted_solvers[{count!r}] has {len(timesteps)} timesteps and rows of lengths "
-                f"{[len(row) for row in rows]}; it needs {count} timesteps and rows of lengths 2 .. {int(count) + 1}."
-            )
-        if not all(math.isfinite(value) for row in rows for value in row):
-            raise ValueError(f"fitted_solvers[{count!r}] has a row that is not finite: fit it again.")
+        _check_solver(count, solver, len(alphas_bar), of_moments)
     return solvers
+
+
+def _check_solver(count, solver, num_train_timesteps, of_moments):
+    timesteps, rows = checked_timesteps(solver["timesteps"], num_train_timesteps), solver["rows"]
+    if solver.get("free_first_call") and not of_moments:
+        raise ValueError(f"fitted_solvers[{count!r}] has a free_first_call and no data moments: fit it again.")
+    shortest = 2 + of_moments + bool(solver.get("free_first_call"))
+    if not int(count) == len(timesteps) == len(rows) or any(len(row) != n + shortest for n, row in enumerate(rows)):
+        raise ValueError(
+            f"fitted_solvers[{count!r}] has {len(timesteps)} timesteps and rows of lengths "
+            f"{[len(row) for row in rows]}; it needs {count} timesteps and rows of lengths {shortest} .. "
+            f"{int(count) + shortest - 1}."
+        )
+    if not all(math.isfinite(value) for row in rows for value in row):
+        raise ValueError(f"fitted_solvers[{count!r}] has a row that is not finite: fit it again.")
 
 
 def described_for_fit(config, alphas_bar):
@@ -49,13 +70,19 @@ def described_for_fit(config, alphas_bar):
     return {key: config[key] for key in keys} | {"alphas_bar_crc32": zlib.crc32(np.round(alphas_bar, 9).tobytes())}
 
 
-def rows_for(solvers, count):
-    """{timestep: row}, descending, of the solver for a number of steps; None, with a note, without one."""
+def solver_for(solvers, count, levels):
+    """The [`FittedSolver`] for a number of steps; None, with a note, where there is none.
+
+    Args:
+        solvers (`dict`): of the config.
+        levels ([`NoiseLevels`]): of the scheduler.
+    """
     solver = solvers["solvers"].get(str(count))
     if solver is None:
         _say_what_is_there(count, ", ".join(solvers["solvers"]))
         return None
-    return dict(zip(solver["timesteps"], solver["rows"], strict=True))
+    moments = None if solvers.get("moments") is None else moments_from_config(solvers["moments"])
+    return FittedSolver(solver, levels, moments)
 
 
 @cache
@@ -65,3 +92,74 @@ def _say_what_is_there(count, counts):
         f"No solver was fitted for {steps}, only for {counts}: timestep_spacing and solver_order of the config are "
         "used."
     )
+
+
+class FittedSolver:
+    """The rows of one trajectory, and its free beginning where it has one.
+
+    Args:
+        solver (`dict`): `timesteps`, `rows` and `free_first_call`, as a config has them.
+        levels ([`NoiseLevels`]): of the scheduler.
+        moments ([`DataMoments`], *optional*): of the data, if the solver was fitted with data.
+    """
+
+    def __init__(self, solver, levels, moments=None):
+        self.timesteps, self.moments = solver["timesteps"], moments
+        self.rows = dict(zip(self.timesteps, solver["rows"], strict=True))
+        self.free_first_call = bool(solver.get("free_first_call"))
+        self._noise = levels.pair(len(levels) - 1)
+        pairs = [levels.pair(t) for t in (*self.timesteps, -1)]
+        self._steps = dict(zip(self.timesteps, itertools.pairwise(pairs), strict=False))
+
+    def on_host(self, timestep):
+        """A timestep as an int, for which the host waits: rows are chosen there, few times in a run."""
+        return int(timestep) if isinstance(timestep, torch.Tensor) and timestep.ndim == 0 else timestep
+
+    def row(self, timestep, known):
+        """The row of a step after `known` earlier x0_hat; None where it is for another number of them."""
+        row = self.rows.get(timestep) if isinstance(timestep, int) else None
+        return row if row is not None and len(row) == known + 2 + (self.moments is not None) else None
+
+    def terms(self, x_t, timestep):
+        """What the first coefficients of a row are of: x_t, and where the Gaussian of the moments flows from it."""
+        if self.moments is None:
+            return [x_t]
+        self._check_shape(x_t)
+        here, there = self._steps[timestep]
+        return [x_t, self.moments.flow(x_t, *here, *there)]
+
+    def begins_at(self, timestep):
+        """Whether a step from `timestep` is given x_T, by a solver with a free first call."""
+        return self.free_first_call and isinstance(timestep, int) and timestep == self.timesteps[0]
+
+    def begun(self, x_T):
+        """x_t at the first timestep, by the flow of the data's moments from x_T."""
+        self._check_shape(x_T)
+        return self.moments.flow(x_T, *self._noise, *self._steps[self.timesteps[0]][0])
+
+    def arrived(self, sample, timestep, eta, history):
+        """x_t of a step that is given `sample`, which is x_T where a solver with a free first call begins.
+
+        There x0_hat of the data's moments at x_T becomes the first step of the history.
+
+        Raises:
+            ValueError: for eta above 0.
+        """
+        if eta != 0:
+            raise ValueError(
+                f"The solver for {len(self.timesteps)} steps was fitted to the flow, at eta=0, and this step has "
+                f"eta={eta}: take another number of steps, or a scheduler with fitted_solvers=None."
+            )
+        if not self.begins_at(timestep):
+            return sample
+        begun = self.begun(sample)
+        history.begin(self.moments.predicted_x0(sample, *self._noise), timestep)
+        return begun
+
+    def _check_shape(self, samples):
+        if samples.shape[1:] != self.moments.mean.shape:
+            raise ValueError(
+                f"The solver for {len(self.timesteps)} steps has moments of data of shape "
+                f"{tuple(self.moments.mean.shape)}, and these samples are of {tuple(samples.shape[1:])}: take another "
+                "number of steps, or a scheduler with fitted_solvers=None."
+            )

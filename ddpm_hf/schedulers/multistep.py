@@ -8,7 +8,8 @@ deterministic multistep solver:
 
     x_(n+1) = c_n x_n + b_n0 x0_hat_0 + .. + b_nn x0_hat_n
 
-A fitted row holds such coefficients (c_n, b_n0, .., b_nn), found by `ddpm_hf.calibration.fit_solver`.
+A fitted row holds such coefficients (c_n, b_n0, .., b_nn), found by `ddpm_hf.calibration.fit_solver`
+(`fitted_solvers`).
 """
 
 from typing import NamedTuple
@@ -46,16 +47,20 @@ class History:
     Args:
         second_order (`bool`): extrapolate x0_hat.
         corrector (`bool`): correct the last step.
-        rows (`dict[int, list[float]]`, *optional*): the fitted row of each timestep, for runs that visit all of them
-            on the host; other steps are taken as without rows.
+        solver ([`FittedSolver`], *optional*): has the row of each timestep, for runs that visit all of them; other
+            steps are taken as without rows.
     """
 
-    def __init__(self, second_order, corrector, rows=None):
-        self.second_order, self.corrector, self.rows = second_order, corrector, rows or {}
+    def __init__(self, second_order, corrector, solver=None):
+        self.second_order, self.corrector, self.solver = second_order, corrector, solver
         self._steps = []
 
     def __bool__(self):
-        return self.second_order or self.corrector or bool(self.rows)
+        return self.second_order or self.corrector or self.solver is not None
+
+    def begin(self, x0, arrived_at):
+        """Forgets all steps, and takes x0 as the first x0_hat of a run that goes on from the timestep `arrived_at`."""
+        self._steps = [PastStep(x0, x0, arrived_at)]
 
     def refine_(self, kernel, x_t, c, timestep, next_timestep):
         """The kernel with its mean, in place, as the history has it.
@@ -67,13 +72,14 @@ class History:
             timestep, next_timestep: t and s, ints, or tensors () or (B,) on the device of the samples.
         """
         past = self._steps_to(timestep, kernel.x0)
-        row = self.rows.get(timestep) if isinstance(timestep, int) else None
-        if row is not None and len(row) == len(past) + 2:
-            _fill_by_row_(kernel.mean, row, [x_t, *(step.x0 for step in past), kernel.x0])
+        row = None if self.solver is None else self.solver.row(timestep, len(past))
+        if row is not None:
+            terms = self.solver.terms(x_t, timestep)
+            _fill_by_row_(kernel.mean, row, [*terms, *(step.x0 for step in past), kernel.x0])
             drawn_with = kernel.x0
         else:
             drawn_with = self._correct_(kernel.mean, kernel.x0, past[-1] if past else None, c)
-        kept = past if self.rows else []
+        kept = past if self.solver is not None else []
         self._steps = [*kept, PastStep(kernel.x0, drawn_with, next_timestep)]
         return kernel
 

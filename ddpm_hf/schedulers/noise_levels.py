@@ -39,6 +39,10 @@ class NoiseLevels:
         """The [`Levels`] of steps x_t -> x_s, for tensors of timesteps of one shape, s from -1."""
         return Levels(self.signal[t + 1], self.sigma[t + 1], self.signal[s + 1], self.sigma[s + 1])
 
+    def pair(self, timestep):
+        """(signal, sigma) of one timestep, floats on the host."""
+        return self.signal[timestep + 1].item(), self.sigma[timestep + 1].item()
+
     def log_snr(self, timesteps):
         """lambda = log(signal / sigma), which is infinite for clean data."""
         return self.signal[timesteps + 1].log() - self.sigma[timesteps + 1].log()

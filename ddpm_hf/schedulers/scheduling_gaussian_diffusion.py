@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm, measured_values
-from ddpm_hf.schedulers.fitted_solvers import rows_for
+from ddpm_hf.schedulers.fitted_solvers import solver_for
 from ddpm_hf.schedulers.gaussian_process import GaussianProcess
 from ddpm_hf.schedulers.multistep import History
 from ddpm_hf.schedulers.noise_levels import NoiseLevels, as_host_int
@@ -181,33 +181,44 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
             device (`str` or `torch.device`, *optional*): the device of `self.timesteps`.
             timesteps (`list[int]`, *optional*): the timesteps themselves, descending, instead of K.
         """
-        rows = None if timesteps is not None else self._fitted_rows(num_inference_steps)
-        if rows is None:
+        solver = None if timesteps is not None else self._fitted_solver(num_inference_steps)
+        if solver is None:
             alphas_bar = self._levels.alphas_bar[1:].numpy()
             trajectory = choose_timesteps(num_inference_steps, timesteps, alphas_bar, self.config)
         else:
-            trajectory = np.array([*rows])
+            trajectory = np.array(solver.timesteps)
         self._levels.check_x0_follows(self.config.prediction_type, trajectory)
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = len(trajectory)
-        self._follow(trajectory, device, rows)
+        self._follow(trajectory, device, solver)
 
-    def _fitted_rows(self, count):
-        """{timestep: row} of the fitted solver for this number of steps, or None where there is none."""
+    def _fitted_solver(self, count):
+        """The [`FittedSolver`] for this number of steps, or None where there is none."""
         deterministic = self.config.eta == 0 and not VARIANCES[self.config.variance_type].has_covariance
         if self.config.fitted_solvers is None or not deterministic:
             return None
-        return rows_for(self.config.fitted_solvers, count)
+        return solver_for(self.config.fitted_solvers, count, self._levels)
 
-    def _follow(self, trajectory, device, rows=None):
+    def _follow(self, trajectory, device, solver=None):
         self.timesteps = torch.from_numpy(trajectory).to(device)
         self._transitions = TransitionTable(self._levels, trajectory, self.config)
-        self._history = History(self.config.solver_order == 2, self.config.corrector, rows)
+        self._solver = solver
+        self._history = History(self.config.solver_order == 2, self.config.corrector, solver)
 
     @property
     def fitted_guidance_scale(self):
         """The guidance scale at which the current trajectory's solver was fitted; None if it is not fitted."""
-        return self.config.fitted_solvers["fitted_for"]["guidance_scale"] if self._history.rows else None
+        return None if self._solver is None else self.config.fitted_solvers["fitted_for"]["guidance_scale"]
+
+    def scale_model_input(self, sample, timestep=None):
+        """x_t, which the network sees: the sample itself, except where a solver with a free first call begins.
+
+        There the sample is x_T, and x_t follows from it by the flow of the data's moments. `step` is given the same
+        sample, as in all of diffusers.
+        """
+        if self._solver is None or not self._solver.begins_at(self._solver.on_host(timestep)):
+            return sample
+        return self._solver.begun(sample)
 
     def previous_timestep(self, timestep):
         """The next timestep of sampling after `timestep` (int, or tensor of any shape); -1 is clean data."""
@@ -277,6 +288,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         choices = self._choices[use_clipped_model_output]
         said = read_output(model_output, sample, choices.variance_type)
         eta, timestep = self._chosen_eta(eta), as_host_int(timestep)
+        if self._solver is not None:
+            timestep = self._solver.on_host(timestep)
+            said = said._replace(x_t=self._solver.arrived(said.x_t, timestep, eta, self._history))
         c = self._transitions.at(timestep, eta, said.x_t)
         x0 = self._predicted_x0(said, timestep, c)
         kernel = reverse_kernel(said, x0, c, eta, choices)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.recipes import with_recipe
+from ddpm_hf.schedulers.data_moments import DataMoments, PrincipalAxes
 from ddpm_hf.schedulers.fitted_solvers import described_for_fit
 
 TIMESTEPS = [999, 700, 350, 60]
@@ -165,3 +166,81 @@ def test_a_number_of_steps_without_rows_is_said_once(diffusers_log):
     for _ in range(3):
         fitted.set_timesteps(17)
     assert diffusers_log.text.count("No solver was fitted for 17 steps, only for 4") == 1
+
+
+# A free first call ----------------------------------------------------------------------------------------------------
+
+MOMENTS = DataMoments(torch.full((1, 4, 4), 0.2), torch.tensor([0.5, 0.3]), 0.1, PrincipalAxes(torch.eye(16)[:2]))
+
+
+def free_solvers(rows=None, **changes):
+    rows = rows or [[0.5, -0.2, *[0.1 * (n + 1)] * (n + 2)] for n in range(4)]
+    solver = {"timesteps": [700, 500, 300, 60], "rows": rows, "free_first_call": True}
+    return solvers(None, solvers={"4": solver}, moments=MOMENTS.to_config()) | changes
+
+
+def by_hand(scheduler, x_T):
+    """x_n and x0_hat_j by their definitions, with the network of `run`."""
+    timesteps, rows, _ = scheduler.config.fitted_solvers["solvers"]["4"].values()
+    levels = {
+        t: (scheduler.alpha_bar(t).item() ** 0.5, (1 - scheduler.alpha_bar(t).item()) ** 0.5)
+        for t in [999, *timesteps, -1]
+    }
+    x, x0s = MOMENTS.flow(x_T, *levels[999], *levels[700]), [MOMENTS.predicted_x0(x_T, *levels[999])]
+    for t, s, row in zip(timesteps, [*timesteps[1:], -1], rows, strict=True):
+        a, sigma = levels[t]
+        x0s.append(((x - sigma * torch.tanh(0.5 * x)) / a).clamp(-1, 1))
+        x = sum(
+            weight * term for weight, term in zip(row, [x, MOMENTS.flow(x, *levels[t], *levels[s]), *x0s], strict=True)
+        )
+    return x
+
+
+def looped(scheduler, x, timesteps=None):
+    """The loop of diffusers' pipelines: the network sees the scaled input, and `step` the sample itself."""
+    for t in scheduler.timesteps if timesteps is None else timesteps:
+        output = torch.tanh(0.5 * scheduler.scale_model_input(x, t))
+        x = scheduler.step(output, t, x).prev_sample
+    return x
+
+
+def test_a_free_first_call_begins_by_the_flow_of_the_moments(x_T):
+    scheduler = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=free_solvers())
+    scheduler.set_timesteps(4)
+    expected = by_hand(scheduler, x_T)
+    assert_close(looped(scheduler, x_T), expected, rtol=1e-6, atol=1e-6)
+    assert_close(looped(scheduler, x_T), expected, rtol=1e-6, atol=1e-6)  # a second run, without set_timesteps
+    assert_close(looped(scheduler, x_T, [700, 500, 300, 60]), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_other_runs_have_no_free_first_call(x_T):
+    scheduler = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=free_solvers())
+    plain = GaussianDiffusionScheduler(eta=0.0)
+    for options in ({"timesteps": [700, 500, 300, 60]}, {"num_inference_steps": 7}):
+        scheduler.set_timesteps(**options)
+        plain.set_timesteps(**options)
+        assert_close(looped(scheduler, x_T), looped(plain, x_T), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (free_solvers(moments=None), "a free_first_call and no data moments"),
+        (free_solvers(rows=[[1.0] * (n + 2) for n in range(4)]), r"lengths \[2, 3, 4, 5\]; it needs .* 4 .. 7"),
+        (free_solvers(moments=MOMENTS.to_config() | {"shape": [1, 4, 5]}), "16 numbers for 'mean', .* needs 20"),
+    ],
+)
+def test_bad_free_first_calls(options, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianDiffusionScheduler(eta=0.0, fitted_solvers=options)
+
+
+def test_samples_of_another_shape_and_noise_are_refused(x_T):
+    scheduler = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=free_solvers())
+    scheduler.set_timesteps(4)
+    with pytest.raises(
+        ValueError, match=r"has moments of data of shape \(1, 4, 4\), and these samples are of \(1, 8, 8\)"
+    ):
+        scheduler.scale_model_input(torch.zeros(2, 1, 8, 8), 700)
+    with pytest.raises(ValueError, match="was fitted to the flow, at eta=0, and this step has eta=1.0"):
+        scheduler.step(torch.tanh(x_T), 700, x_T, eta=1.0)

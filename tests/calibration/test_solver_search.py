@@ -1,0 +1,133 @@
+"""The parts of a fit: exact where the flow is Gaussian, the search's order and its count of calls, and where paths end."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.calibration import fit_solver
+from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, Paths, nearest_timesteps
+from ddpm_hf.calibration.measured_moments import measured_moments
+from ddpm_hf.calibration.path_ends import best_end, own_features
+from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
+from ddpm_hf.calibration.solver_rows import State, fitted_row, fitted_states, level_of
+from ddpm_hf.schedulers.data_moments import LowestFrequencies
+
+PLAIN = GaussianDiffusionScheduler(clip_sample=False)
+
+
+def gaussian_points(number=400):
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.5, 1.0, 0.6, 0.3, 0.1])
+    return (torch.randn(number, 5, generator=generator) * scales + torch.tensor([0.3, 0, 0, -0.2, 0])).double()
+
+
+def gaussian_denoiser(points):
+    return ExactDenoiser.from_gaussian_mixture(points.mean(0)[None], points.T.cov(correction=0)[None], PLAIN)
+
+
+def test_gaussian_data_in_one_call_with_a_free_first_call():
+    """The closed form: fitted to exact paths, one row after the flow of the moments is the exact flow to 1e-6."""
+    points = gaussian_points()
+    moments, network = measured_moments(points), gaussian_denoiser(points)
+    noise = torch.randn(64, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model = ModelOfPaths(network, PLAIN, 1.0, None, 64, lambda share: None)
+    noisy, here = level_of(PLAIN, 999), level_of(PLAIN, 600)
+    end = moments.flow(noise, *noisy, 1.0, 0.0)
+    start = State(moments.flow(noise, *noisy, *here), (moments.predicted_x0(noise, *noisy),))
+    paths = Paths({999: noise, 600: start.x}, {}, end)
+    (state,) = fitted_states(model, paths, [600], start, moments)
+    assert_close(state.x, end, rtol=0, atol=1e-6)
+
+
+def test_the_scheduler_takes_the_paths_where_the_fit_has_taken_them():
+    points = gaussian_points().float()
+    roll = ExactDenoiser.from_points(points, PLAIN)
+    fit = SolverFit(roll, PLAIN, [3], points, FitOptions(num_paths=64))
+    fit.prepare()
+    search = fit._search(64, lambda calls: None, 1.0)
+    for free in (False, True):
+        timesteps = nearest_timesteps(search.fine, [700 if free else 999, 400, 200])
+        found = search.fitted(free, timesteps)
+        solver = {"timesteps": timesteps, "rows": [list(row) for row in found.rows], "free_first_call": free}
+        pipeline = GaussianDiffusionPipeline(roll, fit.scheduler({"3": solver}))
+        pipeline.set_progress_bar_config(disable=True)
+        drawn = pipeline(latents=fit.noise, num_inference_steps=3, output_type="latent").images
+        assert_close(drawn, found.states[-1].x, rtol=1e-4, atol=1e-4)
+        assert (drawn - fit.paths.end).square().mean().sqrt().item() == pytest.approx(found.distance, rel=1e-3)
+
+
+def test_the_bar_counts_no_more_calls_than_it_was_promised():
+    points = gaussian_points().float()
+    network = gaussian_denoiser(points)
+    fit, made = SolverFit(network, PLAIN, [2, 7, 13, 20], points, FitOptions(num_paths=64)), []
+    fit.prepare(made.append)
+    for count in fit.steps:
+        fit.solver(count, made.append)
+    assert 0.5 * fit.calls() < sum(made) <= fit.calls()
+
+
+def test_a_search_is_better_than_the_spacings_it_begins_with(stock_unet):
+    fit = SolverFit(stock_unet, GaussianDiffusionScheduler(), [3], None, FitOptions(num_paths=16))
+    fit.prepare()
+    search = fit._search(16, lambda calls: None, 1.0)
+    begun = [search.fitted(free, timesteps).distance for free, timesteps in search.beginnings(3)]
+    best = search.best(3)
+    assert best.distance < min(begun)
+    assert best.timesteps[0] == 999
+    assert best.timesteps == sorted({*best.timesteps}, reverse=True)
+    # Moved timesteps were fitted from the states before them; anew, they give the same.
+    assert search.fitted(False, best.timesteps).distance == pytest.approx(best.distance, rel=1e-6)
+
+
+def test_the_nearest_timesteps_are_distinct():
+    assert nearest_timesteps([9, 7, 5, 3, 0], [9, 8, 1]) == [9, 7, 0]
+    assert nearest_timesteps([9, 7, 5, 3, 0], [9, 9, 9]) == [9, 7, 5]
+    assert nearest_timesteps([9, 7, 5, 3, 0], [0, 0, 0]) == [5, 3, 0]
+
+
+def test_paths_end_elsewhere_where_that_gains_enough():
+    assert best_end({60: 2.0, 30: 1.5, CLEAN: 3.0}, [70, 31, CLEAN]) == 31
+    assert best_end({60: 2.99, CLEAN: 3.0}, [70, CLEAN]) == CLEAN
+    paths = Paths({9: "x9", 5: "x5", 1: "x1"}, {5: "end5", 1: "end1"}, "end")
+    assert paths.ended_at(5) == Paths({9: "x9", 5: "x5"}, paths.x0, "end5")
+    assert paths.ended_at(CLEAN) is paths
+
+
+def test_the_spread_is_that_after_clamping():
+    generator = torch.Generator().manual_seed(0)
+    x, x0 = torch.randn(2, 200, 3, generator=generator)
+    target = (0.7 * x + 0.2 * torch.randn(200, 3, generator=generator)).clamp(-1, 1)
+    row = fitted_row([x, x0], target, torch.zeros(2).double(), bound=1.0)
+    result = (row[0] * x + row[1] * x0).clamp(-1, 1)
+    spreads = [(y - y.mean(0)).double().square().mean().sqrt().item() for y in (result, target)]
+    assert spreads[0] == pytest.approx(spreads[1], rel=5e-3)
+
+
+def test_large_images_have_the_spectrum_of_low_frequencies():
+    images = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images[:] += 2 * torch.cos(torch.linspace(0, 3, 64))
+    moments = measured_moments(images)
+    assert isinstance(moments.axes, LowestFrequencies)
+    assert moments.variances.shape == (3, 24, 24)
+    total = moments.variances.sum() + moments.rest * (3 * 64 * 64 - moments.variances.numel())
+    assert total.item() == pytest.approx((images - images.mean(0)).square().mean(0).sum().item(), rel=1e-4)
+
+
+def test_the_network_s_own_features_are_its_middle_block(stock_unet, tiny_unet):
+    samples = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    features = own_features(stock_unet, PLAIN, 2)(samples)
+    assert features.shape == (5, stock_unet.config.block_out_channels[-1])
+    assert_close(own_features(stock_unet, PLAIN, 5)(samples), features, rtol=1e-4, atol=1e-5)
+    assert own_features(tiny_unet(num_classes=3), PLAIN, 2)(samples).isfinite().all()
+    assert own_features(gaussian_denoiser(gaussian_points()), PLAIN, 2)(torch.zeros(3, 5)).shape == (3, 5)
+    assert own_features(ExactDenoiser.from_points(torch.zeros(1, 1, 8, 8), PLAIN), PLAIN, 2) is None
+
+
+def test_images_choose_an_end_and_give_moments(stock_unet):
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scheduler = GaussianDiffusionScheduler(num_train_timesteps=40, beta_end=0.5)
+    fitted = fit_solver(stock_unet, scheduler, [1, 2], images, num_paths=16, progress_bar=False)
+    for count in (1, 2):
+        fitted.set_timesteps(count)
+        assert len(fitted.timesteps) == count
