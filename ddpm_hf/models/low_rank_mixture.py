@@ -48,12 +48,12 @@ def fit_low_rank_mixture(images, num_components=64, num_axes=24, noise_std=0.02,
         InputError: for numbers out of range, and fewer images than components.
     """
     x = kind_of_batch(images).from_data(images).flatten(1)
-    _check(x, num_components, num_axes, noise_std)
-    generator = torch.Generator().manual_seed(seed)
-    parts = [x] if class_labels is None else [x[class_labels == label] for label in range(int(class_labels.max()) + 1)]
-    clusters, classes = [], []
-    for label, part in enumerate(parts):
-        found = clusters_of(part, num_components // len(parts), generator)
+    labels = torch.zeros(len(x), dtype=torch.int64) if class_labels is None else torch.as_tensor(class_labels)
+    per_class = num_components // (int(labels.max()) + 1)
+    _check(x, labels, per_class, num_components, num_axes, noise_std)
+    generator, clusters, classes = torch.Generator().manual_seed(seed), [], []
+    for label in labels.unique().tolist():
+        found = clusters_of(x[labels == label], per_class, generator)
         clusters += found
         classes += [label] * len(found)
     fitted = [principal_axes(cluster, num_axes) for cluster in clusters]
@@ -113,9 +113,17 @@ def principal_axes(x, number):
     return mean, directions[:number], singular[:number].square() / len(x)
 
 
-def _check(x, num_components, num_axes, noise_std):
-    if not 1 <= num_components <= len(x):
-        raise InputError(f"num_components={num_components} must be in 1 .. {len(x)}, the number of images.")
+def _check(x, labels, per_class, num_components, num_axes, noise_std):
+    counts = labels.bincount().tolist()
+    if per_class < 1:
+        raise InputError(f"num_components={num_components} must be at least {len(counts)}, one for each class.")
+    if min(counts) < per_class:
+        label = counts.index(min(counts))
+        whose = "and there are" if len(counts) == 1 else f"of each class, and class {label} has"
+        raise InputError(
+            f"num_components={num_components} asks for {per_class} clusters {whose} {counts[label]} images: give more "
+            "images or fewer components."
+        )
     if not 1 <= num_axes <= x.shape[1]:
         raise InputError(f"num_axes={num_axes} must be in 1 .. {x.shape[1]}, the dimensions of an image.")
     if not noise_std > 0:
