@@ -18,9 +18,10 @@ MOST_ROUNDS = 100
 
 
 class LowRankMixture(NamedTuple):
-    """The arguments of [`ExactDenoiser.from_low_rank_mixture`], in float32 and in the range of a network, [-1, 1].
+    """It holds the arguments of [`ExactDenoiser.from_low_rank_mixture`], float32, in the range of networks, [-1, 1].
 
-    means (K, C, H, W), axes (K, R, C, H, W), variances (K, R), noise_variance, weights (K,), classes (K,) or None.
+    The fields are means (K, C, H, W), axes (K, R, C, H, W), variances (K, R), noise_variance, weights (K,), and
+    classes (K,) or None.
     """
 
     means: torch.Tensor
@@ -32,7 +33,7 @@ class LowRankMixture(NamedTuple):
 
 
 def fit_low_rank_mixture(images, num_components=64, num_axes=24, noise_std=0.02, seed=0, class_labels=None):
-    """A [`LowRankMixture`] fitted to images, the same for the same seed.
+    """Fits a [`LowRankMixture`] to images; it is the same for the same seed.
 
     Clusters without images, which many equal images lead to, are left out.
 
@@ -69,7 +70,7 @@ def fit_low_rank_mixture(images, num_components=64, num_axes=24, noise_std=0.02,
 
 
 def clusters_of(x, number, generator):
-    """At most `number` clusters of vectors (N, D), by k-means: a list of (n, D), none empty."""
+    """Splits vectors (N, D) into at most `number` clusters by k-means, and returns a list of (n, D), none empty."""
     centres = spread_centres(x, number, generator)
     nearest = None
     for _ in range(MOST_ROUNDS):
@@ -84,7 +85,7 @@ def clusters_of(x, number, generator):
 
 
 def spread_centres(x, number, generator):
-    """The start of k-means++: each further centre is a vector drawn by its squared distance to the nearest centre."""
+    """Starts k-means++: each further centre is a vector drawn by its squared distance to the nearest centre."""
     first = torch.randint(len(x), (1,), generator=generator)
     centres = x[first]
     distances = squared_distances(x, centres).squeeze(1)
@@ -98,13 +99,13 @@ def spread_centres(x, number, generator):
 
 
 def squared_distances(x, centres):
-    """(N, K), not negative."""
+    """Returns the squared distances of vectors to centres, (N, K), not negative."""
     squares = x.square().sum(1, keepdim=True) + centres.square().sum(1)
     return (squares - 2 * x @ centres.T).clamp(min=0)
 
 
 def principal_axes(x, number):
-    """Mean (D,), leading eigenvectors (R, D) and eigenvalues (R,) of the covariance of vectors (n, D), in float64."""
+    """Returns the mean of vectors (n, D) and their covariance's leading eigenvectors (R, D) and eigenvalues (R,)."""
     mean = x.double().mean(0)
     offsets = x.double() - mean
     if len(x) < number:  # rows of zeros, so that there are enough directions, of variance 0

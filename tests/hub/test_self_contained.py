@@ -106,7 +106,7 @@ def tiny_mlp():
 
 
 def exact_of_images(scheduler):
-    """Of 1x2x2, with two axes a component and a class for each."""
+    """The mixture is one of images of 1x2x2, with two axes a component and a class for each."""
     generator = torch.Generator().manual_seed(0)
     means, axes = torch.randn(3, 1, 2, 2, generator=generator), torch.eye(4)[:2].reshape(1, 2, 1, 2, 2)
     mixture = means, axes.repeat(3, 1, 1, 1, 1), torch.full((3, 2), 0.3), 0.01

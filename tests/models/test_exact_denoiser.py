@@ -26,14 +26,14 @@ def on_a_line(scheduler=SCHEDULER):
 
 
 def on_a_line_by_axes():
-    """The same mixture, of which an axis has a part of the variance and the noise the rest."""
+    """The mixture is the same, but an axis has a part of the variance and the noise the rest."""
     noise = torch.tensor([0.03, 0.25, 0.002], dtype=torch.float64)
     arguments = MEANS[:, None], torch.ones(3, 1, 1).double(), (VARIANCES - noise)[:, None], noise
     return ExactDenoiser.from_low_rank_mixture(*arguments, SCHEDULER, WEIGHTS)
 
 
 def in_the_plane():
-    """{form of covariance: a mixture of it in two dimensions}"""
+    """Makes a mixture in two dimensions for each form of covariance."""
     means = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 0.9]], dtype=torch.float64)
     turned = torch.tensor([[0.3, 0.2], [0.2, 0.4]], dtype=torch.float64)
     covariances = torch.stack([turned, 0.2 * torch.eye(2).double(), turned.inverse() / 40])

@@ -1,4 +1,4 @@
-"""Mixtures of low-rank normals: against the form with full covariances, torch's density, draws, and the fit to images."""
+"""Mixtures of low-rank normals are tested against the form with full covariances, torch's density, draws, and the fit to images."""
 
 import math
 
@@ -211,7 +211,7 @@ def test_single_precision_is_enough_for_images(t):
 
 
 def test_the_pipeline_draws_what_the_mixture_is(tmp_path):
-    """Its images have the mean and the variance of the mixture's own, also from a folder and by the command."""
+    """Its images have the mean and the variance of the mixture's draws; the command draws from the same folder."""
     means, axes, variances = (part.float() for part in parts((1, 4, 4), 3))
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2)
     denoiser = ExactDenoiser.from_low_rank_mixture(means, axes, variances, 0.01, scheduler, WEIGHTS)
@@ -310,7 +310,7 @@ def test_the_fit_of_classes_mixes_none():
 
 
 def test_clusters_that_are_too_small():
-    """Of single images, which have no directions, and of equal ones, of which there are fewer than clusters."""
+    """Single images have no directions, and of equal ones there are fewer than clusters."""
     images = torch.zeros(20, 1, 3, 3, dtype=torch.uint8)
     images[10:] = 255
     images[0, 0, 0, 0] = 40
