@@ -3,10 +3,10 @@
 python benchmarks/exact_images.py OUTPUT [--dataset FOLDER] [--num_images 20000] [--components 64] [--axes 24]
     [--noise_std 0.02] [--class_conditional] [--seed 0]
 
-The data are the training split of the embedded Fashion-MNIST, unless a data set is named. The pipeline has the linear
-schedule of 1000 steps and does not clip, so that a sampler's error is the sampler's alone. `draws.png` in OUTPUT has
-draws of the model itself, `samples.png` images of a second-order sampler in 50 steps; they should look alike. It
-prints the seconds of the fit and the milliseconds of a network call for each image.
+The data are drawn from the training split of the embedded Fashion-MNIST (6,000 images), unless a data set is named.
+The pipeline has the linear schedule of 1000 steps and does not clip, so that a sampler's error is the sampler's alone.
+`draws.png` in OUTPUT has draws of the model itself, `samples.png` images of a second-order sampler in 50 steps; they
+should look alike. The script prints the seconds of the fit and the milliseconds of a network call for each image.
 """
 
 import argparse

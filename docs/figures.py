@@ -40,6 +40,7 @@ class Picture(NamedTuple):
 PICTURES = {
     "noise_to_images.png": Picture(image_figures.noise_to_images, ("demo",)),
     "forward_images.png": Picture(image_figures.forward),
+    "exact_images.png": Picture(image_figures.exact_model),
     "guidance.png": Picture(image_figures.guidance, ("with_classes", "steered")),
     "demo.png": Picture(demo_figures.page, ("with_classes",)),
     "image_to_image.png": Picture(editing_figures.image_to_image, ("stock",)),

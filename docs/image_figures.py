@@ -4,10 +4,11 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.data import decode_all, draw_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
 from ddpm_hf.pipelines.image_grids import sample_images
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 
@@ -46,6 +47,20 @@ def forward(file, num_images=300):
     generator = torch.Generator().manual_seed(0)
     marginals = forward_marginals(GaussianDiffusionScheduler(), x_0, [0, 29, 59, 99, 299, 999], generator)
     save_figure(draw_forward_process(marginals), file)
+
+
+def exact_model(file, shown=12, steps=50):
+    """Images of the embedded Fashion-MNIST, draws of the mixture fitted to them, and samples by its exact denoiser."""
+    images = open_images(DataArguments(), None).decode()["images"]
+    mixture = fit_low_rank_mixture(images)
+    scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2)
+    denoiser = ExactDenoiser.from_low_rank_mixture(*mixture[:4], scheduler, mixture.weights)
+    pipeline = GaussianDiffusionPipeline(denoiser, scheduler)
+    drawn = denoiser.sample(shown, torch.Generator().manual_seed(0))
+    rows = [pipeline.samples.to_output(x_0, "pil") for x_0 in (to_model_range(images[:shown]), drawn)]
+    rows.append(sample_images(pipeline, shown, num_inference_steps=steps))
+    titles = ["data", "draws of\nthe mixture", f"samples\nin {steps} steps"]
+    save_figure(draw_image_rows(rows, row_titles=titles, tile=56), file)
 
 
 def guidance(file, with_classes, steered, shown=4):

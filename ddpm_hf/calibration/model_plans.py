@@ -8,7 +8,7 @@ from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
 from ddpm_hf.calibration.transition_costs import bound_costs, candidate_timesteps, local_errors
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LARGEST_TERMINAL_ALPHA_BAR
+from ddpm_hf.schedulers.noise_schedules import LARGEST_TERMINAL_ALPHA_BAR
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
 # How many images, paths, and paths with errors, plans are made from.

@@ -139,8 +139,9 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_low_rank_mixture(cls, means, axes, variances, noise_variance, scheduler, weights=None, classes=None):
-        """For data with the density sum_k w_k N(m_k, s_k I + U_k diag(l_k) U_k'); the formulas are in
-        `low_rank_components`. `low_rank_mixture.fit_low_rank_mixture` fits one to images.
+        """Makes the denoiser of data with the density sum_k w_k N(m_k, s_k I + U_k diag(l_k) U_k').
+
+        The formulas are in `low_rank_components`; `low_rank_mixture.fit_low_rank_mixture` fits such a mixture.
 
         Args:
             means (`torch.Tensor`): m_k, (K, C, *), float32 or float64, the dtype of the arithmetic; the densities of
@@ -218,13 +219,13 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return self._moments(x_t, *self._process(timestep), class_labels, ("mean", "covariance"))[1]
 
     def responsibilities(self, sample, timestep, class_labels=None):
-        """The probability of each component given x_t, (B, K)."""
+        """Returns the probability of each component given x_t, (B, K)."""
         x_t = sample.flatten(1).to(self.means.dtype)
         components, log_weights = self._components(x_t, *self._process(timestep)), self._log_weights(class_labels)
         return (log_weights + components.log_densities).softmax(1)
 
     def log_likelihood(self, sample, timestep=CLEAN_DATA, class_labels=None):
-        """log p_t(x) in nats, (B,), the density of x_t, or of the data for timestep = -1, the default.
+        """Returns log p_t(x) in nats, (B,): the density of x_t, or that of the data for timestep = -1, the default.
 
         Args:
             sample (`torch.Tensor`): (B, C, *).
@@ -247,7 +248,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def sample(self, num_samples, generator=None, class_labels=None):
-        """`num_samples` draws of x_0 from the components, (N, C, *): fresh data.
+        """Draws fresh data from the mixture: `num_samples` of x_0, (N, C, *).
 
         Args:
             num_samples (`int`): N.
@@ -270,12 +271,12 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return COVARIANCE_FORMS[self.config.covariance](self, x_t, signal, sigma)
 
     def _have_densities(self):
-        """Whether data without noise have a density: they vary in all directions."""
+        """Says whether data without noise have a density, which they have if they vary in all directions."""
         least = {"none": None, "low_rank": "noise_variances"}.get(self.config.covariance, "variances")
         return least is not None and bool((getattr(self, least) > 0).all())
 
     def _log_weights(self, class_labels):
-        """The logarithms of the weights, (1, K), or for labels those of each one's class, (B, K)."""
+        """Returns the logarithms of the weights, (1, K), or with labels those within each label's class, (B, K)."""
         if self.config.num_classes is None or class_labels is None:
             return self.log_weights[None]
         labels = torch.as_tensor(class_labels, device=self.means.device).reshape(-1, 1)
@@ -283,7 +284,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
         return self.log_weights.where(fits, -math.inf).log_softmax(1)
 
     def _moments(self, x_t, signal, sigma, class_labels, wanted):
-        """Those of E, Var and Cov[x_0 | x_t] that are wanted, the mean first, in chunks that fit in memory."""
+        """Returns the moments of x_0 given x_t that are `wanted`, the mean first, in chunks that fit in memory."""
         numbers = {"none": 1}.get(self.config.covariance, self.means.shape[1])
         if "covariance" in wanted:
             numbers = max(numbers, self.means.shape[1])
@@ -318,7 +319,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
 
 def _shapes_of_components(components, dimensions, covariance, num_axes=None):
-    """{buffer: shape}"""
+    """Returns the shapes of the buffers that hold the components, by name."""
     shapes = {"log_weights": (components,), "means": (components, dimensions)}
     if covariance in ("diagonal", "full"):
         shapes["variances"] = (components, dimensions)  # along the axes, if there are any

@@ -23,7 +23,7 @@ import torch
 
 
 class PointComponents:
-    """Components without spread.
+    """The components are points, which have no spread.
 
     Args:
         mixture: has the `means`, (K, D).
@@ -54,7 +54,7 @@ class PointComponents:
 
 
 class DiagonalComponents:
-    """Components with the variances v_k along the coordinates; the arguments are those of [`PointComponents`].
+    """The components have the variances v_k along the coordinates; the arguments are those of [`PointComponents`].
 
     `mixture` has `means` and `variances`, (K, D) each.
     """
@@ -71,22 +71,22 @@ class DiagonalComponents:
 
     @staticmethod
     def along_axes(mixture, vectors):
-        """A_k' x of vectors (B, K, D)."""
+        """Returns A_k' x for vectors x, (B, K, D)."""
         return vectors
 
     @staticmethod
     def from_axes(mixture, vectors):
-        """A_k x of vectors (B, K, D)."""
+        """Returns A_k x for vectors x, (B, K, D)."""
         return vectors
 
     @staticmethod
     def diagonals(mixture, variances):
-        """The diagonals of A_k diag(v) A_k', of v (B, K, D)."""
+        """Returns the diagonals of A_k diag(v) A_k' for v (B, K, D)."""
         return variances
 
     @staticmethod
     def matrices(mixture, variances):
-        """sum_k A_k diag(v) A_k', (B, D, D), of v (B, K, D)."""
+        """Returns sum_k A_k diag(v) A_k', (B, D, D), for v (B, K, D)."""
         return torch.diag_embed(variances.sum(1))
 
     def mean(self, weights):
@@ -106,7 +106,7 @@ class DiagonalComponents:
 
 
 class FullComponents(DiagonalComponents):
-    """Components with the variances v_k along the columns of `axes`, (K, D, D)."""
+    """The components have the variances v_k along the columns of `axes`, (K, D, D)."""
 
     @staticmethod
     def along_axes(mixture, vectors):
@@ -131,18 +131,18 @@ class FullComponents(DiagonalComponents):
 
 
 def weighted_covariance(offsets, weights):
-    """sum_k w_k d_k d_k', (B, D, D), of offsets d (B, K, D)."""
+    """Returns sum_k w_k d_k d_k', (B, D, D), for offsets d (B, K, D)."""
     return (weights[:, :, None] * offsets).mT @ offsets
 
 
 def normal_noise(chosen, mixture, generator):
-    """(N, D), or as many numbers for each sample as it has variances."""
+    """Draws standard normal noise, for each sample as many numbers as its component has variances."""
     shape = (len(chosen), mixture.variances.shape[1])
     return torch.randn(shape, generator=generator, dtype=mixture.means.dtype, device=mixture.means.device)
 
 
 def sum_along_axes(lengths, axes, chosen):
-    """For each sample its lengths (N, R) times the axes (K, R, D) of its component: (N, D)."""
+    """Multiplies the lengths (N, R) of each sample by the axes (K, R, D) of its component, which gives (N, D)."""
     total = lengths.new_zeros(len(lengths), axes.shape[2])
     for k in chosen.unique().tolist():  # one by one, as the axes of every sample would not fit in memory
         total[chosen == k] = lengths[chosen == k] @ axes[k]

@@ -33,7 +33,7 @@ from ddpm_hf.schedulers.noise_levels import table_dtype
 
 
 class LowRankComponents:
-    """Components with a few directions of their own; the arguments are those of [`PointComponents`].
+    """The components have a few directions of their own; the arguments are those of [`PointComponents`].
 
     `mixture` has `means` (K, D), `axes` U_k' (K, R, D), `variances` l_k (K, R) and `noise_variances` s_k (K,).
 
@@ -76,12 +76,12 @@ class LowRankComponents:
         return within + weighted_covariance(self._means() - mean[:, None], weights)
 
     def _weighted(self, weights, part):
-        """A part of each component, (B, K) or (B, K, R), times its weight, with K and R as one dimension."""
+        """Multiplies a part of each component, (B, K) or (B, K, R), by its weight; K and R become one dimension."""
         weights = weights if part.ndim == 2 else weights[:, :, None]
         return (weights * part).flatten(1).to(self.x_t.dtype)
 
     def _means(self):
-        """mean_k, (B, K, D)."""
+        """Returns mean_k, (B, K, D)."""
         of_means, of_x_t, of_axes = (part.to(self.x_t.dtype) for part in (self.of_means, self.of_x_t, self.of_axes))
         along = torch.einsum("bkr,krd->bkd", of_axes, self.mixture.axes)
         return of_means[:, :, None] * self.mixture.means + of_x_t[:, :, None] * self.x_t[:, None] + along

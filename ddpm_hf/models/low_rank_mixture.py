@@ -18,9 +18,10 @@ MOST_ROUNDS = 100
 
 
 class LowRankMixture(NamedTuple):
-    """The arguments of [`ExactDenoiser.from_low_rank_mixture`], in float32 and in the range of a network, [-1, 1].
+    """It holds the arguments of [`ExactDenoiser.from_low_rank_mixture`], float32, in the range of networks, [-1, 1].
 
-    means (K, C, H, W), axes (K, R, C, H, W), variances (K, R), noise_variance, weights (K,), classes (K,) or None.
+    The fields are means (K, C, H, W), axes (K, R, C, H, W), variances (K, R), noise_variance, weights (K,), and
+    classes (K,) or None.
     """
 
     means: torch.Tensor
@@ -32,7 +33,7 @@ class LowRankMixture(NamedTuple):
 
 
 def fit_low_rank_mixture(images, num_components=64, num_axes=24, noise_std=0.02, seed=0, class_labels=None):
-    """A [`LowRankMixture`] fitted to images, the same for the same seed.
+    """Fits a [`LowRankMixture`] to images; it is the same for the same seed.
 
     Clusters without images, which many equal images lead to, are left out.
 
@@ -48,12 +49,12 @@ def fit_low_rank_mixture(images, num_components=64, num_axes=24, noise_std=0.02,
         InputError: for numbers out of range, and fewer images than components.
     """
     x = kind_of_batch(images).from_data(images).flatten(1)
-    _check(x, num_components, num_axes, noise_std)
-    generator = torch.Generator().manual_seed(seed)
-    parts = [x] if class_labels is None else [x[class_labels == label] for label in range(int(class_labels.max()) + 1)]
-    clusters, classes = [], []
-    for label, part in enumerate(parts):
-        found = clusters_of(part, num_components // len(parts), generator)
+    labels = torch.zeros(len(x), dtype=torch.int64) if class_labels is None else torch.as_tensor(class_labels)
+    per_class = num_components // (int(labels.max()) + 1)
+    _check(x, labels, per_class, num_components, num_axes, noise_std)
+    generator, clusters, classes = torch.Generator().manual_seed(seed), [], []
+    for label in labels.unique().tolist():
+        found = clusters_of(x[labels == label], per_class, generator)
         clusters += found
         classes += [label] * len(found)
     fitted = [principal_axes(cluster, num_axes) for cluster in clusters]
@@ -69,7 +70,7 @@ def fit_low_rank_mixture(images, num_components=64, num_axes=24, noise_std=0.02,
 
 
 def clusters_of(x, number, generator):
-    """At most `number` clusters of vectors (N, D), by k-means: a list of (n, D), none empty."""
+    """Splits vectors (N, D) into at most `number` clusters by k-means, and returns a list of (n, D), none empty."""
     centres = spread_centres(x, number, generator)
     nearest = None
     for _ in range(MOST_ROUNDS):
@@ -84,7 +85,7 @@ def clusters_of(x, number, generator):
 
 
 def spread_centres(x, number, generator):
-    """The start of k-means++: each further centre is a vector drawn by its squared distance to the nearest centre."""
+    """Starts k-means++: each further centre is a vector drawn by its squared distance to the nearest centre."""
     first = torch.randint(len(x), (1,), generator=generator)
     centres = x[first]
     distances = squared_distances(x, centres).squeeze(1)
@@ -98,13 +99,13 @@ def spread_centres(x, number, generator):
 
 
 def squared_distances(x, centres):
-    """(N, K), not negative."""
+    """Returns the squared distances of vectors to centres, (N, K), not negative."""
     squares = x.square().sum(1, keepdim=True) + centres.square().sum(1)
     return (squares - 2 * x @ centres.T).clamp(min=0)
 
 
 def principal_axes(x, number):
-    """Mean (D,), leading eigenvectors (R, D) and eigenvalues (R,) of the covariance of vectors (n, D), in float64."""
+    """Returns the mean of vectors (n, D) and their covariance's leading eigenvectors (R, D) and eigenvalues (R,)."""
     mean = x.double().mean(0)
     offsets = x.double() - mean
     if len(x) < number:  # rows of zeros, so that there are enough directions, of variance 0
@@ -113,9 +114,17 @@ def principal_axes(x, number):
     return mean, directions[:number], singular[:number].square() / len(x)
 
 
-def _check(x, num_components, num_axes, noise_std):
-    if not 1 <= num_components <= len(x):
-        raise InputError(f"num_components={num_components} must be in 1 .. {len(x)}, the number of images.")
+def _check(x, labels, per_class, num_components, num_axes, noise_std):
+    counts = labels.bincount().tolist()
+    if per_class < 1:
+        raise InputError(f"num_components={num_components} must be at least {len(counts)}, one for each class.")
+    if min(counts) < per_class:
+        label = counts.index(min(counts))
+        whose = "and there are" if len(counts) == 1 else f"of each class, and class {label} has"
+        raise InputError(
+            f"num_components={num_components} asks for {per_class} clusters {whose} {counts[label]} images: give more "
+            "images or fewer components."
+        )
     if not 1 <= num_axes <= x.shape[1]:
         raise InputError(f"num_axes={num_axes} must be in 1 .. {x.shape[1]}, the dimensions of an image.")
     if not noise_std > 0:

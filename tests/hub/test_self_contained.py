@@ -105,6 +105,14 @@ def tiny_mlp():
     return MLPDenoiser(width=8, time_embedding_dim=8, num_classes=3, variance_head="npr", **units).eval()
 
 
+def exact_of_images(scheduler):
+    """The mixture is one of images of 1x2x2, with two axes a component and a class for each."""
+    generator = torch.Generator().manual_seed(0)
+    means, axes = torch.randn(3, 1, 2, 2, generator=generator), torch.eye(4)[:2].reshape(1, 2, 1, 2, 2)
+    mixture = means, axes.repeat(3, 1, 1, 1, 1), torch.full((3, 2), 0.3), 0.01
+    return ExactDenoiser.from_low_rank_mixture(*mixture, scheduler, classes=torch.arange(3))
+
+
 @pytest.fixture
 def models(tiny_unet):
     """{name: (pipeline, how to sample it)}: each thing that a repository may hold."""
@@ -127,6 +135,7 @@ def models(tiny_unet):
             steps | {"class_labels": [0, 2]},
         ),
         "exact": (ours(ExactDenoiser.from_points(torch.eye(3), scheduler()), scheduler()), steps | {"batch_size": 2}),
+        "exact images": (ours(exact_of_images(scheduler()), scheduler()), steps | guided),
     }
 
 
@@ -194,10 +203,11 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     for (expected, name, _, case), said in zip(cases, report, strict=True):
         if expected == "ours":
             assert said.get("class") == "GaussianDiffusionPipeline", (case, said)
-            network = {"points": "MLPDenoiser", "exact": "ExactDenoiser"}.get(name, "UNet2DModel")
+            own = {"points": "MLPDenoiser", "exact": "ExactDenoiser", "exact images": "ExactDenoiser"}
+            network = own.get(name, "UNet2DModel")
             assert said["parts"] == [network, "GaussianDiffusionScheduler"], case
-            # Linear layers round by where in memory their weights are.
-            exactly = ROUNDING if name == "points" else {"rtol": 0, "atol": 0}
+            # Products of matrices round by where in memory their numbers are.
+            exactly = ROUNDING if name in ("points", "exact images") else {"rtol": 0, "atol": 0}
             assert_close(torch.tensor(said["images"]), images[name], **exactly)
             assert files(Path(case["again"])) == files(tmp_path / name), case
         elif expected == "DDPMPipeline":
@@ -224,7 +234,7 @@ def run_process(folder, task, endpoint):
 # In one process ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plans", "head", "classes", "classifier", "points", "exact"])
+@pytest.mark.parametrize("name", ["plans", "head", "classes", "classifier", "points", "exact", "exact images"])
 def test_the_package_needs_no_trust_and_saves_the_same_folder(tmp_path, models, name):
     pipeline, options = models[name]
     pipeline.save_pretrained(tmp_path / "first")

@@ -25,6 +25,32 @@ def on_a_line(scheduler=SCHEDULER):
     return ExactDenoiser.from_gaussian_mixture(MEANS[:, None], VARIANCES[:, None], scheduler, WEIGHTS)
 
 
+def on_a_line_by_axes():
+    """The mixture is the same, but an axis has a part of the variance and the noise the rest."""
+    noise = torch.tensor([0.03, 0.25, 0.002], dtype=torch.float64)
+    arguments = MEANS[:, None], torch.ones(3, 1, 1).double(), (VARIANCES - noise)[:, None], noise
+    return ExactDenoiser.from_low_rank_mixture(*arguments, SCHEDULER, WEIGHTS)
+
+
+def in_the_plane():
+    """Makes a mixture in two dimensions for each form of covariance."""
+    means = torch.tensor([[-1.0, 0.5], [0.8, -0.3], [0.2, 0.9]], dtype=torch.float64)
+    turned = torch.tensor([[0.3, 0.2], [0.2, 0.4]], dtype=torch.float64)
+    covariances = torch.stack([turned, 0.2 * torch.eye(2).double(), turned.inverse() / 40])
+    axes = torch.tensor([[[0.6, 0.8]], [[1.0, 0.0]], [[0.0, -1.0]]], dtype=torch.float64)
+    lengths = torch.tensor([[0.4], [0.05], [0.2]], dtype=torch.float64)
+    mixture = ExactDenoiser.from_gaussian_mixture
+    return {
+        "none": ExactDenoiser.from_points(some_points(), SCHEDULER),
+        "diagonal": mixture(means, covariances.diagonal(dim1=1, dim2=2), SCHEDULER, WEIGHTS),
+        "full": mixture(means, covariances, SCHEDULER, WEIGHTS),
+        "low_rank": ExactDenoiser.from_low_rank_mixture(means, axes, lengths, 0.02, SCHEDULER, WEIGHTS),
+    }
+
+
+FORMS = tuple(exact_denoiser.COVARIANCE_FORMS)
+
+
 def some_points(count=30):
     points = swiss_roll(count, torch.Generator().manual_seed(0)).points
     return (points - points.mean(0)) / points.std(0)
@@ -61,12 +87,13 @@ def posterior_by_integration(x_t, alpha_bar):
     return first / total, second / total - (first / total) ** 2
 
 
+@pytest.mark.parametrize("make", [on_a_line, on_a_line_by_axes])
 @pytest.mark.parametrize("t", [0, 30, 300, 999])
-def test_a_mixture_on_a_line_has_the_moments_of_the_integral(t):
+def test_a_mixture_on_a_line_has_the_moments_of_the_integral(t, make):
     alpha_bar = SCHEDULER.alpha_bar(t).item()
     # Where x_t is likely to be: a factor of e^-700 would leave the integral no digits.
     x_t = alpha_bar**0.5 * torch.tensor([[-1.1], [0.3], [1.5]], dtype=torch.float64)
-    posterior = on_a_line().posterior(x_t, t)
+    posterior = make().posterior(x_t, t)
     for i, x in enumerate(x_t.flatten().tolist()):
         mean, variance = posterior_by_integration(x, alpha_bar)
         assert posterior.mean[i].item() == pytest.approx(mean, rel=1e-7, abs=1e-9)
@@ -165,7 +192,72 @@ def bound_by_integration(exact, scheduler, x0):
     return (prior + mean_over(kl, a1) + mean_over(decoder, a0)) / math.log(2)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("t", [20, 300])
+def test_the_density_is_one_altogether_and_that_of_the_mixture(form, t):
+    denoiser = in_the_plane()[form]
+    line = torch.linspace(-6, 6, 401, dtype=torch.float64)
+    grid = torch.cartesian_prod(line, line)
+    density = denoiser.log_likelihood(grid, t).exp()
+    assert density.sum().item() * 0.03**2 == pytest.approx(1, rel=1e-6)
+    # The derivative of its logarithm is the score, -eps / sqrt(1 - abar).
+    x_t = grid[:: len(grid) // 7].requires_grad_()
+    score = torch.autograd.grad(denoiser.log_likelihood(x_t, t).sum(), x_t)[0]
+    with torch.no_grad():
+        epsilon = denoiser(x_t, t).sample
+    assert_close(-((1 - SCHEDULER.alpha_bar(t)).sqrt()) * score, epsilon, rtol=1e-8, atol=1e-8)
+
+
+def test_clean_data_have_a_density_where_components_are_spread_in_all_directions():
+    x = torch.tensor([[0.3], [-1.0]], dtype=torch.float64)
+    expected = (WEIGHTS * normal(x, MEANS, VARIANCES)).sum(1).log()
+    for denoiser in (on_a_line(), on_a_line_by_axes()):
+        assert_close(denoiser.log_likelihood(x), expected)
+    flat = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for denoiser in (in_the_plane()["none"], ExactDenoiser.from_gaussian_mixture(flat, flat, SCHEDULER)):
+        with pytest.raises(ValueError, match="timestep=-1 is data without noise, where points, .* have no density"):
+            denoiser.log_likelihood(flat)
+        assert denoiser.log_likelihood(flat, 0).isfinite().all()
+
+
 # Against itself and against sampling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("t", [5, 250, 999])
+def test_the_covariance_is_the_derivative_of_the_mean(form, t):
+    """Cov[x_0 | x_t] = (1 - abar) / sqrt(abar) dE[x_0 | x_t] / dx_t, of which the variance is the diagonal."""
+    denoiser, alpha_bar = in_the_plane()[form], SCHEDULER.alpha_bar(t)
+    x_t = noisy(some_points(), t, 5)[0]
+    jacobian = torch.autograd.functional.jacobian(lambda x: denoiser.posterior(x, t).mean.sum(0), x_t).movedim(1, 0)
+    covariance = denoiser.posterior_covariance(x_t, t)
+    assert_close(covariance, (1 - alpha_bar) / alpha_bar.sqrt() * jacobian, rtol=1e-8, atol=1e-10)
+    assert_close(denoiser.posterior(x_t, t).variance, covariance.diagonal(dim1=1, dim2=2), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_draws_have_the_moments_of_the_mixture(form):
+    """At the end of the process nothing is known of x_0, so that its posterior is the mixture itself."""
+    denoiser, draws = in_the_plane()[form], 20_000
+    drawn = denoiser.sample(draws, torch.Generator().manual_seed(0))
+    assert drawn.shape == (draws, 2) and drawn.dtype == torch.float64
+    ended = ExactDenoiser.from_config(denoiser.config)
+    nothing = {"signal": 0 * denoiser.signal, "sigma": torch.ones_like(denoiser.sigma)}
+    ended.load_state_dict(denoiser.state_dict() | nothing, assign=True)
+    mean, covariance = ended.posterior(drawn[:1], 999).mean[0], ended.posterior_covariance(drawn[:1], 999)[0]
+    assert ((drawn.mean(0) - mean).abs() < 4 * covariance.diagonal().sqrt() / draws**0.5).all()
+    assert_close(drawn.T.cov(), covariance, rtol=0, atol=4 * (2 / draws) ** 0.5 * covariance.max().item())
+    assert torch.equal(drawn, denoiser.sample(draws, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_responsibilities_are_the_shares_of_the_components_among_draws(form):
+    denoiser = in_the_plane()[form]
+    x_0 = denoiser.sample(20_000, torch.Generator().manual_seed(0))
+    x_t = SCHEDULER.add_noise(x_0, torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1)).double(), 100)
+    shares = denoiser.responsibilities(x_t, 100)
+    assert_close(shares.sum(1), torch.ones(20_000).double())
+    assert_close(shares.mean(0), denoiser.log_weights.exp(), rtol=0, atol=0.02)
 
 
 def test_points_are_the_mixture_without_spread():
@@ -236,7 +328,7 @@ def test_the_learned_range_gives_the_optimal_variance_of_a_step(t):
 
 
 def test_many_samples_are_taken_some_at_a_time(monkeypatch):
-    for exact in (ExactDenoiser.from_points(some_points(), SCHEDULER), on_a_line()):
+    for exact in in_the_plane().values():
         x_t = torch.randn(23, exact.config.in_channels, dtype=torch.float64)
         t = torch.arange(23) * 40
         whole = exact(x_t, t).sample
@@ -244,6 +336,7 @@ def test_many_samples_are_taken_some_at_a_time(monkeypatch):
             patch.setattr(exact_denoiser, "NUMBERS_AT_A_TIME", 100)
             assert_close(exact(x_t, t).sample, whole)
             assert_close(exact(x_t, 40).sample[1], whole[1])
+            assert exact.posterior_covariance(x_t, t).shape == (23, 2, 2)
 
 
 def test_single_precision_is_enough_for_pictures():
