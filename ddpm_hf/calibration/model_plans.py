@@ -5,10 +5,11 @@ import torch
 from ddpm_hf.calibration.cheapest_plans import path_cost, plan_timesteps
 from ddpm_hf.calibration.error_propagation import error_growth, mean_square_in_the_data
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
-from ddpm_hf.calibration.transition_costs import bound_costs, candidate_timesteps, local_errors
+from ddpm_hf.calibration.transition_costs import FlowPaths, bound_costs, candidate_timesteps, local_errors
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.schedulers.scheduling_gaussian_diffusion import LARGEST_TERMINAL_ALPHA_BAR
+from ddpm_hf.evaluation.noised_batches import Measuring
+from ddpm_hf.schedulers.noise_schedules import LARGEST_TERMINAL_ALPHA_BAR
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
 # How many images, paths, and paths with errors, plans are made from.
@@ -82,11 +83,11 @@ def _transition_costs(unet, scheduler, images, labels, candidates, options):
     batch_size, seed = options.batch_size, options.seed
     if options.plan_cost == "bound":
         images, labels = images[:PLAN_IMAGES], labels_of(labels, 0, PLAN_IMAGES)
-        return bound_costs(unet, scheduler, images, candidates, labels, batch_size=batch_size, seed=seed)
+        return bound_costs(unet, scheduler, candidates, Measuring(images, labels, batch_size, seed))
     labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
-    of_paths = {"batch_size": min(batch_size, PLAN_PATHS), "seed": seed}
-    errors = local_errors(unet, scheduler, candidates, 2, PLAN_PATHS, labels, **of_paths)
+    paths = FlowPaths(PLAN_PATHS, labels, min(batch_size, PLAN_PATHS), seed)
+    errors = local_errors(unet, scheduler, candidates, paths)
     if options.plan_cost == "local_error":
         return errors
-    labels = labels_of(labels, 0, GROWTH_PATHS)
-    return mean_square_in_the_data(errors, error_growth(unet, scheduler, candidates, GROWTH_PATHS, labels, seed))
+    paths = FlowPaths(GROWTH_PATHS, labels_of(labels, 0, GROWTH_PATHS), seed=seed)
+    return mean_square_in_the_data(errors, error_growth(unet, scheduler, candidates, paths))

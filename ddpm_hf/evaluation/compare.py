@@ -136,16 +136,7 @@ def _compare(request):
     device = request.device or str(accelerator.device)
     pipeline = _open_model(request).to(device)
     samplers = _make_samplers(pipeline, request)
-    task = _task(
-        pipeline,
-        load_features(request.features, device),
-        request.data,
-        request.num_images,
-        request.seeds,
-        min(request.batch_size, request.num_images),
-        request.bound_images,
-        accelerator,
-    )
+    task = _task(request, pipeline, load_features(request.features, device), accelerator)
     scored = {name for name, sampler in samplers.items() if request.bound_images and _has_bound(sampler)}
     calls = _announce(task, request, len(scored))
     measurements, rows = [], {name: [] for name in samplers}
@@ -218,19 +209,20 @@ def _write(output, settings, measurements, rows):
         write_report(aside, COMPARISON.stem, "Samplers of one model", "Frechet distance", settings, measurements)
 
 
-def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator):
-    images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config))
-    # Data sets are often sorted by class: the first images are to be like all.
+def _task(request, pipeline, see, accelerator):
+    num_images, batch_size = request.num_images, min(request.batch_size, request.num_images)
+    images, labels = main_process_first(accelerator, lambda: load_data(request.data, pipeline.unet.config))
+    # Data sets are often sorted by class, and the first images should represent all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return Task(
         pipeline=pipeline,
         labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
-        held_out=images[order[:bound_images]],
+        held_out=images[order[: request.bound_images]],
         see=see,
         target=_statistics(_own(images, accelerator), see, batch_size, accelerator),
         num_images=num_images,
         batch_size=batch_size,
-        seeds=seeds,
+        seeds=request.seeds,
         accelerator=accelerator,
     )
 
