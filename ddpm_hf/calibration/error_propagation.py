@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_hf.calibration.transition_costs import CLEAN_NODE, DETERMINISTIC, FlowPaths, chain_of, starting_noise
+from ddpm_hf.calibration.transition_costs import CLEAN_NODE, DETERMINISTIC, chain_of, starting_noise
 from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.variational_bound import CLEAN

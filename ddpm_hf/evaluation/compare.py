@@ -293,7 +293,8 @@ def _measure(task, name, sampler, count, bar):
     places = own_part(task.num_images, task.accelerator)
     shown, distances, seconds = [], [], []
     for seed in task.seeds:
-        images = _sample(task, sampler, count, seed, places, bar, seconds)
+        images, of_batches = _sample(task, sampler, count, seed, places, bar)
+        seconds += of_batches
         statistics_of_all = _statistics(images, task.see, task.batch_size, task.accelerator)
         distances.append(frechet_distance(statistics_of_all, task.target))
         check_all_finite(
@@ -314,12 +315,13 @@ def _measure(task, name, sampler, count, bar):
 
 
 @torch.no_grad()
-def _sample(task, sampler, count, seed, places, bar, seconds):
-    """uint8 images (N, C, H, W) of `places`; each place has a generator of its own, whatever the sampler and the batches.
+def _sample(task, sampler, count, seed, places, bar):
+    """The uint8 images (N, C, H, W) of `places`, and the seconds for an image in each batch.
 
-    Appends the seconds for each image to `seconds`, one value a batch: their median forgets what else the machine did.
+    Each place has its own generator, whatever the sampler and the batches. The caller takes the median of the seconds,
+    which ignores batches that other work on the machine delayed.
     """
-    pipeline = pipeline_with(sampler, task.pipeline.unet)
+    pipeline, seconds = pipeline_with(sampler, task.pipeline.unet), []
     images = [torch.empty(0, *pipeline.samples.shape, dtype=torch.uint8)]
 
     def count_call(*_):
@@ -338,7 +340,7 @@ def _sample(task, sampler, count, seed, places, bar, seconds):
         check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
         images.append(_to_levels(x_0).cpu())
         seconds.append((time.perf_counter() - started) / len(batch))
-    return torch.cat(images)
+    return torch.cat(images), seconds
 
 
 def _to_levels(images):
@@ -364,7 +366,7 @@ def _seconds_per_call(task):
     """The seconds that one batch takes."""
     sampler, places = make_sampler("diffusers-ddim", task.pipeline.scheduler), range(task.batch_size)
     with tqdm(disable=True) as bar:
-        return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar, []))
+        return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar))
 
 
 # What is shown -------------------------------------------------------------------------------------------------------
