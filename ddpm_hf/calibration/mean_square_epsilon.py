@@ -65,53 +65,40 @@ class MeanSquareEpsilon:
 
 @torch.no_grad()
 def estimate_mean_square_epsilon(
-    unet,
-    scheduler,
-    batches,
-    timesteps_per_image=None,
-    class_labels=None,
-    encode=None,
-    batch_size=64,
-    seed=0,
-    state_file=None,
-    accelerator=None,
-    progress_bar=True,
+    unet, scheduler, batches, timesteps_per_image=None, encode=None, state_file=None, **measuring
 ):
     """Gamma_t = E |eps_hat(x_t, t)|^2 / d for every training timestep, with standard errors (Bao et al. 2022a).
 
-    Each image is used at m timesteps, evenly spread over 0 .. T-1 from a start that is evenly spread over the images; so
-    N images give N m / T draws for each timestep, within one or two, and every timestep sees images from all parts of the
-    data. It costs N m calls of the network on one image. The noise of an image is a function of the seed and of its place
-    in the data; so neither the batches nor the number of processes change the result by more than rounding.
+    Each image is used at m timesteps, evenly spread over 0 .. T-1 from a start that is evenly spread over the images.
+    So N images give N m / T draws for each timestep, within one or two, and every timestep gets images from all parts
+    of the data. The cost is N m network calls on one image. The noise of an image is a function of the seed and of its
+    place in the data, so that batches and processes change the result by no more than rounding.
 
     Args:
-        unet ([`UNet2DModel`]): any, stock or ours, in any precision, on the device to compute on. Dropout is off
-            meanwhile.
-        scheduler ([`SchedulerMixin`]): that of the training, or any of the Karras family made from its config; x0 and v
-            predictions are converted.
-        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches; for a network of points (N, d),
-            as it takes them.
-        timesteps_per_image (`int`, *optional*): m; 100 by default, or T if that is less.
-        class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
-        encode (*optional*): for a latent model: a function of a batch of images in [-1, 1] that gives its latents, scaled
-            as the network takes them.
-        batch_size (`int`): images at a time, if `batches` is a tensor.
-        seed (`int`): of the noise and of the timesteps.
-        state_file (*optional*): an npz file that is written after every batch, and from which the same call goes on. With
-            several processes each has its own beside it.
-        accelerator ([`accelerate.Accelerator`], *optional*): its processes share the batches; all have the result.
-        progress_bar (`bool`): show one, counted in network calls.
+        unet ([`UNet2DModel`]): the network, stock or ours, in any precision, on the device of the computation. Dropout
+            is switched off.
+        scheduler ([`SchedulerMixin`]): the scheduler of the training, or one of the Karras family made from its
+            config; predictions of x0 and v are converted.
+        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches. A network of points takes
+            (N, d), in its own units.
+        timesteps_per_image (`int`, *optional*): m; by default 100, or T if that is less.
+        encode (*optional*): for a latent model: a function of a batch of images in [-1, 1] that returns latents in the
+            scale of the network.
+        state_file (*optional*): an npz file that is written after every batch, and from which the same call continues.
+            Each of several processes has its own file beside it.
+        measuring: how the network is called, as in [`Measuring`]: `class_labels`, one for all or (N,), where None is
+            "no class" if the model has a null label; `batch_size`, 64; `seed`, 0, of the noise and the timesteps;
+            `accelerator`, whose processes share the batches and all get the result; `progress_bar`, True.
 
     Returns:
         [`MeanSquareEpsilon`]
 
     Raises:
-        ValueError: for images that do not fit the network or the range, too few of them, a scheduler that is no discrete
-            chain, a prediction that is not finite, and a `state_file` of another estimate.
+        ValueError: for images that do not fit the network or the range, too few of them, a scheduler that is not a
+            discrete chain, a prediction that is not finite, and a `state_file` of another estimate.
     """
-    unet = unet if accelerator is None else accelerator.unwrap_model(unet)
-    measuring = Measuring(batches, class_labels, batch_size, seed, accelerator, progress_bar)
-    return _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file)
+    measuring = Measuring(batches, **measuring)
+    return _measure(measuring.unwrapped(unet), scheduler, measuring, timesteps_per_image, encode, state_file)
 
 
 def _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file):

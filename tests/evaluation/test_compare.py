@@ -32,7 +32,17 @@ def model(tmp_path, stock_unet):
 
 
 def test_bits_per_dim_can_be_left_out(tmp_path, model, feature_network, data, capsys):
-    (measured,) = compare(model, tmp_path / "new", feature_network, data, ["ddpm"], [2], 4, [0], 4, bound_images=0)
+    (measured,) = compare(
+        model,
+        tmp_path / "new",
+        feature_network,
+        data,
+        samplers=["ddpm"],
+        steps=[2],
+        num_images=4,
+        seeds=[0],
+        bound_images=0,
+    )
     assert measured.bits_per_dim is None and "2 network calls of 4 images" in capsys.readouterr().out
     assert "bits per dimension: not measured" in (tmp_path / "new" / "compare.md").read_text(encoding="utf-8")
 
@@ -118,7 +128,7 @@ def test_samples_that_are_not_finite(tiny_unet):
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
     see = load_features(feature_network)
-    request = Request("", tmp_path, "", data, [], [], 50, [0], batch_size=10, device=None, bound_images=50)
+    request = Request("model", tmp_path, "features", data, num_images=50, batch_size=10, bound_images=50)
     task = _task(request, pipeline, see, Accelerator())
     brightness = task.held_out.float().mean((1, 2, 3))
     assert len(task.held_out) == 40 and len(task.labels) == 50
