@@ -18,6 +18,7 @@ from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
+from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.variances import LEARNED_VARIANCE_TYPES
@@ -265,7 +266,6 @@ def agreed_batch_size(batch_size, **per_image):
 
 
 def check_output(output_type, tensor_names, allowed_names):
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type={output_type!r} is not one of {', '.join(map(repr, OUTPUT_TYPES))}.")
+    check_choice("output_type", output_type, OUTPUT_TYPES)
     if not set(tensor_names) <= set(allowed_names):
         raise ValueError(f"callback_on_step_end_tensor_inputs={tensor_names} may name {allowed_names} only.")
