@@ -16,7 +16,8 @@ def classes_of(config):
 def with_weights_of(unet, model, output_layer, variance_head=None, num_classes=None):
     """A copy of a trained network that has a variance head or classes more, with its weights.
 
-    The rows of the head and the embedding of the null label begin at 0, so that the prediction without a class stays as it was.
+    The rows of the head and the embedding of the null label begin at 0, so that the prediction without a class stays
+    as it was.
 
     Args:
         unet: the trained network.
