@@ -1,4 +1,4 @@
-"""What makes a trained model sample better untrained: statistics of its noise prediction, planned timesteps, fitted solvers."""
+"""Better samples from a trained model without training: measured variances, planned timesteps, fitted solvers."""
 
 from ddpm_hf.calibration.cheapest_plans import plan_timesteps
 from ddpm_hf.calibration.error_propagation import error_growth

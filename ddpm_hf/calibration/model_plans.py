@@ -1,4 +1,4 @@
-"""Plans for a model: what they are to keep low, measured on it, and the cheapest timesteps for each number of steps."""
+"""Plans for a model: the costs of its transitions, and the cheapest timesteps for each number of steps."""
 
 import torch
 
@@ -12,10 +12,10 @@ from ddpm_hf.evaluation.noised_batches import Measuring
 from ddpm_hf.schedulers.noise_schedules import LARGEST_TERMINAL_ALPHA_BAR
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
-# How many images, paths, and paths with errors, plans are made from.
+# The numbers of images, of paths, and of paths with errors that plans are made from.
 PLAN_IMAGES, PLAN_PATHS, GROWTH_PATHS = 64, 96, 48
-# Network calls for each candidate and image or path: a path is followed in twice as many steps, and what has left a path
-# at ten places is followed too, for half of the way on average.
+# Network calls for each candidate. A path takes two steps for each, and the ten trajectories that leave it are followed
+# for half of the way on average.
 CALLS = {
     "bound": PLAN_IMAGES,
     "local_error": 2 * PLAN_PATHS,
@@ -24,7 +24,7 @@ CALLS = {
 
 
 def check_plans(plans, plan_cost, chain, of_latents):
-    """Raises InputError for plans that this model cannot have; `chain` is its scheduler, a discrete chain of ours."""
+    """Raises InputError for plans that cannot be made for this model; `chain` is its scheduler as one of ours."""
     if plan_cost not in PLAN_COSTS:
         raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
     if not plans:
@@ -44,7 +44,7 @@ def check_plans(plans, plan_cost, chain, of_latents):
 
 
 def _check_first_timestep(chain):
-    """All plans begin at T - 1, and the scheduler takes none that begins where x_t still shows the data."""
+    """Raises InputError where x_T shows the data: all plans begin at T - 1, and the scheduler refuses such plans."""
     if len(chain) == 1:
         raise InputError("This model has a single training timestep, so there is nothing to plan: leave out --plan.")
     alpha_bar = chain.alpha_bar(len(chain) - 1).item()
@@ -66,7 +66,7 @@ def count_candidates(plans, num_train_timesteps):
 
 
 def make_plans(unet, scheduler, images, labels, options):
-    """{"10": {"timesteps": descending, "cost": along them}} for each K of the plans in [`CalibrationOptions`]."""
+    """{"10": {"timesteps": descending, "cost": their sum}} for each K of the plans in [`CalibrationOptions`]."""
     if not options.plans:
         return {}
     candidates = candidate_timesteps(scheduler, count_candidates(options.plans, len(scheduler)))

@@ -1,7 +1,7 @@
-"""What each transition between candidate timesteps costs, measured: for the likelihood, and for the samples.
+"""Measured costs of the transitions between candidate timesteps, for the likelihood and for the samples.
 
-Both give an array for `plan_timesteps`: node 0 is clean data, node i is `candidates[i - 1]`. The network is called once for
-each candidate t and image; its output serves all s < t.
+Both measurements give an array for `plan_timesteps`: node 0 is clean data, node i is `candidates[i - 1]`. The network is
+called once for each candidate t and image or path; its output serves all s < t.
 """
 
 from itertools import pairwise
@@ -24,19 +24,19 @@ from ddpm_hf.schedulers.timestep_spacings import checked_timesteps, spaced_times
 
 CLEAN_NODE = 0
 
-# From a higher noise level sqrt(1 - abar_t) no plan by local errors leaves for the data. The mean square error alone would
-# have short plans leave early, since what is lost, the fine detail, is a small part of it; it is not in people's eyes.
+# The highest noise level sqrt(1 - abar_t) from which plans by local errors step to the data. By the mean square error
+# alone, short plans would step earlier and lose fine detail, which is a small part of that error but visible.
 LARGEST_LAST_SIGMA = 0.25
 
-# The samples that local errors are about are made by the mean alone.
+# Local errors are errors of deterministic samples, made by the mean alone.
 DETERMINISTIC = {"eta": 0.0, "variance_type": "fixed_small", "clip_variance_pixels": None}
 
 
 def candidate_timesteps(scheduler, count=TIMESTEPS_PER_IMAGE):
-    """`count` timesteps to plan with, ascending from 0 to T - 1: dense at both the scale of t and that of the noise.
+    """`count` timesteps to plan with, ascending from 0 to T - 1, whose square roots are evenly spaced.
 
-    Their square roots are evenly spaced: every timestep near the data, where one of them changes the noise level by a
-    factor, and no wide gap near the noise, where few samplers are without a timestep.
+    They include every timestep near the data, where one timestep multiplies the noise level, and leave no wide gap
+    near the noise, where most samplers have timesteps.
     """
     alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
     return spaced_timesteps("quadratic", min(count, len(scheduler)), alphas_bar)[::-1].tolist()
@@ -85,7 +85,7 @@ def bound_costs(unet, scheduler, candidates, measuring, levels=None):
 
 
 def _bound_terms(pipeline, measuring, candidates, samples):
-    """Sums over the images: of t -> s, and of t -> data where the path came to t from r (r = t: where it begins there)."""
+    """Sums over the images of the terms of t -> s, and of t -> data after r -> t (r = t: as the first transition)."""
     chain, nodes = pipeline.scheduler, len(candidates) + 1
     transitions, decoders = torch.zeros(2, nodes, nodes, dtype=torch.float64)
     with noised_batches(pipeline, measuring, len(candidates), "bound") as batches:
@@ -108,14 +108,14 @@ def _term(chain, state, levels, s):
 
 
 def _decoder(chain, state, levels, r):
-    """The step t -> data of the trajectories that come to t from r, or begin at t = r."""
+    """The term of the step t -> data for trajectories that come to t from r, or begin at t = r."""
     output, t, x0, x_t = state
     chain.set_timesteps(timesteps=sorted({r, t}, reverse=True))
     return bound_term(chain, output, t, x0, x_t, levels=levels)
 
 
 def _summed(terms):
-    """Sums over the images, one for each of the terms (B,); the host waits once."""
+    """The sum over the images of each of the terms (B,); the host waits once."""
     terms = [term.sum() for term in terms]
     return torch.stack(terms).cpu().double() if terms else 0.0
 
@@ -168,14 +168,14 @@ def local_errors(unet, scheduler, candidates, paths, solver_order=2):
 
 
 def _too_noisy_to_leave(chain, candidates):
-    """The nodes from which no plan goes to clean data; if that were all but the last, none are."""
+    """The nodes from which no plan steps to clean data; none, if these were all nodes but the last."""
     noise = 1 - chain.alpha_bar(candidates[:-1])
     nodes = (noise > LARGEST_LAST_SIGMA**2).nonzero().flatten() + 1
     return [] if len(nodes) == len(noise) else nodes.tolist()
 
 
 def starting_noise(unet, seed, first, count):
-    """x_T of the paths from `first` on, each with its own seed."""
+    """x_T of `count` paths from number `first` on, each from its own seed."""
     like = torch.empty(count, *kind_of(unet.config).shape, device=unet.device)
     return next(noise_of_steps(image_generators(seed, first, like), 1, like))
 
@@ -205,7 +205,7 @@ def _fine_path(pipeline, timesteps, x_T, class_labels, kept, bar):
 
 
 def _square_errors(chain, candidates, path, solver_order):
-    """Sums over paths and dimensions of the square errors, of the shape that `local_errors` returns."""
+    """Sums of the square errors over paths and dimensions, in the shape of the result of `local_errors`."""
     nodes = [CLEAN, *candidates]
     shape = (len(nodes),) * (solver_order + 1)
     squares = np.full(shape, np.inf)
@@ -231,10 +231,10 @@ def _square_errors(chain, candidates, path, solver_order):
 
 
 def _extrapolation_weights(chain, s, t, r):
-    """What x0_hat(t) - x0_hat(r) is multiplied by in the mean of the step t -> s after r -> t, (S, R).
+    """The weight of x0_hat(t) - x0_hat(r) in the mean of the step t -> s after r -> t, (S, R).
 
-    posterior_x0 * h / (2 h_last), with h and h_last their lengths in log(signal / noise) (Lu et al. 2022b, algorithm 2); 0
-    for the steps that the scheduler takes in first order.
+    It is posterior_x0 * h / (2 h_last), with the lengths h and h_last of the two steps in log(signal / noise) (Lu et
+    al. 2022b, algorithm 2), and 0 for steps that the scheduler takes in first order.
     """
     alpha_bar_s, alpha_bar_t, alpha_bar_r = (chain.alpha_bar(x) for x in (s, t, r))
     h = _log_snr(alpha_bar_s) - _log_snr(alpha_bar_t)
