@@ -4,8 +4,9 @@ python benchmarks/structure.py [ROOT]
 
 ROOT is a checkout, this one by default; another one shows what a change did. A function counts with its docstring.
 What `step` reaches is every function, method or class of the schedulers' folder that its body names, and theirs
-in turn. Folders have the ranks of the contract in this checkout's setup.cfg; an import that it does not allow points
-upwards.
+in turn, so it includes what makes the tables of a trajectory, once. What one step enters is counted by running it: the
+functions of the package that it calls when the tables are there. Folders have the ranks of the contract in this
+checkout's setup.cfg; an import that it does not allow points upwards.
 """
 
 import ast
@@ -15,6 +16,8 @@ import re
 import sys
 from pathlib import Path
 
+import torch
+
 PACKAGES = ("ddpm_hf", "pipelines", "training")
 # What a folder was called before, so that older checkouts are measured by the same ranks.
 FORMER_NAMES = {"processes": "distributed", "configuration": "portable"}
@@ -23,6 +26,16 @@ KIND_QUESTIONS = re.compile(
     r"is_of_points\(|isinstance\([^)]*\b(?:PointSource|Points|Images)\b|\bin MLP_PRESETS|\bof_points = |if sides_of\("
     r"|(?:kind_of\(\w+\)|samples)\.name(?:\]| [!=]=)"
 )
+
+# The choices of a scheduler and the arguments of its `step`: the plainest step, and one that goes through every stage.
+X_T, OUTPUT = torch.zeros(1, 3, 4, 4), torch.zeros(1, 6, 4, 4)
+STEPS = {
+    "plain": ({}, {}),
+    "every stage": (
+        {"variance_type": "learned_range", "solver_order": 2, "corrector": True, "clip_variance_pixels": 2},
+        {"classifier_gradient": X_T},
+    ),
+}
 
 
 def main():
@@ -39,6 +52,7 @@ def main():
                 "functions over 50 lines": sum(length(f) > 50 for f in functions),
                 "functions over 6 parameters": sum(len(parameters(f)) > 6 for f in functions),
                 "definitions that step reaches": len(reached_from_step(root)),
+                "functions that one step enters": {name: entered_by_step(root, *step) for name, step in STEPS.items()},
                 "upward arrows between folders": sorted(upward_arrows(root, trees)),
                 "places that ask for the kind of sample": sum(
                     len(KIND_QUESTIONS.findall(path.read_text(encoding="utf-8"))) for path in trees
@@ -95,6 +109,26 @@ def named_in(function):
     names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
     return (names - own) | {call.attr for call in calls if isinstance(call, ast.Attribute)}
+
+
+def entered_by_step(root, choices, arguments):
+    """How many functions of the checkout's package one step calls in the second run over a trajectory."""
+    sys.path.insert(0, str(root.resolve()))
+    from ddpm_hf import GaussianDiffusionScheduler
+
+    scheduler, entered = GaussianDiffusionScheduler(**choices), set()
+    scheduler.set_timesteps(10)
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(str(root.resolve())):
+            entered.add(frame.f_code)
+
+    for t in scheduler.timesteps[[0, 1, 2, 0, 1, 2]]:
+        entered.clear()
+        sys.setprofile(note)
+        scheduler.step(OUTPUT, t, X_T, **arguments)
+        sys.setprofile(None)
+    return len(entered)
 
 
 def upward_arrows(root, trees):

@@ -8,6 +8,7 @@ import torch
 
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.samples.kind import sides_of
+from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -34,11 +35,7 @@ class Guidance(NamedTuple):
             )
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale={self.guidance_rescale} must be in [0, 1]; 0 is off.")
-        if self.classifier_guidance_form not in GUIDANCE_FORMS:
-            raise ValueError(
-                f"classifier_guidance_form={self.classifier_guidance_form!r} is not one of "
-                f"{', '.join(map(repr, GUIDANCE_FORMS))}."
-            )
+        check_choice("classifier_guidance_form", self.classifier_guidance_form, GUIDANCE_FORMS)
 
     def check_fitted(self, scheduler):
         """Raises ValueError where the scheduler's solver was fitted to the model with other guidance."""

@@ -5,6 +5,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.number_checks import is_whole
 from ddpm_hf.pipelines.image_inputs import check_scheduler, prepare_images
+from ddpm_hf.schedulers.config_checks import check_choice
 
 MODES = ("linear", "spherical")
 
@@ -44,12 +45,7 @@ def interpolate(
         ValueError: for weights, a depth, a mode or images that are not as described above.
     """
     steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
-    if not weights or any(not 0 <= weight <= 1 for weight in weights):
-        raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
-    if not is_whole(depth, 0, steps - 1):
-        raise ValueError(f"depth={depth} must be a timestep, a whole number in 0 .. {steps - 1}.")
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}.")
+    _check_mixture(weights, depth, mode, steps)
     check_scheduler(pipeline.scheduler)
     x_a, x_b = _one_image("image_a", pipeline, image_a), _one_image("image_b", pipeline, image_b)
     if generator is None:
@@ -74,6 +70,14 @@ def slerp(a, b, weight):
         return torch.lerp(a, b, weight)
     # Factors are computed first, because at the ends they are exactly 0 and 1.
     return ((1 - weight) * angle).sin() / angle.sin() * a + (weight * angle).sin() / angle.sin() * b
+
+
+def _check_mixture(weights, depth, mode, steps):
+    if not weights or any(not 0 <= weight <= 1 for weight in weights):
+        raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
+    if not is_whole(depth, 0, steps - 1):
+        raise ValueError(f"depth={depth} must be a timestep, a whole number in 0 .. {steps - 1}.")
+    check_choice("mode", mode, MODES)
 
 
 def _one_image(name, pipeline, image):

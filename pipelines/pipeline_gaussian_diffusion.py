@@ -18,6 +18,7 @@ from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
+from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.variances import LEARNED_VARIANCE_TYPES
@@ -132,9 +133,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         latents = self._initial_latents(batch_size, latents, generator, device)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self._denoise(latents, self.scheduler.timesteps, conditioning, step_kwargs, callback)
-        images = self._postprocess(latents, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._output(latents, output_type, return_dict)
 
     # A run and its steps ---------------------------------------------------------------------------------------------
 
@@ -159,11 +158,14 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         step_kwargs = step_kwargs | now.step_kwargs(latents, t_on_device)
         return self.scheduler.step(model_output, t, latents, **step_kwargs), model_output
 
-    def _postprocess(self, latents, output_type):
-        if output_type == "latent":
-            return latents
-        _check_finite(latents)
-        return self.samples.to_output(latents, output_type)
+    def _output(self, latents, output_type, return_dict):
+        """What a run returns for x_0 as the network has it."""
+        images = latents
+        if output_type != "latent":
+            _check_finite(latents)
+            images = self.samples.to_output(latents, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0):
         """The network's guided output for x_t, in float32; a variance head keeps its channels for the class.
@@ -264,7 +266,6 @@ def agreed_batch_size(batch_size, **per_image):
 
 
 def check_output(output_type, tensor_names, allowed_names):
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type={output_type!r} is not one of {', '.join(map(repr, OUTPUT_TYPES))}.")
+    check_choice("output_type", output_type, OUTPUT_TYPES)
     if not set(tensor_names) <= set(allowed_names):
         raise ValueError(f"callback_on_step_end_tensor_inputs={tensor_names} may name {allowed_names} only.")

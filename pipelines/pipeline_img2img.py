@@ -20,8 +20,6 @@ class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
         image,
         strength: float = 0.8,
         batch_size: int = 1,
-        class_labels=None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int | None = None,
         timesteps: list[int] | None = None,
         **kwargs,
@@ -34,7 +32,7 @@ class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
                 1 keeps almost nothing of the image.
             batch_size: number of samples, which a list of labels, generators or images implies too.
             num_inference_steps, timesteps: the whole trajectory, of which the share is run.
-            class_labels, generator, kwargs: arguments of [`GaussianDiffusionPipeline`], except `latents`.
+            kwargs: arguments of [`GaussianDiffusionPipeline`], such as `class_labels` and `generator`, not `latents`.
 
         Returns:
             The output of [`GaussianDiffusionPipeline`].
@@ -43,17 +41,12 @@ class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
             raise ValueError(f"strength={strength} must be in (0, 1]: the share of the steps that is walked.")
         check_scheduler(self.scheduler)
         x_0 = prepare_images(self, image)
+        generator, several = kwargs.get("generator"), {"image": x_0} if len(x_0) > 1 else {}
         batch_size = agreed_batch_size(
-            batch_size, image=x_0 if len(x_0) > 1 else None, class_labels=class_labels, generator=generator
+            batch_size, **several, class_labels=kwargs.get("class_labels"), generator=generator
         )
         x_0 = for_each(x_0, batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         walked = self.scheduler.timesteps[-max(1, int(strength * len(self.scheduler.timesteps))) :].tolist()
         noise = randn_tensor(x_0.shape, generator, x_0.device, x_0.dtype)
-        return super().__call__(
-            class_labels=class_labels,
-            generator=generator,
-            timesteps=walked,
-            latents=self.scheduler.add_noise(x_0, noise, walked[0]),
-            **kwargs,
-        )
+        return super().__call__(timesteps=walked, latents=self.scheduler.add_noise(x_0, noise, walked[0]), **kwargs)

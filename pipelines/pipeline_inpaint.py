@@ -1,7 +1,8 @@
 """Inpainting without retraining: known pixels are restored at every noise level."""
 
+from typing import NamedTuple
+
 import torch
-from diffusers import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.number_checks import check_count
@@ -69,34 +70,52 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
         conditioning = make_conditioning(self, class_labels, Guidance(**guidance), batch_size, x_0.device)
         self._set_timesteps(num_inference_steps, timesteps)
-        callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
-
-        def put_back(pipeline, step, timestep, tensors):
-            """Restores the known pixels of x_s, runs the caller's callback, and adds the noise of a following jump."""
-            s = self.scheduler.previous_timestep(int(timestep))
-            known = x_0 if s < 0 else self.scheduler.add_noise(x_0, _noise(x_0, generator), s)
-            x_s = torch.where(painted, tensors["latents"], known)
-            x_s = callback(self, step, timestep, tensors | {"latents": x_s})
-            if step + 1 < len(visited) and visited[step + 1] > s:
-                x_s = self._noised_again(x_s, s, visited[step + 1], generator)
-            return {"latents": x_s}
-
+        callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         samples = self._denoise(
             self._initial_latents(batch_size, latents, generator, x_0.device),
             torch.tensor(visited),
             conditioning,
             self._step_kwargs(eta=eta, generator=generator),
-            StepCallback(put_back, ("latents", *callback_on_step_end_tensor_inputs)),
+            RestoringCallback(x_0, painted, visited, generator, callback),
         )
-        images = self._postprocess(samples, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._output(samples, output_type, return_dict)
 
-    def _noised_again(self, x_s, s, t, generator):
-        """x_t ~ q(x_t | x_s) = N(sqrt(abar_t / abar_s) x_s, (1 - abar_t / abar_s) I), t above s (Ho 2020, eq. 2)."""
-        share = (self.scheduler.alpha_bar(t) / self.scheduler.alpha_bar(s)).item()
-        return share**0.5 * x_s + (1 - share) ** 0.5 * _noise(x_s, generator)
+
+class RestoringCallback(NamedTuple):
+    """Restores the known pixels of x_s, runs the caller's callback, and adds the noise of a following jump.
+
+    Args:
+        x_0: the images, (B, C, H, W).
+        painted: the mask, (B, 1, H, W); True where x_s is kept.
+        visited: the timesteps of the network calls.
+        generator: the source of the noise.
+        callback: the caller's.
+    """
+
+    x_0: torch.Tensor
+    painted: torch.Tensor
+    visited: list[int]
+    generator: torch.Generator | list[torch.Generator] | None
+    callback: StepCallback
+
+    def __call__(self, pipeline, step, timestep, tensors):
+        """The latents for the next step."""
+        scheduler, x_0 = pipeline.scheduler, self.x_0
+        s = scheduler.previous_timestep(int(timestep))
+        known = x_0 if s < 0 else scheduler.add_noise(x_0, _noise(x_0, self.generator), s)
+        x_s = torch.where(self.painted, tensors["latents"], known)
+        x_s = self.callback(pipeline, step, timestep, tensors | {"latents": x_s})
+        following = self.visited[step + 1 : step + 2]
+        if following and following[0] > s:
+            x_s = _noised_again(scheduler, x_s, s, following[0], self.generator)
+        return x_s
+
+
+def _noised_again(scheduler, x_s, s, t, generator):
+    """x_t ~ q(x_t | x_s) = N(sqrt(abar_t / abar_s) x_s, (1 - abar_t / abar_s) I), t above s (Ho 2020, eq. 2)."""
+    share = (scheduler.alpha_bar(t) / scheduler.alpha_bar(s)).item()
+    return share**0.5 * x_s + (1 - share) ** 0.5 * _noise(x_s, generator)
 
 
 def resampled(timesteps, jump_length, jump_n_sample):

@@ -8,7 +8,11 @@ from diffusers.utils import BaseOutput
 from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
+    GaussianDiffusionPipeline,
+    StepCallback,
+    agreed_batch_size,
+)
 from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
 
 # Network calls per step; with five, the inversion is accurate to a hundredth of a level.
@@ -76,18 +80,12 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale)
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, latents.device)
         self._set_timesteps(num_inference_steps, timesteps)
-        highest = self.scheduler.timesteps[0].item()
-        if self.scheduler.alpha_bar(highest) == 0:
-            raise ValueError(
-                f"Timestep {highest} has no signal (rescale_betas_zero_snr), so nothing of an image arrives there: "
-                "begin at a lower one, as with timestep_spacing='leading' or `timesteps`."
-            )
-        ascending = self.scheduler.timesteps.flip(0)
+        _check_ends_with_signal(self.scheduler)
+        callback, ascending = StepCallback(callback_on_step_end), self.scheduler.timesteps.flip(0)
         steps = list(zip(ascending, ascending.to(latents.device), strict=True))
         for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
             latents = self._step_up(latents, t, t_on_device, conditioning, num_fixed_point_iterations)
-            if callback_on_step_end is not None:
-                latents = (callback_on_step_end(self, i, t, {"latents": latents}) or {}).get("latents", latents)
+            latents = callback(self, i, t, {"latents": latents})
         self.maybe_free_model_hooks()
         return InversionPipelineOutput(latents=latents) if return_dict else (latents,)
 
@@ -109,4 +107,14 @@ def _check_invertible(scheduler):
             f"variance_type={scheduler.config.variance_type!r} draws noise at eta=0 too, so no x_T alone leads to an "
             "image: use GaussianDiffusionScheduler.from_config(pipeline.scheduler.config, "
             "variance_type='fixed_small')."
+        )
+
+
+def _check_ends_with_signal(scheduler):
+    """Raises ValueError where the highest timestep of the trajectory has no signal."""
+    highest = scheduler.timesteps[0].item()
+    if scheduler.alpha_bar(highest) == 0:
+        raise ValueError(
+            f"Timestep {highest} has no signal (rescale_betas_zero_snr), so nothing of an image arrives there: "
+            "begin at a lower one, as with timestep_spacing='leading' or `timesteps`."
         )

@@ -50,16 +50,15 @@ def push_pipeline(
         return push_saved(pipeline, folder, repo_id, commit_message, **pushing)
 
 
-def save_and_push(
-    pipeline, folder, repo_id=None, commit_message=None, private=None, token=None, create_pr=False, **options
-):
+def save_and_push(pipeline, folder, repo_id=None, commit_message=None, **options):
     """Saves a pipeline and pushes it like `push_pipeline`: `save_pretrained(folder, push_to_hub=True)`.
 
     Args:
         repo_id (`str`, *optional*): by default the name of the folder.
-        options: arguments of `save_pretrained`.
+        options: `private`, `token` and `create_pr` of `push_pipeline`, and arguments of `save_pretrained`.
     """
-    repo_id, pushing = repo_id or Path(folder).name, {"private": private, "token": token, "create_pr": create_pr}
+    repo_id = repo_id or Path(folder).name
+    pushing = {name: options.pop(name) for name in ("private", "token", "create_pr") if name in options}
     if _full_push() is None:
         logger.warning(WITHOUT_PACKAGE, repo_id)
         pushing |= {"push_to_hub": True, "repo_id": repo_id, "commit_message": commit_message}

@@ -14,7 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from ddpm_hf import cli
-from ddpm_hf.commands.options import offered, with_options
+from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.data.arguments import DataArguments, option
 
 

@@ -1,7 +1,5 @@
 """Bits per dimension on held-out images, measured during training."""
 
-from dataclasses import fields, replace
-
 from ddpm_hf.data import decode_first, draw_images, open_images, open_stream
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import main_process_first
@@ -27,8 +25,7 @@ def load_held_out(args, source, accelerator):
             f"eval_every={args.eval_every} measures bits per dimension, which points do not have: leave it out."
         )
     )
-    data = DataArguments(**{field.name: getattr(args, field.name) for field in fields(DataArguments)})
-    data = replace(data, split=args.eval_split, resolution=resolution)
+    data = DataArguments.among(args, split=args.eval_split, resolution=resolution)
     open_data = open_stream if args.streaming else open_images
     held_out = main_process_first(accelerator, lambda: open_data(data, resolution))
     if held_out.channels != source.channels or (held_out.num_classes or 0) > (source.num_classes or 0):

@@ -8,7 +8,6 @@ section 4). The same command again continues an interrupted run.
 """
 
 import math
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -179,9 +178,7 @@ def noising_scheduler(pipeline, model):
 
 
 def open_labelled_images(args, split, unet_config):
-    options = {field.name: getattr(args, field.name) for field in fields(DataArguments)}
-    data = DataArguments(**options | {"split": split})
-    sized = sized_for_network(data, unet_config, f"model={args.model!r}")
+    sized = sized_for_network(DataArguments.among(args, split=split), unet_config, f"model={args.model!r}")
     if sized.resolution is None:
         raise InputError(
             f"model={args.model!r} has a network for images of any size, and a classifier is for one: give a model "

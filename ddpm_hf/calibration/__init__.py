@@ -1,12 +1,13 @@
-"""What makes a trained model sample better untrained: statistics of its noise prediction, planned timesteps, fitted solvers."""
+"""Better samples from a trained model without training: measured variances, planned timesteps, fitted solvers."""
 
 from ddpm_hf.calibration.cheapest_plans import plan_timesteps
 from ddpm_hf.calibration.error_propagation import error_growth
 from ddpm_hf.calibration.mean_square_epsilon import estimate_mean_square_epsilon
 from ddpm_hf.calibration.solver_fit import fit_solver
-from ddpm_hf.calibration.transition_costs import bound_costs, local_errors
+from ddpm_hf.calibration.transition_costs import FlowPaths, bound_costs, local_errors
 
 __all__ = [
+    "FlowPaths",
     "bound_costs",
     "error_growth",
     "estimate_mean_square_epsilon",

@@ -1,4 +1,4 @@
-"""Which timesteps to visit in K steps: the cheapest path, by dynamic programming on what each transition costs."""
+"""Planning of the timesteps to visit in K steps: the cheapest path by dynamic programming on the transitions' costs."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from ddpm_hf.schedulers.timestep_spacings import cheapest_path
 def plan_timesteps(cost, num_steps):
     """The K noisy nodes of the cheapest path of K transitions from noise to data (Watson et al. 2021).
 
-    Exact; of equal paths it takes the lower nodes. Node 0 is clean data, the last one is where sampling begins, and
-    `candidates[node - 1]` is the timestep of the others.
+    The result is exact; among equal paths it takes the lower nodes. Node 0 is clean data, sampling begins at the last
+    node, and `candidates[node - 1]` is the timestep of a node.
 
     Args:
-        cost (`np.ndarray`): either (N, N), cost[s, t] of the transition t -> s; or (N, N, N), cost[s, t, r] of t -> s after
-            r -> t, where it depends on where the path was before, and cost[s, t, t], t = N - 1, where the path
-            begins with it. Read where s < t < r; infinity forbids a transition.
+        cost (`np.ndarray`): either (N, N), cost[s, t] of the transition t -> s; or (N, N, N) for costs that depend on
+            the transition before, cost[s, t, r] of t -> s after r -> t, and cost[s, t, t], t = N - 1, of t -> s as the
+            first transition. It is read where s < t < r; infinity forbids a transition.
         num_steps (`int`): K, 1 .. N - 1.
 
     Returns:
@@ -41,9 +41,9 @@ def path_cost(cost, nodes):
 
 
 def _cheapest_path_with_memory(cost, transitions):
-    """As `cheapest_path`, over pairs of nodes: O(m N^3).
+    """The path of `cheapest_path` for costs (N, N, N), in O(m N^3).
 
-    best[t, r] is the least cost of all that comes after the transition r -> t: from t down to data.
+    best[t, r] is the least cost from t down to data after the transition r -> t.
     """
     nodes = len(cost)
     best, choices = cost[0], []

@@ -1,4 +1,4 @@
-"""What becomes of an error made on the way: an early one decides what is drawn, a late one is a little noise on it."""
+"""How an error of one step grows until the data: an early error changes the image, a late one is noise on it."""
 
 import numpy as np
 import torch
@@ -10,41 +10,41 @@ from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.variational_bound import CLEAN
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
-# Errors are set off at this many places, by one step from each to the next: those of a path of as many steps.
+# An error is made at each of this many places by one step to the next place, as in a path of that many steps.
 NUM_PROBES = 10
 
 
 @torch.no_grad()
-def error_growth(unet, scheduler, candidates, num_paths=24, class_labels=None, seed=0, progress_bar=True):
-    """How many times larger an error at each candidate is when the model's flow has carried it to the data.
+def error_growth(unet, scheduler, candidates, paths):
+    """By what factor the model's flow enlarges an error at each candidate on the way to the data.
 
-    From paths of the probability flow, followed through all candidates in first order, single long steps are taken to
-    `NUM_PROBES` of the candidates, and where they end the flow is followed too. The growth is the root of the mean
-    square, over paths and dimensions, of the distance between the two in the data, over that where the long step ended;
-    between the probes its logarithm is interpolated over the candidates. For normal data of variance v it is
-    sqrt(v / (abar_s v + 1 - abar_s)).
+    The paths follow the probability flow through all candidates in first order. Single long steps lead from them to
+    `NUM_PROBES` of the candidates, and the flow is followed from the ends of these steps too. The growth is the root
+    mean square distance, over paths and dimensions, of the two in the data, divided by their distance where the long
+    step ended; between the probes its logarithm is interpolated over the candidates. For normal data of variance v it
+    is sqrt(v / (abar_s v + 1 - abar_s)).
 
     Args:
-        unet, scheduler, candidates: as for `local_errors`.
-        num_paths (`int`): the number of paths; they and those that leave them are one batch, of up to 11 times as many.
-        class_labels: for a class-conditional model: one for all, or one for each path.
-        seed (`int`): of the noise that the paths begin in.
-        progress_bar (`bool`): show one, counted in timesteps.
+        unet, scheduler, candidates: as in `local_errors`.
+        paths ([`FlowPaths`]): the paths, all in one batch, which grows to 11 times their number.
 
     Returns:
-        `np.ndarray`: (M + 1,), by node as in `plan_timesteps`: 1 for clean data, and for the last the value before it.
+        `np.ndarray`: (M + 1,), by node as in `plan_timesteps`; clean data have 1, the last node the value before it.
     """
+    num_paths = paths.count
     chain, candidates = chain_of(unet, scheduler, candidates, "be planned for", solver_order=1, **DETERMINISTIC)
-    check_labels(class_labels, num_paths)
+    check_labels(paths.class_labels, num_paths)
     pipeline = GaussianDiffusionPipeline(unet, chain)
     nodes = [CLEAN, *candidates]
     stride = max(2, len(candidates) // NUM_PROBES)  # a step to the next candidate is the path itself
     probes = range(len(candidates) - stride, CLEAN_NODE, -stride)
-    x_t = starting_noise(unet, seed, 0, num_paths)  # the paths, and behind them what has left them at each probe
-    labels = pipeline.encode_labels(labels_of(class_labels, 0, num_paths), 1.0, num_paths, x_t.device)
+    x_t = starting_noise(unet, paths.seed, 0, num_paths)  # the paths, followed by the ends of the long steps
+    labels = pipeline.encode_labels(labels_of(paths.class_labels, 0, num_paths), 1.0, num_paths, x_t.device)
     ends_at, sizes = {}, []
     with evaluating(unet):
-        for node in tqdm(range(len(candidates), 0, -1), desc="errors", unit="timestep", disable=not progress_bar):
+        for node in tqdm(
+            range(len(candidates), 0, -1), desc="errors", unit="timestep", disable=not paths.progress_bar
+        ):
             output = _predict(pipeline, x_t, nodes[node], labels)
             if node - stride in probes:
                 ends_at[node - stride] = _move(chain, output, nodes, node, x_t, node - stride)[:num_paths]
@@ -59,8 +59,7 @@ def error_growth(unet, scheduler, candidates, num_paths=24, class_labels=None, s
 def mean_square_in_the_data(errors, growth):
     """What each step of `local_errors` adds to the mean square error of the samples, as a cost for `plan_timesteps`.
 
-    Errors of different steps count as independent, so that their squares add up; and many equal steps are better than
-    as large a sum of unequal ones.
+    Errors of different steps are taken as independent, so that their squares add up.
     """
     return (growth.reshape(-1, *[1] * (errors.ndim - 1)) * errors) ** 2
 
@@ -75,6 +74,6 @@ def _move(chain, output, nodes, node, x_t, to):
 
 
 def _distances(x_t, num_paths):
-    """Of what left the paths from them, for each probe: the root of the mean square."""
+    """The root mean square distance from the paths to the other trajectories, for each probe."""
     paths, *others = x_t.double().split(num_paths)
     return np.array([(other - paths).square().mean().sqrt().item() for other in others])

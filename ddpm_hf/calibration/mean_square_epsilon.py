@@ -1,16 +1,15 @@
 """Gamma_t = E |eps_hat(x_t, t)|^2 / d at every training timestep, the one statistic that Analytic-DPM needs.
 
-Bao et al. (2022a), theorem 1: with it, Cov[x0 | x_t] = (1 - abar_t) / abar_t * (1 - Gamma_t). What counts is so the error of
-1 - Gamma_t, which is small where there is much noise, and there a plain mean of |eps_hat|^2 / d knows nothing of it: its
-values scatter as those of |eps|^2 / d, by sqrt(2 / d) each. But E |eps|^2 / d = 1 is known. So Gamma_t is estimated by
-regression on z = |eps|^2 / d - 1, as its intercept (a control variate: Lavenberg & Welch 1981), and what is left to
-scatter is what eps_hat does not share with eps. Nothing is smoothed over t: every value has draws of its own, and an error
-that says what they are worth.
+It gives Cov[x0 | x_t] = (1 - abar_t) / abar_t * (1 - Gamma_t) (Bao et al. 2022a, theorem 1). So 1 - Gamma_t must be
+accurate, and at high noise it is smaller than the sampling error of a plain mean of |eps_hat|^2 / d, whose values scatter
+like |eps|^2 / d, by sqrt(2 / d) each. Since E |eps|^2 / d = 1 is known, Gamma_t is estimated as the intercept of a
+regression on z = |eps|^2 / d - 1 (a control variate: Lavenberg & Welch 1981), which removes the scatter that eps_hat shares
+with eps. Nothing is smoothed over t: every value has its own draws and its own standard error.
 
-The same calls tell R_t = E |eps - eps_hat(x_t, t)|^2 / d, which is 1 - Gamma_t where eps_hat is the conditional mean of the
-noise, and only nearly so for a network that was trained. Then it is R_t that the optimal variance has in place of 1 - Gamma_t
-(Bao et al. 2022b, the covariance for an imperfect mean, as one number for each t): the variance has to make up for the errors of the mean too. R_t is also
-the exacter of the two, as it scatters in proportion to itself.
+The same network calls give R_t = E |eps - eps_hat(x_t, t)|^2 / d. It equals 1 - Gamma_t where eps_hat is the conditional
+mean of the noise, and approximates it for a trained network. The optimal variance for such a network has R_t in place of
+1 - Gamma_t, because it also makes up for the errors of the mean (Bao et al. 2022b, as one number for each t). R_t is also the
+more accurate of the two, since its standard error is proportional to its value.
 """
 
 import json
@@ -30,11 +29,11 @@ from ddpm_hf.samples import kind_of
 
 logger = logging.get_logger(__name__)
 
-# With fewer, the expected square error of the intercept is infinite.
+# The expected square error of the intercept is infinite with fewer draws.
 FEWEST_DRAWS = 4
-# As many calls for each image as sampling it in 100 steps takes.
+# Each image then takes as many network calls as sampling it in 100 steps.
 TIMESTEPS_PER_IMAGE = 100
-# What no measurement needs, and what another network than this may have been made for.
+# A measurement needs no variance and no plan, and those of the config may not suit this network.
 PLAIN_CHAIN = {"variance_type": "fixed_small", "timestep_spacing": "leading", "timestep_plans": None}
 
 
@@ -42,8 +41,9 @@ PLAIN_CHAIN = {"variance_type": "fixed_small", "timestep_spacing": "leading", "t
 class MeanSquareEpsilon:
     """Gamma_t = E |eps_hat(x_t, t)|^2 / d and R_t = E |eps - eps_hat(x_t, t)|^2 / d, for t = 0 .. T-1.
 
-    values, standard_errors: Gamma_t; residuals, residual_errors: R_t; draws: pairs of image and noise that each rests on.
-    Errors of different timesteps are nearly independent. num_images, timesteps_per_image, seed: what they were made from.
+    values, standard_errors: Gamma_t; residuals, residual_errors: R_t; draws: number of pairs of image and noise at each
+    timestep. Errors of different timesteps are nearly independent. num_images, timesteps_per_image, seed: arguments of
+    the estimate.
     """
 
     values: list[float]
@@ -56,7 +56,7 @@ class MeanSquareEpsilon:
     seed: int
 
     def for_optimal_variance(self):
-        """1 - R_t, at least 0: the `mean_square_epsilon` of a scheduler whose variances are optimal for this network."""
+        """1 - R_t, at least 0: the `mean_square_epsilon` of a scheduler with the optimal variances for this network."""
         return [max(0.0, 1 - residual) for residual in self.residuals]
 
     def to_json(self):
@@ -65,53 +65,40 @@ class MeanSquareEpsilon:
 
 @torch.no_grad()
 def estimate_mean_square_epsilon(
-    unet,
-    scheduler,
-    batches,
-    timesteps_per_image=None,
-    class_labels=None,
-    encode=None,
-    batch_size=64,
-    seed=0,
-    state_file=None,
-    accelerator=None,
-    progress_bar=True,
+    unet, scheduler, batches, timesteps_per_image=None, encode=None, state_file=None, **measuring
 ):
     """Gamma_t = E |eps_hat(x_t, t)|^2 / d for every training timestep, with standard errors (Bao et al. 2022a).
 
-    Each image is used at m timesteps, evenly spread over 0 .. T-1 from a start that is evenly spread over the images; so
-    N images give N m / T draws for each timestep, within one or two, and every timestep sees images from all parts of the
-    data. It costs N m calls of the network on one image. The noise of an image is a function of the seed and of its place
-    in the data; so neither the batches nor the number of processes change the result by more than rounding.
+    Each image is used at m timesteps, evenly spread over 0 .. T-1 from a start that is evenly spread over the images.
+    So N images give N m / T draws for each timestep, within one or two, and every timestep gets images from all parts
+    of the data. The cost is N m network calls on one image. The noise of an image is a function of the seed and of its
+    place in the data, so that batches and processes change the result by no more than rounding.
 
     Args:
-        unet ([`UNet2DModel`]): any, stock or ours, in any precision, on the device to compute on. Dropout is off
-            meanwhile.
-        scheduler ([`SchedulerMixin`]): that of the training, or any of the Karras family made from its config; x0 and v
-            predictions are converted.
-        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches; for a network of points (N, d),
-            as it takes them.
-        timesteps_per_image (`int`, *optional*): m; 100 by default, or T if that is less.
-        class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
-        encode (*optional*): for a latent model: a function of a batch of images in [-1, 1] that gives its latents, scaled
-            as the network takes them.
-        batch_size (`int`): images at a time, if `batches` is a tensor.
-        seed (`int`): of the noise and of the timesteps.
-        state_file (*optional*): an npz file that is written after every batch, and from which the same call goes on. With
-            several processes each has its own beside it.
-        accelerator ([`accelerate.Accelerator`], *optional*): its processes share the batches; all have the result.
-        progress_bar (`bool`): show one, counted in network calls.
+        unet ([`UNet2DModel`]): the network, stock or ours, in any precision, on the device of the computation. Dropout
+            is switched off.
+        scheduler ([`SchedulerMixin`]): the scheduler of the training, or one of the Karras family made from its
+            config; predictions of x0 and v are converted.
+        batches: (N, C, H, W), uint8 or floats in [-1, 1], or an iterable of such batches. A network of points takes
+            (N, d), in its own units.
+        timesteps_per_image (`int`, *optional*): m; by default 100, or T if that is less.
+        encode (*optional*): for a latent model: a function of a batch of images in [-1, 1] that returns latents in the
+            scale of the network.
+        state_file (*optional*): an npz file that is written after every batch, and from which the same call continues.
+            Each of several processes has its own file beside it.
+        measuring: how the network is called, as in [`Measuring`]: `class_labels`, one for all or (N,), where None is
+            "no class" if the model has a null label; `batch_size`, 64; `seed`, 0, of the noise and the timesteps;
+            `accelerator`, whose processes share the batches and all get the result; `progress_bar`, True.
 
     Returns:
         [`MeanSquareEpsilon`]
 
     Raises:
-        ValueError: for images that do not fit the network or the range, too few of them, a scheduler that is no discrete
-            chain, a prediction that is not finite, and a `state_file` of another estimate.
+        ValueError: for images that do not fit the network or the range, too few of them, a scheduler that is not a
+            discrete chain, a prediction that is not finite, and a `state_file` of another estimate.
     """
-    unet = unet if accelerator is None else accelerator.unwrap_model(unet)
-    measuring = Measuring(batches, class_labels, batch_size, seed, accelerator, progress_bar)
-    return _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file)
+    measuring = Measuring(batches, **measuring)
+    return _measure(measuring.unwrapped(unet), scheduler, measuring, timesteps_per_image, encode, state_file)
 
 
 def _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file):
@@ -181,8 +168,8 @@ def _estimate(sums, num_images, per_image, seed):
 def image_timesteps(first, count, per_image, steps, seed):
     """The timesteps of the images `first` .. `first + count - 1`: floor(T (j + u_i) / m) for j < m, (count, m), int64.
 
-    u_i = (u + i (sqrt(5) - 1) / 2) mod 1, a sequence that is evenly spread whatever its length. It is counted in 2^-32, so
-    that nothing is rounded.
+    u_i = (u + i (sqrt(5) - 1) / 2) mod 1 is a sequence that is evenly spread whatever its length. It is computed in
+    whole multiples of 2^-32, without rounding.
     """
     golden, unit = 2654435769, 2**32
     start = torch.randint(unit, (), generator=torch.Generator().manual_seed(seed))
@@ -191,7 +178,7 @@ def image_timesteps(first, count, per_image, steps, seed):
 
 
 def _draws_of_batch(batch, x0, timesteps):
-    """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), float64, on the host, which waits here alone."""
+    """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), float64, on the host, which waits only here."""
     predicted, known, residual = [], [], []
     for t, noise, x_t, output in batch.noised(x0, timesteps.T):
         epsilon = batch.pipeline.scheduler.get_epsilon(output, t, x_t)
@@ -206,13 +193,13 @@ def _mean_square(x):
 
 
 def _add_draws_(sums, timesteps, y, z, r):
-    """Adds 1, y, z, y^2, y z, z^2, r and r^2 of each draw to those of its timestep; sums: (8, T)."""
+    """Adds 1, y, z, y^2, y z, z^2, r and r^2 of each draw to the sums (8, T) of its timestep."""
     terms = torch.stack([torch.ones_like(y), y, z, y * y, y * z, z * z, r, r * r])
     sums.index_add_(1, timesteps.flatten(), terms.flatten(1))
 
 
 def _intercepts(n, y, z, yy, yz, zz):
-    """Where the least-squares line of y over z meets z = 0, and its standard error, from the sums of each timestep."""
+    """The intercepts at z = 0 of the least-squares lines of y over z, and their standard errors, from the sums."""
     y, z = y / n, z / n
     s_yy, s_yz, s_zz = yy - n * y * y, yz - n * y * z, zz - n * z * z
     slope = s_yz / s_zz
@@ -221,16 +208,16 @@ def _intercepts(n, y, z, yy, yz, zz):
 
 
 def _means(n, r, rr):
-    """The mean, and its standard error, from the sums of each timestep."""
+    """The means and their standard errors, from the sums."""
     mean = r / n
     return mean, ((rr - n * mean * mean).clamp(min=0) / (n - 1) / n).sqrt()
 
 
-# What can be estimated -----------------------------------------------------------------------------------------------
+# Checks --------------------------------------------------------------------------------------------------------------
 
 
 def _network_images(batch, unet, encode, first):
-    """What the network sees of a batch, float32, on its device."""
+    """A batch in the form of the network's input: float32, encoded where the model is latent, on its device."""
     samples = kind_of(unet.config)
     if batch.is_floating_point() and not samples.in_range(batch):
         low, high = batch.aminmax()
@@ -269,7 +256,7 @@ def _check_number(num_images, per_image, steps, seed):
 
 
 def _warn_if_worse_than_none(residuals, timesteps, steps):
-    """A network of another kind of prediction, schedule or range of images shows where there is most noise to see."""
+    """Warns if the network predicts the noise worse than zero does at high noise, where a mismatch shows most."""
     mean = residuals[timesteps >= 0.75 * steps].mean().item()
     if mean > 1:
         logger.warning(

@@ -1,20 +1,21 @@
-"""Plans for a model: what they are to keep low, measured on it, and the cheapest timesteps for each number of steps."""
+"""Plans for a model: the costs of its transitions, and the cheapest timesteps for each number of steps."""
 
 import torch
 
 from ddpm_hf.calibration.cheapest_plans import path_cost, plan_timesteps
 from ddpm_hf.calibration.error_propagation import error_growth, mean_square_in_the_data
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
-from ddpm_hf.calibration.transition_costs import bound_costs, candidate_timesteps, local_errors
+from ddpm_hf.calibration.transition_costs import FlowPaths, bound_costs, candidate_timesteps, local_errors
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_labels import labels_of
+from ddpm_hf.evaluation.noised_batches import Measuring
 from ddpm_hf.schedulers.noise_schedules import LARGEST_TERMINAL_ALPHA_BAR
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
-# How many images, paths, and paths with errors, plans are made from.
+# The numbers of images, of paths, and of paths with errors that plans are made from.
 PLAN_IMAGES, PLAN_PATHS, GROWTH_PATHS = 64, 96, 48
-# Network calls for each candidate and image or path: a path is followed in twice as many steps, and what has left a path
-# at ten places is followed too, for half of the way on average.
+# Network calls for each candidate. A path takes two steps for each, and the ten trajectories that leave it are followed
+# for half of the way on average.
 CALLS = {
     "bound": PLAN_IMAGES,
     "local_error": 2 * PLAN_PATHS,
@@ -23,7 +24,7 @@ CALLS = {
 
 
 def check_plans(plans, plan_cost, chain, of_latents):
-    """Raises InputError for plans that this model cannot have; `chain` is its scheduler, a discrete chain of ours."""
+    """Raises InputError for plans that cannot be made for this model; `chain` is its scheduler as one of ours."""
     if plan_cost not in PLAN_COSTS:
         raise InputError(f"plan_cost={plan_cost!r} is not one of {', '.join(map(repr, PLAN_COSTS))}.")
     if not plans:
@@ -43,7 +44,7 @@ def check_plans(plans, plan_cost, chain, of_latents):
 
 
 def _check_first_timestep(chain):
-    """All plans begin at T - 1, and the scheduler takes none that begins where x_t still shows the data."""
+    """Raises InputError where x_T shows the data: all plans begin at T - 1, and the scheduler refuses such plans."""
     if len(chain) == 1:
         raise InputError("This model has a single training timestep, so there is nothing to plan: leave out --plan.")
     alpha_bar = chain.alpha_bar(len(chain) - 1).item()
@@ -65,7 +66,7 @@ def count_candidates(plans, num_train_timesteps):
 
 
 def make_plans(unet, scheduler, images, labels, options):
-    """{"10": {"timesteps": descending, "cost": along them}} for each K of the plans in [`CalibrationOptions`]."""
+    """{"10": {"timesteps": descending, "cost": their sum}} for each K of the plans in [`CalibrationOptions`]."""
     if not options.plans:
         return {}
     candidates = candidate_timesteps(scheduler, count_candidates(options.plans, len(scheduler)))
@@ -82,11 +83,11 @@ def _transition_costs(unet, scheduler, images, labels, candidates, options):
     batch_size, seed = options.batch_size, options.seed
     if options.plan_cost == "bound":
         images, labels = images[:PLAN_IMAGES], labels_of(labels, 0, PLAN_IMAGES)
-        return bound_costs(unet, scheduler, images, candidates, labels, batch_size=batch_size, seed=seed)
+        return bound_costs(unet, scheduler, candidates, Measuring(images, labels, batch_size, seed))
     labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
-    of_paths = {"batch_size": min(batch_size, PLAN_PATHS), "seed": seed}
-    errors = local_errors(unet, scheduler, candidates, 2, PLAN_PATHS, labels, **of_paths)
+    paths = FlowPaths(PLAN_PATHS, labels, min(batch_size, PLAN_PATHS), seed)
+    errors = local_errors(unet, scheduler, candidates, paths)
     if options.plan_cost == "local_error":
         return errors
-    labels = labels_of(labels, 0, GROWTH_PATHS)
-    return mean_square_in_the_data(errors, error_growth(unet, scheduler, candidates, GROWTH_PATHS, labels, seed))
+    paths = FlowPaths(GROWTH_PATHS, labels_of(labels, 0, GROWTH_PATHS), seed=seed)
+    return mean_square_in_the_data(errors, error_growth(unet, scheduler, candidates, paths))

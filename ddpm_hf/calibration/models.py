@@ -1,4 +1,4 @@
-"""What `ddpm-hf calibrate` reads and writes: models of pixels, and of the latents of an autoencoder."""
+"""Reading and writing of the models that `ddpm-hf calibrate` takes: of pixels, or of an autoencoder's latents."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,8 +16,11 @@ AUTOENCODERS = ("vae", "vqvae")
 
 
 class CalibratedModel(NamedTuple):
-    """pipeline: with a `unet` and a `scheduler`; image_config: that of the network, but of the size and channels of the
-    images; encode: images in [-1, 1] to what the network takes, None where that is the same."""
+    """A model and how images become its inputs.
+
+    pipeline: has a `unet` and a `scheduler`. image_config: the config of the network with the size and channels of the
+    images. encode: function of images in [-1, 1] to latents; None for a model of pixels.
+    """
 
     pipeline: DiffusionPipeline
     image_config: FrozenDict
@@ -25,11 +28,13 @@ class CalibratedModel(NamedTuple):
 
 
 def load_model(name, device):
-    """A pipeline folder or repository: [`GaussianDiffusionPipeline`], or a stock one such as [`LDMPipeline`] with an
-    unconditional `unet` on the latents of a `vae` or `vqvae`.
+    """Loads a pipeline folder or repository as a [`CalibratedModel`].
+
+    It becomes a [`GaussianDiffusionPipeline`]. A stock pipeline with an unconditional `unet` on the latents of a `vae`
+    or `vqvae`, such as [`LDMPipeline`], stays as it is.
 
     Raises:
-        InputError: for a latent model whose network takes more than latents and time, as text.
+        InputError: for a latent model whose network takes further inputs, such as text.
     """
     components = read_index(name)
     autoencoder = next((part for part in AUTOENCODERS if part in components), None)
@@ -38,8 +43,8 @@ def load_model(name, device):
         return CalibratedModel(pipeline, pipeline.unet.config, None)
     if components.get("unet", [None, None])[1] != "UNet2DModel":
         raise InputError(
-            f"{name} has the network {components.get('unet', [None, 'none'])[1]}; what can be calibrated is a UNet2DModel, "
-            "which takes an image, or its latents, and the time."
+            f"{name} has the network {components.get('unet', [None, 'none'])[1]}; only a UNet2DModel, which takes an "
+            "image, or its latents, and the time, can be calibrated."
         )
     with reading(name):
         pipeline = DiffusionPipeline.from_pretrained(name).to(device)
@@ -54,7 +59,7 @@ def _encoder(vae):
     @torch.no_grad()
     def encode(images):
         output = vae.encode(images.to(vae.dtype))
-        # Of a Gaussian posterior the middle: its spread is small beside that of the latents.
+        # The mode of a Gaussian posterior is enough, because its spread is small beside that of the latents.
         latents = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
         return latents * vae.config.scaling_factor
 
@@ -62,10 +67,10 @@ def _encoder(vae):
 
 
 def save_model(model, scheduler, folder):
-    """The pipeline with another scheduler.
+    """Saves the pipeline with another scheduler.
 
-    A stock pipeline of latents saves it as a stock one, which carries what only ours knows: `with_recipe`, or
-    `GaussianDiffusionScheduler.from_config`, makes it ours again.
+    A stock pipeline of latents saves a stock scheduler, whose config keeps our keys: `with_recipe` or
+    `GaussianDiffusionScheduler.from_config` makes it ours again.
     """
     if model.encode is not None:
         stock = DDIMScheduler if scheduler.config.eta == 0 else DDPMScheduler

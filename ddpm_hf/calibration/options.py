@@ -1,11 +1,11 @@
-"""What `ddpm-hf calibrate` is given, and how it is told in `calibration.json`."""
+"""The options of `ddpm-hf calibrate`, and their form in `calibration.json`."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 from ddpm_hf.data.arguments import DataArguments
 
-# The options that say which data.
+# The options that choose the data.
 OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_columns")
 
 
@@ -23,11 +23,11 @@ class CalibrationOptions(NamedTuple):
 
     @property
     def kept_low(self):
-        """What the scheduler serves: the cost of its plans, or the bound where there are none."""
+        """The cost that the new scheduler keeps low: that of its plans, or the bound without plans."""
         return self.plan_cost if self.plans else "bound"
 
     def told(self):
-        """By the names of the command line's options; folders and files by their whole path."""
+        """The values by the names of the command line's options, with absolute paths of folders and files."""
         options = {
             "model": _whole_path(self.model),
             "dataset": None if self.data.dataset is None else _whole_path(self.data.dataset),

@@ -1,4 +1,4 @@
-"""Figures of what was measured."""
+"""Figures of a calibration."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ddpm_hf.visualization.style import new_figure, save_figure
 
 
 def draw_mean_square_epsilon(result, png_path):
-    """Gamma_t, and beside 1 - Gamma_t the mean square error R_t, by timestep, with two standard errors.
+    """Draws Gamma_t, and 1 - Gamma_t with the mean square error R_t, by timestep, with bands of two standard errors.
 
     Args:
         result ([`MeanSquareEpsilon`]): what `estimate_mean_square_epsilon` returns.
@@ -21,7 +21,7 @@ def draw_mean_square_epsilon(result, png_path):
     for axes in (left, right):
         axes.set_xlabel("timestep t")
         axes.legend()
-    # What is lost in its error would fill the whole scale.
+    # Values below their standard error would fill most of a logarithmic scale.
     right.set_yscale("log", nonpositive="clip")
     right.set_ylim(bottom=np.median(gamma_error[-len(gamma) // 10 :]) / 5)
     figure.suptitle(

@@ -1,4 +1,4 @@
-"""The file of a long estimate that may be cut off: sums so far, and what they are sums of."""
+"""The file from which an interrupted estimate continues: the sums so far, and checksums of their data."""
 
 import json
 import zipfile
@@ -12,12 +12,12 @@ import torch
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
 
-# The name of the file in the folder of the result; every process of several has one of its own beside it.
+# The name of the file in the folder of the result. Each of several processes has its own file beside it.
 STATE_FILE = "calibration_state.npz"
 
 
 def state_files(folder):
-    """The files of all processes of an estimate in this folder, half-written ones too."""
+    """The files of all processes of an estimate in this folder, with those that were not written to the end."""
     stem, suffix = STATE_FILE.split(".")
     return [path for path in folder.glob(f"{stem}*") if path.name.endswith((f".{suffix}", f".{suffix}.tmp"))]
 
@@ -48,11 +48,11 @@ def open_progress(path, rank, processes, settings, pipeline, zeros):
 
     Args:
         path: the file, made by `save_progress`; None for no file.
-        settings (`dict`): what the call was asked for, beside the network and the schedule of `pipeline`.
-        zeros (`torch.Tensor`): the sums to begin with.
+        settings (`dict`): arguments of the call; the network and the schedule of `pipeline` are added.
+        zeros (`torch.Tensor`): the initial sums.
 
     Raises:
-        ValueError: if the file is of other settings.
+        ValueError: if the file was written with other settings.
     """
     if path is None:
         return Progress(None, {}, zeros)
@@ -88,7 +88,7 @@ def _read(path):
 
 
 def save_progress(progress, batch, labels):
-    """Writes the sums, which now have `batch` too; the file is there as a whole or as it was."""
+    """Writes the sums, which include `batch` now; an interruption leaves the file as it was."""
     if progress.path is None:
         return
     progress.checksums.append(_checksum(batch, labels))
@@ -107,6 +107,6 @@ def _checksum(batch, labels):
 
 
 def _network_checksum(unet):
-    """Of the first weights alone: training moves them all, and a large network is not read for this."""
+    """A checksum of the first weights alone: training changes all of them, and a large network is not read for it."""
     first = next(iter(unet.parameters()), torch.zeros(0))
     return zlib.crc32(first.detach().float().cpu().numpy().tobytes())

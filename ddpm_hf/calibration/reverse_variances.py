@@ -1,4 +1,4 @@
-"""The variances of the reverse steps, recipe by recipe."""
+"""The variances of the reverse steps of each recipe."""
 
 from typing import NamedTuple
 
@@ -20,19 +20,19 @@ class ReverseVariance(NamedTuple):
 def reverse_variances(scheduler, num_inference_steps, predict=None, head=None, samples=None, generator=None):
     """The variances of the steps that add noise, of every recipe of first order that this model can use.
 
-    Those with `analytic` variances where the scheduler has `mean_square_epsilon`; those of the head where there is one. DDIM
-    with no covariance adds nothing and is left out; so is the step to clean data.
+    Recipes with `analytic` variances need a scheduler with `mean_square_epsilon`, recipes with a head a network that
+    has it. DDIM without a covariance and the step to clean data add no noise and are left out.
 
     Args:
-        scheduler ([`GaussianDiffusionScheduler`]): the model's.
+        scheduler ([`GaussianDiffusionScheduler`]): the scheduler of the model.
         num_inference_steps (`int`): K.
         predict (*optional*): the network, (x_t, t) -> (B, 2C, *), for the variances of a head.
-        head (`str`, *optional*): the head that it has.
+        head (`str`, *optional*): the kind of its head.
         samples (`torch.Tensor`, *optional*): x_0 for the head, (B, C, *), noised to each t.
-        generator (`torch.Generator`, *optional*): of that noise.
+        generator (`torch.Generator`, *optional*): the source of that noise.
 
     Returns:
-        `dict[str, list[ReverseVariance]]`: by recipe, in the order of sampling.
+        `dict[str, list[ReverseVariance]]`: the variances of each recipe, in the order of sampling.
     """
     known = {*FIXED_VARIANCE_TYPES, head}
     if scheduler.config.mean_square_epsilon is not None:
@@ -49,7 +49,7 @@ def reverse_variances(scheduler, num_inference_steps, predict=None, head=None, s
 
 
 def _any_output(x_t, t):
-    """For variances that do not depend on it."""
+    """Stands for the network where the variance does not depend on its output."""
     return x_t
 
 

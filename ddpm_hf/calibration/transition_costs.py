@@ -1,11 +1,12 @@
-"""What each transition between candidate timesteps costs, measured: for the likelihood, and for the samples.
+"""Measured costs of the transitions between candidate timesteps, for the likelihood and for the samples.
 
-Both give an array for `plan_timesteps`: node 0 is clean data, node i is `candidates[i - 1]`. The network is called once for
-each candidate t and image; its output serves all s < t.
+Both measurements give an array for `plan_timesteps`: node 0 is clean data, node i is `candidates[i - 1]`. The network is
+called once for each candidate t and image or path; its output serves all s < t.
 """
 
 from itertools import pairwise
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
-from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
+from ddpm_hf.evaluation.noised_batches import noised_batches
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
 from ddpm_hf.evaluation.variational_bound import CLEAN, bound_term
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -23,58 +24,68 @@ from ddpm_hf.schedulers.timestep_spacings import checked_timesteps, spaced_times
 
 CLEAN_NODE = 0
 
-# From a higher noise level sqrt(1 - abar_t) no plan by local errors leaves for the data. The mean square error alone would
-# have short plans leave early, since what is lost, the fine detail, is a small part of it; it is not in people's eyes.
+# The highest noise level sqrt(1 - abar_t) from which plans by local errors step to the data. By the mean square error
+# alone, short plans would step earlier and lose fine detail, which is a small part of that error but visible.
 LARGEST_LAST_SIGMA = 0.25
 
-# The samples that local errors are about are made by the mean alone.
+# Local errors are errors of deterministic samples, made by the mean alone.
 DETERMINISTIC = {"eta": 0.0, "variance_type": "fixed_small", "clip_variance_pixels": None}
 
 
 def candidate_timesteps(scheduler, count=TIMESTEPS_PER_IMAGE):
-    """`count` timesteps to plan with, ascending from 0 to T - 1: dense at both the scale of t and that of the noise.
+    """`count` timesteps to plan with, ascending from 0 to T - 1, whose square roots are evenly spaced.
 
-    Their square roots are evenly spaced: every timestep near the data, where one of them changes the noise level by a
-    factor, and no wide gap near the noise, where few samplers are without a timestep.
+    They include every timestep near the data, where one timestep multiplies the noise level, and leave no wide gap
+    near the noise, where most samplers have timesteps.
     """
     alphas_bar = scheduler.alpha_bar(range(len(scheduler))).numpy()
     return spaced_timesteps("quadratic", min(count, len(scheduler)), alphas_bar)[::-1].tolist()
 
 
+class FlowPaths(NamedTuple):
+    """The paths of a model's probability flow that something is measured on, each from its own noise.
+
+    count: number of paths; class_labels: for a class-conditional model one for all, or one for each path; batch_size:
+    paths at a time; seed: seed of the noise that the paths begin in; progress_bar: whether one is shown.
+    """
+
+    count: int
+    class_labels: torch.Tensor | int | None = None
+    batch_size: int = 48
+    seed: int = 0
+    progress_bar: bool = True
+
+
 @torch.no_grad()
-def bound_costs(
-    unet, scheduler, images, candidates, class_labels=None, levels=None, batch_size=64, seed=0, progress_bar=True
-):
+def bound_costs(unet, scheduler, candidates, measuring, levels=None):
     """The expected term of the variational bound of every transition, in nats per dimension (Watson et al. 2021).
 
-    Along a plan they add up to its bound less the prior term, as `bits_per_dim(timesteps=plan)` has it: the step to
-    clean data depends on the transition before it too, from which the decoder's least variance comes.
+    Along a plan they add up to its bound without the prior term, as `bits_per_dim(timesteps=plan)` gives it. The cost
+    of the step to clean data depends on the transition before it too, which sets the decoder's least variance.
 
     Args:
-        unet, scheduler: the model; its `variance_type` and `eta` are those of the bound.
-        images (`torch.Tensor`): (N, C, H, W), or points (N, d), as for `bits_per_dim`.
+        unet, scheduler: the model; the bound is that of its `variance_type` and `eta`.
         candidates (`list[int]`): ascending timesteps; the last is where sampling begins.
-        class_labels, levels, batch_size, seed: as for `bits_per_dim`.
-        progress_bar (`bool`): show one, counted in network calls.
+        measuring ([`Measuring`]): the data, a tensor (N, C, H, W), or (N, d) of points, and how the network is called.
+        levels (`int`, *optional*): as in `bits_per_dim`.
 
     Returns:
-        `np.ndarray`: (M + 1, M + 1, M + 1) for M candidates, [s, t, r] as for `plan_timesteps`, infinite where it is not
-        read.
+        `np.ndarray`: (M + 1, M + 1, M + 1) for M candidates, [s, t, r] as in `plan_timesteps`; entries that it does not
+        read are infinite.
 
     Raises:
         ValueError: as `bits_per_dim`.
     """
     chain, candidates = chain_of(unet, scheduler, candidates, "be planned for by its bound")
-    samples = kind_of(unet.config, levels)
+    samples, images = kind_of(unet.config, levels), measuring.data
     samples.check_data(images)
-    check_labels(class_labels, len(images))
-    measuring = Measuring(images, class_labels, batch_size, seed, progress_bar=progress_bar)
+    check_labels(measuring.class_labels, len(images))
     transitions, decoders = _bound_terms(GaussianDiffusionPipeline(unet, chain), measuring, candidates, samples)
     return _with_memory(transitions, decoders) / images[0].numel() / len(images)
 
 
 def _bound_terms(pipeline, measuring, candidates, samples):
-    """Sums over the images: of t -> s, and of t -> data where the path came to t from r (r = t: where it begins there)."""
+    """Sums over the images of the terms of t -> s, and of t -> data after r -> t (r = t: as the first transition)."""
     chain, nodes = pipeline.scheduler, len(candidates) + 1
     transitions, decoders = torch.zeros(2, nodes, nodes, dtype=torch.float64)
     with noised_batches(pipeline, measuring, len(candidates), "bound") as batches:
@@ -97,14 +108,14 @@ def _term(chain, state, levels, s):
 
 
 def _decoder(chain, state, levels, r):
-    """The step t -> data of the trajectories that come to t from r, or begin at t = r."""
+    """The term of the step t -> data for trajectories that come to t from r, or begin at t = r."""
     output, t, x0, x_t = state
     chain.set_timesteps(timesteps=sorted({r, t}, reverse=True))
     return bound_term(chain, output, t, x0, x_t, levels=levels)
 
 
 def _summed(terms):
-    """Sums over the images, one for each of the terms (B,); the host waits once."""
+    """The sum over the images of each of the terms (B,); the host waits once."""
     terms = [term.sum() for term in terms]
     return torch.stack(terms).cpu().double() if terms else 0.0
 
@@ -118,67 +129,53 @@ def _with_memory(transitions, decoders):
 
 
 @torch.no_grad()
-def local_errors(
-    unet,
-    scheduler,
-    candidates,
-    solver_order=2,
-    num_paths=48,
-    class_labels=None,
-    batch_size=48,
-    seed=0,
-    progress_bar=True,
-):
-    """How far one step of the deterministic kernel (eta = 0) ends from where the model's own fine path goes.
+def local_errors(unet, scheduler, candidates, paths, solver_order=2):
+    """How far one step of the deterministic kernel (eta = 0) ends from the model's own fine path.
 
-    The paths begin in noise and follow the probability flow in fine steps of second order, through all candidates and a
-    timestep between each two. From each candidate t of a path one step is taken to each s < t, and its error is the root
-    of the mean square, over paths and dimensions, of its difference from the path at s. In `solver_order=2` the step
-    after r -> t extrapolates x0_hat from t and r, so that the cost depends on three timesteps; the steps that begin a
-    path and end it are of first order, as in the scheduler. The step to clean data is taken from noise levels of at most
-    `LARGEST_LAST_SIGMA`, and by a path of a single step from where it begins.
+    The paths begin in noise and follow the probability flow in fine steps of second order, through all candidates and
+    a timestep between each two. From each candidate t of a path one step is taken to each s < t; its error is the root
+    mean square, over paths and dimensions, of its difference from the path at s. With `solver_order=2` the step after
+    r -> t extrapolates x0_hat from t and r, so that the cost depends on three timesteps; the first step of a path and
+    the step to clean data are of first order, as in the scheduler. The step to clean data is taken from noise levels
+    of at most `LARGEST_LAST_SIGMA`, or from the first timestep in a path of a single step.
 
     Args:
-        unet, scheduler: the model; what it clips is clipped.
+        unet, scheduler: the model; x0_hat is clipped as the scheduler's config says.
         candidates (`list[int]`): ascending timesteps; the last is where sampling begins.
+        paths ([`FlowPaths`]): the paths, which are kept on the host at all candidates.
         solver_order (`int`): 1 (DDIM) or 2 (DPM-Solver++ 2M).
-        num_paths (`int`): the number of paths.
-        class_labels: for a class-conditional model: one for all, or one for each path.
-        batch_size (`int`): paths at a time; they are kept on the host, at all candidates.
-        seed (`int`): of the noise that the paths begin in.
-        progress_bar (`bool`): show one, counted in network calls.
 
     Returns:
-        `np.ndarray`: in first order (M + 1, M + 1), in second (M + 1, M + 1, M + 1), for M candidates, as for
-        `plan_timesteps`, infinite where it is not read.
+        `np.ndarray`: in first order (M + 1, M + 1), in second (M + 1, M + 1, M + 1), for M candidates, as in
+        `plan_timesteps`; entries that it does not read are infinite.
     """
     chain, candidates = chain_of(unet, scheduler, candidates, "be planned for", solver_order=2, **DETERMINISTIC)
     if solver_order not in (1, 2):
         raise ValueError(f"solver_order={solver_order!r} is not one of 1, 2.")
-    check_labels(class_labels, num_paths)
+    check_labels(paths.class_labels, paths.count)
     pipeline = GaussianDiffusionPipeline(unet, chain)
     fine = sorted({*candidates, *((a + b) // 2 for a, b in pairwise(candidates))}, reverse=True)
     squares = 0.0
-    calls = ceil(num_paths / batch_size) * len(fine)
-    with evaluating(unet), tqdm(total=calls, desc="paths", unit="call", disable=not progress_bar) as bar:
-        for first in range(0, num_paths, batch_size):
-            x_T = starting_noise(unet, seed, first, min(batch_size, num_paths - first))
-            labels = labels_of(class_labels, first, len(x_T))
+    calls = ceil(paths.count / paths.batch_size) * len(fine)
+    with evaluating(unet), tqdm(total=calls, desc="paths", unit="call", disable=not paths.progress_bar) as bar:
+        for first in range(0, paths.count, paths.batch_size):
+            x_T = starting_noise(unet, paths.seed, first, min(paths.batch_size, paths.count - first))
+            labels = labels_of(paths.class_labels, first, len(x_T))
             path = _fine_path(pipeline, fine, x_T, labels, set(candidates), bar)
             squares = squares + _square_errors(chain, candidates, path, solver_order)
     squares[CLEAN_NODE, _too_noisy_to_leave(chain, candidates)] = np.inf
-    return np.sqrt(squares / (num_paths * x_T[0].numel()))
+    return np.sqrt(squares / (paths.count * x_T[0].numel()))
 
 
 def _too_noisy_to_leave(chain, candidates):
-    """The nodes from which no plan goes to clean data; if that were all but the last, none are."""
+    """The nodes from which no plan steps to clean data; none, if these were all nodes but the last."""
     noise = 1 - chain.alpha_bar(candidates[:-1])
     nodes = (noise > LARGEST_LAST_SIGMA**2).nonzero().flatten() + 1
     return [] if len(nodes) == len(noise) else nodes.tolist()
 
 
 def starting_noise(unet, seed, first, count):
-    """x_T of the paths from `first` on, each with its own seed."""
+    """x_T of `count` paths from number `first` on, each from its own seed."""
     like = torch.empty(count, *kind_of(unet.config).shape, device=unet.device)
     return next(noise_of_steps(image_generators(seed, first, like), 1, like))
 
@@ -208,7 +205,7 @@ def _fine_path(pipeline, timesteps, x_T, class_labels, kept, bar):
 
 
 def _square_errors(chain, candidates, path, solver_order):
-    """Sums over paths and dimensions of the square errors, of the shape that `local_errors` returns."""
+    """Sums of the square errors over paths and dimensions, in the shape of the result of `local_errors`."""
     nodes = [CLEAN, *candidates]
     shape = (len(nodes),) * (solver_order + 1)
     squares = np.full(shape, np.inf)
@@ -234,10 +231,10 @@ def _square_errors(chain, candidates, path, solver_order):
 
 
 def _extrapolation_weights(chain, s, t, r):
-    """What x0_hat(t) - x0_hat(r) is multiplied by in the mean of the step t -> s after r -> t, (S, R).
+    """The weight of x0_hat(t) - x0_hat(r) in the mean of the step t -> s after r -> t, (S, R).
 
-    posterior_x0 * h / (2 h_last), with h and h_last their lengths in log(signal / noise) (Lu et al. 2022b, algorithm 2); 0
-    for the steps that the scheduler takes in first order.
+    It is posterior_x0 * h / (2 h_last), with the lengths h and h_last of the two steps in log(signal / noise) (Lu et
+    al. 2022b, algorithm 2), and 0 for steps that the scheduler takes in first order.
     """
     alpha_bar_s, alpha_bar_t, alpha_bar_r = (chain.alpha_bar(x) for x in (s, t, r))
     h = _log_snr(alpha_bar_s) - _log_snr(alpha_bar_t)

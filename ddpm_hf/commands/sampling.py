@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.options import (
     ExecutionOptions,
     Model,
     PngOutput,
     SamplingOptions,
     fractions,
-    offered,
-    with_options,
 )
 from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration
 from ddpm_hf.data.arguments import option

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ddpm_hf.commands.options import ExecutionOptions, Model, offered, with_options
+from ddpm_hf.command_options import offered, with_options
+from ddpm_hf.commands.options import ExecutionOptions, Model
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.options import (
     POINTS,
     SAMPLES,
@@ -13,8 +14,6 @@ from ddpm_hf.commands.options import (
     Model,
     SamplingOptions,
     numbers,
-    offered,
-    with_options,
 )
 from ddpm_hf.commands.preparation import open_pipeline
 from ddpm_hf.data.arguments import DataArguments

@@ -41,6 +41,11 @@ class DataArguments:
     num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUD_NAMES)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
 
+    @classmethod
+    def among(cls, options, **changes):
+        """The options of this class among more options, such as those of a training run, with changes."""
+        return cls(**{each.name: getattr(options, each.name) for each in fields(cls)} | changes)
+
     def __post_init__(self):
         for each in fields(self):
             refuse_empty(each.name, getattr(self, each.name))

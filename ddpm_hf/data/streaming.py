@@ -139,6 +139,16 @@ class StoredRow(NamedTuple):
     values: dict
 
 
+class Rank(NamedTuple):
+    """One process of a run, counted from 0, and the number of all."""
+
+    process_index: int
+    num_processes: int
+
+
+ALONE = Rank(0, 1)
+
+
 class RowStream(IterableDataset):
     """An endless stream of batches of stored rows for one process, each with the `Position` after it.
 
@@ -146,9 +156,9 @@ class RowStream(IterableDataset):
     processes than shards, each process reads all shards and keeps its part of the rows.
     """
 
-    def __init__(self, source, batch_size, block_size, seed, process_index=0, num_processes=1, position=None):
+    def __init__(self, source, batch_size, block_size, seed, rank=ALONE, position=None):
         self.source, self.batch_size, self.block_size, self.seed = source, batch_size, block_size, seed
-        self.process_index, self.num_processes = process_index, num_processes
+        self.process_index, self.num_processes = process_index, num_processes = rank
         share_rows = source.num_shards < num_processes
         self.row_step, self.first_row = (num_processes, process_index) if share_rows else (1, 0)
         self.turn_step, first_turn = (1, 0) if share_rows else (num_processes, process_index)
@@ -323,10 +333,8 @@ class ImageStream:
 
     def batches(self, batch_size, workers=0, pin_memory=False):
         """Endless batches from the position on; the position follows the last batch returned."""
-        stream = RowStream(
-            *(self.source, batch_size, self.block_size, self.seed),
-            *(self.process_index, self.num_processes, self.position),
-        )
+        rank = Rank(self.process_index, self.num_processes)
+        stream = RowStream(self.source, batch_size, self.block_size, self.seed, rank, self.position)
         rows = DataLoader(
             stream,
             batch_size=None,

@@ -48,19 +48,19 @@ FINITE_SAMPLES = (
 
 
 class Request(NamedTuple):
-    """The arguments of `compare` of the same names."""
+    """The arguments of `compare`, with their defaults."""
 
     model: str
     output: Path
     features: str
     data: DataArguments
-    samplers: Sequence[str]
-    steps: Sequence[int]
-    num_images: int
-    seeds: Sequence[int]
-    batch_size: int
-    device: str | None
-    bound_images: int
+    samplers: Sequence[str] = DEFAULT_SAMPLERS
+    steps: Sequence[int] = (5, 10, 25, 50)
+    num_images: int = 1000
+    seeds: Sequence[int] = (0, 1, 2)
+    batch_size: int = 100
+    device: str | None = None
+    bound_images: int | None = None
 
 
 class Task(NamedTuple):
@@ -77,56 +77,42 @@ class Task(NamedTuple):
     accelerator: Accelerator
 
 
-def compare(
-    model,
-    output,
-    features,
-    data=None,
-    samplers=DEFAULT_SAMPLERS,
-    steps=(5, 10, 25, 50),
-    num_images=1000,
-    seeds=(0, 1, 2),
-    batch_size=100,
-    device=None,
-    bound_images=None,
-):
-    """Samples a model by many samplers and measures each: Frechet distance to the data, seconds, and bits per dimension.
+def compare(model, output, features, data=None, **options):
+    """Samples a model by many samplers and measures each: Frechet distance to the data, seconds, bits per dimension.
 
-    Every sampler makes K network calls for K steps, and begins with the same noise; the noise of its steps is that of
-    the same generators. Images are clamped to [-1, 1] and rounded to 8 bits. A class-conditional model is asked for the
-    classes of the data. Writes `compare.json`, `compare.md`, `compare.png`, and for each sampler `samples_NAME.png`, a
-    row for each number of steps.
+    Every sampler makes K network calls for K steps, begins with the same noise, and draws the noise of its steps from
+    the same generators. Images are clamped to [-1, 1] and rounded to 8 bits. A class-conditional model samples the
+    classes of the data. The files `compare.json`, `compare.md`, `compare.png`, and for each sampler `samples_NAME.png`
+    with a row for each number of steps, are moved in together at the end.
 
-    Runs on one process, or on all that `accelerate launch` starts, which share the images; they are the same images, and have
-    the same distances, however many processes there are. All files are moved in at the end, when they are whole.
+    It runs on one process, or on all that `accelerate launch` starts, which share the images; the images and their
+    distances do not depend on the number of processes.
 
     Args:
         model: a pipeline folder, or the id of a repository on the Hub.
-        output: the folder; made if it is not there.
+        output: the folder, which is made if it does not exist.
         features: as in `load_features`: a folder of an image classifier, or "inception".
-        data (`DataArguments`): the images to be like, all of the split; by default the test split of the embedded
-            Fashion-MNIST. Prefer images that the feature network has not been trained on.
-        samplers (`list[str]`): as in `make_sampler`.
-        steps (`list[int]`): numbers of steps, each for every sampler.
-        num_images (`int`): samples for each distance. Distances of other numbers do not compare.
-        seeds (`list[int]`): of the noise; a distance for each.
-        batch_size (`int`): images at a time and process.
-        device (`str`, *optional*): where the networks run; the fastest there is by default.
-        bound_images (`int`, *optional*): bits per dimension are of so many images of the data, at most `num_images`, which is
-            the default and takes as many network calls as one seed; 0 leaves them out.
+        data (`DataArguments`): the images to compare with, all of the split; by default the test split of the embedded
+            Fashion-MNIST. Prefer images that the feature network was not trained on.
+        samplers (`list[str]`): as in `make_sampler`; by default `DEFAULT_SAMPLERS`.
+        steps (`list[int]`): numbers of steps, each for every sampler; by default 5, 10, 25 and 50.
+        num_images (`int`): samples for each distance, by default 1000. Distances of other numbers do not compare.
+        seeds (`list[int]`): seeds of the noise, each with its own distance; by default 0, 1 and 2.
+        batch_size (`int`): images at a time and process, by default 100.
+        device (`str`, *optional*): the device of the networks; by default the fastest.
+        bound_images (`int`, *optional*): images of the data for bits per dimension, at most `num_images`, which is the
+            default and takes as many network calls as one seed; 0 leaves them out.
 
     Returns:
         `list[Measurement]`
 
     Raises:
-        InputError: before the work, for what any of the samplers cannot do, and for an output that holds something or cannot
-            be written to.
+        InputError: before the work, for what any of the samplers cannot do, and for an output folder that is not empty
+            or cannot be written.
     """
-    bound_images = num_images if bound_images is None else bound_images
-    data, output = data or DataArguments(split="test"), Path(output)
-    return _compare(
-        Request(model, output, features, data, samplers, steps, num_images, seeds, batch_size, device, bound_images)
-    )
+    request = Request(model, Path(output), features, data or DataArguments(split="test"), **options)
+    bound_images = request.num_images if request.bound_images is None else request.bound_images
+    return _compare(request._replace(bound_images=bound_images))
 
 
 def _compare(request):
@@ -136,16 +122,7 @@ def _compare(request):
     device = request.device or str(accelerator.device)
     pipeline = _open_model(request).to(device)
     samplers = _make_samplers(pipeline, request)
-    task = _task(
-        pipeline,
-        load_features(request.features, device),
-        request.data,
-        request.num_images,
-        request.seeds,
-        min(request.batch_size, request.num_images),
-        request.bound_images,
-        accelerator,
-    )
+    task = _task(request, pipeline, load_features(request.features, device), accelerator)
     scored = {name for name, sampler in samplers.items() if request.bound_images and _has_bound(sampler)}
     calls = _announce(task, request, len(scored))
     measurements, rows = [], {name: [] for name in samplers}
@@ -218,19 +195,20 @@ def _write(output, settings, measurements, rows):
         write_report(aside, COMPARISON.stem, "Samplers of one model", "Frechet distance", settings, measurements)
 
 
-def _task(pipeline, see, data, num_images, seeds, batch_size, bound_images, accelerator):
-    images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config))
-    # Data sets are often sorted by class: the first images are to be like all.
+def _task(request, pipeline, see, accelerator):
+    num_images, batch_size = request.num_images, min(request.batch_size, request.num_images)
+    images, labels = main_process_first(accelerator, lambda: load_data(request.data, pipeline.unet.config))
+    # Data sets are often sorted by class, and the first images should represent all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return Task(
         pipeline=pipeline,
         labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
-        held_out=images[order[:bound_images]],
+        held_out=images[order[: request.bound_images]],
         see=see,
         target=_statistics(_own(images, accelerator), see, batch_size, accelerator),
         num_images=num_images,
         batch_size=batch_size,
-        seeds=seeds,
+        seeds=request.seeds,
         accelerator=accelerator,
     )
 
@@ -301,7 +279,8 @@ def _measure(task, name, sampler, count, bar):
     places = own_part(task.num_images, task.accelerator)
     shown, distances, seconds = [], [], []
     for seed in task.seeds:
-        images = _sample(task, sampler, count, seed, places, bar, seconds)
+        images, of_batches = _sample(task, sampler, count, seed, places, bar)
+        seconds += of_batches
         statistics_of_all = _statistics(images, task.see, task.batch_size, task.accelerator)
         distances.append(frechet_distance(statistics_of_all, task.target))
         check_all_finite(
@@ -322,12 +301,13 @@ def _measure(task, name, sampler, count, bar):
 
 
 @torch.no_grad()
-def _sample(task, sampler, count, seed, places, bar, seconds):
-    """uint8 images (N, C, H, W) of `places`; each place has a generator of its own, whatever the sampler and the batches.
+def _sample(task, sampler, count, seed, places, bar):
+    """The uint8 images (N, C, H, W) of `places`, and the seconds for an image in each batch.
 
-    Appends the seconds for each image to `seconds`, one value a batch: their median forgets what else the machine did.
+    Each place has its own generator, whatever the sampler and the batches. The caller takes the median of the seconds,
+    which ignores batches that other work on the machine delayed.
     """
-    pipeline = pipeline_with(sampler, task.pipeline.unet)
+    pipeline, seconds = pipeline_with(sampler, task.pipeline.unet), []
     images = [torch.empty(0, *pipeline.samples.shape, dtype=torch.uint8)]
 
     def count_call(*_):
@@ -346,7 +326,7 @@ def _sample(task, sampler, count, seed, places, bar, seconds):
         check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
         images.append(_to_levels(x_0).cpu())
         seconds.append((time.perf_counter() - started) / len(batch))
-    return torch.cat(images)
+    return torch.cat(images), seconds
 
 
 def _to_levels(images):
@@ -372,7 +352,7 @@ def _seconds_per_call(task):
     """The seconds that one batch takes."""
     sampler, places = make_sampler("diffusers-ddim", task.pipeline.scheduler), range(task.batch_size)
     with tqdm(disable=True) as bar:
-        return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar, []))
+        return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar))
 
 
 # What is shown -------------------------------------------------------------------------------------------------------

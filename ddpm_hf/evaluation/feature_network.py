@@ -3,7 +3,7 @@
 python -m ddpm_hf.evaluation.feature_network FOLDER [--dataset D]
 """
 
-import dataclasses
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor, get_scheduler
 
+from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.data import EndlessBatches, batches, load_images, open_images, to_model_range
-from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.devices import open_device
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import check_weights_finite
@@ -26,64 +27,70 @@ DEFAULT_RESOLUTION = 64  # for a data set whose images differ in size
 LABEL_SMOOTHING = 0.1
 MEMORY_LIMIT_GB = 8.0
 WEIGHT_DECAY = 0.05
+LABELLED = {"help": "A data set with labels; the embedded Fashion-MNIST if not given."}
 
 
-def train_feature_network(
-    output,
-    data=None,
-    test_split="test",
-    epochs=20,
-    batch_size=64,
-    learning_rate=2e-3,
-    max_shift=2,
-    seed=0,
-    device=None,
-):
-    """Trains a ResNet on the labels of a data set, and saves it where `load_features` reads it.
+@dataclass
+class FeatureTraining:
+    """The options of `train_feature_network`."""
+
+    test_split: str = option("test", "Split for the accuracy.")
+    epochs: int = option(20, "Passes over the data.", min=1)
+    batch_size: int = option(64, "Images of one update.", min=1)
+    learning_rate: float = option(2e-3, "Highest learning rate.")
+    max_shift: int = option(2, "Most pixels by which an image is shifted.", min=0)
+    seed: int = option(0, "Seed of the weights, the order and the augmentation.")
+    device: str | None = option(None, "cpu to leave an accelerator alone.")
+
+
+def train_feature_network(output, data=None, **options):
+    """Trains a ResNet on the labels of a data set, and saves it in the form that `load_features` reads.
 
     Args:
-        output: the folder to write.
-        data (`DataArguments`): which images and labels; by default the training split of the embedded Fashion-MNIST.
-        test_split (`str`): split on which the accuracy is measured.
-        epochs (`int`): passes over the data; 20 of the embedded one take three minutes on one core.
-        batch_size, learning_rate: of AdamW; the rate falls to 0 along a cosine.
-        max_shift (`int`): images are moved by up to as many pixels either way, and half of them mirrored.
-        seed (`int`): of the weights, the order of the data and the augmentation.
-        device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
+        output: the new folder.
+        data (`DataArguments`): images and labels; by default the training split of the embedded Fashion-MNIST.
+        test_split (`str`): split for the accuracy, by default "test".
+        epochs (`int`): passes over the data, by default 20; those of the embedded data take three minutes on one core.
+        batch_size (`int`), learning_rate (`float`): options of AdamW, by default 64 and 2e-3; the rate falls to 0
+            along a cosine.
+        max_shift (`int`): images are shifted by up to this many pixels either way, by default 2; half are mirrored.
+        seed (`int`): seed of the weights, the order of the data and the augmentation, by default 0.
+        device (`str`, *optional*): "cpu" to leave an accelerator alone; by default the fastest device.
 
     Returns:
-        `float`: the share of the test images that are classified rightly.
+        `float`: the share of the test images that are classified correctly.
     """
-    output = Path(output)
-    open_device(device)
+    output, options = Path(output), FeatureTraining(**options)
+    open_device(options.device)
     check_free_folder(output)
-    data = dataclasses.replace(data or DataArguments(), class_conditional=True)
+    data = replace(data or DataArguments(), class_conditional=True)
     train = open_images(data, DEFAULT_RESOLUTION)
-    test = open_images(dataclasses.replace(data, split=test_split, resolution=train.resolution), DEFAULT_RESOLUTION)
-    accelerator = Accelerator(cpu=device == "cpu")
-    set_seed(seed)
-    walk = EndlessBatches(len(train), batch_size, seed)
-    network = _train(
-        accelerator, train, walk, max(1, round(epochs * len(train) / batch_size)), learning_rate, max_shift
-    )
-    accuracy = _accuracy(network, test, batch_size, accelerator.device)
+    test = open_images(replace(data, split=options.test_split, resolution=train.resolution), DEFAULT_RESOLUTION)
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    set_seed(options.seed)
+    network = _train(accelerator, train, options)
+    accuracy = _accuracy(network, test, options.batch_size, accelerator.device)
     check_weights_finite(output, {"classifier": network})
     with moved_in_whole(output, last="config.json") as aside:
         network.save_pretrained(aside)
-        # As `to_model_range`: pixels in [-1, 1], at their own size.
+        # Pixels are in [-1, 1] as from `to_model_range`, and images keep their size.
         ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(aside)
     return accuracy
 
 
-def _train(accelerator, source, walk, steps, learning_rate, max_shift):
+def _train(accelerator, source, options):
+    walk = EndlessBatches(len(source), options.batch_size, options.seed)
+    steps = max(1, round(options.epochs * len(source) / options.batch_size))
     network = ResNetForImageClassification(_config(source))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = batches(load_images(source, MEMORY_LIMIT_GB), walk)
     with tqdm(total=steps, desc="feature network", unit="step") as bar:
         for _, batch in zip(range(steps), loader, strict=False):
-            images = _moved(to_model_range(batch["images"].to(accelerator.device), random_flip=True), max_shift)
+            images = _moved(
+                to_model_range(batch["images"].to(accelerator.device), random_flip=True), options.max_shift
+            )
             logits = network(images).logits
             loss = cross_entropy(logits, batch["labels"].to(accelerator.device), label_smoothing=LABEL_SMOOTHING)
             accelerator.backward(loss)
@@ -126,23 +133,15 @@ def _accuracy(network, source, batch_size, device):
     return right / len(tensors)
 
 
+@with_options
 def main(
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
-    dataset: Annotated[str | None, typer.Option(help="With labels; the embedded Fashion-MNIST if not given.")] = None,
-    dataset_config: Annotated[str | None, typer.Option("--dataset_config", help="As in training.")] = None,
-    image_column: Annotated[str | None, typer.Option("--image_column", help="As in training.")] = None,
-    label_column: Annotated[str | None, typer.Option("--label_column", help="As in training.")] = None,
-    test_split: Annotated[str, typer.Option("--test_split", help="Split for the accuracy.")] = "test",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the augmentation.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu to leave an accelerator alone.")] = None,
+    data: offered(DataArguments, "dataset", "dataset_config", "image_column", "label_column", dataset=LABELLED),
+    training: offered(FeatureTraining, "test_split", "epochs", "seed", "device"),
 ):
     """Train a small image classifier, for distances between sets of images."""
-    data = DataArguments(
-        dataset=dataset, dataset_config=dataset_config, image_column=image_column, label_column=label_column
-    )
-    accuracy = train_feature_network(output, data, test_split, epochs, seed=seed, device=device)
-    typer.echo(f"{accuracy:.1%} of the test images are classified rightly; the network is in {output}")
+    accuracy = train_feature_network(output, data, **vars(training))
+    typer.echo(f"{accuracy:.1%} of the test images are classified correctly; the network is in {output}")
 
 
 if __name__ == "__main__":

@@ -42,37 +42,24 @@ class BitsPerDim:
 
 
 @torch.no_grad()
-def bits_per_dim(
-    unet,
-    scheduler,
-    images,
-    num_inference_steps=None,
-    timesteps=None,
-    class_labels=None,
-    levels=None,
-    batch_size=64,
-    seed=0,
-    accelerator=None,
-    progress_bar=True,
-):
-    """Bits per dimension of `images` under a diffusion model, at any number of steps (Nichol & Dhariwal 2021, eq. 4-7).
+def bits_per_dim(unet, scheduler, images, num_inference_steps=None, timesteps=None, levels=None, **measuring):
+    """Bits per dimension of `images` under a diffusion model in any number of steps (Nichol & Dhariwal 2021, eq. 4-7).
 
-    Each image costs one network call for each step of the trajectory. Its noise is a function of the seed, of its place
-    in the data, and of the kind of device; so neither the batches nor the number of processes change the result.
+    Each image costs one network call for each step of the trajectory. Its noise is a function of the seed, of its
+    place in the data, and of the kind of device, so that the result does not depend on the batches or processes.
 
     Args:
-        unet ([`UNet2DModel`]): any, stock or ours, on the device to compute on. Dropout is off meanwhile.
-        scheduler ([`SchedulerMixin`]): a [`GaussianDiffusionScheduler`]; a stock scheduler of a discrete chain stands for
-            the DDPM (eta = 1) of its config. Its own trajectory is left alone.
-        images: (N, C, H, W), levels 0 .. levels - 1 as integers, or floats in [-1, 1] on the grid of these levels; or an
-            iterable of such batches. For a network of points (N, d), as it takes them.
+        unet ([`UNet2DModel`]): the network, stock or ours, on the device of the computation. Dropout is switched off.
+        scheduler ([`SchedulerMixin`]): a [`GaussianDiffusionScheduler`]; a stock scheduler of a discrete chain stands
+            for the DDPM (eta = 1) of its config. Its own trajectory stays as it is.
+        images: (N, C, H, W), integer levels 0 .. levels - 1, or floats in [-1, 1] on the grid of these levels; or an
+            iterable of such batches. A network of points takes (N, d), in its own units.
         num_inference_steps, timesteps: how many timesteps, or which (descending); by default all of training.
-        class_labels: for a class-conditional model: one for all, or (N,); None is "no class" where it has a null label.
-        levels (`int`, *optional*): number of values that the images can take; 256, for 8 bits, by default. Points have none.
-        batch_size (`int`): images at a time, if `images` is a tensor.
-        seed (`int`): of the noise.
-        accelerator ([`accelerate.Accelerator`], *optional*): its processes share the batches; all have the result.
-        progress_bar (`bool`): show one, counted in network calls, with the time that is left.
+        levels (`int`, *optional*): number of values that the images can take, by default 256, for 8 bits. Points
+            have none.
+        measuring: how the network is called, as in [`Measuring`]: `class_labels`, one for all or (N,), where None is
+            "no class" if the model has a null label; `batch_size`, 64; `seed`, 0; `accelerator`, whose processes share
+            the batches and all get the result; `progress_bar`, True.
 
     Returns:
         [`BitsPerDim`]
@@ -81,11 +68,11 @@ def bits_per_dim(
         ValueError: for images off the grid, a scheduler that has no bound, a network that does not fit, and for a term
             that is not finite, with its timestep and image.
     """
-    unet = unet if accelerator is None else accelerator.unwrap_model(unet)
+    measuring = Measuring(images, **measuring)
+    unet = measuring.unwrapped(unet)
     scheduler = discrete_chain(scheduler, "be scored in bits per dimension")
     scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
     check_chain_length(unet, scheduler)
-    measuring = Measuring(images, class_labels, batch_size, seed, accelerator, progress_bar)
     return _measure(GaussianDiffusionPipeline(unet, scheduler), measuring, kind_of(unet.config, levels))
 
 

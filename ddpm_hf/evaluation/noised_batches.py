@@ -76,6 +76,10 @@ class Measuring(NamedTuple):
     def batches(self):
         return self.data.split(self.batch_size) if isinstance(self.data, torch.Tensor) else self.data
 
+    def unwrapped(self, unet):
+        """The network without what the accelerator put around it."""
+        return unet if self.accelerator is None else self.accelerator.unwrap_model(unet)
+
     def total(self, sums):
         """Sums of float64 over all processes, on the host; every process must call this."""
         if self.processes == 1:

@@ -1,9 +1,10 @@
-"""`ddpm-hf evaluate`: a pipeline folder and a data set in, numbers and figures out."""
+"""`ddpm-hf evaluate` measures a pipeline folder on a data set, and writes numbers and figures."""
 
 import dataclasses
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
@@ -21,49 +22,55 @@ from ddpm_hf.reports.report_files import BOUND
 from ddpm_hf.results import check_free_folder
 
 
-def evaluate_bits_per_dim(
-    model,
-    output,
-    data=None,
-    num_images=None,
-    steps=None,
-    variance_type=None,
-    batch_size=64,
-    seed=0,
-    device=None,
-):
+class BoundRequest(NamedTuple):
+    """The arguments of `evaluate_bits_per_dim`, with their defaults."""
+
+    model: str
+    output: Path
+    data: DataArguments
+    num_images: int | None = None
+    steps: int | None = None
+    variance_type: str | None = None
+    batch_size: int = 64
+    seed: int = 0
+    device: str | None = None
+
+
+def evaluate_bits_per_dim(model, output, data=None, **options):
     """Writes `bpd.json` and `bpd.png`, the bound on the negative log-likelihood and its terms, into a folder.
 
-    Both are moved in when they are whole, so that the same command can be given again after it was cut off.
-
-    Runs on one process, or on all that `accelerate launch` starts. A class-conditional model is given the labels of the
-    data.
+    Both files are moved in when they are whole, so that the command can be repeated after an interruption. It runs on
+    one process, or on all that `accelerate launch` starts. A class-conditional model gets the labels of the data.
 
     Args:
         model: a pipeline folder, or the id of a repository on the Hub.
-        output: the folder; made if it is not there.
-        data (`DataArguments`): which images; by default the test split of the embedded Fashion-MNIST.
-        num_images (`int`, *optional*): as many, drawn at random by `seed`; all by default.
-        steps (`int`, *optional*): timesteps to visit; all of training's by default.
+        output: the folder, which is made if it does not exist.
+        data (`DataArguments`): the images; by default the test split of the embedded Fashion-MNIST.
+        num_images (`int`, *optional*): number of images, drawn at random by `seed`; by default all.
+        steps (`int`, *optional*): number of timesteps to visit; by default all of training.
         variance_type (`str`, *optional*): instead of the model's own.
-        batch_size (`int`): images at a time and process.
-        seed (`int`): of the noise, and of the choice of images.
-        device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
+        batch_size (`int`): images at a time and process, by default 64.
+        seed (`int`): seed of the noise and of the choice of images, by default 0.
+        device (`str`, *optional*): "cpu" to leave an accelerator alone; by default the fastest device.
 
     Returns:
         [`BitsPerDim`]
 
     Raises:
-        InputError: before the work, for files that are there or cannot be written, data that do not fit, and more steps than
-            the model has.
+        InputError: before the work, for files that exist already or cannot be written, data that do not fit, and more
+            steps than the model has.
     """
-    output = Path(output)
-    accelerator = join_processes(device)
+    return _evaluate(BoundRequest(model, Path(output), data or DataArguments(split="test"), **options))
+
+
+def _evaluate(request):
+    output, batch_size, steps = request.output, request.batch_size, request.steps
+    accelerator = join_processes(request.device)
     together(accelerator, lambda: check_free_folder(output, (BOUND.name, BOUND.picture)), main_process_only=True)
-    pipeline = _open_model(model, variance_type, steps).to(device or accelerator.device)
-    data = data or DataArguments(split="test")
-    images, labels = main_process_first(accelerator, lambda: load_data(data, pipeline.unet.config, num_images, seed))
-    score = partial(bits_per_dim, pipeline.unet, pipeline.scheduler, batch_size=batch_size, seed=seed)
+    pipeline = _open_model(request).to(request.device or accelerator.device)
+    wanted = request.data, pipeline.unet.config, request.num_images, request.seed
+    images, labels = main_process_first(accelerator, lambda: load_data(*wanted))
+    score = partial(bits_per_dim, pipeline.unet, pipeline.scheduler, batch_size=batch_size, seed=request.seed)
     calls = ceil(len(images) / (batch_size * accelerator.num_processes)) * (steps or len(pipeline.scheduler))
     duration = _duration(score, calls, images[:batch_size], labels_of(labels, 0, batch_size))
     accelerator.print(f"{len(images)} images: {calls} network calls in each process, about {duration} (h:mm:ss)")
@@ -73,18 +80,18 @@ def evaluate_bits_per_dim(
     return result
 
 
-def _open_model(model, variance_type, steps):
-    """The pipeline of the model, with another variance if wanted; its scheduler can take so many steps."""
-    pipeline = load_pipeline(model)
-    if variance_type is not None:
-        scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
+def _open_model(request):
+    """The pipeline of the model, with the requested variance, and checked for the number of steps."""
+    pipeline = load_pipeline(request.model)
+    if request.variance_type is not None:
+        scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=request.variance_type)
         pipeline.register_modules(scheduler=scheduler)
-    discrete_chain(pipeline.scheduler, "be scored in bits per dimension").set_timesteps(steps)
+    discrete_chain(pipeline.scheduler, "be scored in bits per dimension").set_timesteps(request.steps)
     return pipeline
 
 
 def _duration(score, calls, images, labels):
-    """What so many network calls on a batch take, from one that is timed."""
+    """The expected duration of `calls` network calls on a batch, from one that is timed."""
     first_step = partial(score, images, timesteps=[0], class_labels=labels, progress_bar=False)
     with fitting_into_memory(f"lower --batch_size, which is {score.keywords['batch_size']}"):
         return expected_duration(calls * seconds_of(first_step), "give fewer --num_images or --steps")
@@ -105,15 +112,16 @@ def _write(result, output):
 
 
 def load_data(data, unet_config, num_images=None, seed=0):
-    """uint8 images (N, C, H, W), or points (N, d), as the network takes them, and their labels (N,), or None for a model
-    without classes.
+    """The samples for a network, and their labels (N,), or None for a model without classes.
+
+    Images are uint8, (N, C, H, W), points (N, d) in the units of the network.
 
     Args:
-        data (`DataArguments`): which images or points.
+        data (`DataArguments`): the images or points.
 
     Raises:
-        InputError: for data of another kind than the network's, fewer than `num_images`, and a network of images that are
-            not square.
+        InputError: for data of another kind than the network's, fewer than `num_images`, and a network of images that
+            are not square.
     """
     conditional = classes_of(unet_config)[0] is not None
     data = dataclasses.replace(data, class_conditional=conditional)

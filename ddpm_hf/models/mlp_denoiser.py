@@ -8,6 +8,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from ddpm_hf.models.network_config import with_weights_of
 from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 
@@ -85,15 +86,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
                 raise ValueError(f"The network has {name}={unet.config[name]!r} already; it takes no other.")
         config = {k: v for k, v in unet.config.items() if k != "out_channels"}
         model = cls.from_config(config, **added).to(unet.device)
-        weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
-        if variance_head is not None:
-            for name in ("proj_out.weight", "proj_out.bias"):
-                weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
-        if num_classes is not None:
-            weights["class_embedding.weight"] = model.class_embedding.weight.detach().clone()
-            weights["class_embedding.weight"][num_classes] = 0
-        model.load_state_dict(weights, assign=True)
-        return model.train(unet.training)
+        return with_weights_of(unet, model, "proj_out", variance_head, num_classes)
 
     @property
     def output_layer(self):

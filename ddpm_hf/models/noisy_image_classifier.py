@@ -7,6 +7,8 @@ from diffusers.models.embeddings import HunyuanDiTAttentionPool, TimestepEmbeddi
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import nn
 
+from ddpm_hf.schedulers.config_checks import check_choice
+
 DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
 TIME_SCALE_SHIFTS = ("default", "scale_shift")
 
@@ -58,11 +60,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim)
-        if resnet_time_scale_shift not in TIME_SCALE_SHIFTS:
-            raise ValueError(
-                f"resnet_time_scale_shift={resnet_time_scale_shift!r} is not one of "
-                f"{', '.join(map(repr, TIME_SCALE_SHIFTS))}."
-            )
+        check_choice("resnet_time_scale_shift", resnet_time_scale_shift, TIME_SCALE_SHIFTS)
         if num_classes < 2:
             raise ValueError(
                 f"num_classes={num_classes} must be at least 2: with fewer there is nothing to tell apart."

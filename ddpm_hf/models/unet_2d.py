@@ -3,6 +3,7 @@
 import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
+from ddpm_hf.models.network_config import with_weights_of
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
@@ -81,15 +82,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         config = {k: v for k, v in unet.config.items() if k != "out_channels"}
         classes = {} if num_classes is None else {"num_classes": num_classes, "num_class_embeds": None}
         model = cls.from_config(config, variance_head=variance_head, **classes)
-        weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
-        if variance_head is not None:
-            for name in ("conv_out.weight", "conv_out.bias"):
-                weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name])])
-        if num_classes is not None:
-            weights["class_embedding.weight"] = model.class_embedding.weight.detach().clone()
-            weights["class_embedding.weight"][num_classes] = 0
-        model.load_state_dict(weights, assign=True)
-        return model.train(unet.training)
+        return with_weights_of(unet, model, "conv_out", variance_head, num_classes)
 
     @property
     def output_layer(self):

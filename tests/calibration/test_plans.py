@@ -8,10 +8,11 @@ import torch
 from exact_predictor import exact_of_images
 
 from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.calibration import bound_costs, local_errors, plan_timesteps
+from ddpm_hf.calibration import FlowPaths, bound_costs, local_errors, plan_timesteps
 from ddpm_hf.calibration.cheapest_plans import path_cost
 from ddpm_hf.calibration.transition_costs import LARGEST_LAST_SIGMA, candidate_timesteps
 from ddpm_hf.evaluation import bits_per_dim
+from ddpm_hf.evaluation.noised_batches import Measuring
 
 
 def all_paths(nodes, steps):
@@ -107,7 +108,7 @@ def test_costs_along_a_plan_are_its_bound(tiny_unet, images, head, options):
     """Both have the same noise where the plan visits every candidate; then they are the same numbers."""
     unet = tiny_unet(variance_head=head)
     scheduler = GaussianDiffusionScheduler(**options)
-    cost = bound_costs(unet, scheduler, images, CANDIDATES, batch_size=4, progress_bar=False)
+    cost = bound_costs(unet, scheduler, CANDIDATES, Measuring(images, batch_size=4, progress_bar=False))
     assert cost.shape == (6, 6, 6)
     assert cost[0, 1, 1] != cost[0, 1, 2]  # the decoder of a single step, and of the last of two
     for plan in ([5], [1, 5], [3, 5], [1, 2, 3, 4, 5]):
@@ -136,7 +137,7 @@ def exact_bound(unet, scheduler, images, ascending):
 def test_a_plan_has_a_lower_bound_than_even_timesteps(stock_unet, images):
     scheduler = GaussianDiffusionScheduler()
     candidates = candidate_timesteps(scheduler, 25)
-    cost = bound_costs(stock_unet, scheduler, images, candidates, progress_bar=False)
+    cost = bound_costs(stock_unet, scheduler, candidates, Measuring(images, progress_bar=False))
     for steps in (3, 8):
         plan = [candidates[node - 1] for node in plan_timesteps(cost, steps)][::-1]
         even = np.linspace(0, 999, steps).round().astype(int)[::-1].tolist()
@@ -156,7 +157,7 @@ def test_local_errors_are_those_of_the_schedulers_steps(solver_order):
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=solver_order)
     unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
     candidates = [*range(0, 40, 4), *range(40, 1000, 40), 999]
-    errors = local_errors(unet, scheduler, candidates, solver_order, num_paths=5, batch_size=2, progress_bar=False)
+    errors = local_errors(unet, scheduler, candidates, FlowPaths(5, batch_size=2, progress_bar=False), solver_order)
     assert errors.shape == (len(candidates) + 1,) * (solver_order + 1)
     x_T = torch.stack([next(starts(place)) for place in range(5)]).squeeze(1)
 
@@ -181,7 +182,7 @@ def test_paths_in_batches_are_those_of_one_batch():
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2, corrector=True)
     unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
     few, many = (
-        local_errors(unet, scheduler, CANDIDATES, num_paths=5, batch_size=size, progress_bar=False) for size in (3, 5)
+        local_errors(unet, scheduler, CANDIDATES, FlowPaths(5, batch_size=size, progress_bar=False)) for size in (3, 5)
     )
     np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-7)
 
@@ -197,7 +198,7 @@ def test_planned_timesteps_end_nearer_to_the_flow():
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2)
     unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
     candidates = candidate_timesteps(scheduler, 40)
-    cost = local_errors(unet, scheduler, candidates, num_paths=4, progress_bar=False)
+    cost = local_errors(unet, scheduler, candidates, FlowPaths(4, progress_bar=False))
     plan = [candidates[node - 1] for node in plan_timesteps(cost, 6)][::-1]
     x_T = torch.stack([next(starts(place)) for place in range(4)]).squeeze(1)
 
@@ -221,14 +222,14 @@ def test_planned_timesteps_end_nearer_to_the_flow():
         ({"candidates": [5, 3]}, "must descend"),
         ({"candidates": [5, 1000]}, r"must be in 0 .. 999"),
         ({"candidates": [5, 999], "solver_order": 3}, "solver_order=3 is not one of 1, 2"),
-        ({"candidates": [5, 999], "class_labels": [1, 2]}, "2 class_labels for 48 images"),
+        ({"candidates": [5, 999], "paths": FlowPaths(48, [1, 2])}, "2 class_labels for 48 images"),
     ],
 )
 def test_local_errors_that_cannot_be_measured(stock_unet, options, message):
     with pytest.raises(ValueError, match=message):
-        local_errors(stock_unet, GaussianDiffusionScheduler(), progress_bar=False, **options)
+        local_errors(stock_unet, GaussianDiffusionScheduler(), **{"paths": FlowPaths(48)} | options)
 
 
 def test_the_bound_needs_a_variance(stock_unet, images):
     with pytest.raises(ValueError, match="eta > 0"):
-        bound_costs(stock_unet, GaussianDiffusionScheduler(eta=0.0), images, CANDIDATES, progress_bar=False)
+        bound_costs(stock_unet, GaussianDiffusionScheduler(eta=0.0), CANDIDATES, Measuring(images, progress_bar=False))

@@ -13,7 +13,7 @@ from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.compare import Task, _sample, _task, compare
+from ddpm_hf.evaluation.compare import Request, Task, _sample, _task, compare
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.samplers import make_sampler
@@ -32,7 +32,17 @@ def model(tmp_path, stock_unet):
 
 
 def test_bits_per_dim_can_be_left_out(tmp_path, model, feature_network, data, capsys):
-    (measured,) = compare(model, tmp_path / "new", feature_network, data, ["ddpm"], [2], 4, [0], 4, bound_images=0)
+    (measured,) = compare(
+        model,
+        tmp_path / "new",
+        feature_network,
+        data,
+        samplers=["ddpm"],
+        steps=[2],
+        num_images=4,
+        seeds=[0],
+        bound_images=0,
+    )
     assert measured.bits_per_dim is None and "2 network calls of 4 images" in capsys.readouterr().out
     assert "bits per dimension: not measured" in (tmp_path / "new" / "compare.md").read_text(encoding="utf-8")
 
@@ -96,11 +106,12 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
     places = range(5)
     for name in ("ddpm", "diffusers-ddpm", "dpmpp-2m"):
         sampler = make_sampler(name, task.pipeline.scheduler)
-        images = _sample(task, sampler, 3, 0, places, bar, [])
-        one_by_one = _sample(task._replace(batch_size=1), sampler, 3, 0, places, bar, [])
+        images, _ = _sample(task, sampler, 3, 0, places, bar)
+        one_by_one, seconds = _sample(task._replace(batch_size=1), sampler, 3, 0, places, bar)
+        assert len(seconds) == 5 and min(seconds) > 0
         assert (images.int() - one_by_one.int()).abs().max() <= 1  # rounding to 8 bits
-        assert (images.int() - _sample(task, sampler, 3, 1, places, bar, []).int()).abs().max() > 30
-        others = _sample(task._replace(labels=labels.flip(0)), sampler, 3, 0, places, bar, [])
+        assert (images.int() - _sample(task, sampler, 3, 1, places, bar)[0].int()).abs().max() > 30
+        others, _ = _sample(task._replace(labels=labels.flip(0)), sampler, 3, 0, places, bar)
         assert torch.equal(others[2], images[2]) and not torch.equal(others[0], images[0])
 
 
@@ -111,13 +122,14 @@ def test_samples_that_are_not_finite(tiny_unet):
     pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda: None)
     task = Task(pipeline, None, None, None, None, 5, 2, [0], Accelerator())
     with pytest.raises(ValueError, match="Sample 3 is nan, and 128 of 128 .* not finite"):
-        _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar, [])
+        _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar)
 
 
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=2), GaussianDiffusionScheduler())
     see = load_features(feature_network)
-    task = _task(pipeline, see, data, 50, seeds=[0], batch_size=10, bound_images=50, accelerator=Accelerator())
+    request = Request("model", tmp_path, "features", data, num_images=50, batch_size=10, bound_images=50)
+    task = _task(request, pipeline, see, Accelerator())
     brightness = task.held_out.float().mean((1, 2, 3))
     assert len(task.held_out) == 40 and len(task.labels) == 50
     assert torch.equal(task.labels[:40] == 1, brightness > 110) and torch.equal(task.labels[40:], task.labels[:10])
