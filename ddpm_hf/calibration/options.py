@@ -28,15 +28,21 @@ class CalibrationOptions(NamedTuple):
 
     def told(self):
         """The values by the names of the command line's options, with absolute paths of folders and files."""
-        options = {
-            "model": _whole_path(self.model),
-            "dataset": None if self.data.dataset is None else _whole_path(self.data.dataset),
-            **{name: getattr(self.data, name) for name in OF_DATA},
-            "num_images": self.num_images,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-        }
-        return options | ({"plan": ",".join(map(str, self.plans)), "plan_cost": self.plan_cost} if self.plans else {})
+        plan = {"plan": ",".join(map(str, self.plans)), "plan_cost": self.plan_cost} if self.plans else {}
+        return told_of(self) | plan
+
+
+def told_of(options):
+    """The options of the model, the data and the work, by their names on the command line, with absolute paths."""
+    data = options.data
+    return {
+        "model": _whole_path(options.model),
+        "dataset": None if data.dataset is None else _whole_path(data.dataset),
+        **{name: getattr(data, name) for name in OF_DATA},
+        "num_images": options.num_images,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+    }
 
 
 def _whole_path(name):

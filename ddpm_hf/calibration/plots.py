@@ -30,6 +30,33 @@ def draw_mean_square_epsilon(result, png_path):
     save_figure(figure, png_path)
 
 
+def draw_solvers(report, png_path):
+    """Draws the distances of solvers to the fine paths by network calls, and those of the paths' ends to the images.
+
+    Args:
+        report (`dict`): `distances` and `distances_of_ends`, as `calibration.json` has them.
+        png_path: the file to write.
+    """
+    ends = report["distances_of_ends"]
+    figure, (panels,) = new_figure(9 if ends else 5, 4, 1, 2 if ends else 1)
+    for name, of_steps in report["distances"].items():
+        counts = [int(count) for count, distance in of_steps.items() if distance is not None]
+        values = [of_steps[str(count)] for count in counts]
+        style = {"color": "black", "linewidth": 2} if name == "fitted" else {"linewidth": 1}
+        panels[0].plot(counts, values, "o-", markersize=3, label=name, **style)
+    panels[0].set(xscale="log", yscale="log", xlabel="network calls", ylabel="distance to the fine paths")
+    shown = sorted(map(int, report["distances"]["fitted"]))
+    panels[0].set_xticks(shown, [str(count) for count in shown])
+    panels[0].minorticks_off()
+    panels[0].legend()
+    if ends:
+        timesteps = sorted(map(int, ends))
+        panels[1].plot(timesteps, [ends[str(t)] for t in timesteps], "o-", markersize=3)
+        panels[1].axvline(report["last_timestep"], color="black", linestyle=":")
+        panels[1].set(xlabel="t at which paths end by x0_hat (-1: the whole flow)", ylabel="distance to the images")
+    save_figure(figure, png_path)
+
+
 def _draw_band(axes, curve, errors, label):
     timesteps = np.arange(len(curve))
     axes.fill_between(timesteps, curve - 2 * errors, curve + 2 * errors, alpha=0.3, linewidth=0)

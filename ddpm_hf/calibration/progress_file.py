@@ -14,12 +14,14 @@ from ddpm_hf.files import written_whole
 
 # The name of the file in the folder of the result. Each of several processes has its own file beside it.
 STATE_FILE = "calibration_state.npz"
+# The solvers so far of `calibrate --solver`.
+SOLVER_STATE = "calibration_state.json"
 
 
 def state_files(folder):
     """The files of all processes of an estimate in this folder, with those that were not written to the end."""
-    stem, suffix = STATE_FILE.split(".")
-    return [path for path in folder.glob(f"{stem}*") if path.name.endswith((f".{suffix}", f".{suffix}.tmp"))]
+    stem, suffixes = STATE_FILE.split(".")[0], (".npz", ".json")
+    return [path for path in folder.glob(f"{stem}*") if path.name.removesuffix(".tmp").endswith(suffixes)]
 
 
 @dataclass
@@ -64,7 +66,7 @@ def open_progress(path, rank, processes, settings, pipeline, zeros):
         "processes": processes,
         "prediction_type": scheduler.config.prediction_type,
         "noise schedule": zlib.crc32(scheduler.alpha_bar(range(len(scheduler))).numpy().tobytes()),
-        "network": _network_checksum(pipeline.unet),
+        "network": network_checksum(pipeline.unet),
     }
     if not path.exists():
         return Progress(path, settings, zeros)
@@ -106,7 +108,7 @@ def _checksum(batch, labels):
     return zlib.crc32(labels, zlib.crc32(batch.cpu().contiguous().numpy().tobytes()))
 
 
-def _network_checksum(unet):
+def network_checksum(unet):
     """A checksum of the first weights alone: training changes all of them, and a large network is not read for it."""
     first = next(iter(unet.parameters()), torch.zeros(0))
     return zlib.crc32(first.detach().float().cpu().numpy().tobytes())

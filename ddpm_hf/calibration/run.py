@@ -4,7 +4,6 @@ import time
 from dataclasses import asdict
 from functools import partial
 from math import ceil
-from pathlib import Path
 
 import torch
 
@@ -14,27 +13,24 @@ from ddpm_hf.calibration.mean_square_epsilon import (
     estimate_mean_square_epsilon,
 )
 from ddpm_hf.calibration.model_plans import CALLS, check_plans, count_candidates, make_plans
-from ddpm_hf.calibration.models import load_model, save_model
+from ddpm_hf.calibration.models import load_model
+from ddpm_hf.calibration.new_folder import check_output, output_folder, write_folder
 from ddpm_hf.calibration.options import CalibrationOptions
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
-from ddpm_hf.calibration.progress_file import STATE_FILE, state_files
+from ddpm_hf.calibration.progress_file import STATE_FILE
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
-from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.files import moved_in_whole
-from ddpm_hf.hub.cards import write_card
-from ddpm_hf.hub.push import prepare_repository, push_folder
-from ddpm_hf.hub.reading import INDEX_FILE
+from ddpm_hf.hub.push import prepare_repository
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.reports.report_files import CALIBRATION
-from ddpm_hf.results import check_apart, check_free_folder
+from ddpm_hf.results import check_apart
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 
@@ -87,21 +83,13 @@ def calibrate(
     """
     data, plans = data or DataArguments(), sorted(set(plans or []))
     options = CalibrationOptions(model, data, num_images, plans, plan_cost, batch_size, seed, device)
-    return _calibrate(options, _output_folder(output_dir, push_to_hub), push_to_hub)
-
-
-def _output_folder(output_dir, push_to_hub):
-    if output_dir is not None:
-        return Path(output_dir)
-    if push_to_hub is None:
-        raise InputError("Where should it go? Give --output_dir FOLDER, or --push_to_hub REPOSITORY, or both.")
-    return Path("outputs", push_to_hub.split("/")[-1])
+    return _calibrate(options, output_folder(output_dir, push_to_hub), push_to_hub)
 
 
 def _calibrate(options, output_dir, push_to_hub):
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
-    together(accelerator, partial(_check_output, output_dir), main_process_only=True)
+    together(accelerator, partial(check_output, output_dir), main_process_only=True)
     loaded = load_model(options.model, options.device or accelerator.device)
     _check_model(loaded, options)
     images, labels = main_process_first(
@@ -133,10 +121,8 @@ def _calibrate(options, output_dir, push_to_hub):
             "mean_square_epsilon": asdict(gamma),
             **({"plan_cost": options.plan_cost, "plans": made} if made else {}),
         }
-        _write(loaded, scheduler, gamma, report, output_dir, push_to_hub or output_dir.name)
         _print_summary(gamma, scheduler, made, output_dir)
-        if push_to_hub is not None:
-            print(f"Uploaded: {push_folder(output_dir, push_to_hub, message='Add the calibrated model').url}")
+        write_folder(loaded, scheduler, report, partial(draw_mean_square_epsilon, gamma), output_dir, push_to_hub)
     accelerator.wait_for_everyone()
     return loaded.pipeline
 
@@ -149,16 +135,6 @@ def _calibrated(pipeline, gamma, images, labels, options):
         plans = {steps: plan["timesteps"] for steps, plan in made.items()}
         scheduler = scheduler.from_config(scheduler.config, timestep_plans=plans)
     return scheduler, made
-
-
-def _write(loaded, scheduler, gamma, report, output_dir, name):
-    with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
-        save_model(loaded, scheduler, aside)
-        CALIBRATION.write(aside, report)
-        draw_mean_square_epsilon(gamma, aside / CALIBRATION.picture)
-        write_card(aside, name)
-    for state in state_files(output_dir):
-        state.unlink()
 
 
 def _calibrated_scheduler(pipeline, mean_square_epsilon, plan_cost):
@@ -198,12 +174,6 @@ def _print_summary(gamma, scheduler, made, output_dir):
 
 
 # Before the work -----------------------------------------------------------------------------------------------------
-
-
-def _check_output(output_dir):
-    # The state goes last of all: where there is one, all else is of the same calibration.
-    unfinished = [path.name for path in output_dir.iterdir()] if state_files(output_dir) else []
-    check_free_folder(output_dir, unfinished=unfinished)
 
 
 def _check_model(loaded, options):

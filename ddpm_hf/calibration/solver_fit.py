@@ -14,6 +14,7 @@ from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.image_labels import check_labels
+from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.fitted_solvers import described_for_fit
 
@@ -91,7 +92,7 @@ class SolverFit:
         self.features = features or own_features(unet, self.chain, options.batch_size)
         self.compares_ends = self.data is not None and self.features is not None
         self.fine = fine_timesteps(self.chain)
-        self.steps, self.ends = _checked_steps(steps, len(self.fine)), None
+        self.steps, self.ends, self.last_timestep = _checked_steps(steps, len(self.fine)), None, CLEAN
 
     def calls(self):
         """The most network calls for each path, of `prepare` and of `solver` for all the steps."""
@@ -109,7 +110,8 @@ class SolverFit:
             below = min(self.fine[0] // 4, self.fine[self.steps[-1] - 1] + 1) if self.compares_ends else 0
             paths = model.follow(noise, self.fine, keep_x0_below=below)
             if self.compares_ends:
-                paths = paths.ended_at(self._best_end([*paths.x0], update))
+                self.last_timestep = self._best_end([*paths.x0], update)
+                paths = paths.ended_at(self.last_timestep)
         self.moments = None if self.data is None else measured_moments(self.data)
         self.noise, self.paths = noise, paths
 
@@ -138,13 +140,39 @@ class SolverFit:
         x = {t: values[:number] for t, values in paths.x.items()}
         model = self._model(update, share)
         return SolverSearch(
-            model, self.noise[:number], paths._replace(x=x, end=paths.end[:number]), self._distance, self.moments
+            model, self.noise[:number], paths._replace(x=x, end=paths.end[:number]), self.distance, self.moments
         )
 
-    def _distance(self, samples, ends):
+    def distance(self, samples, ends):
         """The root mean square distance, of images as they will be clamped."""
         bound = self.chain.config.clip_sample_range if self.chain.config.clip_sample else float("inf")
         return (samples.clamp(-bound, bound) - ends).square().mean().sqrt().item()
+
+    def one_call(self, batch_size):
+        """Calls the network once, on noise, and waits for it."""
+        with evaluating(self.unet), torch.no_grad():
+            self._model(lambda calls: None, 1.0, labels=None).predicted_x0(self._noise(batch_size), self.fine[0])
+
+    def unseen_paths(self, number, update):
+        """Noise that nothing was fitted to, (N, C, *), and where the fine paths from it end, on the host."""
+        noise = self._noise(number, first=self.options.num_paths + END_PATHS)
+        with evaluating(self.unet):
+            model = self._model(update, number / self.options.num_paths, labels=None)
+            paths = model.follow(noise, self.fine, keep_x=False, keep_x0_below=self.last_timestep + 1)
+        return noise, paths.end if self.last_timestep == CLEAN else paths.x0[self.last_timestep]
+
+    def sampled(self, pipeline, noise, count):
+        """The samples of a pipeline from this noise in `count` steps, on the host, with classes as in the fit."""
+        classes = classes_of(self.unet.config)[0]
+        labels = None if classes is None else [place % classes for place in range(len(noise))]
+        drawn = pipeline(
+            latents=noise.to(self.unet.device),
+            class_labels=labels,
+            guidance_scale=self.options.guidance_scale,
+            num_inference_steps=count,
+            output_type="latent",
+        )
+        return drawn.images.cpu()
 
     def _best_end(self, timesteps, update):
         model = self._model(update, END_PATHS / self.options.num_paths, labels=None)

@@ -14,11 +14,13 @@ from ddpm_hf.calibration.fine_paths import nearest_timesteps
 from ddpm_hf.calibration.solver_rows import State, fitted_states, level_of
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
-SPACINGS = ("trailing", "logsnr", "karras", "quadratic", "linspace")
+SPACINGS = ("trailing", "linspace", "quadratic", "logsnr", "karras")
+# Solvers of more calls matter less where their timesteps are: the first of the spacings, and no moves, serve them.
+MANY_CALLS, SPACINGS_OF_MANY = 12, 2
 # Where the flow of the data's moments may end at first, as shares of the chain; moves take it elsewhere.
 FREE_BEGINNINGS = (0.85, 0.7)
 # The moves of single timesteps, by so many of the fine paths' timesteps, for solvers of at most so many calls.
-MOVES = {4: (8, 4, 2, 1), 6: (8, 4, 2), 8: (4, 2), 12: (4, 1), 16: (2,)}
+MOVES = {4: (8, 4, 2, 1), 6: (8, 4, 2), 8: (4, 2), MANY_CALLS: (3,)}
 
 
 class Candidate(NamedTuple):
@@ -62,10 +64,10 @@ class SolverSearch:
 
     def beginnings(self, count):
         """(free, timesteps) of the candidates that the search begins with."""
-        found = [(False, spaced_timesteps(spacing, count, self.levels).tolist()) for spacing in SPACINGS]
+        found = [(False, spaced_timesteps(s, count, self.levels).tolist()) for s in spacings_for(count)]
         found.append((False, self._even_in_root_of_sigma(count, len(self.levels) - 1)))
         if self.moments is not None:
-            for share in FREE_BEGINNINGS:
+            for share in FREE_BEGINNINGS[: 1 if count > MANY_CALLS else None]:
                 first = int(share * (len(self.levels) - 1))
                 even = np.linspace(first, 0, count, endpoint=False).round().astype(int).tolist()
                 found += [(True, even), (True, self._even_in_root_of_sigma(count, first))]
@@ -109,7 +111,12 @@ def moves_for(count):
     return next((sizes for most, sizes in MOVES.items() if count <= most), ())
 
 
+def spacings_for(count):
+    return SPACINGS[: SPACINGS_OF_MANY if count > MANY_CALLS else None]
+
+
 def calls_of_search(count, free):
     """The most network calls that the search for so many takes, for each path."""
-    beginnings = len(SPACINGS) + 1 + (2 * len(FREE_BEGINNINGS) if free else 0)
+    of_moments = 0 if not free else 2 if count > MANY_CALLS else 2 * len(FREE_BEGINNINGS)
+    beginnings = len(spacings_for(count)) + 1 + of_moments
     return beginnings * count + 2 * len(moves_for(count)) * (count * (count + 1) // 2 + count)

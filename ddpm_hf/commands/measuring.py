@@ -57,10 +57,33 @@ class CalibrationOptions:
         "bound",
         "What a plan keeps low: bound (likelihood), local_error (samples), global_error (samples; slower, better).",
     )
+    solver: str | None = option(
+        None, "Numbers of network calls, as 3,5,7,10,15,25, to fit a deterministic solver to the model for, instead."
+    )
+    guidance_scale: float = option(1.0, "With --solver: the guidance that the solvers are for.")
+    features: str | None = option(
+        None,
+        "With --solver: a folder of an image classifier, or inception, to compare samples with images in; by default the "
+        "network's own.",
+    )
     push_to_hub: str | None = option(None, "A repository that gets the new folder too.")
+
+    def solver_keywords(self):
+        """What `calibration.calibrate_solvers` is given."""
+        if self.plan is not None:
+            raise InputError("Give --plan or --solver: a fitted solver has timesteps of its own.")
+        return {
+            "steps": numbers("solver", self.solver),
+            "num_images": self.num_images,
+            "guidance_scale": self.guidance_scale,
+            "features": self.features,
+            "push_to_hub": self.push_to_hub,
+        }
 
     def keywords(self):
         """What `calibration.calibrate` is given."""
+        if self.guidance_scale != 1.0 or self.features is not None:
+            raise InputError("--guidance_scale and --features are of fitted solvers: give --solver 3,5,10 too.")
         return {
             "num_images": self.num_images,
             "plans": None if self.plan is None else numbers("plan", self.plan),
@@ -79,10 +102,15 @@ def calibrate(
     calibration: CalibrationOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
-    """Measure a model's noise prediction and write a copy that samples better in few steps, its weights untouched."""
+    """Measure a model, or fit solvers to it, and write a copy that samples better in few steps, its weights untouched."""
     from ddpm_hf.calibration.run import calibrate
+    from ddpm_hf.calibration.solver_run import calibrate_solvers
 
-    calibrate(model, output_dir, data, **calibration.keywords(), **vars(execution))
+    if calibration.solver is None:
+        calibrate(model, output_dir, data, **calibration.keywords(), **vars(execution))
+    else:
+        given = {"output_dir": output_dir, "data": data, **calibration.solver_keywords(), **vars(execution)}
+        calibrate_solvers(model, **given)
 
 
 @dataclass

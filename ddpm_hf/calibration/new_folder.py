@@ -1,0 +1,48 @@
+"""The new pipeline folder of a calibration: where it goes, whether it can go there, and that it appears whole."""
+
+from pathlib import Path
+
+from ddpm_hf.calibration.models import save_model
+from ddpm_hf.calibration.progress_file import state_files
+from ddpm_hf.errors import InputError
+from ddpm_hf.files import moved_in_whole
+from ddpm_hf.hub.cards import write_card
+from ddpm_hf.hub.push import push_folder
+from ddpm_hf.hub.reading import INDEX_FILE
+from ddpm_hf.reports.report_files import CALIBRATION
+from ddpm_hf.results import check_free_folder
+
+
+def output_folder(output_dir, push_to_hub):
+    """The folder, which a repository alone names too."""
+    if output_dir is not None:
+        return Path(output_dir)
+    if push_to_hub is None:
+        raise InputError("Where should it go? Give --output_dir FOLDER, or --push_to_hub REPOSITORY, or both.")
+    return Path("outputs", push_to_hub.split("/")[-1])
+
+
+def check_output(output_dir):
+    """Raises InputError for a folder that holds something other than an unfinished calibration."""
+    # The state goes last of all: where there is one, all else is of the same calibration.
+    unfinished = [path.name for path in output_dir.iterdir()] if state_files(output_dir) else []
+    check_free_folder(output_dir, unfinished=unfinished)
+
+
+def write_folder(loaded, scheduler, report, draw, output_dir, push_to_hub):
+    """Writes the model with its new scheduler, the report, its picture and a card, and pushes them if asked to.
+
+    Args:
+        loaded ([`CalibratedModel`]): the model.
+        draw (`Callable`): draws the picture to a path.
+        push_to_hub (`str`, *optional*): the repository.
+    """
+    with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
+        save_model(loaded, scheduler, aside)
+        CALIBRATION.write(aside, report)
+        draw(aside / CALIBRATION.picture)
+        write_card(aside, push_to_hub or output_dir.name)
+    for state in state_files(output_dir):
+        state.unlink()
+    if push_to_hub is not None:
+        print(f"Uploaded: {push_folder(output_dir, push_to_hub, message='Add the calibrated model').url}")

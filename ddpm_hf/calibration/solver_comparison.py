@@ -1,0 +1,62 @@
+"""How near solvers come to the fine paths of a model from noise that they were not fitted to, beside diffusers' solvers."""
+
+import torch
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.samplers import check_steps, make_sampler, pipeline_with
+
+COMPARED = ("ddim@trailing", "dpmpp-2m@trailing", "dpmpp-2m-karras", "unipc@trailing")
+FITTED = "fitted"
+# More paths than these would take more network calls than the fit itself.
+COMPARED_PATHS = 32
+
+
+def samplers_compared(scheduler, steps):
+    """{(name, K): scheduler} of diffusers' solvers at each number of steps that they can take."""
+    made = {}
+    for name in COMPARED:
+        for count in steps:
+            sampler = make_sampler(name, scheduler)
+            try:
+                check_steps(name, sampler, count)
+            except InputError:
+                continue
+            made[name, count] = sampler
+    return made
+
+
+@torch.no_grad()
+def distances_to_paths(fit, fitted, samplers, update):
+    """{name: {"K": root mean square distance}} of the fitted solvers and the others, to where fine paths end.
+
+    Args:
+        fit ([`SolverFit`]): prepared.
+        fitted ([`GaussianDiffusionScheduler`]): what it gave.
+        samplers (`dict`): from `samplers_compared`.
+        update (`Callable`): is told the network calls for each path of the fit.
+    """
+    noise, end = fit.unseen_paths(COMPARED_PATHS, update)
+    found = {}
+    for (name, count), sampler in {**{(FITTED, count): fitted for count in fit.steps}, **samplers}.items():
+        drawn = fit.sampled(pipeline_with(sampler, fit.unet), noise, count)
+        update(count * COMPARED_PATHS / fit.options.num_paths)
+        distance = fit.distance(drawn, end)
+        # A solver that diverges has no distance: diffusers' bh1 does so at 5 steps.
+        found.setdefault(name, {})[str(count)] = distance if torch.tensor(distance).isfinite() else None
+    return found
+
+
+def table_of(distances, steps):
+    """The distances as lines of a table, one for each sampler."""
+    width = max(map(len, distances))
+    lines = [" " * width + "".join(f"{count:>9}" for count in steps)]
+    for name, of_steps in distances.items():
+        cells = (of_steps.get(str(count)) for count in steps)
+        lines.append(f"{name:{width}}" + "".join(f"{'' if cell is None else f'{cell:.4f}':>9}" for cell in cells))
+    return lines
+
+
+def calls_of_comparison(fit, samplers):
+    """The network calls of `distances_to_paths`, for each path of the fit."""
+    calls = len(fit.fine) + sum(fit.steps) + sum(count for _, count in samplers)
+    return calls * COMPARED_PATHS / fit.options.num_paths

@@ -1,0 +1,225 @@
+"""`ddpm-hf calibrate --solver`: a pipeline folder in, a new one out whose scheduler has solvers fitted to the model."""
+
+import json
+import time
+import zlib
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from ddpm_hf.calibration.models import load_model
+from ddpm_hf.calibration.new_folder import check_output, output_folder, write_folder
+from ddpm_hf.calibration.options import told_of
+from ddpm_hf.calibration.plots import draw_solvers
+from ddpm_hf.calibration.progress_file import SOLVER_STATE, network_checksum
+from ddpm_hf.calibration.solver_comparison import (
+    calls_of_comparison,
+    distances_to_paths,
+    samplers_compared,
+    table_of,
+)
+from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.distributed import join_processes, main_process_first, together
+from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.features import load_features
+from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.files import read_mapping, written_whole
+from ddpm_hf.hub.push import prepare_repository
+from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+from ddpm_hf.results import check_apart
+from ddpm_hf.samples import kind_of
+
+IMAGE_PATHS, POINT_PATHS = 96, 512
+
+
+class SolverOptions(NamedTuple):
+    """The arguments of [`calibrate_solvers`] of the same names."""
+
+    model: str
+    data: DataArguments
+    steps: list[int]
+    num_images: int
+    guidance_scale: float
+    features: str | None
+    batch_size: int
+    seed: int
+    device: str | None
+
+    def told(self):
+        """The values by the names of the command line's options, with absolute paths of folders and files."""
+        options = {"solver": ",".join(map(str, self.steps)), "guidance_scale": self.guidance_scale}
+        return told_of(self) | options | ({} if self.features is None else {"features": self.features})
+
+
+def calibrate_solvers(
+    model,
+    steps,
+    output_dir=None,
+    data=None,
+    num_images=1000,
+    guidance_scale=1.0,
+    features=None,
+    batch_size=64,
+    seed=0,
+    device=None,
+    push_to_hub=None,
+):
+    """Fits a solver for each number of steps, and writes a new pipeline folder whose scheduler has them.
+
+    The weights stay what they are; the new scheduler is deterministic (eta = 0), and `set_timesteps(K)` takes the
+    solver for K. Beside the model there are `calibration.json` and `calibration.png`, with the distances to the model's
+    fine paths from unseen noise. Called again after it was cut off, it goes on with the first solver that is missing.
+    The result follows from the seed. Of several processes one works, and the others wait.
+
+    Args:
+        model: a pipeline folder, or the id of a repository on the Hub.
+        steps (`list[int]`): the numbers of network calls K.
+        output_dir (*optional*): the new folder; empty if it is there. With `push_to_hub` alone it is outputs/ and the
+            name of the repository.
+        data (`DataArguments`): images that the model was trained on; by default the training split of the embedded
+            Fashion-MNIST. They say where paths end, and give their moments; a model of latents is fitted without.
+        num_images (`int`): how many of them, drawn at random by `seed`.
+        guidance_scale (`float`): of classifier-free guidance, for which alone the solvers hold.
+        features (`str`, *optional*): a folder of an image classifier, or "inception", in which the ends of paths are
+            compared with the images; by default the network's own middle block.
+        batch_size (`int`): paths in a network call.
+        seed (`int`): of the noise, and of the choice of images.
+        device, push_to_hub: as in `calibrate`.
+
+    Returns:
+        [`GaussianDiffusionPipeline`]: what was written; for a model of latents its own pipeline.
+
+    Raises:
+        InputError: before the work, for steps, data, features or folders that do not serve.
+    """
+    options = SolverOptions(
+        model, data or DataArguments(), steps, num_images, guidance_scale, features, batch_size, seed, device
+    )
+    return _calibrate_solvers(options, output_folder(output_dir, push_to_hub), push_to_hub)
+
+
+def _calibrate_solvers(options, output_dir, push_to_hub):
+    accelerator = join_processes(options.device)
+    check_apart(output_dir, options.model)
+    together(accelerator, partial(check_output, output_dir), main_process_only=True)
+    loaded = load_model(options.model, options.device or accelerator.device)
+    images = _images(loaded, options, accelerator)
+    fit = _fit(loaded, options, images)
+    if accelerator.is_main_process:
+        if push_to_hub is not None:
+            push_to_hub = prepare_repository(push_to_hub).repository
+        _fit_and_write(loaded, fit, options, output_dir, push_to_hub)
+    accelerator.wait_for_everyone()
+    return loaded.pipeline
+
+
+def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
+    samplers = samplers_compared(loaded.pipeline.scheduler, fit.steps)
+    calls = round(fit.calls() + calls_of_comparison(fit, samplers))
+    with fitting_into_memory(f"lower --batch_size, which is {options.batch_size}"):
+        seconds = seconds_of(lambda: fit.one_call(options.batch_size)) * fit.options.num_paths / options.batch_size
+    print(
+        f"{calls} network calls for {fit.options.num_paths} paths: about {expected_duration(calls * seconds, 'ask')}"
+    )
+    started, state = time.monotonic(), _State(output_dir / SOLVER_STATE, fit, options)
+    with tqdm(total=calls, desc="solvers", unit="call") as bar:
+        fit.prepare(bar.update)
+        for count in fit.steps:
+            state.solvers.setdefault(str(count), None)
+            if state.solvers[str(count)] is None:
+                state.add(count, fit.solver(count, bar.update))
+        scheduler = fit.scheduler(state.solvers)
+        distances = distances_to_paths(fit, scheduler, samplers, bar.update)
+    report = {
+        "options": options.told(),
+        "seconds": time.monotonic() - started,
+        "solvers": {count: _without_rows(solver) for count, solver in state.solvers.items()},
+        "distances": distances,
+        "last_timestep": fit.last_timestep,
+        "distances_of_ends": None if fit.ends is None else {str(t): d for t, d in fit.ends.items()},
+    }
+    _print_summary(report, fit, output_dir)
+    write_folder(loaded, scheduler, report, partial(draw_solvers, report), output_dir, push_to_hub)
+
+
+def _without_rows(solver):
+    return {key: value for key, value in solver.items() if key != "rows"}
+
+
+class _State:
+    """The solvers so far, in a file from which a fit that was cut off goes on."""
+
+    def __init__(self, path, fit, options):
+        self.path, self.settings, self.solvers = path, _settings(fit, options), {}
+        if path.is_file():
+            stored = read_mapping(path, json.loads)
+            for name, value in self.settings.items():
+                if stored["settings"].get(name) != value:
+                    raise InputError(
+                        f"{path} was begun with another {name} ({stored['settings'].get(name)} instead of {value}). "
+                        "Give the same to continue it, or remove the file to begin anew."
+                    )
+            self.solvers = {count: stored["solvers"].get(count) for count in map(str, fit.steps)}
+
+    def add(self, count, solver):
+        self.solvers[str(count)] = solver
+        known = {count: solver for count, solver in self.solvers.items() if solver is not None}
+        with written_whole(self.path) as aside:
+            aside.write_text(json.dumps({"settings": self.settings, "solvers": known}), encoding="utf-8")
+
+
+def _settings(fit, options):
+    """What the solvers follow from."""
+    data = b"" if fit.data is None else fit.data.contiguous().numpy().tobytes()
+    return {
+        "images": zlib.crc32(data),
+        "network": network_checksum(fit.unet),
+        "noise schedule": zlib.crc32(fit.chain.alpha_bar(range(len(fit.chain))).numpy().tobytes()),
+        **{name: getattr(options, name) for name in ("guidance_scale", "features", "batch_size", "seed")},
+    }
+
+
+def _print_summary(report, fit, output_dir):
+    print("Root mean square distance to the model's fine paths, from noise that no solver was fitted to:")
+    print("\n".join(table_of(report["distances"], fit.steps)))
+    if fit.last_timestep >= 0:
+        print(f"The fine paths end by x0_hat at t = {fit.last_timestep}, where they are nearest to the images.")
+    print(f"{output_dir}: the same weights; pipeline(num_inference_steps=K) takes the solver for K.")
+
+
+# Before the work -----------------------------------------------------------------------------------------------------
+
+
+def _images(loaded, options, accelerator):
+    """The data of the fit; None for a model of latents."""
+    if loaded.encode is not None:
+        return None
+    return main_process_first(
+        accelerator, lambda: load_data(options.data, loaded.image_config, options.num_images, options.seed)[0]
+    )
+
+
+def _fit(loaded, options, images):
+    unet, of_images = loaded.pipeline.unet, bool(kind_of(loaded.pipeline.unet.config).sides)
+    chosen = FitOptions(
+        IMAGE_PATHS if of_images else POINT_PATHS,
+        options.seed,
+        options.guidance_scale,
+        batch_size=options.batch_size,
+    )
+    features = None if options.features is None else _features_of_levels(options.features, unet.device)
+    return SolverFit(unet, loaded.pipeline.scheduler, options.steps, images, chosen, features)
+
+
+def _features_of_levels(name, device):
+    """The features of samples in the network's units, by a network that takes uint8 images."""
+    features = load_features(name, device)
+
+    def of_samples(samples):
+        levels = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return torch.cat([features(part).cpu() for part in levels.split(500)])
+
+    return of_samples
