@@ -1,4 +1,4 @@
-"""How often a classifier of clean images recognises the requested class, without and with guidance.
+"""The share of samples whose requested class a classifier of clean images recognises, without and with guidance.
 
     python benchmarks/class_recognition.py MODEL --judge FOLDER --guidance_scale 1,3
     python benchmarks/class_recognition.py MODEL --judge FOLDER --classifier_guidance_scale 0,10

@@ -112,7 +112,7 @@ def named_in(function):
 
 
 def entered_by_step(root, choices, arguments):
-    """How many functions of the checkout's package one step calls in the second run over a trajectory."""
+    """The number of functions of the checkout's package that one step calls in the second run over a trajectory."""
     sys.path.insert(0, str(root.resolve()))
     from ddpm_hf import GaussianDiffusionScheduler
 

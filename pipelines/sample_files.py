@@ -19,10 +19,10 @@ BYTES_PER_NUMBER = 8
 
 
 def files_of(config):
-    """What writes and draws the samples of a network.
+    """The object that writes and draws the samples of a network.
 
     Args:
-        config: of the network.
+        config: the config of the network.
     """
     samples = kind_of(config)
     return FILES[samples.name](samples)
@@ -32,7 +32,7 @@ class SampleFiles:
     """Writes and draws the samples of one network; each kind of samples has a class of its own.
 
     Args:
-        samples (`SampleKind`): of the network.
+        samples (`SampleKind`): the kind of the network's samples.
     """
 
     endings = (".png",)
@@ -58,7 +58,7 @@ class SampleFiles:
                 self.write(samples, aside)
 
     def picture_bytes(self, number):
-        """The bytes that so many samples and their picture take."""
+        """The bytes that `number` samples and their picture take."""
         return number * self.samples.channels * BYTES_PER_NUMBER
 
 
@@ -66,7 +66,7 @@ class ImageFiles(SampleFiles):
     """Images are one PNG."""
 
     def free_files(self, path):
-        """As for all samples; InputError for images that no PNG can hold."""
+        """The files for `path`, as for all samples; InputError for images that no PNG can hold."""
         channels = self.samples.channels
         if channels not in PNG_CHANNELS:
             raise InputError(

@@ -117,7 +117,7 @@ open(f"{tmp_path}/{{accelerator.process_index}}.json", "w").write(result.to_json
 
 @pytest.fixture
 def diffusers_log(caplog):
-    """What diffusers' loggers, and ours, say during a test (they do not propagate by themselves)."""
+    """The messages of diffusers' loggers and ours during a test (they do not propagate by themselves)."""
     root = logging.getLogger("diffusers")
     root.addHandler(caplog.handler)
     yield caplog

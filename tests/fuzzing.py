@@ -1,4 +1,4 @@
-"""What the fuzz tests of functions and of verbs share."""
+"""Shared parts of the fuzz tests of functions and of verbs."""
 
 import math
 import os

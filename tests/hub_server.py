@@ -41,7 +41,7 @@ class StoredFile:
 
     @property
     def oid(self):
-        """As the client compares it: SHA-256 of large files, that of git of the others."""
+        """The checksum that the client compares: SHA-256 for large files, the one of git for others."""
         if self.large:
             return hashlib.sha256(self.content).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
@@ -79,7 +79,7 @@ class Repository:
 
     @property
     def pushed(self):
-        """What came to main after the repository was made."""
+        """The commits to main after the creation of the repository."""
         return self.refs["main"][1:]
 
     def find(self, revision):
@@ -205,7 +205,7 @@ def preupload(hub, request, repo, revision):
 
 @route("POST", "/{repo}.git/info/lfs/objects/batch")
 def lfs_batch(hub, request, repo):
-    """Where to upload each file; nothing for those that are there."""
+    """The address to upload each file to; nothing for files that the repository has."""
     objects = [{"oid": o["oid"], "size": o["size"]} for o in request.json()["objects"]]
     for o in objects:
         if o["oid"] not in hub.large_files:
@@ -223,7 +223,7 @@ def lfs_upload(hub, request, rest):
 
 @route("GET", "/api/models/{repo}/xet-(?:read|write)-token/{revision}")
 def xet_token(hub, request, repo, revision):
-    """Where the Xet storage is, as content for uploads and as headers for downloads."""
+    """The address of the Xet storage, as content for uploads and as headers for downloads."""
     request.commit_of(repo, revision)
     if hub.xet is None:
         raise Refused(404, "this Hub has no Xet storage")
@@ -435,7 +435,7 @@ class Request(BaseHTTPRequestHandler):
     def log_message(self, *args):
         """Tests are quiet."""
 
-    # What the functions ask of a request
+    # Questions of the functions about a request
 
     def json(self):
         return json.loads(self.body)
@@ -455,7 +455,7 @@ class Request(BaseHTTPRequestHandler):
             raise Refused(403, f"You don't have the rights to write to {owner}")
 
     def commit_of(self, repo, revision):
-        """That of a revision, if this user may know of it."""
+        """The commit of a revision, if this user may see it."""
         repository = self.server.repositories.get(repo)
         if self.token is not None and self.user is None:
             raise Refused(401, "Invalid credentials in Authorization header")

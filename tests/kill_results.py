@@ -38,7 +38,7 @@ from ddpm_hf.hub.export import export_self_contained, export_stock
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.reports.report_files import BOUND
 
-# How long a calibration took is another number each time.
+# The duration of a calibration differs each time.
 MEASURED = ("seconds",)
 
 
@@ -72,7 +72,7 @@ class Scenario:
         return start_child(work, self.log)
 
     def list_operations(self):
-        """What each operation on a file of the folder is."""
+        """The name of each operation on a file of the folder."""
         listed = self.folder.with_suffix(".operations")
 
         def note(number, what):
@@ -145,7 +145,7 @@ def contents(folder):
 
 
 def make_scenarios(folder):
-    """One for each verb, of a model that is measured in milliseconds."""
+    """A scenario for each verb, with a model that is measured in milliseconds."""
     data = DataArguments(dataset=make_start(folder)["dataset"])
     unet = GaussianDiffusionPipeline.from_pretrained(folder / "start").unet
     model = folder / "model"

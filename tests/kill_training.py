@@ -108,7 +108,7 @@ def on_file_operations(folder, act):
 
     def hook(event, arguments):
         nonlocal count, acting
-        # What `act` does with files is not counted.
+        # Operations of `act` on files are not counted.
         if event in changing and not acting and str(arguments[0]).startswith(str(folder)):
             count, acting = count + 1, True
             act(count, f"{event} {Path(str(arguments[0])).relative_to(folder)}")
@@ -118,7 +118,7 @@ def on_file_operations(folder, act):
 
 
 def list_file_operations(options):
-    """What each of them is, of a whole run."""
+    """The name of each operation of a whole run."""
     listed = Path(options["output_dir"]).with_suffix(".operations")
     descriptor = os.open(listed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -140,7 +140,7 @@ def kill_before_operation(number):
 
 
 def kill_in_a_file_after_operation(number, size):
-    """From that operation on, the system ends the process where it writes more than `size` bytes to a file."""
+    """From this operation on, the system ends the process if it writes more than `size` bytes to a file."""
 
     def prepare(options):
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, and gets an error instead
@@ -183,7 +183,7 @@ def kill_once(options, straight, log, prepare=None, seconds=None):
 
 
 def look_at(folder):
-    """What a run that was killed left behind, in words, and what of it is damaged."""
+    """The files that a killed run left, in words, and those that are damaged."""
     # A whole checkpoint is never damaged, and a pipeline that is there loads.
     problems = [
         f"{path.name}: {damage}" for path in list_checkpoints(folder).values() if (damage := find_damage(path))
@@ -264,7 +264,7 @@ class Scenario:
             shutil.copytree(self.before, self.folder)
 
     def kill_once(self, kind, random):
-        """At a random moment of that kind; as `kill_once`."""
+        """Kills the run at a random moment of this kind, and returns the result of the function `kill_once`."""
         self.begin_anew()
         operation = random.integers(1, self.operations + 1)
         if kind == KINDS[0]:
@@ -279,7 +279,7 @@ class Scenario:
 
 def make_scenarios(folder):
     base = make_start(folder) | {"output_dir": str(folder / "run"), "max_train_steps": STEPS}
-    # What is imported and cached here, each child has.
+    # The children inherit the imports and caches of this process.
     train(TrainingArguments(**base | {"output_dir": str(folder / "first")}))
     assert threading.active_count() == 1, "a thread would be missing in the children"
     return [

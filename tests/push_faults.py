@@ -37,7 +37,7 @@ PATIENCE = Patience(first_wait=0.1, silence=1.0)
 
 
 class Said(logging.Handler):
-    """What the user sees of a push while it goes on."""
+    """The messages that the user sees during a push."""
 
     def __init__(self):
         super().__init__()
@@ -122,7 +122,7 @@ def run_all():
 
 
 def run_one(repository, injected, options, killed=False):
-    """One push with faults, and where it failed the same again without them."""
+    """A push with faults, and the same push without them where it failed."""
     HUB.faults[:], HUB.requests[:] = injected, []
     before = count_commits(repository)
     first = kill_while_uploading(repository) if killed else push(repository, options)
@@ -173,7 +173,7 @@ def kill_while_uploading(repository):
 
 
 def count_commits(repository):
-    """Of all branches and pull requests, without the first commit of each."""
+    """The commits of all branches and pull requests, without the first of each."""
     there = HUB.repositories.get(repository)
     return 0 if there is None else len({c.oid for history in there.refs.values() for c in history[1:]})
 

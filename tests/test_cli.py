@@ -160,7 +160,7 @@ def test_images_of_another_kind(tmp_path, monkeypatch, model, image_folder):
 
 @pytest.fixture
 def short_model(tmp_path, tiny_unet):
-    """Of a chain of 12 steps, so that a few images are enough to calibrate it."""
+    """A model with a chain of 12 steps, which a few images are enough to calibrate."""
     scheduler = GaussianDiffusionScheduler(12, 0.02, 0.9)
     GaussianDiffusionPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "short")
     return str(tmp_path / "short")
@@ -376,7 +376,7 @@ def test_how_long_an_edit_takes_is_said_first(picture, monkeypatch, model):
 
 @pytest.fixture
 def spoilt_model(tmp_path, tiny_unet):
-    """With a weight that is NaN."""
+    """A model with a weight that is NaN."""
     unet = tiny_unet()
     unet.conv_out.bias.data.fill_(float("nan"))
     GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()).save_pretrained(tmp_path / "spoilt")

@@ -40,7 +40,7 @@ def test_files_of_safetensors_get_the_mode_of_the_umask(tmp_path, umask):
 
 
 def message_to_somebody_else(act):
-    """What the InputError of `act()` says in a process that is not root; nothing if there is none."""
+    """The message of the InputError of `act()` in a process that is not root; empty without an error."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -174,7 +174,7 @@ CITATION = re.compile(r"\b([A-Z][a-z]+(?: & [A-Z][a-z]+)?)(?: et al\.)?,? \(?((?
 
 
 def named(path):
-    """What a dotted name imports."""
+    """The object that a dotted name imports."""
     parts = path.split(".")
     for count in range(len(parts) - 1, 0, -1):  # what a package has before its module of that name
         try:
@@ -254,7 +254,7 @@ def test_every_link_within_the_repository_leads_somewhere(guide):
 
 
 def anchors(page):
-    """Those of the headings, as GitHub and mkdocs make them."""
+    """The anchors of the headings, as GitHub and mkdocs make them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
@@ -264,7 +264,7 @@ READMES = ("README.md", "README.zh-CN.md")
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
 def test_the_translation_has_the_same_code(page):
-    """But for its comments."""
+    """The code without its comments."""
     english, chinese = ROOT / page, ROOT / page.replace(".md", ".zh-CN.md")
     for language in ("python", "sh", ""):
         codes = [[re.sub(r" *#.*", "", block).strip() for block in blocks(g, language)] for g in (english, chinese)]
@@ -284,7 +284,7 @@ def test_the_translation_has_the_same_figures():
 
 
 def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
-    """As `mkdocs build --strict`, and with every formula in MathML."""
+    """The site builds as by `mkdocs build --strict`, with every formula in MathML."""
     mkdocs_build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra [docs]")
     pytest.importorskip("latex2mathml", reason="needs the extra [docs]")
     from mkdocs.config import load_config

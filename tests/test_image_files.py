@@ -30,7 +30,7 @@ def reopened(image, format="PNG", **options):
 
 
 def png_of_sixteen_bits(channels):
-    """What PIL reads but does not write: a PNG of 2 (grey, alpha), 3 (colours) or 4 channels (colours, alpha)."""
+    """A PNG that PIL reads but does not write, of 2 (grey, alpha), 3 (colours) or 4 channels (colours, alpha)."""
     pixels = np.stack(channels, axis=-1).astype(">u2")
     colour_type = {2: 4, 3: 2, 4: 6}[len(channels)]
     parts = [

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_imports_run_one_way(tmp_path):
-    # As an installation has it: import-linter finds a package in one folder.
+    # The package lies as in an installation, because import-linter finds a package in one folder.
     shutil.copytree(ROOT / "ddpm_hf", tmp_path / "ddpm_hf")
     for name in ("pipelines", "training"):
         shutil.copytree(ROOT / name, tmp_path / "ddpm_hf" / name)

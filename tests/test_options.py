@@ -118,7 +118,7 @@ def test_the_same_verb_is_called_from_python_by_its_options():
 
 
 def test_no_verb_takes_many_parameters():
-    """What has many options takes them as dataclasses."""
+    """Verbs with many options take them as dataclasses."""
 
     def commands(group):
         for command in group.commands.values():

@@ -90,7 +90,7 @@ def undeclared(modules, declared):
 
 
 def test_every_import_is_declared(options):
-    """What some other package happens to bring may be gone with its next version."""
+    """A dependency of another package may disappear with its next version."""
     package, required = ("ddpm_hf", "pipelines", "training"), names_of(options["options"]["install_requires"])
     assert undeclared(imported(*package, at_the_top=[True]), required) == {
         "gradio": "ddpm_hf/hub/demo_page.py"  # which `ddpm-hf demo` imports after it has asked for the extra

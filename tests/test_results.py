@@ -110,7 +110,7 @@ def test_the_same_command_goes_on_where_a_kill_cut_it_off(scenarios, name):
 @pytest.mark.parametrize("name", VERBS)
 @pytest.mark.parametrize("size", [100, 5000])
 def test_a_full_disk_leaves_nothing_half_done(scenarios, name, size):
-    """Where a file reaches a limit, writing fails as on a full disk, with another number of the same error."""
+    """Writing a file beyond a limit fails as on a full disk, with another number of the same error."""
     scenario = scenarios[name]
     scenario.begin_anew()
 

@@ -96,7 +96,7 @@ def test_variances_are_those_of_the_kernel():
 
 
 def test_variances_of_a_head():
-    """That of the exact denoiser of normal data N(0, 4 I): Var[x_0 | x_t] is the same everywhere."""
+    """The variance of the exact denoiser of normal data N(0, 4 I): Var[x_0 | x_t] is the same everywhere."""
     scheduler = GaussianDiffusionScheduler(variance_type="npr", clip_sample=False, clip_covariance=False)
     denoiser = ExactDenoiser.from_gaussian_mixture(torch.zeros(1, 2), torch.full((1, 2), 4.0), scheduler)
     variances = reverse_variances(scheduler, 5, lambda x, t: denoiser(x, t).sample, "npr", 2 * normal(50, 2))

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import hf_xet
 
-# Of the format of shards (xet-core, 2025): the header, and each record of a file, of a segment or of what is said of them.
+# The format of shards (xet-core, 2025): the header, and the records of files, of segments and of their properties.
 HEADER_BYTES = RECORD_BYTES = 48
 HAS_VERIFICATION, HAS_SHA256 = 1 << 31, 1 << 30
 END = b"\xff" * 32

@@ -1,4 +1,4 @@
-"""What each option of a training may be by itself: its type, its choices, its range."""
+"""Checks of each option of a training by itself: its type, its choices, its range."""
 
 import dataclasses
 import math
@@ -31,16 +31,16 @@ RANGES = (
     ),
     # Adam moves each weight by about so much in an update.
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
-    # What float32 takes for 0 divides by it.
+    # A value that float32 rounds to 0 would be a divisor of 0.
     ("from 1e-37 to 1", lambda value: 1e-37 <= value <= 1, "adam_epsilon"),
     ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
     ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),
 )
 
-# What is larger fills memory or time before it trains anything, and is a slip of the keyboard.
+# Larger values are slips of the keyboard, and would exhaust memory or time before the training begins.
 LIMITS = {
-    "seed": 2**32 - 1,  # what numpy takes
+    "seed": 2**32 - 1,  # the limit of numpy
     "num_train_timesteps": 100_000,
     "num_samples": 10_000,
     "max_train_steps": 10**9,

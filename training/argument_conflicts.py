@@ -1,4 +1,4 @@
-"""Which options of a training do not go together: for each conflict, when there is one and what is said of it."""
+"""Options of a training that conflict: for each conflict its condition and the sentence about it."""
 
 import importlib.util
 import re

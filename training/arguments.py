@@ -21,12 +21,12 @@ from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
 PRESETS = Path(__file__).parent / "presets"
 CALLS_PER_SAMPLE = 50
 
-# What a run may change when it is continued: none of these touches what is learned.
+# Options that may change when a run is continued, because they do not affect the learned weights.
 MAY_CHANGE = {
     *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
     *("checkpoints_limit", "report_to", "dataloader_workers", "push_to_hub", "hub_model_id", "hub_private"),
     *("hub_license", "eval_split", "num_eval_images", "eval_every", "eval_steps"),
-    # Where the images are; a checkpoint knows how many of them can be read.
+    # These choose where the images are kept; a checkpoint records how many can be read.
     *("in_memory_limit_gb", "on_disk_limit_gb"),
     *("max_nonfinite_steps", "ema_snapshot_every", "gradient_checkpointing", "dry_run", "find_batch_size"),
 }
@@ -34,7 +34,7 @@ MAY_CHANGE = {
 
 @dataclass
 class RunArguments(DataArguments):
-    """What every kind of training has; each adds options, and its own defaults of `output_dir` and `timestep_sampling`.
+    """The options of every kind of training; each kind has its own `output_dir` and `timestep_sampling`.
 
     All counts are in optimizer updates, whatever the number of processes and of accumulation steps.
     """
@@ -47,7 +47,7 @@ class RunArguments(DataArguments):
     )
     random_crop: bool = option(
         False,
-        "Cut the square out of the longer side at a random place, another each time; images are then decoded each time too.",
+        "Crop the square at a random place of the longer side, a new one each time; images are then decoded each time.",
     )
     in_memory_limit_gb: float = option(
         8.0, "Keep the decoded data in memory, in each process, if it needs no more than this."
@@ -77,7 +77,7 @@ class RunArguments(DataArguments):
     )
     lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from zero.")
     adam_beta1: float = option(0.9, "Decay of the mean of the gradient.")
-    adam_beta2: float = option(0.999, "Decay of its square; 0.99 for short runs.")
+    adam_beta2: float = option(0.999, "Decay of the mean of the squared gradient; 0.99 for short runs.")
     adam_weight_decay: float = option(0.0, "Decoupled weight decay; DDPM has none.")
     adam_epsilon: float = option(1e-8, "Term in the denominator of Adam.")
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
@@ -106,7 +106,7 @@ class RunArguments(DataArguments):
     compile: Literal["auto", "yes", "no"] = option(
         "auto", "Compile the network by torch.compile; auto where it was measured to be faster."
     )
-    seed: int = option(0, "Of the weights, the order of the data, the noise and the samples.")
+    seed: int = option(0, "Seed for weights, data order, noise and samples.")
 
     # Run folder and logs
     log_every: int = option(50, "Updates between lines of loss.csv.")
@@ -129,7 +129,7 @@ class RunArguments(DataArguments):
 
     @property
     def or_preset(self):
-        """What an error says of the other way to give the options that are missing."""
+        """The part of an error that names the presets as another way to give missing options."""
         return f", or a --preset, one of {', '.join(self.presets)}" if self.presets else ""
 
 

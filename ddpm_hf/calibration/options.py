@@ -1,5 +1,6 @@
 """The options of `ddpm-hf calibrate`, and their form in `calibration.json`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +11,16 @@ OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_col
 
 
 class CalibrationOptions(NamedTuple):
-    """The arguments of `calibrate` of the same names; `plans` ascend."""
+    """The arguments of `calibrate`, with their defaults; `plans` ascend."""
 
     model: str
     data: DataArguments
-    num_images: int
-    plans: list[int]
-    plan_cost: str
-    batch_size: int
-    seed: int
-    device: str | None
+    num_images: int = 1000
+    plans: Sequence[int] = ()
+    plan_cost: str = "bound"
+    batch_size: int = 64
+    seed: int = 0
+    device: str | None = None
 
     @property
     def kept_low(self):

@@ -26,9 +26,11 @@ PngOutput = Annotated[Path, typer.Option(help="The PNG file to write.")]
 class SamplingOptions:
     """The options for drawing samples of a model."""
 
-    steps: int | None = option(None, "Timesteps of the whole way; all of training's by default.", min=1)
-    recipe: str | None = option(None, "A sampler by name, as ddim-2m or analytic-ddpm; the model's own by default.")
-    eta: float | None = option(None, "0 is DDIM, 1 is DDPM; the model's own by default.")
+    steps: int | None = option(None, "Number of timesteps to sample in; by default all of training.", min=1)
+    recipe: str | None = option(
+        None, "Name of a sampler, such as ddim-2m or analytic-ddpm; by default the model's own."
+    )
+    eta: float | None = option(None, "0 is DDIM, 1 is DDPM; by default the model's own.")
     class_label: int | None = option(None, "A label of a class-conditional model.", spelling="--class")
     guidance_scale: float = option(1.0, "1 is no guidance.")
 
@@ -48,10 +50,10 @@ class ExecutionOptions:
 
     seed: int = option(0, "Seed of all the noise.", min=0, max=LARGEST_SEED)
     batch_size: int = option(64, "Images at a time.", min=1)
-    device: str | None = option(None, "cpu, cuda, mps; the fastest there is by default.")
+    device: str | None = option(None, "cpu, cuda or mps; by default the fastest device.")
 
 
-# Values with commas between ------------------------------------------------------------------------------------------
+# Comma-separated values ----------------------------------------------------------------------------------------------
 
 
 def numbers(name, text):

@@ -1,13 +1,13 @@
-"""What the verbs do before their work: they open the model, check that a batch fits, and say how long it will take."""
+"""Preparations of the verbs: opening the model, checking that a batch fits, and telling how long the work takes."""
 
 import typer
 
-# With fewer, measuring how long a call takes would be a large part of the work.
+# For fewer calls, timing one would be a large part of the work.
 CALLS_WORTH_SAYING = 200
 
 
 def open_pipeline(model, device, classifier=None, recipe=None):
-    """The pipeline of a folder or repository, on its device, with the sampler of that name.
+    """The pipeline of a folder or repository, on its device, with the named sampler.
 
     Raises:
         InputError: for what is no model, a device that is not there, and a sampler that the model does not have.
@@ -36,7 +36,7 @@ def check_batch(pipeline, batch_size, advice):
 
 
 def say_duration(pipeline, batch_size, calls, advice):
-    """Prints how long so many calls of the network will take, unless they are few.
+    """Prints how long the calls of the network will take, unless they are few.
 
     Raises:
         InputError: for calls that take more than a year, and for a batch that the device does not hold; `advice` says

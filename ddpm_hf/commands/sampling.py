@@ -30,11 +30,13 @@ EDITING = ("steps", "eta", "class_label", "guidance_scale")
 
 @dataclass
 class GuidedSamplingOptions(SamplingOptions):
-    """How `sample` draws, with every kind of guidance."""
+    """The options of `sample`, with every kind of guidance."""
 
-    guidance_interval: str | None = option(None, "LOW,HIGH: noise levels that are guided, as 0.3,3; all by default.")
+    guidance_interval: str | None = option(
+        None, "LOW,HIGH: noise levels at which guidance applies, such as 0.3,3; by default all."
+    )
     guidance_rescale: float = option(0.0, "0 (off) to 1: less saturation; 0.7 is usual.")
-    classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); the model's own by default.")
+    classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: str = option("score", "score (any eta), or mean (eta > 0).")
 
@@ -104,7 +106,7 @@ def _check_outputs(output, trajectory):
 
 
 def _check_memory(pipeline, samples, num_images, batch_size):
-    """What to lower, if memory does not suffice after all."""
+    """Advice on the option to lower if memory does not suffice."""
     from ddpm_hf.limits import check_fits_memory
 
     needed = samples.picture_bytes(num_images)
@@ -115,7 +117,7 @@ def _check_memory(pipeline, samples, num_images, batch_size):
 
 
 def _draw(pipeline, places, execution, advice, **keywords):
-    """The images of these places, each of the seed of its place."""
+    """The images of these places, each drawn from the seed of its place."""
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import sample_images
     from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
@@ -141,12 +143,12 @@ def _save_trajectory(recorder, trajectory):
 
 @dataclass
 class InterpolationOptions:
-    """Where two images are mixed, in which shares, and the file that shows it."""
+    """The options of `interpolate`: the timestep and the weights of the mixtures, and the file."""
 
     output: Path = option(Path("interpolation.png"), "The PNG file to write.")
     depth: int = option(500, "The timestep, below T, at which the two are mixed.")
-    num: int = option(9, "Images on the way, both ends included.", min=2, max=MOST_IN_A_ROW)
-    weights: str | None = option(None, "Weights of the second image, with commas between, instead of --num even ones.")
+    num: int = option(9, "Number of images, both ends included.", min=2, max=MOST_IN_A_ROW)
+    weights: str | None = option(None, "Comma-separated weights of the second image, instead of --num even ones.")
     mode: str = option("linear", "linear or spherical.")
 
 
@@ -194,21 +196,23 @@ def interpolate(
 
 @dataclass
 class EditingOptions:
-    """How an image is edited: one of `strength`, `mask` and `invert`."""
+    """The options of `edit`: one of `strength`, `mask` and `invert`, and its settings."""
 
-    strength: float | None = option(None, "Paint all of it anew (SDEdit): in (0, 1], little to everything.")
-    mask: Path | None = option(None, "Paint anew what is white in this black and white picture (RePaint).")
-    invert: bool = option(False, "Find its noise (DDIM inversion) and what comes back from that.")
-    num_images: int = option(1, "Different ones.", min=1, max=MOST_IN_A_ROW)
+    strength: float | None = option(None, "Repaint the whole image (SDEdit), in (0, 1]: from little to everything.")
+    mask: Path | None = option(None, "Black and white picture, whose white part is repainted (RePaint).")
+    invert: bool = option(False, "Find the noise of the image (DDIM inversion), and draw the image from it again.")
+    num_images: int = option(1, "Number of results, each from its own noise.", min=1, max=MOST_IN_A_ROW)
     jump_length: int = option(10, "With --mask: steps of a jump.", min=1)
-    jump_n_sample: int = option(10, "With --mask: how often a stretch is walked; 1 is fastest.", min=1, max=10_000)
+    jump_n_sample: int = option(
+        10, "With --mask: how often each stretch is denoised; 1 is fastest.", min=1, max=10_000
+    )
 
     def __post_init__(self):
         if [self.strength is not None, self.mask is not None, self.invert].count(True) != 1:
             raise InputError("Give one of --strength, --mask and --invert.")
 
     def calls(self, steps):
-        """The network calls of an edit in so many steps."""
+        """The number of network calls of an edit in `steps` steps."""
         from ddpm_hf.pipelines.pipeline_inpaint import resampled
         from ddpm_hf.pipelines.pipeline_inversion import ROUNDS
 
@@ -228,7 +232,7 @@ def edit(
     sampling: offered(SamplingOptions, *EDITING),
     execution: offered(ExecutionOptions, "seed", "device", seed={"help": "Image i is that of seed + i."}),
 ):
-    """Edit an image without training: paint it anew in part or as a whole, or find the noise that it comes from."""
+    """Edit an image without training: repaint a part or the whole of it, or find the noise that it comes from."""
     from ddpm_hf.files import written_whole
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import image_rows
@@ -264,7 +268,7 @@ def _inverted(pipeline, image, sampling):
 
 
 def _painted(pipeline, image, mask, editing, seed, **keywords):
-    """Images that are painted anew, image i with the noise of seed + i: where the mask says so, or everywhere."""
+    """Repainted images, image i from the noise of seed + i: inside the mask, or everywhere."""
     import torch
 
     from ddpm_hf.pipelines.pipeline_img2img import GaussianDiffusionImg2ImgPipeline
@@ -278,6 +282,6 @@ def _painted(pipeline, image, mask, editing, seed, **keywords):
 
 
 def _steps_of(pipeline, steps):
-    """The network calls of a trajectory; more steps than there are in training are refused where they are set."""
+    """The number of network calls of a trajectory; `set_timesteps` refuses more steps than training has."""
     most = pipeline.scheduler.config.num_train_timesteps
     return min(steps or most, most)

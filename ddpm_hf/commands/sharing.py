@@ -1,4 +1,4 @@
-"""The verbs that give a model to others: `push`, `export`, `demo`."""
+"""The verbs that share a model: `push`, `export`, `demo`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ app = typer.Typer()
 
 @dataclass
 class CommitOptions:
-    """Where a commit goes, and whether it is made."""
+    """The options of `push` for the commit."""
 
-    private: bool = option(False, "Make it as a private one.")
-    revision: str | None = option(None, "A branch, made from main if it is not there; main by default.")
+    private: bool = option(False, "Create the repository as private.")
+    revision: str | None = option(None, "A branch, created from main if it does not exist; by default main.")
     create_pr: bool = option(False, "Offer the commit as a pull request.")
     dry_run: bool = option(False, "Say which files would change, with their sizes, and change nothing.")
 
@@ -28,14 +28,16 @@ class CommitOptions:
 @with_options
 def push(
     folder: Annotated[Path, typer.Argument(help="A pipeline folder.")],
-    repository: Annotated[str, typer.Argument(help="NAME or OWNER/NAME on the Hub; made if it is not there.")],
+    repository: Annotated[str, typer.Argument(help="NAME or OWNER/NAME on the Hub, created if it does not exist.")],
     commit: CommitOptions,
-    license: Annotated[str | None, typer.Option(help="For the model card, as the Hub spells it: apache-2.0.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence for the model card, as the Hub spells it: apache-2.0.")
+    ] = None,
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="A folder of `compare` or `evaluate` for the card; may be repeated.")
     ] = None,
 ):
-    """Upload a pipeline folder with a model card, in one commit; the same command again goes on where it stopped."""
+    """Upload a pipeline folder with a model card, in one commit; the same command continues an interrupted upload."""
     from ddpm_hf.hub.push import push_folder
 
     options = vars(commit) | {"private": commit.private or None}
@@ -47,10 +49,12 @@ def push(
 @app.command()
 def export(
     model: Model,
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="A folder that is not there yet.")],
-    stock: Annotated[bool, typer.Option("--stock", help="Stock classes of diffusers alone, without code.")] = False,
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="The new folder.")],
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Write stock classes of diffusers only, without code.")
+    ] = False,
 ):
-    """Write a model as a repository: with the code that runs it, or of stock classes alone."""
+    """Write a model as a repository, with the code that runs it, or with stock classes only."""
     from ddpm_hf.hub.export import export_self_contained, export_stock
 
     if not stock:
@@ -66,12 +70,13 @@ def export(
 def demo(
     model: Model,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on by default.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the page; by default the first free one from 7860 on."),
     ] = None,
     *,
     execution: offered(ExecutionOptions, "device"),
     space: Annotated[
-        Path | None, typer.Option(help="Write a folder for a Space of the Hub instead; it must not be there yet.")
+        Path | None, typer.Option(help="Write a folder for a Space of the Hub instead; it must not exist yet.")
     ] = None,
 ):
     """Serve a page on this machine that draws images, as they form, by any sampler that the model can run."""

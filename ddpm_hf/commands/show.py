@@ -1,4 +1,4 @@
-"""The verbs of `ddpm-hf show`, which draw what a model, a run or a data set is like."""
+"""The verbs of `ddpm-hf show`, which draw figures of a model, a run or a data set."""
 
 from dataclasses import MISSING
 from pathlib import Path
@@ -21,10 +21,12 @@ from ddpm_hf.results import check_free_file
 
 FIGURES = (".png", ".svg")
 
-app = typer.Typer(help="Draw what a model, a run or a data set is like, as a PNG or SVG file.", no_args_is_help=True)
+app = typer.Typer(help="Draw figures of a model, a run or a data set, as PNG or SVG files.", no_args_is_help=True)
 
 Figure = Annotated[Path, typer.Option("--output", help="The PNG or SVG file to write.")]
-NumPoints = Annotated[int, typer.Option("--num_samples", min=4, max=1_000_000, help="Data, and samples, as many.")]
+NumPoints = Annotated[
+    int, typer.Option("--num_samples", min=4, max=1_000_000, help="Number of data points, and of samples.")
+]
 ModelData = offered(DataArguments, *SAMPLES, split={"help": "Split to draw from."})
 PointData = offered(
     DataArguments,
@@ -38,12 +40,10 @@ Execution = offered(ExecutionOptions, "seed", "device")
 
 @app.command("schedules")
 def show_schedules(
-    model: Annotated[
-        str | None, typer.Argument(help="A pipeline folder or Hub id; all schedules if not given.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="A pipeline folder or Hub id; by default all schedules.")] = None,
     output: Figure = Path("schedules.png"),
 ):
-    """The betas, the shares of signal and noise, and log-SNR, by timestep."""
+    """Draw the betas, the shares of signal and noise, and log-SNR, by timestep."""
     from ddpm_hf.figures.scheduler_figures import schedules
 
     _save_new_figure(lambda: schedules(model), output)
@@ -57,10 +57,10 @@ def show_forward(
     *,
     data: ModelData,
     num_samples: NumPoints = 1000,
-    timesteps: Annotated[str | None, typer.Option(help="0-based, ascending, with commas between.")] = None,
+    timesteps: Annotated[str | None, typer.Option(help="Comma-separated timesteps, 0-based and ascending.")] = None,
     execution: offered(ExecutionOptions, "seed"),
 ):
-    """Data on their way to noise, step by step above and by the closed form below, with p of the test that they agree."""
+    """Draw data on their way to noise, step by step and by the closed form, with the p-value of a test that they agree."""
     from ddpm_hf.figures.model_figures import forward
 
     timesteps = None if timesteps is None else numbers("timesteps", timesteps)
@@ -76,7 +76,7 @@ def show_loss(
     folder: Annotated[Path, typer.Argument(help="The folder of a run, with its loss.csv.")],
     output: Figure = Path("loss.png"),
 ):
-    """The training loss, by optimizer update."""
+    """Draw the training loss by optimizer update."""
     from ddpm_hf.reports.loss_curve import draw_loss_curve
 
     check_free_file(output, FIGURES)
@@ -95,7 +95,7 @@ def show_samples(
     sampling: Sampling,
     execution: Execution,
 ):
-    """Samples of a model of points over its data."""
+    """Draw samples of a model of points over its data."""
     from ddpm_hf.figures.model_figures import samples
 
     def draw():
@@ -111,12 +111,12 @@ def show_path(
     model: Model,
     output: Annotated[Path, typer.Option(help="A strip (PNG or SVG), or an animation (GIF).")] = Path("path.png"),
     num_samples: NumPoints = 2000,
-    frames: Annotated[int, typer.Option(min=2, max=1000, help="Noise and samples included.")] = 12,
+    frames: Annotated[int, typer.Option(min=2, max=1000, help="Number of frames, with noise and samples.")] = 12,
     *,
     sampling: Sampling,
     execution: Execution,
 ):
-    """Points on their way from noise; of images, `ddpm-hf sample --trajectory` writes it."""
+    """Draw points on their way from noise; `ddpm-hf sample --trajectory` does this for images."""
     from ddpm_hf.figures.model_figures import path
     from ddpm_hf.files import written_whole
     from ddpm_hf.pipelines.trajectory_pictures import save_animation
@@ -142,10 +142,12 @@ def show_score(
     *,
     data: PointData,
     num_samples: NumPoints = 1000,
-    timesteps: Annotated[str | None, typer.Option(help="0-based, with commas between: a panel for each.")] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(help="Comma-separated timesteps, 0-based, each with a panel.")
+    ] = None,
     execution: Execution,
 ):
-    """The score of a model of points as arrows over its noisy data."""
+    """Draw the score of a model of points as arrows over its noisy data."""
     from ddpm_hf.figures.model_figures import score_field
 
     timesteps = None if timesteps is None else numbers("timesteps", timesteps)
@@ -159,7 +161,7 @@ def show_score(
 
 @app.command("gamma")
 def show_gamma(model: Model, output: Figure = Path("gamma.png")):
-    """What a calibrated scheduler holds: 1 - the mean square error of the predicted noise, and the std of x0 that follows."""
+    """Draw the calibration of a scheduler: 1 - mean square error of the predicted noise, and the std of x0 from it."""
     from ddpm_hf.figures.scheduler_figures import gamma
 
     _save_new_figure(lambda: gamma(model), output)
@@ -170,15 +172,15 @@ def show_gamma(model: Model, output: Figure = Path("gamma.png")):
 def show_variances(
     model: Model,
     output: Figure = Path("variances.png"),
-    steps: Annotated[int, typer.Option(min=2, help="Of the trajectory.")] = 25,
+    steps: Annotated[int, typer.Option(min=2, help="Number of timesteps of the trajectory.")] = 25,
     *,
     data: ModelData,
     num_samples: Annotated[
-        int, typer.Option("--num_samples", min=1, max=1_000_000, help="Data for the variances of a head.")
+        int, typer.Option("--num_samples", min=1, max=1_000_000, help="Number of samples for the variances of a head.")
     ] = 64,
     execution: Execution,
 ):
-    """How much noise each recipe's steps add, by timestep; those of a head are a mean, and a band from 10 to 90 %."""
+    """Draw the noise that each recipe adds by timestep; a head has a mean, and a band from 10 to 90 %."""
     from ddpm_hf.figures.model_figures import variances
 
     def draw():
@@ -191,16 +193,16 @@ def show_variances(
 def show_timesteps(
     model: Model,
     output: Figure = Path("timesteps.png"),
-    steps: Annotated[int, typer.Option(min=1, help="Of a trajectory.")] = 25,
+    steps: Annotated[int, typer.Option(min=1, help="Number of timesteps of a trajectory.")] = 25,
 ):
-    """Which timesteps each spacing visits, and the plan of the model where it has one for so many steps."""
+    """Draw the timesteps that each spacing visits, and those of the model's plan for this number of steps."""
     from ddpm_hf.figures.scheduler_figures import timesteps
 
     _save_new_figure(lambda: timesteps(model, steps), output)
 
 
 def _save_new_figure(draw, output):
-    """What `draw` returns, as a file that is not there yet."""
+    """Writes the figure that `draw` returns into a new file."""
     from ddpm_hf.files import written_whole
     from ddpm_hf.visualization.style import save_figure
 

@@ -20,7 +20,7 @@ def train(context: typer.Context):
     train_main(context.args)
 
 
-# As with `train`, its own parser knows the options.
+# The parser of the training knows the options, as with `train`.
 @app.command(
     "train_classifier",
     add_help_option=False,
@@ -39,10 +39,10 @@ def ema(
     std: Annotated[float, typer.Option(help="Relative standard deviation of the average: 0.05 is short, 0.15 long.")],
     output: Annotated[Path, typer.Option(help="The new pipeline folder.")],
     step: Annotated[
-        int | None, typer.Option(help="The average as it was after this update; the last one by default.")
+        int | None, typer.Option(help="The update after which the average is taken; by default the last.")
     ] = None,
 ):
-    """Make a model of a run with another length of the average of its weights, from the snapshots of the training."""
+    """Make a model with another length of the average of its weights, from the snapshots of a run."""
     from ddpm_hf.training.power_ema import save_reconstructed
 
     share_left = save_reconstructed(run, std, output, step)

@@ -12,33 +12,31 @@ def option(default, help, **limits):
     """A field that is an option of a command.
 
     Args:
-        limits: what else `typer.Option` is told of it, as `min` and `max`.
+        limits: further arguments of `typer.Option`, such as `min` and `max`.
     """
     return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass
 class DataArguments:
-    """Which images or points are read, and how they become tensors."""
+    """The options that choose the images or points, and how they become tensors."""
 
     dataset: str | None = option(
         None,
-        "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; the embedded "
-        f"Fashion-MNIST if not given. Of points, a CSV file too, or one of {', '.join(POINT_CLOUD_NAMES)}.",
+        "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; by default the "
+        f"embedded Fashion-MNIST. For points also a CSV file, or one of {', '.join(POINT_CLOUD_NAMES)}.",
     )
-    dataset_config: str | None = option(None, "Configuration of the data set, where it has several.")
+    dataset_config: str | None = option(None, "Configuration of a data set that has several.")
     split: str = option("train", "Split to train on; keep another one for evaluation.")
-    image_column: str | None = option(None, "Column of images; needed only where there are several.")
-    label_column: str | None = option(None, "Column of class labels; needed only where there are several.")
-    class_conditional: bool = option(False, "Learn the classes of the label column, so that samples can be asked for.")
+    image_column: str | None = option(None, "Column of images, needed only if there are several.")
+    label_column: str | None = option(None, "Column of class labels, needed only if there are several.")
+    class_conditional: bool = option(False, "Learn the classes of the label column, for samples of a class.")
     resolution: int | None = option(
         None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
     )
     center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
-    point_columns: str | None = option(
-        None, "Columns of points, with commas between; by default all that are not labels."
-    )
-    num_points: int = option(5000, f"Points to draw of {', '.join(POINT_CLOUD_NAMES)}.")
+    point_columns: str | None = option(None, "Comma-separated columns of points; by default all but the labels.")
+    num_points: int = option(5000, f"Number of points to draw from {', '.join(POINT_CLOUD_NAMES)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
 
     @classmethod

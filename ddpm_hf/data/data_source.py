@@ -1,4 +1,4 @@
-"""What data of every kind are asked, so that training and evaluation need not know which they have."""
+"""The interface of data of every kind, by which training and evaluation need not know the kind."""
 
 import numpy as np
 
@@ -21,12 +21,12 @@ class DataSource:
 
     @property
     def samples(self):
-        """The kind of samples that they are, a [`SampleKind`]."""
+        """The kind of the samples, a [`SampleKind`]."""
         return kind_of(self.network_options)
 
 
 def draw_images(source, num_images, seed):
-    """`num_images` of a source of any kind, drawn at random without repetition, in their order."""
+    """`num_images` samples of a source of any kind, drawn at random without repetition, in their order."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
     return source.select(chosen)
 

@@ -1,4 +1,4 @@
-"""How data are opened for a network, and what is refused before: a class for each kind of samples."""
+"""Opening data for a network, and the checks before: a class for each kind of samples."""
 
 from ddpm_hf.data.network_size import sized_for_network
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
@@ -10,10 +10,10 @@ from ddpm_hf.samples import kind_of
 
 
 def data_for(config):
-    """What opens the data of a network.
+    """The class that opens the data of a network.
 
     Args:
-        config: of the network, or one of `ddpm_hf.models.presets`.
+        config: the config of the network, or a preset of `ddpm_hf.models.presets`.
     """
     return DATA[kind_of(config).name]
 

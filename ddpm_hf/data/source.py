@@ -92,7 +92,7 @@ class ImageSource(SquareImages):
         return len(self) * self.channels * self.resolution**2
 
     def load(self, *limits):
-        """As `load_images`, which says what the limits are."""
+        """The data set of `load_images`, which explains the limits."""
         return load_images(self, *limits)
 
     def decode(self, workers=None):

@@ -1,4 +1,4 @@
-"""How good a model is: the likelihood it gives to images, in bits per dimension."""
+"""Measures of a model: its likelihood of images in bits per dimension, and distances of its samples."""
 
 from ddpm_hf.evaluation.likelihood import bits_per_dim
 

@@ -1,4 +1,4 @@
-"""`ddpm-hf compare`: one model, many samplers, and how far their images are from the data at each number of steps."""
+"""`ddpm-hf compare` measures how far the samples of many samplers of one model are from the data, by steps."""
 
 import math
 import statistics
@@ -64,10 +64,10 @@ class Request(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is the same for all samplers: the model, what is asked of it, and what its images are measured against."""
+    """The parts of a comparison that all samplers share: the model, its labels, the features and the data."""
 
     pipeline: GaussianDiffusionPipeline
-    labels: torch.Tensor | None  # one for each sample; those of `held_out` come first
+    labels: torch.Tensor | None  # one for each sample; the labels of `held_out` come first
     held_out: torch.Tensor
     see: Callable
     target: FeatureStatistics
@@ -140,18 +140,18 @@ def _compare(request):
 
 
 def _open_model(request):
-    """The pipeline of the model, which must make images that can be looked at, as many as the memory holds."""
+    """The pipeline of the model, checked to make images that a picture can show, as many as the memory holds."""
     pipeline = load_pipeline(request.model)
     channels, height, width = pipeline.samples.image_shape(
         otherwise=InputError(
-            f"{request.model} makes points, and this compares images by their features: `ddpm_hf.evaluation.distances` has "
-            "sliced_wasserstein for points."
+            f"{request.model} makes points, and images are compared by their features: use sliced_wasserstein of "
+            "`ddpm_hf.evaluation.distances` for points."
         )
     )
     if channels not in PICTURE_CHANNELS:
         raise InputError(
-            f"{request.model} makes images of {channels} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: "
-            "its samplers cannot be compared by what is seen in them."
+            f"{request.model} makes images of {channels} channels, and pictures have "
+            f"{', '.join(map(str, PICTURE_CHANNELS))}: its samplers cannot be compared by features of pictures."
         )
     if None not in (height, width):
         needed = request.num_images * channels * height * width
@@ -161,7 +161,7 @@ def _open_model(request):
 
 
 def _announce(task, request, num_scored):
-    """Says what the comparison takes, and returns the number of network calls of this process."""
+    """Prints how long the comparison will take, and returns the number of network calls of this process."""
     batches = math.ceil(len(own_part(task.num_images, task.accelerator)) / task.batch_size) * len(task.seeds)
     num_samplers = len(request.samplers)
     calls = sum(request.steps) * (num_samplers * batches + num_scored * _bound_batches(task))
@@ -213,7 +213,7 @@ def _task(request, pipeline, see, accelerator):
     )
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# Checks --------------------------------------------------------------------------------------------------------------
 
 
 def _check_request(request):
@@ -226,14 +226,14 @@ def _check_request(request):
             f"steps={list(steps)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
             f"2, bound_images={request.bound_images} in 0 .. num_images."
         )
-    # Place i of seed s has the generator s * num_images + i.
+    # The generator of place i under seed s has the seed s * num_images + i.
     most = LARGEST_SEED // num_images - 1
     if min(seeds) < 0 or max(seeds) > most:
         raise InputError(f"seeds={list(seeds)} must be in 0 .. {most} for num_images={num_images}.")
 
 
 def _make_samplers(pipeline, request):
-    """{name: scheduler}, each of which can take every number of steps."""
+    """{name: scheduler}, each checked for every number of steps."""
     samplers = {}
     for name in request.samplers:
         samplers[name] = make_sampler(name, pipeline.scheduler)
@@ -244,11 +244,11 @@ def _make_samplers(pipeline, request):
     return samplers
 
 
-# What is measured ----------------------------------------------------------------------------------------------------
+# Measurements --------------------------------------------------------------------------------------------------------
 
 
 def _has_bound(sampler):
-    """The bound is one of a Markov chain with noise: not of DDIM, nor of a mean that looks back."""
+    """Whether a sampler has the bound, which needs a Markov chain with noise: neither DDIM nor second order."""
     ours = isinstance(sampler, GaussianDiffusionScheduler)
     return ours and sampler.config.eta > 0 and sampler.config.solver_order == 1
 
@@ -270,12 +270,12 @@ def _bound(task, sampler, count, bar):
 
 
 def _bound_batches(task):
-    """Of the main process, which has as many as any other or one more."""
+    """The number of batches of the main process, which has as many as any other process or one more."""
     return math.ceil(len(task.held_out) / (task.batch_size * task.accelerator.num_processes))
 
 
 def _measure(task, name, sampler, count, bar):
-    """The measurement, and the first images of the first seed."""
+    """The [`Measurement`] of a sampler at `count` steps, and the first images of the first seed."""
     places = own_part(task.num_images, task.accelerator)
     shown, distances, seconds = [], [], []
     for seed in task.seeds:
@@ -339,7 +339,7 @@ def _own(images, accelerator):
 
 
 def _statistics(own_images, see, batch_size, accelerator):
-    """Of the images of all processes; every process must call this."""
+    """The [`FeatureStatistics`] of the images of all processes; every process must call this."""
     own, of_all = FeatureStatistics(), FeatureStatistics()
     for batch in own_images.split(batch_size) if len(own_images) else ():
         own.update(see(batch))
@@ -349,17 +349,17 @@ def _statistics(own_images, see, batch_size, accelerator):
 
 
 def _seconds_per_call(task):
-    """The seconds that one batch takes."""
+    """The duration of one network call on a batch in seconds."""
     sampler, places = make_sampler("diffusers-ddim", task.pipeline.scheduler), range(task.batch_size)
     with tqdm(disable=True) as bar:
         return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar))
 
 
-# What is shown -------------------------------------------------------------------------------------------------------
+# Pictures ------------------------------------------------------------------------------------------------------------
 
 
 def _save_rows(rows, png_path):
-    """Images (C, H, W) of each row, enlarged so that they can be looked at."""
+    """Writes the images (C, H, W) of each row into one picture, enlarged."""
     pixels = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)  # (C, rows * H, columns * W)
     picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
     factor = enlargement(rows[0][0].shape[-1])

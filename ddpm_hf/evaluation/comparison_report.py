@@ -1,4 +1,4 @@
-"""What a comparison of samplers measured, as JSON, Markdown and a picture."""
+"""The report of a comparison of samplers, as JSON, Markdown and a picture."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +12,11 @@ from ddpm_hf.visualization.style import new_figure, save_figure
 class Measurement:
     """One sampler at one number of steps.
 
-    sampler, steps: its name, and K, which is the number of network calls for each sample.
-    distances: between samples and data, one for each seed; lower is better.
-    timesteps: those of the network calls, descending.
-    seconds: for each sample, network included; a median over batches; None where it was not measured.
-    bits_per_dim: where there is a bound.
+    sampler, steps: its name, and K, the number of network calls for each sample.
+    distances: distances between samples and data, one for each seed; lower is better.
+    timesteps: timesteps of the network calls, descending.
+    seconds: seconds for each sample with the network, the median over batches; None if they were not measured.
+    bits_per_dim: the bound, if the sampler has one.
     """
 
     sampler: str
@@ -40,9 +40,9 @@ def write_report(folder, name, title, distance, settings, measurements):
     """Writes `name`.json, `name`.md and `name`.png into the folder.
 
     Args:
-        title, distance (`str`): of the tables and figures: what was sampled, and the distance with its unit.
-        settings (`dict`): how it was measured; what JSON and a list of Markdown can hold.
-        measurements (`list[Measurement]`): of every sampler at every number of steps.
+        title, distance (`str`): title of the tables and figures, and name of the distance with its unit.
+        settings (`dict`): settings of the comparison, which JSON can hold.
+        measurements (`list[Measurement]`): one for every sampler at every number of steps.
     """
     rows = [asdict(m) | {"mean": m.mean, "spread": m.spread} for m in measurements]
     values = {"title": title, "distance": distance, "settings": settings, "measurements": rows}
@@ -107,7 +107,7 @@ def _draw(png_path, title, distance, measurements):
     if any(m.bits_per_dim is not None for m in measurements):
         quantities += [("network calls", lambda m: m.steps, "bits per dimension", lambda m: m.bits_per_dim)]
     names = list(dict.fromkeys(m.sampler for m in measurements))
-    height = max(5, 0.22 * len(names))  # of the legend, at least
+    height = max(5, 0.22 * len(names))  # the legend fits
     figure, all_axes = new_figure(5.5 * len(quantities) + 2, height, 1, len(quantities))
     for axes, (x_label, x, y_label, y) in zip(all_axes[0], quantities, strict=True):
         for i, name in enumerate(names):

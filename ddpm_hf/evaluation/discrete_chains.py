@@ -1,4 +1,4 @@
-"""What a model must be to be measured on a discrete Gaussian chain, and the state it is measured in."""
+"""Checks that a model is a discrete Gaussian chain, on which it can be measured."""
 
 from contextlib import contextmanager
 
@@ -6,28 +6,29 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 
 
 def discrete_chain(scheduler, purpose, **changes):
-    """A scheduler of ours with the config of `scheduler`, stock or ours, and a trajectory of its own.
+    """A [`GaussianDiffusionScheduler`] with the config of `scheduler`, stock or ours, and its own trajectory.
 
     Args:
-        purpose (`str`): for the message: what cannot be done without one, "be scored in bits per dimension".
-        changes: of the config.
+        purpose (`str`): what other schedulers cannot do, for the message: "be scored in bits per dimension".
+        changes: changes of the config.
 
     Raises:
-        ValueError: if `scheduler` is no discrete chain, or has a config that ours does not take.
+        ValueError: if `scheduler` is not a discrete chain, or has a config that ours refuses.
     """
     if isinstance(scheduler, GaussianDiffusionScheduler):
         return type(scheduler).from_config(scheduler.config, **changes)
     name = type(scheduler).__name__
     if name not in GaussianDiffusionScheduler._compatibles or not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
-            f"A {name} cannot {purpose}: it is no discrete Gaussian chain with betas. Pass the "
+            f"A {name} cannot {purpose}: it is not a discrete Gaussian chain with betas. Pass the "
             "GaussianDiffusionScheduler (or DDPMScheduler) that the network was trained with."
         )
     try:
         return GaussianDiffusionScheduler.from_config(scheduler.config, **changes)
     except ValueError as error:
         raise ValueError(
-            f"This {name} cannot {purpose}: {error} Pass the GaussianDiffusionScheduler that the network was trained with."
+            f"This {name} cannot {purpose}: {error} Pass the GaussianDiffusionScheduler that the network was trained "
+            "with."
         ) from error
 
 
@@ -42,7 +43,7 @@ def check_chain_length(unet, scheduler):
 
 @contextmanager
 def evaluating(unet):
-    """Dropout is off meanwhile."""
+    """Switches dropout off inside the block."""
     was_training = unet.training
     unet.eval()
     try:

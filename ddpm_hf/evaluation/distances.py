@@ -1,4 +1,4 @@
-"""Distances between two sets of samples: of points themselves, and of images through their features."""
+"""Distances between two sets of samples: between points, and between the features of images."""
 
 import math
 
@@ -15,8 +15,8 @@ def sliced_wasserstein(points_a, points_b, num_projections=500, generator=None):
 
     Args:
         points_a, points_b (`torch.Tensor`): (N, d) and (M, d); N and M may differ.
-        num_projections (`int`): directions; the error of SW^2 falls as one over the root of it.
-        generator (`torch.Generator`, *optional*): of the directions; the same one compares several clouds alike.
+        num_projections (`int`): number of directions; the error of SW^2 is proportional to one over its root.
+        generator (`torch.Generator`, *optional*): source of the directions, equal ones to compare several clouds.
 
     Returns:
         `float`
@@ -32,9 +32,9 @@ def sliced_wasserstein(points_a, points_b, num_projections=500, generator=None):
 
 
 def _common_quantiles(n, m, device):
-    """Which order statistics of n and of m values face each other, and for what share of [0, 1].
+    """The pairs of order statistics of n and of m values that share quantiles, and the share of [0, 1] of each pair.
 
-    The quantile functions are steps, of width 1/n and 1/m; counted in 1/(n m), the ends of the steps are whole.
+    The quantile functions have steps of width 1/n and 1/m, whose ends are whole multiples of 1/(n m).
     """
     ends_a, ends_b = torch.arange(1, n + 1, device=device) * m, torch.arange(1, m + 1, device=device) * n
     ends = torch.cat([ends_a, ends_b]).unique()
@@ -43,19 +43,18 @@ def _common_quantiles(n, m, device):
 
 
 def energy_test(points_a, points_b, num_permutations=999, generator=None):
-    """The energy distance of two point clouds, and how likely as large a one is if both are of one distribution.
+    """The energy distance of two point clouds, and the p-value of the hypothesis that they have one distribution.
 
         E(a, b) = 2 mean |a_i - b_j| - mean |a_i - a_j| - mean |b_i - b_j|     (Szekely & Rizzo 2013)
 
-    It is 0 just where the distributions are the same. The test is exact, whatever these are: points that come from one
-    distribution can change places between the clouds, so p is the share of relabellings, the given one among them, whose
-    distance is as large (Phipson & Smyth 2010). The points must be independent draws: two clouds that are made from
-    the same points are closer than that, and p is then too large.
+    It is 0 only for equal distributions. The permutation test is exact for every distribution: p is the share of
+    relabellings of the points, with the given one, whose distance is at least as large (Phipson & Smyth 2010). The
+    points must be independent draws; for two clouds that are made from the same points, p is too large.
 
     Args:
         points_a, points_b (`torch.Tensor`): (N, d) and (M, d); N and M may differ. Memory and time grow as (N + M)^2.
-        num_permutations (`int`): relabellings drawn at random; the least p is one over this and one.
-        generator (`torch.Generator`, *optional*): of the relabellings.
+        num_permutations (`int`): number n of random relabellings; the least p is 1 / (n + 1).
+        generator (`torch.Generator`, *optional*): source of the relabellings.
 
     Returns:
         the distance E, in the points' unit, and p, two `float`
@@ -67,11 +66,11 @@ def energy_test(points_a, points_b, num_permutations=999, generator=None):
     orders = torch.stack(
         [torch.arange(n + m), *(torch.randperm(n + m, generator=generator) for _ in range(num_permutations))]
     )
-    # One column for each relabelling: 1 / n where a point is in the first cloud, -1 / m where it is in the second.
+    # Each relabelling has a column, with 1 / n for the points of the first cloud and -1 / m for those of the second.
     weights = torch.full((n + m, len(orders)), -1 / m, dtype=torch.float64, device=points.device)
     weights.scatter_(0, orders[:, :n].T.to(points.device), 1 / n)
     distances = -(weights * (between @ weights)).sum(0)
-    # The given labelling can come again in another order of sums, a rounding error lower.
+    # A random relabelling can equal the given one and still differ by rounding.
     as_large = distances >= distances[0] - 1e-12 * between.mean()
     return distances[0].item(), as_large.double().mean().item()
 
@@ -84,7 +83,7 @@ def _check_points(points_a, points_b):
 
 
 class FeatureStatistics:
-    """Mean and covariance (divisor N - 1) of features that come in batches, in float64.
+    """Mean and covariance (divisor N - 1) of batches of features, in float64.
 
     Batches are merged by the update of Chan et al. (1979), which loses no digits to a mean far from 0.
 
@@ -98,7 +97,7 @@ class FeatureStatistics:
             self.update(features)
 
     def update(self, features):
-        """Take in a batch (B, D)."""
+        """Adds a batch (B, D)."""
         features = features.double()
         if not features.isfinite().all():
             raise ValueError("Some features are not finite: look at the images, and at the feature network.")
@@ -107,7 +106,7 @@ class FeatureStatistics:
         self._merge(len(features), mean, centred.T @ centred)
 
     def merge(self, other):
-        """Take in the statistics of other samples."""
+        """Adds the statistics of other samples."""
         if other.count:
             self._merge(other.count, other.mean, other._scatter)
 
@@ -133,14 +132,14 @@ def frechet_distance(a, b):
 
         d^2 = |mean_a - mean_b|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2))
 
-    As in the literature on images, d^2 is what is called the distance. It is biased upwards for few samples: compare
-    only values of the same numbers of samples and the same features.
+    The literature on images calls d^2 the distance, and so does this function. It is biased upwards for few samples, so
+    only values of equal numbers of samples and the same features compare.
 
     Args:
         a, b ([`FeatureStatistics`] or `torch.Tensor`): statistics, or features (N, D).
 
     Returns:
-        `float`, at least 0 but for rounding
+        `float`: at least 0, apart from rounding.
     """
     a, b = (x if isinstance(x, FeatureStatistics) else FeatureStatistics(x) for x in (a, b))
     if a.mean.shape != b.mean.shape:
@@ -155,7 +154,7 @@ def frechet_distance(a, b):
 
 
 def mean_and_spread(values):
-    """The mean, and the standard deviation between the values (divisor N - 1), None for a single one."""
+    """The mean of values, and their standard deviation (divisor N - 1), None for a single value."""
     mean = sum(values) / len(values)
     if len(values) == 1:
         return mean, None

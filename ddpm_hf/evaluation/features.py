@@ -1,4 +1,4 @@
-"""What a network sees in images: the features in which sets of images are compared."""
+"""Networks whose features sets of images are compared by."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ def load_features(name, device="cpu"):
     Args:
         name: a folder of a `transformers` image classifier, whose features are the inputs of its last layer (pooled
             over the image), or "inception", torch-fidelity's Inception-v3 (pool3, D = 2048), in which FID is measured.
-        device: where the network runs.
+        device: the device of the network.
 
     Raises:
-        InputError: if there is no such network here; the message says how to get one.
+        InputError: if the network cannot be found; the message says how to get one.
     """
     return _inception(device) if name == INCEPTION else _classifier(name, device)
 
@@ -30,7 +30,7 @@ def _classifier(folder, device):
             f"features={str(folder)!r} holds no config.json: give a folder with an image classifier of transformers, "
             "`python -m ddpm_hf.evaluation.feature_network FOLDER` trains a small one, or 'inception'."
         )
-    # Seconds to import, and only here needed.
+    # The import takes seconds, and only this function needs it.
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
@@ -71,7 +71,7 @@ def _inception(device):
 
 
 def _with_channels(images, channels):
-    """Grey images as they are for a grey network, and three times the same channel for one of colours."""
+    """The images with the channels of the network: a grey channel is repeated for a network of colours."""
     if images.shape[1] in (1, channels):
         return images.expand(-1, channels, -1, -1)
     raise InputError(

@@ -1,4 +1,4 @@
-"""The forward process by its definition, one noising step after the other, against the closed form of any timestep."""
+"""The forward process step by step, as it is defined, compared with its closed form."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from ddpm_hf.evaluation.distances import energy_test
 
 
 class ForwardMarginal(NamedTuple):
-    """x_t of the same x_0 in two ways: `step_by_step` and `at_once`, both (N, *), and the test of whether they agree.
+    """x_t of the same x_0 in two ways, `step_by_step` and `at_once`, both (N, *), and a test whether they agree.
 
-    distance: energy distance between the noise in the one and the noise in the other.
-    p: of a distance as large or larger where the two are of one distribution.
+    distance: energy distance between the noises in the two.
+    p: p-value of this distance if both have one distribution.
     """
 
     timestep: int
@@ -22,16 +22,16 @@ class ForwardMarginal(NamedTuple):
 
 
 def step_by_step(scheduler, x_0, timesteps, generator=None):
-    """x_t at each of `timesteps`, ascending, on one path: x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps (Ho 2020, eq. 2).
+    """x_t at each of `timesteps` of one path, x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps (Ho 2020, eq. 2).
 
     Args:
-        scheduler: has `betas`, stock or ours.
+        scheduler: a scheduler with `betas`, stock or ours.
         x_0 (`torch.Tensor`): (N, *).
-        timesteps (`list[int]`): 0-based; x_t has had t + 1 steps.
-        generator (`torch.Generator`, *optional*): of the noise.
+        timesteps (`list[int]`): ascending, 0-based; x_t is the sample after t + 1 steps.
+        generator (`torch.Generator`, *optional*): source of the noise.
 
     Returns:
-        `list[torch.Tensor]`: each (N, *)
+        `list[torch.Tensor]`: (N, *) for each timestep.
     """
     states, x = [], x_0
     for t, beta in enumerate(scheduler.betas.double().tolist()[: max(timesteps) + 1]):
@@ -43,18 +43,18 @@ def step_by_step(scheduler, x_0, timesteps, generator=None):
 
 
 def forward_marginals(scheduler, x_0, timesteps, generator=None, num_permutations=999):
-    """[`ForwardMarginal`] for each of the timesteps: the definition, the closed form (Ho 2020, eq. 4), and a test.
+    """A [`ForwardMarginal`] for each timestep: the definition, the closed form (Ho 2020, eq. 4), and a test.
 
-    Given x_0, the closed form says that (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t) is standard normal. The test compares
-    this noise in the samples of the one way with that in those of the other: it does not depend on x_0, so that all are
-    independent draws, and it shows at the first timesteps too, where in x_t itself the data hide it.
+    Given x_0, (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t) is standard normal by the closed form. The test compares this
+    noise between the samples of the two ways. The noise does not depend on x_0, so that all are independent draws, and
+    it differs visibly at the first timesteps too, where the data dominate x_t.
 
     Args:
         scheduler ([`SchedulerMixin`]): the diffusion process.
         x_0 (`torch.Tensor`): (N, *), N at least 2.
         timesteps (`list[int]`): ascending, 0-based.
-        generator (`torch.Generator`, *optional*): of the noise and of the test.
-        num_permutations (`int`): of `energy_test`.
+        generator (`torch.Generator`, *optional*): source of the noise and of the relabellings of the test.
+        num_permutations (`int`): relabellings of `energy_test`.
     """
     last = scheduler.config.num_train_timesteps - 1
     if not timesteps or min(timesteps) < 0 or max(timesteps) > last or sorted(set(timesteps)) != list(timesteps):

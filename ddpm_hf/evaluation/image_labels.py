@@ -1,10 +1,10 @@
-"""Class labels that come one for all images, or one for each."""
+"""Class labels: one for all images, or one for each."""
 
 import torch
 
 
 def labels_of(class_labels, first, count):
-    """Those of `count` images from place `first` on; one for all stays what it is."""
+    """The labels of `count` images from place `first` on; one label for all is returned as it is."""
     return class_labels[first : first + count] if _one_per_image(class_labels) else class_labels
 
 

@@ -1,7 +1,7 @@
 """The class of torch-fidelity's Inception-v3, without the rest of that package.
 
-torch-fidelity asks for torchvision, which its Inception does not use. A torchvision that was built for another torch cannot
-be imported, and where it is installed neither can diffusers and transformers; so this package does not ask for it.
+torch-fidelity requires torchvision, which its Inception does not use. A torchvision that was built for another torch cannot
+be imported, and then neither can diffusers and transformers; so this package does not require it.
 """
 
 import importlib
@@ -33,7 +33,7 @@ def inception_class():
 
 @contextmanager
 def without_init(package):
-    """Meanwhile modules of a package are imported without its `__init__`; afterwards none of them counts as imported."""
+    """Lets the block import modules of a package without its `__init__`; afterwards they are unloaded."""
     if package in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""A model's likelihood in bits per dimension: the variational bound over a set of images, term by term."""
+"""The likelihood of a model in bits per dimension: the variational bound on a set of images, term by term."""
 
 import json
 import math
@@ -19,10 +19,11 @@ from ddpm_hf.samples import kind_of
 class BitsPerDim:
     """The variational bound on -log2 p(x0) per dimension (pixel and channel), a mean over images; lower is better.
 
-    total: prior + sum(terms). standard_error: of `total`, over images and their noise; None for a single image.
-    prior: KL(q(x_T | x0) || N(0, I)). terms: one for each of `timesteps`, descending; the last is that of the decoder.
-    per_image: the total of each image. levels: of images; None for points, of which the bound is one of the density, in the
-    network's units (standardised data): in the data's own it is higher by the mean of log2(data_std). seed: as it was given.
+    total: prior + sum(terms). standard_error: standard error of `total` over images and noise; None for one image.
+    prior: KL(q(x_T | x0) || N(0, I)). terms: one for each of `timesteps`, descending; the last is the decoder's.
+    per_image: the total of each image. levels: number of values of an image; None for points, whose bound is on a
+    density in the network's units (standardised data); in the data's own units it is higher by the mean of
+    log2(data_std). seed: the seed of the noise.
     """
 
     total: float
@@ -80,7 +81,7 @@ def _measure(pipeline, measuring, samples):
     """The [`BitsPerDim`] over the trajectory of the pipeline's scheduler."""
     timesteps = pipeline.scheduler.timesteps
     if isinstance(measuring.data, torch.Tensor):
-        for first, batch in numbered(measuring.batches):  # now, not after an hour of work
+        for first, batch in numbered(measuring.batches):  # checked before the work
             samples.check_data(batch, first)
         check_labels(measuring.class_labels, len(measuring.data))
     rows = []
@@ -106,7 +107,7 @@ def _measure(pipeline, measuring, samples):
 
 
 def _bound_of_batch(batch, x0, levels):
-    """The prior term and that of every step, in nats: (B, 1 + K), float64, on the host, which waits here alone."""
+    """The prior term and the terms of all steps, in nats: (B, 1 + K), float64, on the host, which waits only here."""
     scheduler = batch.pipeline.scheduler
     terms = [prior_term(scheduler, x0)]
     for t, _, x_t, output in batch.noised(x0, scheduler.timesteps):
@@ -115,19 +116,19 @@ def _bound_of_batch(batch, x0, levels):
 
 
 def _gathered(rows, num_images, steps, measuring):
-    """Totals by image (N,) and sums over images (1 + K,) of all processes, from rows (first image, (B, 1 + K))."""
+    """The totals of all images (N,) and the sums over them (1 + K,), from rows (first image, (B, 1 + K))."""
     totals = torch.zeros(num_images, dtype=torch.float64)
     sums = torch.zeros(1 + steps, dtype=torch.float64)
     for first, terms in rows:
         totals[first : first + len(terms)] = terms.sum(1)
         sums += terms.sum(0)
-    # Every image is in one process, zero in the others.
+    # The total of an image is 0 in all processes but one.
     totals, sums = measuring.total(torch.cat([totals, sums])).split([num_images, 1 + steps])
     return totals, sums
 
 
 def _check_finite(terms, timesteps, first):
-    """terms: (B, 1 + K), the prior's first; the first that is named is the earliest."""
+    """Raises ValueError for the first term (B, 1 + K) that is not finite; the prior term comes first."""
 
     def name_of(column, image):
         what = "prior term" if column == 0 else f"term of timestep {timesteps[column - 1].item()}"

@@ -1,4 +1,4 @@
-"""The one way to call a network over data: batch by batch, each image with the noise of its place in the data."""
+"""Calls of a network over data, batch by batch, where the noise of an image depends on its place in the data."""
 
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipel
 
 
 class NoisedImage(NamedTuple):
-    """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise of a whole batch, (B, C, *), and the network's output for it."""
+    """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise of a batch, (B, C, *), and the network's output for it."""
 
     t: int | torch.Tensor
     noise: torch.Tensor
@@ -22,7 +22,7 @@ class NoisedImage(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some of the data; `first` is the place of its first image, and `labels` are those of its images or one for all."""
+    """A batch of the data; `first` is the place of its first image, `labels` has one for each image or one for all."""
 
     first: int
     data: torch.Tensor
@@ -32,11 +32,11 @@ class Batch(NamedTuple):
     bar: tqdm
 
     def noised(self, x0, timesteps):
-        """Yields a [`NoisedImage`] for each of the timesteps; each is one network call.
+        """Yields a [`NoisedImage`] for each of the timesteps, by one network call.
 
         Args:
-            x0 (`torch.Tensor`): the data as the network takes them, (B, C, *), on its device.
-            timesteps (`torch.Tensor`): (K,), of the whole batch, or (K, B), one for each image.
+            x0 (`torch.Tensor`): the input of the network, (B, C, *), on its device.
+            timesteps (`torch.Tensor`): (K,) for the whole batch, or (K, B), one for each image.
         """
         labels = self.pipeline.encode_labels(self.labels, batch_size=len(x0), device=x0.device)
         # The scheduler reads a single timestep on the host, the network on the device: neither waits for the other.
@@ -50,11 +50,11 @@ class Batch(NamedTuple):
 
 
 class Measuring(NamedTuple):
-    """How a network is called over data.
+    """The data that a network is measured on, and the batches, labels and noise of its calls.
 
-    data: a tensor of all of it, or an iterable of batches; class_labels: one for all, one for each image, or None;
-    batch_size: images at a time, if the data are a tensor; seed: of the noise; accelerator: its processes share the batches;
-    progress_bar: whether one is shown, counted in network calls.
+    data: a tensor of all samples, or an iterable of batches; class_labels: one for all, one for each image, or None;
+    batch_size: images at a time, if `data` is a tensor; seed: seed of the noise; accelerator: its processes share the
+    batches; progress_bar: whether one is shown, counted in network calls.
     """
 
     data: torch.Tensor | object
@@ -81,7 +81,7 @@ class Measuring(NamedTuple):
         return unet if self.accelerator is None else self.accelerator.unwrap_model(unet)
 
     def total(self, sums):
-        """Sums of float64 over all processes, on the host; every process must call this."""
+        """The sums over all processes of float64 sums, on the host; every process must call this."""
         if self.processes == 1:
             return sums
         return self.accelerator.reduce(sums.to(self.accelerator.device), "sum").cpu()
@@ -89,7 +89,7 @@ class Measuring(NamedTuple):
 
 @contextmanager
 def noised_batches(pipeline, measuring, calls_per_batch, description):
-    """Gives the [`NoisedBatches`] of this process; dropout is off meanwhile."""
+    """Gives the [`NoisedBatches`] of this process, with dropout switched off inside the block."""
     batches, rank, processes = measuring.batches, measuring.rank, measuring.processes
     own = len(range(rank, len(batches), processes)) if hasattr(batches, "__len__") else None
     calls = None if own is None else own * calls_per_batch
@@ -99,10 +99,10 @@ def noised_batches(pipeline, measuring, calls_per_batch, description):
 
 
 class NoisedBatches:
-    """The [`Batch`]es of one process, to be walked through once; `num_images` then counts the images of all of them.
+    """The [`Batch`]es of one process, for one iteration; `num_images` then counts the images of all processes.
 
     Raises:
-        ValueError: where there are no images, or not as many as labels.
+        ValueError: if there are no images, or another number of labels.
     """
 
     def __init__(self, pipeline, measuring, batches, bar):
@@ -120,7 +120,7 @@ class NoisedBatches:
 
 
 def numbered(batches):
-    """(place of the batch's first image in the data, batch) for each batch; an error if there is none."""
+    """Yields (place of the first image in the data, batch) for each batch; ValueError if there is none."""
     first = 0
     for batch in batches:
         yield first, batch

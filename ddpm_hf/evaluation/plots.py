@@ -1,10 +1,10 @@
-"""Figures of what was measured."""
+"""Figures of an evaluation."""
 
 from ddpm_hf.visualization.style import new_figure, save_figure
 
 
 def draw_bound_terms(result, png_path):
-    """The terms of the bound by timestep, as in figure 2 of Nichol & Dhariwal (2021).
+    """Draws the terms of the bound by timestep, as in figure 2 of Nichol & Dhariwal (2021).
 
     Args:
         result ([`BitsPerDim`]): what `bits_per_dim` returns.

@@ -1,4 +1,4 @@
-"""Samplers to set side by side: our recipes and diffusers' own, by name, in the loop of one pipeline."""
+"""The samplers of a comparison by name: our recipes and diffusers' schedulers, in the loop of one pipeline."""
 
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
@@ -6,7 +6,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import RECIPES, with_recipe
 
-# As a user has them: made by `from_config` from the scheduler of the model, whose timestep_spacing they so inherit.
+# Users make these by `from_config` from the scheduler of the model, whose timestep_spacing they inherit.
 STOCK_SAMPLERS = {
     "diffusers-ddpm": (DDPMScheduler, {}),
     "diffusers-ddim": (DDIMScheduler, {}),
@@ -20,15 +20,15 @@ PLANNED = "planned"
 
 
 def make_sampler(name, scheduler):
-    """A scheduler that samples as `name` says, on the diffusion process of `scheduler`.
+    """The scheduler of a named sampler, on the diffusion process of `scheduler`.
 
     Args:
-        name (`str`): one of `SAMPLERS`; `NAME@SPACING` for another `timestep_spacing` than its own, and for a recipe
-            `NAME@planned` for the `timestep_plans` of the scheduler's config.
-        scheduler ([`SchedulerMixin`]): the model's, stock or ours.
+        name (`str`): one of `SAMPLERS`; `NAME@SPACING` for another `timestep_spacing`, and for a recipe `NAME@planned`
+            for the `timestep_plans` of the scheduler's config.
+        scheduler ([`SchedulerMixin`]): the scheduler of the model, stock or ours.
 
     Raises:
-        InputError: for a name that there is not, and for a recipe that needs what this scheduler has not.
+        InputError: for an unknown name, and for a recipe that needs a calibration or plans that the scheduler lacks.
     """
     base, _, spacing = name.partition("@")
     if base in RECIPES:
@@ -38,8 +38,8 @@ def make_sampler(name, scheduler):
     stock, values = STOCK_SAMPLERS[base]
     if spacing:
         values = values | {"timestep_spacing": spacing}
-    # Of a scheduler in memory, stock classes take over only what was set by hand; of one that was saved, all. Users load
-    # their models, so that the `leading` of a DDPM comes along.
+    # Stock classes inherit only values that were set by hand from a scheduler in memory, and all values from a saved
+    # one. Users load their models, so the key that marks the difference is left out, and `leading` is inherited.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     return stock.from_config(config, **values)
 
@@ -60,14 +60,14 @@ def check_sampler(name, scheduler, steps):
 
     Args:
         name (`str`): as in `make_sampler`.
-        scheduler: the model's.
+        scheduler: the scheduler of the model.
         steps (`int`): K.
     """
     check_steps(name, make_sampler(name, scheduler), steps)
 
 
 def check_steps(name, sampler, steps):
-    """As `check_sampler`, for what `make_sampler` gave for this name."""
+    """Raises InputError as `check_sampler`; `sampler` is the result of `make_sampler` for this name."""
     if name.endswith("@" + PLANNED) and str(steps) not in sampler.config.timestep_plans:
         planned = ", ".join(sampler.config.timestep_plans)
         raise InputError(f"Sampler {name!r} has plans for {planned} steps and none for {steps}.")
@@ -80,7 +80,7 @@ def check_steps(name, sampler, steps):
 
 
 def pipeline_with(sampler, unet):
-    """A pipeline that takes the steps of `sampler` as it is: the constructor makes a stock DDPM or DDIM scheduler ours."""
+    """A pipeline with this very scheduler; the constructor would replace a stock DDPM or DDIM scheduler with ours."""
     pipeline = GaussianDiffusionPipeline(unet, sampler)
     pipeline.register_modules(scheduler=sampler)
     pipeline.set_progress_bar_config(disable=True)

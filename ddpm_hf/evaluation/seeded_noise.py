@@ -1,15 +1,17 @@
-"""Noise that is a function of the seed and of an image's place in the data, so that batches and processes do not matter."""
+"""Noise as a function of the seed and of an image's place in the data, the same for all batches and processes."""
 
 import numpy as np
 import torch
 
-# Each image has its own generator; drawing the noise of several steps at once spares calls. What the noise is depends on
-# this number, so it is not an option.
+# Each image has its own generator. Drawing the noise of several steps at once saves calls; the noise depends on their
+# number, so it is not an option.
 STEPS_PER_DRAW = 8
 
 
 def image_generators(seed, first, x0):
-    """One for each image, by its place in the data; the seeds are mixed, so that seed 1 is not seed 0 moved by one.
+    """A generator for each image, from the seed and its place in the data.
+
+    The two are mixed, so that seed 1 does not give the noise of seed 0 to the next place.
 
     Args:
         first (`int`): the place of the first image.
@@ -20,7 +22,7 @@ def image_generators(seed, first, x0):
 
 
 def mixed_seed(seed, place):
-    """A seed for each place; those of neighbours, and of places under other seeds, have nothing in common."""
+    """A seed for each place, unrelated to the seeds of its neighbours and of other `seed`s."""
     return int(np.random.SeedSequence((seed, place)).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -4,8 +4,8 @@
                   + sum over t of E_q KL(q(x_s | x_t, x0) || p(x_s | x_t))          `bound_term`, s > -1
                   + E_q [-log p(x0 | x_t)]                                          `bound_term`, s = -1
 
-Here t runs over the timesteps of the scheduler's trajectory, all of training's or fewer, s is the one that follows t, -1
-is clean data, and T is the trajectory's first. Every function is differentiable.
+Here t runs over the timesteps of the scheduler's trajectory, s is the next one after t, -1 is clean data, and T is the
+first timestep. Every function is differentiable.
 """
 
 import math
@@ -18,31 +18,31 @@ CLEAN = -1
 
 
 def normal_kl(mean1, log_variance1, mean2, log_variance2):
-    """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) in nats, elementwise, of any broadcasting shapes.
+    """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) in nats, elementwise, for shapes that broadcast.
 
     0.5 (exp(d) - 1 - d + (mean1 - mean2)^2 / exp(log_variance2)), d = log_variance1 - log_variance2.
     """
     d = log_variance1 - log_variance2
-    # The two variances are nearly the same in most terms; expm1 then keeps the digits that exp(d) - 1 would lose.
+    # The two variances are nearly equal in most terms, where exp(d) - 1 would lose digits.
     return 0.5 * (torch.expm1(d) - d + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
 
 
 def discretized_gaussian_log_likelihood(x, mean, log_std, levels=256):
-    """log of the probability that N(mean, exp(log_std)^2) gives to the bin of x (Ho 2020, eq. 13), nats, elementwise.
+    """The log-probability of the bin of x under N(mean, exp(log_std)^2) (Ho 2020, eq. 13), in nats, elementwise.
 
-    The bins are [x - h, x + h] with h = 1 / (levels - 1); the first begins at -infinity, the last ends at infinity. It
-    is the normal distribution's exact integral: the tanh approximation in Improved DDPM's code is off by 0.9 nats in the
-    tails, and its floor of 1e-12 stops the gradient.
+    The bins are [x - h, x + h] with h = 1 / (levels - 1); the first begins at -infinity, the last ends at infinity. The
+    integral is exact; the tanh approximation in Improved DDPM's code is off by 0.9 nats in the tails, and its floor of
+    1e-12 stops the gradient.
 
     Args:
         x (`torch.Tensor`): data in [-1, 1], on the grid of `levels` values.
-        mean, log_std (`torch.Tensor`): of shapes that broadcast with x.
+        mean, log_std (`torch.Tensor`): tensors that broadcast with x.
         levels (`int`): number of values that the data can take, 256 for 8 bits.
     """
     half_bin = 1 / (levels - 1)
     inverse_std = torch.exp(-log_std)
     offset = x - mean
-    # By symmetry the bin may lie below the mean, where the logarithm of the distribution function has all its digits.
+    # By symmetry the bin is placed below the mean, where the logarithm of the distribution function is accurate.
     centre = -offset.abs()
     upper = _LogNdtr.apply((centre + half_bin) * inverse_std)
     lower = _LogNdtr.apply((centre - half_bin) * inverse_std)
@@ -53,9 +53,10 @@ def discretized_gaussian_log_likelihood(x, mean, log_std, levels=256):
 
 
 class _LogNdtr(torch.autograd.Function):
-    """log of the normal distribution function, with the derivative sqrt(2 / pi) / erfcx(-z / sqrt(2)).
+    """The log of the normal distribution function, with the derivative sqrt(2 / pi) / erfcx(-z / sqrt(2)).
 
-    That of `torch.special.log_ndtr` is wrong far in the tail in float32: by half at z = -4000, and soon without bounds.
+    The derivative of `torch.special.log_ndtr` is wrong far in the tail in float32: by half at z = -4000, and by more
+    beyond.
     """
 
     @staticmethod
@@ -83,18 +84,18 @@ def prior_term(scheduler, original_samples):
 
 
 def bound_term(scheduler, model_output, timestep, original_samples, sample, prev_timestep=None, levels=256):
-    """The bound's term of the transition x_t -> x_s in nats per image, (B,).
+    """The term of the bound for the transition x_t -> x_s in nats per image, (B,).
 
     KL(q(x_s | x_t, x0) || p(x_s | x_t)), and -log p(x0 | x_t) of the decoder where x_s is clean data, for any
-    `variance_type`. For quantised data the decoder is the discretised Gaussian; continuous data have a density, and the
-    decoder is the Gaussian itself, so that the bound is one of -log of a density: it can be negative, and it depends on the
-    unit of the data. The decoder's variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is
-    beta~ of the second transition: of the trajectory's (Improved DDPM's code), or of the full chain's for a pair given
-    with `prev_timestep` (Analytic-DPM's). Covariances of x0, which may be 0, are no less than that.
+    `variance_type`. For quantised data the decoder is the discretised Gaussian. Continuous data have a density, and the
+    decoder is the Gaussian itself; that bound can be negative, and it depends on the unit of the data. The decoder's
+    variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is beta~ of a second transition: of the
+    trajectory (Improved DDPM's code), or of the full chain for a pair with `prev_timestep` (Analytic-DPM's). Covariances
+    of x0, which may be 0, are at least that.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): the reverse kernel p and the trajectory.
-        model_output (`torch.Tensor`): the network's for (x_t, t), (B, C, *), or (B, 2C, *) with a variance head.
+        model_output (`torch.Tensor`): output for (x_t, t), (B, C, *), or (B, 2C, *) with a variance head.
         timestep, prev_timestep: t and s, ints, 0-d tensors or one per sample; s is None for the next timestep of the
             trajectory, -1 for clean data.
         original_samples (`torch.Tensor`): x0 in [-1, 1] on the grid of `levels` values, (B, C, *).
@@ -117,7 +118,7 @@ def bound_term(scheduler, model_output, timestep, original_samples, sample, prev
     q = scheduler.q_posterior(x0, sample, timestep, prev_timestep)
     if to_data is False:
         return _transition_term(q, p)
-    # One timestep per sample: both terms of every image. Where q has no variance its KL, unused, is to be finite.
+    # With one timestep per sample both terms are computed. Where q has no variance, its unused KL must be finite.
     q.variance = torch.where(to_data, torch.ones_like(q.variance), q.variance)
     decoder = _decoder_term(scheduler, p, x0, prev_timestep, levels)
     p.variance = torch.where(to_data, torch.ones_like(p.variance), p.variance)
@@ -138,14 +139,14 @@ def _decoder_term(scheduler, p, x0, prev_timestep, levels):
 def _decoder_variance(scheduler, p, prev_timestep):
     kind, least = scheduler.config.variance_type, scheduler.config.eta**2 * scheduler.decoder_variance(prev_timestep)
     if kind.startswith("fixed_small"):
-        return p.mean.new_full((), least)  # filled on the device: the host would wait for a copy
+        return p.mean.new_full((), least)  # made on the device, because the host would wait for a copy
     return p.variance.clamp(min=least) if kind in COVARIANCE_TYPES else p.variance
 
 
 def _goes_to_data(scheduler, timestep, prev_timestep, like):
-    """Whether x_s is clean data: True or False if the host knows it for the whole batch, else (B, 1, ..) of the device.
+    """Whether x_s is clean data: a bool if the host knows it for the whole batch, else (B, 1, ..) on the device.
 
-    A tensor on an accelerator is not read by the host, which would have to wait for it.
+    The host does not read tensors on an accelerator, because it would wait for them.
     """
     if prev_timestep is None:
         prev_timestep = scheduler.previous_timestep(timestep)

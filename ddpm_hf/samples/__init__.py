@@ -1,4 +1,4 @@
-"""Kinds of samples: what a model makes, and its data are, behind one interface (`kind.SampleKind`)."""
+"""Kinds of samples that models make and learn from, behind one interface (`kind.SampleKind`)."""
 
 from ddpm_hf.samples.images import Images
 from ddpm_hf.samples.kind import sides_of
@@ -9,7 +9,7 @@ def kind_of(config, levels=None):
     """The kind of a network's samples, a [`SampleKind`]; a network of points has no `sample_size`.
 
     Args:
-        config: of the network, or a dictionary of its `in_channels` and `sample_size`.
+        config: the config of the network, or a dictionary of its `in_channels` and `sample_size`.
         levels (`int`, *optional*): number of values that the data can take; the kind's own by default.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What every kind of samples is asked, so that nothing else asks which kind it has before it.
+"""The interface of all kinds of samples, by which nothing else needs to know the kind.
 
-Each kind answers in a file of its own. All of them travel inside model repositories with the pipeline that asks them,
+Each kind has its own file. All of them travel inside model repositories with the pipeline,
 so files and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines.sample_files`.
 """
 
@@ -12,15 +12,15 @@ class SampleKind:
     takes them; and `random_data(number)`, noise in the form of data.
 
     Args:
-        config: of the network, or a dictionary of its `in_channels` and `sample_size`.
+        config: the config of the network, or a dictionary of its `in_channels` and `sample_size`.
         levels (`int`, *optional*): number of values that the data can take, if it is not the kind's own.
 
     Attributes:
-        name (`str`): of the kind, the key of the tables that hold what does not travel.
+        name (`str`): name of the kind, the key of the tables of what does not travel.
         output_type (`str`): what a pipeline returns by default.
         recipe_changes (`dict`): options of recipes that have no meaning for these samples, with what they become.
         levels (`int`, *optional*): number of values that the data can take; None for continuous data.
-        sides (`tuple`): of one sample behind its channels; None for sides that the network leaves open.
+        sides (`tuple`): sides of a sample after its channels; None for sides that the network leaves open.
         side_names (`tuple`): what messages call them.
     """
 
@@ -78,7 +78,7 @@ class SampleKind:
         return True
 
     def bound_note(self, bits):
-        """What is to be said beside a bound of so many bits per dimension."""
+        """A note to print beside a bound of `bits` per dimension."""
         return ""
 
 

@@ -1,15 +1,16 @@
 """What the schedulers of all Gaussian processes x_t = a_t x0 + sigma_t eps have in common, whatever their time is."""
 
 from ddpm_hf.schedulers.gaussian_kernel import prediction_weights
-from ddpm_hf.schedulers.reverse_kernel import affine, cast, mixed, read_output
+from ddpm_hf.schedulers.reverse_kernel import Kernel, affine, cast, mixed, read_output, shifted_by_score
 from ddpm_hf.schedulers.scheduler_outputs import ReverseKernelOutput
 
 
 class GaussianProcess:
     """The forward process of a scheduler, its noise prediction, and the shift of its kernels by a gradient.
 
-    The scheduler has its noise levels in `_levels`, whose `at` gives (a_t, sigma_t), and `prediction_type` and
-    `variance_type` in its config. This class precedes `SchedulerMixin` in the bases.
+    The scheduler has its noise levels in `_levels`, whose `at` gives (a_t, sigma_t), the [`Transition`] of a step from
+    `_transition`, and `prediction_type` and `variance_type` in its config. This class precedes `SchedulerMixin` in the
+    bases.
     """
 
     def scale_model_input(self, sample, timestep=None):
@@ -57,3 +58,23 @@ class GaussianProcess:
         """
         gradient = cast(gradient, kernel.mean.dtype)
         return ReverseKernelOutput(**{**kernel, "mean": kernel.mean + gradient * kernel.variance})
+
+    def condition_score(self, kernel, gradient, timestep, sample, prev_timestep=None, eta=None):
+        """The kernel at eps_hat - sqrt(1 - abar_t) * gradient (Dhariwal & Nichol 2021, algorithm 2), for any eta.
+
+        x0_hat after clipping is shifted by (1 - abar_t) / sqrt(abar_t) * gradient and not clipped again, as in their
+        code; the mean follows from both, and the variance stays. Without signal (abar_t = 0), x_t carries no
+        information about the class and nothing is shifted.
+
+        Args:
+            kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave for the same `timestep`, `sample` (x_t),
+                `prev_timestep` and `eta`.
+            gradient (`torch.Tensor`): scale times the gradient of log p(y | x_t), of x_t's shape.
+        """
+        gradient = cast(gradient, kernel.mean.dtype)
+        c = self._transition(timestep, prev_timestep, self._chosen_eta(eta), cast(sample, kernel.mean.dtype))
+        steered = shifted_by_score(Kernel(kernel.mean, kernel.variance, kernel.pred_original_sample), gradient, c)
+        epsilon = kernel.pred_epsilon - c.signal / c.sigma * (gradient * c.score_to_x0)
+        return ReverseKernelOutput(
+            mean=steered.mean, variance=kernel.variance, pred_original_sample=steered.x0, pred_epsilon=epsilon
+        )

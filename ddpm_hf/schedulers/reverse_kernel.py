@@ -195,15 +195,16 @@ def affine(a, x, b, y):
 
 def mixed(a, x, b, y):
     """a x + b y of two tensors of one shape, in the dtype of x; half precision is computed in float32."""
-    check_one_shape(x, y)
-    dtype = math_dtype(x, y)
-    return affine(a, x.to(dtype), b, y.to(dtype)).to(x.dtype)
+    x_math, y_math = in_one_dtype(x, y)
+    return affine(a, x_math, b, y_math).to(x.dtype)
 
 
-def check_one_shape(x, y):
-    """Raises ValueError for tensors of different shapes, which might broadcast."""
+def in_one_dtype(x, y):
+    """Two tensors in the dtype to compute in; ValueError for different shapes, which might broadcast."""
     if x.shape != y.shape:
         raise ValueError(f"Samples of shape {tuple(x.shape)} and {tuple(y.shape)} must have one shape.")
+    dtype = math_dtype(x, y)
+    return x.to(dtype), y.to(dtype)
 
 
 def is_zero(value):

@@ -18,21 +18,18 @@ from ddpm_hf.schedulers.noise_levels import NoiseLevels, as_host_int
 from ddpm_hf.schedulers.noise_schedules import make_betas, warn_of_terminal_signal
 from ddpm_hf.schedulers.reverse_kernel import (
     Clipping,
-    Kernel,
     KernelChoices,
     affine,
     cast,
-    check_one_shape,
     draw_,
     expanded,
     guided,
-    math_dtype,
+    in_one_dtype,
     predicted_epsilon,
     predicted_x0,
     read_output,
     rederived_epsilon,
     reverse_kernel,
-    shifted_by_score,
 )
 from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput, ReverseKernelOutput
 from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, choose_timesteps
@@ -249,9 +246,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
                 of the trajectory; -1 is clean data.
             eta (`float`, *optional*): instead of the config's.
         """
-        check_one_shape(original_samples, sample)
-        dtype = math_dtype(sample, original_samples)
-        original_samples, sample = original_samples.to(dtype), sample.to(dtype)
+        original_samples, sample = in_one_dtype(original_samples, sample)
         c = self._transition(timestep, prev_timestep, self._chosen_eta(eta), sample)
         mean = affine(c.posterior_x0, original_samples, c.posterior_sample, sample)
         return GaussianOutput(mean=mean, variance=expanded(c.posterior_variance, mean))
@@ -325,26 +320,6 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         epsilon = rederived_epsilon(said.x_t, x0, c) if choices.rederives_epsilon else predicted_epsilon(said, c)
         return ReverseKernelOutput(
             mean=mean, variance=expanded(variance, mean), pred_original_sample=x0, pred_epsilon=epsilon
-        )
-
-    def condition_score(self, kernel, gradient, timestep, sample, prev_timestep=None, eta=None):
-        """The kernel at eps_hat - sqrt(1 - abar_t) * gradient (Dhariwal & Nichol 2021, algorithm 2), for any eta.
-
-        x0_hat after clipping is shifted by (1 - abar_t) / sqrt(abar_t) * gradient and not clipped again, as in their
-        code; the mean follows from both, and the variance stays. Without signal (abar_t = 0), x_t carries no
-        information about the class and nothing is shifted.
-
-        Args:
-            kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave for the same `timestep`, `sample` (x_t),
-                `prev_timestep` and `eta`.
-            gradient (`torch.Tensor`): scale times the gradient of log p(y | x_t), of x_t's shape.
-        """
-        gradient = cast(gradient, kernel.mean.dtype)
-        c = self._transition(timestep, prev_timestep, self._chosen_eta(eta), cast(sample, kernel.mean.dtype))
-        steered = shifted_by_score(Kernel(kernel.mean, kernel.variance, kernel.pred_original_sample), gradient, c)
-        epsilon = kernel.pred_epsilon - c.signal / c.sigma * (gradient * c.score_to_x0)
-        return ReverseKernelOutput(
-            mean=steered.mean, variance=kernel.variance, pred_original_sample=steered.x0, pred_epsilon=epsilon
         )
 
     def _predicted_x0(self, said, timestep, c):

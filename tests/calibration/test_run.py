@@ -117,7 +117,7 @@ def test_plans(stock_model, data, tmp_path, plan_cost, kernel):
 
 
 def test_what_was_cut_off_goes_on(stock_model, data, tmp_path, monkeypatch):
-    """With the state of a run that did not come to its end, the estimate is not made again."""
+    """The estimate continues from the state of an interrupted run."""
     output = tmp_path / "new"
     expected = run(stock_model, output, data).scheduler.config.mean_square_epsilon
     half = tmp_path / "half"

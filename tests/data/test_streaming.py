@@ -177,7 +177,7 @@ def test_workers_change_nothing(source):
 
 
 def test_batches_of_another_size_go_on(source, tmp_path):
-    """As with batch_size halved and the accumulation doubled."""
+    """The order is the same with half the batch_size and twice the accumulation."""
     stopped, resumed = stream_of(source), stream_of(source)
     numbers_of(stopped, 4, 3)
     stopped.save_position(tmp_path)

@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def opened(folder, caplog, open_data=open_images, **options):
-    """How many images there are, None of a stream, and what was said."""
+    """The number of images, None for a stream, and the warnings."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="ddpm_hf"):
         source = open_data(DataArguments(dataset=str(folder), **options), 28)

@@ -116,7 +116,7 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
 
 
 def test_samples_that_are_not_finite(tiny_unet):
-    """As levels they would be black images with a distance."""
+    """Converted to levels, they would be black images with a distance."""
     unet = tiny_unet().eval()
     unet.conv_out.bias.data.fill_(math.nan)
     pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda: None)

@@ -165,7 +165,7 @@ def test_the_energy_distance_by_its_definition():
 
 
 def test_p_is_uniform_where_the_distributions_are_the_same():
-    """And so is p <= 0.01 as rare as it says; with clouds of different sizes, far from normal."""
+    """So p <= 0.01 has a probability of 0.01, also for clouds of different sizes that are far from normal."""
     generator = seeded()
     draws = [torch.rand(n, 2, generator=generator) ** 4 for n in (40, 25) * 200]
     p = [energy_test(a, b, 199, generator)[1] for a, b in zip(draws[::2], draws[1::2], strict=True)]

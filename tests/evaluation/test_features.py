@@ -81,7 +81,7 @@ def test_inception_names_what_to_install():
 
 @pytest.fixture
 def package_that_does_not_import(tmp_path, monkeypatch):
-    """As torch-fidelity is beside a torchvision of another torch: `__init__` fails, one of its files does not need it."""
+    """A package like torch-fidelity with a torchvision for another torch: `__init__` fails, one file does not need it."""
     package = tmp_path / "fails_to_import"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -104,7 +104,7 @@ def test_a_file_of_a_package_is_imported_without_its_init(package_that_does_not_
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
 def test_inception_needs_no_torchvision(monkeypatch):
-    """With random weights: those of Inception are a download."""
+    """The weights are random, because those of Inception are a download."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **options: {})
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *args: None)

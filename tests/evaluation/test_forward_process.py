@@ -25,7 +25,7 @@ def roll(count, seed=0):
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 def test_moments_of_the_steps(schedule):
-    """From one point: mean sqrt(abar) x_0, variance 1 - abar, both within four standard errors."""
+    """From one point the mean is sqrt(abar) x_0 and the variance 1 - abar, both within four standard errors."""
     scheduler = GaussianDiffusionScheduler(beta_schedule=schedule)
     count, x_0 = 4000, torch.tensor([1.5, -0.5]).double().expand(4000, 2)
     for t, x_t in zip(TIMESTEPS, step_by_step(scheduler, x_0, TIMESTEPS, seeded()), strict=True):
@@ -58,7 +58,7 @@ def test_steps_of_other_noise_are_seen(factor):
 
 
 def test_one_step_more_is_seen():
-    """Where a step matters: x_1 for x_0."""
+    """The noise of one step more, x_1 in place of x_0, is found at the first timestep."""
     scheduler = GaussianDiffusionScheduler()
     scheduler.betas[0] += scheduler.betas[1]
     (wrong,) = forward_marginals(scheduler, roll(800), [0], seeded(), num_permutations=499)

@@ -66,7 +66,7 @@ def test_discretized_likelihood(reference):
     log_likelihood = discretized_gaussian_log_likelihood(x, mean, log_std)
     assert_close(log_likelihood, exact, **CLOSE)
     assert_close(tanh_log_likelihood(x, mean, log_std), approximate, **CLOSE)
-    # Where the reference's approximation is good, the two agree.
+    # The two agree where the reference's approximation is good.
     bulk = exact > -3
     assert_close(log_likelihood[bulk], approximate[bulk], rtol=0, atol=0.005)
     in_float32 = discretized_gaussian_log_likelihood(x.float(), mean.float(), log_std.float())

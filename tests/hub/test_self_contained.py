@@ -141,7 +141,7 @@ def models(tiny_unet):
 
 @pytest.fixture
 def module_cache(tmp_path, monkeypatch):
-    """Where diffusers keeps the code of repositories, for one test alone."""
+    """The folder in which diffusers keeps the code of repositories, for one test."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path / "modules"
@@ -153,13 +153,13 @@ def module_cache(tmp_path, monkeypatch):
 
 
 def code(repository, revision=None):
-    """What loads the pipeline of a repository, by the code that it carries."""
+    """A function that loads the pipeline of a repository with the code of the repository."""
     revisions = {} if revision is None else {"revision": revision, "custom_revision": revision}
     return {"custom_pipeline": repository, "trust_remote_code": True} | revisions
 
 
 def test_loading_with_and_without_the_package(tmp_path, models):
-    """Of folders, and over HTTP by id, by revision, private ones: the same images bit for bit, and saved, the same files."""
+    """Folders, and repositories over HTTP by id, by revision and private, give the same images, and the same files when saved."""
     images, cases = {}, []
     for name, (pipeline, options) in models.items():
         pipeline.save_pretrained(tmp_path / name)
@@ -279,7 +279,7 @@ def other_version(source):
 
 
 def check_versions(loaded, folders, options, again):
-    """That each pipeline runs and saves its own code: `loaded` and `folders` have "first" and "other"."""
+    """Checks that each pipeline runs and saves its own code; `loaded` and `folders` have "first" and "other"."""
     images = sample(loaded["first"], **options)
     assert torch.equal(images, sample(GaussianDiffusionPipeline.from_pretrained(folders["first"]), **options))
     for version, own, others in (("first", "latent", "LATENT"), ("other", "LATENT", "latent")):

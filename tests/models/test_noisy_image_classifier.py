@@ -42,7 +42,7 @@ def test_any_size(make_classifier, size):
 
 
 def test_its_encoder_is_that_of_the_unet(make_classifier, tiny_unet, images):
-    """With the weights of a U-Net, what reaches the pooling is what comes out of the middle of that U-Net."""
+    """With the weights of a U-Net, the input of the pooling is the output of the middle of that U-Net."""
     options = {name: TINY[name] for name in ("block_out_channels", "down_block_types", "attention_head_dim")}
     unet = tiny_unet(**options, up_block_types=("AttnUpBlock2D", "UpBlock2D"), resnet_time_scale_shift="scale_shift")
     assert isinstance(unet, UNet2DModel)

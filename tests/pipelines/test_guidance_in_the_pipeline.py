@@ -78,7 +78,7 @@ class ExactClassifier(ModelMixin, ConfigMixin):
 
 
 def exact_pipeline(num_classes=None, steps=1000, **kwargs):
-    """With classes of its own, or with a classifier."""
+    """A model with its own classes, or with a classifier."""
     scheduler = GaussianDiffusionScheduler(steps, clip_sample=False, **kwargs)
     classifier = None if num_classes else ExactClassifier(scheduler)
     return GaussianDiffusionPipeline(ExactNetwork(scheduler, num_classes), scheduler, classifier)

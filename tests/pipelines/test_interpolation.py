@@ -22,7 +22,7 @@ def seeded(seed=0):
 
 
 def denoised(pipeline, image, depth, steps, **kwargs):
-    """What the model makes of one image, noised to `depth`: the definition."""
+    """The model's version of one image noised to `depth`, by the definition."""
     generator = seeded()
     x_0 = prepare_images(pipeline, image)
     x_t = pipeline.scheduler.add_noise(x_0, torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype), depth)
@@ -45,7 +45,7 @@ def test_the_ends_are_their_own_denoisings(pipeline, picture, mode, eta):
 
 
 def test_a_mixture_is_that_of_the_noised_images(pipeline, picture):
-    """One noise for both: linear mixtures are the noised mixtures of the images."""
+    """Both images have the same noise, so linear mixtures are the noised mixtures of the images."""
     a, b = picture(1), picture(2)
     mixed = 0.75 * prepare_images(pipeline, a) + 0.25 * prepare_images(pipeline, b)
     options = {"depth": 300, "num_inference_steps": 5}

@@ -30,7 +30,7 @@ def seeded(seed=0):
 
 
 def test_each_stretch_is_walked_so_often():
-    """As the schedule of the paper's appendix: jumps up at the states 0, j, 2j, .. below the top, counted from below."""
+    """The schedule of the paper's appendix jumps up at the states 0, j, 2j, .. below the top, counted from below."""
     assert resampled([60, 50, 40, 30, 20, 10, 0], 2, 2) == [60, 50, 60, 50, 40, 30, 40, 30, 20, 10, 20, 10, 0]
     assert resampled([50, 40, 30, 20, 10, 0], 2, 3) == [50, *[40, 30] * 3, *[20, 10] * 3, 0]
     assert resampled([30, 20, 10, 0], 10, 2) == [30, 20, 10, 30, 20, 10, 0]
@@ -83,7 +83,7 @@ def test_nothing_to_be_painted_is_the_image(inpaint, picture):
 
 
 def test_noise_level_after_steps_and_jumps(inpaint):
-    """Of an image of zeros, the known pixels have the variance 1 - abar of the timestep they are at, jumps included."""
+    """The known pixels of an image of zeros have the variance 1 - abar of their timestep, jumps included."""
     edit, seen = inpaint(unet=None), []
     edit.unet.register_forward_pre_hook(lambda module, args: seen.append((int(args[1]), args[0].var().item())))
     image = torch.full((400, 1, 8, 8), 0.5)
@@ -147,7 +147,7 @@ class OneGreyPredictor(torch.nn.Module):
 
 
 def test_what_is_painted_fits_what_is_known(stock_unet):
-    """With the exact prediction the painted half takes the grey of the known one, the more so with jumps."""
+    """With the exact prediction the painted half approaches the grey of the known one, more closely with jumps."""
     scheduler, errors = GaussianDiffusionScheduler(clip_sample=False), []
     edit = GaussianDiffusionInpaintPipeline(OneGreyPredictor(stock_unet.config, scheduler), scheduler)
     edit.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""Which kind a config has, and what is asked of every kind alike."""
+"""The kind of samples of a config, and the interface of every kind."""
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ def test_levels_become_the_grid_of_the_network_range():
     levels = torch.tensor([0, 51, 255, 128], dtype=torch.uint8).view(1, 1, 2, 2)
     x_0 = kind_of(CONFIG).from_data(levels)
     torch.testing.assert_close(x_0.flatten(), torch.tensor([-1, -0.6, 1, 128 / 127.5 - 1]))
-    # What is on the grid already comes out as the same float.
+    # Values on the grid stay the same floats.
     assert torch.equal(kind_of(CONFIG).from_data(x_0), x_0)
     two = kind_of(CONFIG, levels=2)
     assert two.from_data(torch.tensor([[[[0, 1], [1, 0]]]])).flatten().tolist() == [-1, 1, 1, -1]

@@ -104,7 +104,7 @@ def test_whole_runs(reference, schedule, steps, name):
 
 
 def test_the_runs_are_there(reference):
-    """Of the runs above, how many the reference stores the outputs of: none is passed over by a misspelt key."""
+    """The reference stores outputs for this many of the runs above, so that no misspelt key skips one."""
     stored = [
         (schedule, steps, name)
         for schedule in SCHEDULES
@@ -132,7 +132,7 @@ def test_optimal_trajectories(reference, schedule, source, count):
 @pytest.mark.parametrize("count", [10, 25, 100])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_optimal_trajectories_where_gamma_is_over_one(reference, schedule, count):
-    """By the true Gamma a plan from one with a bad tail is nearly as good; it does not leap from the tail to the data."""
+    """A plan from a Gamma with a bad tail is nearly as good by the true Gamma; it does not leap from the tail to the data."""
     arrays = reference("trajectories")
     alphas_bar = GaussianDiffusionScheduler(beta_schedule=SCHEDULES[schedule]).alpha_bar(range(1000)).numpy()
     true, bad = (arrays[f"{schedule}/{source}/ms_eps"][1:].numpy() for source in ("gmm", "gmm_bad_tail"))

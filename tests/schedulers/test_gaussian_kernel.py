@@ -63,7 +63,7 @@ def test_the_transition_turns_one_marginal_into_the_next(levels):
 
 @of_every_process
 def test_the_posterior_of_a_single_point_is_that_of_bayes(levels):
-    """With x0 = 0 known, x_s given x_t has the mean that x_t counts for, and the variance lambda^2 at eta = 1."""
+    """Given x0 = 0 and x_t, x_s has the mean of the weight of x_t, and the variance lambda^2 at eta = 1."""
     gain, variance = joint_posterior(levels, 0.0)
     of_x0, of_sample = posterior_weights(levels)
     assert_close(of_sample, gain, **CLOSE)

@@ -69,7 +69,7 @@ def test_a_batch_that_changes_on_the_way_is_named(x_T, options):
 
 @with_history
 def test_a_step_back_in_time_has_no_history(x_T, options):
-    """As in the resampling of RePaint, where noise takes x_s back to x_t."""
+    """The history does not count after a jump of RePaint, where noise takes x_s back to x_t."""
     scheduler = make(**options)
     t, s = scheduler.timesteps[:2].tolist()
     x_s = run(scheduler, x_T, timesteps=[t, s])
@@ -79,7 +79,7 @@ def test_a_step_back_in_time_has_no_history(x_T, options):
 
 @with_history
 def test_history_counts_sample_by_sample(x_T, options):
-    """Of two samples at timesteps of their own, one goes on and the other begins anew."""
+    """One of two samples with different timesteps continues, and the other begins anew."""
     scheduler = make(**options)
     t, s, r = scheduler.timesteps[:3].tolist()
     x_s = scheduler.step((0.3 * x_T).tanh(), t, x_T).prev_sample

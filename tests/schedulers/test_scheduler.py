@@ -130,7 +130,7 @@ def test_generators_are_the_only_randomness(batch):
 @pytest.mark.parametrize("variance_type", VARIANCES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(batch, dtype, variance_type):
-    """What comes out is the float64 result for the same half-precision input, rounded once."""
+    """The output is the float64 result for the same half-precision input, rounded once."""
     scheduler = GaussianDiffusionScheduler(variance_type=variance_type)
     scheduler.set_timesteps(25)
     output, x_t = (tensor.to(dtype) for tensor in batch)

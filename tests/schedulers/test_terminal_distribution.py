@@ -15,13 +15,13 @@ from ddpm_hf import GaussianDiffusionScheduler
 
 
 def divergence_bound(alpha_bar, dimensions):
-    """For standardised data."""
+    """The bound on the divergence for standardised data."""
     return -dimensions * math.log1p(-alpha_bar) / 2
 
 
 @pytest.mark.parametrize("steps", [30, 100, 300, 1000])
 def test_the_distance_by_integration_is_within_the_bound(steps):
-    """Of data that are -1 or 1, standardised as they are: x_T is a mixture of two normal distributions."""
+    """x_T of data that are -1 or 1, and so standardised, is a mixture of two normal distributions."""
     alpha_bar = GaussianDiffusionScheduler(num_train_timesteps=steps).alpha_bar(steps - 1).item()
     x = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
 

@@ -286,7 +286,7 @@ def put_in(checkpoint, name, state):
 
 
 def with_parts_as_pickles(checkpoint):
-    """As checkpoints were before the parts had a file that cannot run code."""
+    """A checkpoint in the form before the parts had a file that cannot run code."""
     with safe_open(checkpoint / own_state.FILE, "pt") as file:
         state = own_state._with_tensors(json.loads(file.metadata()["state"]), file)
     (checkpoint / own_state.FILE).unlink()

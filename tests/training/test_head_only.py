@@ -67,7 +67,7 @@ def test_what_is_known_of_the_process_stays_with_the_model(options, tiny_pipelin
 
 
 def test_the_trained_weights_beside_the_average_too(tiny_unet):
-    """What is saved is the average; the weights that it is taken of do not move either."""
+    """The average is saved; its frozen weights do not change either."""
     unet = freeze_all_but_head(tiny_unet(variance_head="learned_range"))
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=0.1, weight_decay=0)

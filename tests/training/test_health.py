@@ -105,7 +105,7 @@ def test_a_network_that_is_not_finite_makes_no_model(tmp_path, image_folder, tin
 
 @pytest.mark.parametrize(("spoiled", "options"), [({3, 4, 5}, {}), ({3}, {"gradient_accumulation_steps": 2})])
 def test_an_update_that_is_not_finite_changes_nothing(make_trainer, spoiled, options):
-    """And the next finite one goes on from there: the same batch, noise and learning rate as if it had been the first."""
+    """The next finite update continues from there, with the same batch, noise and learning rate as if it were the first."""
     spoiled = {number for update in spoiled for number in ([update * 2] if options else [update])}
     trainer = make_trainer(spoiled=spoiled, max_train_steps=6, log_every=6, **options)
     states = []
@@ -282,7 +282,7 @@ def test_nothing_is_read_from_a_device_or_copied_to_it(tiny_unet, objective, var
 
 
 def test_losses_by_quartile_are_means_over_its_timesteps(make_accelerator):
-    """From timesteps drawn by importance, with the weights 1 / (T p_t); the last quartile has none."""
+    """The timesteps are drawn by importance, with the weights 1 / (T p_t); the last quartile has none."""
     statistics = UpdateStatistics(100, make_accelerator())
     torch.manual_seed(0)
     p = torch.rand(75)
@@ -313,7 +313,7 @@ def test_importance_does_not_learn_from_what_is_not_finite():
 
 
 def test_the_log_goes_on_where_it_was_interrupted(make_trainer):
-    """In the middle of an interval, with a skipped update in it."""
+    """The run stops in the middle of an interval, with a skipped update in it."""
     options = {"max_train_steps": 6, "log_every": 4, "checkpoint_every": 3}
     whole = make_trainer("whole", {2}, **options)
     whole.fit()

@@ -319,7 +319,7 @@ def test_a_disk_that_is_full_at_the_end(run):
 
 
 def test_a_checkpoint_that_cannot_be_read_back_replaces_none(run):
-    """As of a disk that loses what it was given."""
+    """The new checkpoint is damaged after it was written, as by a disk that loses data."""
 
     def lose_a_bit():
         file = run.folder / "checkpoints" / "step-000003.tmp" / "model.safetensors"
@@ -384,7 +384,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
 
 
 def test_files_are_moved_in_with_the_index_last(tmp_path):
-    """Of two pipelines, each file is of one or the other at every moment, and the first to come has its index last."""
+    """Each file belongs to one of two pipelines at every moment, and the index of the first comes last."""
     (tmp_path / "unet").mkdir()
     for name in ("index.json", "unet/config.json", "mine.txt"):
         (tmp_path / name).write_text("before", encoding="utf-8")

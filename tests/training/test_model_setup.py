@@ -80,7 +80,7 @@ def test_channels_last_trains_saves_and_resumes(options, tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_saves_and_resumes(options):
-    """With the C++ compiler of the machine; minutes."""
+    """The C++ compiler of the machine compiles the network, which takes minutes."""
     folder = train(TrainingArguments(**options | {"max_train_steps": 2, "compile": "yes"}))
     plain = train(TrainingArguments(**options | {"max_train_steps": 2, "output_dir": str(folder) + "_plain"}))
     compiled, eager = (load_file(f / "unet/diffusion_pytorch_model.safetensors") for f in (folder, plain))

@@ -79,7 +79,7 @@ def test_labels_reach_the_network(batch, tiny_unet):
 
 
 class Case:
-    """What the reference was given, and our objective on it. `full` is T = 1000, `respace_25` a chain of 25 steps."""
+    """The inputs of the reference and our objective on them. `full` is T = 1000, `respace_25` a chain of 25 steps."""
 
     def __init__(self, reference, schedule, tag, mean="EPSILON", variance="LEARNED_RANGE", prediction_type=None):
         self.arrays, self.prefix = reference("idiff_losses"), f"{schedule}/{tag}"
@@ -226,7 +226,7 @@ def test_head_losses_and_gradients_are_those_of_the_reference(reference, schedul
 
 
 class ExactNetwork(torch.nn.Module):
-    """Of x_0 ~ N(mean, covariance), images of 3 pixels: the exact prediction, and as head Cov[eps | x_t], scaled.
+    """The exact prediction for x_0 ~ N(mean, covariance), images of 3 pixels, with Cov[eps | x_t], scaled, as its head.
 
     E[x_0 | x_t] = mean + A (x_t - a mean) with A = a covariance (a^2 covariance + b^2)^-1, a^2 = abar and b^2 = 1 - abar.
     """
@@ -278,7 +278,7 @@ def test_the_loss_of_every_head_is_least_at_the_covariance_of_the_noise(head, ti
 
 @pytest.fixture
 def attending_unet(tiny_unet):
-    """With attention on the way down and up too, in float64."""
+    """A network with attention on the way down and up, in float64."""
     return tiny_unet(
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),

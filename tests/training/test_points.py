@@ -30,7 +30,7 @@ def opened(dataset, **options):
 
 
 def values(source):
-    """In the units of the data."""
+    """The points in the units of the data."""
     return source.points.double().numpy() * source.std + source.mean
 
 

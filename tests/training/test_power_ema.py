@@ -118,7 +118,7 @@ def test_lengths_are_as_exact_as_they_were_given(tmp_path):
 
 
 def test_a_snapshot_that_is_cut_short_is_none(tmp_path):
-    """By a full disk, which is said, and by a kill, of which the aside is left."""
+    """A full disk gives an error, and a kill leaves the file that was being written."""
     ema = PowerEMA([torch.nn.Parameter(torch.ones(10_000))], [0.05])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))

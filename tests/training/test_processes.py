@@ -218,7 +218,7 @@ def assert_same_training(run, other, tolerance=1e-5):
 
 
 def size_of_updates(run):
-    """How far weights have gone: what agrees to 1e-5 must have moved by much more."""
+    """How far the weights have moved: weights that agree to 1e-5 must have moved by much more."""
     return max((a - b).abs().max().item() for a, b in zip(run[0]["weights"], run[-1]["weights"], strict=True))
 
 
@@ -232,7 +232,7 @@ def test_accumulation_is_a_larger_batch(tmp_path):
 
 @pytest.fixture
 def alone(tmp_path):
-    """What the runs on several processes are to be: a batch as large on one, and as many batches on one."""
+    """The runs that several processes must equal: one process with as large a batch, and with as many batches."""
     given = recorded(tmp_path, "given_alone", noise="given", batch_size=32)
     drawn = recorded(tmp_path, "drawn_alone", batch_size=16, gradient_accumulation_steps=2)
     return given, drawn

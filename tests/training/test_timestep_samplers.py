@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def alone(tensors):
-    """What `accelerator.gather` gives where there is one process."""
+    """The result of `accelerator.gather` with one process."""
     return tensors
 
 
@@ -51,7 +51,7 @@ def test_no_part_of_time_is_missed(steps, batch_size, batches):
 
 
 def test_each_image_has_a_uniform_timestep():
-    """By enumeration: over all offsets, each as likely as any other, every place sees each timestep equally often."""
+    """Over all offsets, which are equally likely, every place gets each timestep equally often."""
     steps, images = 10, 4
     timesteps = torch.stack([shifted_grid(torch.arange(images), o, steps, images) for o in range(steps * images)])
     for place in range(images):
@@ -102,7 +102,7 @@ def test_until_every_timestep_is_known_it_is_uniform():
 
 
 def test_its_expectation_is_that_of_uniform_sampling():
-    """By enumeration: sum_t p_t w_t loss_t, with the weights that it gives out, is the mean of the losses."""
+    """The sum of p_t w_t loss_t over t, with the weights of the sampler, is the mean of the losses."""
     torch.manual_seed(0)
     losses = torch.rand(50) * torch.logspace(-3, 3, 50)
     sampler = warmed_up(losses * torch.rand(50))  # what it remembers is not what it is used on
@@ -114,7 +114,7 @@ def test_its_expectation_is_that_of_uniform_sampling():
     torch.testing.assert_close(given[drawn], 1 / (50 * p[drawn]))
     given[~drawn] = 1 / (50 * p[~drawn])
     torch.testing.assert_close((p * given * losses).sum(), losses.mean())
-    # And it draws by p: the counts are those of a multinomial.
+    # The timesteps are drawn by p, so the counts are multinomial.
     counts, expected = torch.bincount(timesteps, minlength=50), 20_000 * p
     assert ((counts - expected).abs() < 5 * (expected * (1 - p)).sqrt() + 5).all()
 

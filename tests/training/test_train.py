@@ -170,7 +170,7 @@ def test_another_run_s_folder_is_refused_and_untouched(options):
 
 
 def test_a_run_that_ended_before_its_first_update_leaves_nothing_to_protect(options, tmp_path):
-    """What its error advises is another option."""
+    """The error advises another option."""
     (tmp_path / "images" / "cat" / "03.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match="03.png.* or leave out --strict_data"):
         train(TrainingArguments(**options, strict_data=True))
