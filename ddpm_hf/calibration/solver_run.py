@@ -33,20 +33,32 @@ from ddpm_hf.results import check_apart
 from ddpm_hf.samples import kind_of
 
 IMAGE_PATHS, POINT_PATHS = 96, 512
+FEWER = "give fewer numbers of network calls to --solver"
 
 
 class SolverOptions(NamedTuple):
-    """The arguments of [`calibrate_solvers`] of the same names."""
+    """What solvers are fitted to.
+
+    model: a pipeline folder, or the id of a repository on the Hub.
+    steps: the numbers of network calls K.
+    data: images that the model was trained on; by default the training split of the embedded Fashion-MNIST. They say
+        where paths end, and give their moments; a model of latents is fitted without.
+    num_images: how many of them, drawn at random by `seed`.
+    guidance_scale: of classifier-free guidance, for which alone the solvers hold.
+    features: a folder of an image classifier, or "inception", in which the ends of paths are compared with the images;
+        by default the network's own middle block.
+    batch_size: paths in a network call. seed: of the noise, and of the choice of images. device: as in `calibrate`.
+    """
 
     model: str
-    data: DataArguments
     steps: list[int]
-    num_images: int
-    guidance_scale: float
-    features: str | None
-    batch_size: int
-    seed: int
-    device: str | None
+    data: DataArguments = DataArguments()
+    num_images: int = 1000
+    guidance_scale: float = 1.0
+    features: str | None = None
+    batch_size: int = 64
+    seed: int = 0
+    device: str | None = None
 
     def told(self):
         """The values by the names of the command line's options, with absolute paths of folders and files."""
@@ -54,19 +66,7 @@ class SolverOptions(NamedTuple):
         return told_of(self) | options | ({} if self.features is None else {"features": self.features})
 
 
-def calibrate_solvers(
-    model,
-    steps,
-    output_dir=None,
-    data=None,
-    num_images=1000,
-    guidance_scale=1.0,
-    features=None,
-    batch_size=64,
-    seed=0,
-    device=None,
-    push_to_hub=None,
-):
+def calibrate_solvers(options, output_dir=None, push_to_hub=None):
     """Fits a solver for each number of steps, and writes a new pipeline folder whose scheduler has them.
 
     The weights stay what they are; the new scheduler is deterministic (eta = 0), and `set_timesteps(K)` takes the
@@ -75,19 +75,10 @@ def calibrate_solvers(
     The result follows from the seed. Of several processes one works, and the others wait.
 
     Args:
-        model: a pipeline folder, or the id of a repository on the Hub.
-        steps (`list[int]`): the numbers of network calls K.
+        options ([`SolverOptions`]): the model, the steps and the data.
         output_dir (*optional*): the new folder; empty if it is there. With `push_to_hub` alone it is outputs/ and the
             name of the repository.
-        data (`DataArguments`): images that the model was trained on; by default the training split of the embedded
-            Fashion-MNIST. They say where paths end, and give their moments; a model of latents is fitted without.
-        num_images (`int`): how many of them, drawn at random by `seed`.
-        guidance_scale (`float`): of classifier-free guidance, for which alone the solvers hold.
-        features (`str`, *optional*): a folder of an image classifier, or "inception", in which the ends of paths are
-            compared with the images; by default the network's own middle block.
-        batch_size (`int`): paths in a network call.
-        seed (`int`): of the noise, and of the choice of images.
-        device, push_to_hub: as in `calibrate`.
+        push_to_hub (`str`, *optional*): the id of a repository, made if it is not there, that gets the folder too.
 
     Returns:
         [`GaussianDiffusionPipeline`]: what was written; for a model of latents its own pipeline.
@@ -95,13 +86,7 @@ def calibrate_solvers(
     Raises:
         InputError: before the work, for steps, data, features or folders that do not serve.
     """
-    options = SolverOptions(
-        model, data or DataArguments(), steps, num_images, guidance_scale, features, batch_size, seed, device
-    )
-    return _calibrate_solvers(options, output_folder(output_dir, push_to_hub), push_to_hub)
-
-
-def _calibrate_solvers(options, output_dir, push_to_hub):
+    output_dir = output_folder(output_dir, push_to_hub)
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
     together(accelerator, partial(check_output, output_dir), main_process_only=True)
@@ -122,7 +107,7 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
     with fitting_into_memory(f"lower --batch_size, which is {options.batch_size}"):
         seconds = seconds_of(lambda: fit.one_call(options.batch_size)) * fit.options.num_paths / options.batch_size
     print(
-        f"{calls} network calls for {fit.options.num_paths} paths: about {expected_duration(calls * seconds, 'ask')}"
+        f"{calls} network calls for {fit.options.num_paths} paths: about {expected_duration(calls * seconds, FEWER)}"
     )
     started, state = time.monotonic(), _State(output_dir / SOLVER_STATE, fit, options)
     with tqdm(total=calls, desc="solvers", unit="call") as bar:

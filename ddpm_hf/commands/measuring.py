@@ -69,7 +69,7 @@ class CalibrationOptions:
     push_to_hub: str | None = option(None, "A repository that gets the new folder too.")
 
     def solver_keywords(self):
-        """What `calibration.calibrate_solvers` is given."""
+        """What `SolverOptions` are made of."""
         if self.plan is not None:
             raise InputError("Give --plan or --solver: a fitted solver has timesteps of its own.")
         return {
@@ -77,7 +77,6 @@ class CalibrationOptions:
             "num_images": self.num_images,
             "guidance_scale": self.guidance_scale,
             "features": self.features,
-            "push_to_hub": self.push_to_hub,
         }
 
     def keywords(self):
@@ -104,13 +103,13 @@ def calibrate(
 ):
     """Measure a model, or fit solvers to it, and write a copy that samples better in few steps, its weights untouched."""
     from ddpm_hf.calibration.run import calibrate
-    from ddpm_hf.calibration.solver_run import calibrate_solvers
+    from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
 
     if calibration.solver is None:
         calibrate(model, output_dir, data, **calibration.keywords(), **vars(execution))
     else:
-        given = {"output_dir": output_dir, "data": data, **calibration.solver_keywords(), **vars(execution)}
-        calibrate_solvers(model, **given)
+        options = SolverOptions(model, data=data, **calibration.solver_keywords(), **vars(execution))
+        calibrate_solvers(options, output_dir, calibration.push_to_hub)
 
 
 @dataclass

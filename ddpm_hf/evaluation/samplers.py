@@ -5,6 +5,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from ddpm_hf.errors import InputError
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import RECIPES, with_recipe
+from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 # Users make these by `from_config` from the scheduler of the model, whose timestep_spacing they inherit.
 STOCK_SAMPLERS = {
@@ -17,6 +18,8 @@ STOCK_SAMPLERS = {
 }
 SAMPLERS = (*RECIPES, *STOCK_SAMPLERS)
 PLANNED = "planned"
+# The solvers that were fitted to the model, which no recipe has.
+FITTED = "fitted"
 
 
 def make_sampler(name, scheduler):
@@ -31,10 +34,12 @@ def make_sampler(name, scheduler):
         InputError: for an unknown name, and for a recipe that needs a calibration or plans that the scheduler lacks.
     """
     base, _, spacing = name.partition("@")
+    if name == FITTED:
+        return _with_fitted_solvers(scheduler)
     if base in RECIPES:
         return with_recipe(scheduler, base, **_trajectory(spacing, scheduler))
     if base not in STOCK_SAMPLERS:
-        raise InputError(f"The sampler {name!r} is not known; there are {', '.join(SAMPLERS)}.")
+        raise InputError(f"The sampler {name!r} is not known; there are {', '.join(SAMPLERS)} and {FITTED}.")
     stock, values = STOCK_SAMPLERS[base]
     if spacing:
         values = values | {"timestep_spacing": spacing}
@@ -42,6 +47,14 @@ def make_sampler(name, scheduler):
     # one. Users load their models, so the key that marks the difference is left out, and `leading` is inherited.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     return stock.from_config(config, **values)
+
+
+def _with_fitted_solvers(scheduler):
+    if not scheduler.config.get("fitted_solvers"):
+        raise InputError(
+            "The model has no fitted_solvers: `ddpm-hf calibrate MODEL --dataset DATA --solver 5,10` makes them."
+        )
+    return GaussianDiffusionScheduler.from_config(scheduler.config)
 
 
 def _trajectory(spacing, scheduler):
@@ -71,6 +84,9 @@ def check_steps(name, sampler, steps):
     if name.endswith("@" + PLANNED) and str(steps) not in sampler.config.timestep_plans:
         planned = ", ".join(sampler.config.timestep_plans)
         raise InputError(f"Sampler {name!r} has plans for {planned} steps and none for {steps}.")
+    if name == FITTED and str(steps) not in sampler.config.fitted_solvers["solvers"]:
+        fitted = ", ".join(sampler.config.fitted_solvers["solvers"])
+        raise InputError(f"The model has solvers fitted for {fitted} steps and none for {steps}.")
     try:
         sampler.set_timesteps(steps)
     except (ValueError, IndexError, ZeroDivisionError) as error:  # stock schedulers do not check their arguments

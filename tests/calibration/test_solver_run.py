@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.calibration.progress_file import SOLVER_STATE
-from ddpm_hf.calibration.solver_run import calibrate_solvers
+from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
 from ddpm_hf.cli import app
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory, model, data):
     folder = tmp_path_factory.mktemp("calibrated") / "new"
-    return folder, calibrate_solvers(model, [2, 3], folder, data, num_images=40)
+    return folder, calibrate_solvers(SolverOptions(str(model), [2, 3], data, 40), folder)
 
 
 def samples(pipeline, **options):
@@ -83,17 +83,17 @@ def test_a_new_folder_has_solvers_that_are_used_without_another_word(calibrated)
 
 
 def test_a_fit_that_was_cut_off_goes_on_to_the_same_folder(tmp_path, calibrated, model, data, monkeypatch, capsys):
-    cut, options = tmp_path / "cut", {"data": data, "num_images": 40}
+    cut, options = tmp_path / "cut", SolverOptions(str(model), [2, 3], data, 40)
     monkeypatch.setattr("ddpm_hf.calibration.solver_run.distances_to_paths", _stop)
     with pytest.raises(KeyboardInterrupt):
-        calibrate_solvers(model, [2, 3], cut, **options)
+        calibrate_solvers(options, cut)
     state = json.loads((cut / SOLVER_STATE).read_text(encoding="utf-8"))
     assert [*state["solvers"]] == ["2", "3"]
     with pytest.raises(InputError, match="was begun with another seed .0 instead of 1"):
-        calibrate_solvers(model, [2, 3], cut, seed=1, **options)
+        calibrate_solvers(options._replace(seed=1), cut)
     monkeypatch.undo()
     monkeypatch.setattr("ddpm_hf.calibration.solver_fit.SolverFit.solver", _stop)  # nothing is fitted again
-    calibrate_solvers(model, [2, 3], cut, **options)
+    calibrate_solvers(options, cut)
     configs = [(f / "scheduler" / "scheduler_config.json").read_bytes() for f in (calibrated[0], cut)]
     assert configs[0] == configs[1]
     printed = capsys.readouterr().out

@@ -4,6 +4,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMulti
 from torch.testing import assert_close
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
+from ddpm_hf.calibration import fit_solver
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, make_sampler, pipeline_with
 
@@ -105,3 +106,14 @@ def test_plans():
 def test_what_no_sampler_does(name, steps, message):
     with pytest.raises(InputError, match=message):
         check_sampler(name, MODEL, steps)
+
+
+def test_the_model_s_fitted_solvers_are_a_sampler_too():
+    fitted = fit_solver(ONE_POINT, MODEL, [3], num_paths=16, progress_bar=False)
+    check_sampler("fitted", fitted, 3)
+    ends = draw(make_sampler("fitted", fitted), ONE_POINT, torch.randn(50, 2), 3, None)
+    assert_close(ends.float(), torch.tensor([0.3, -0.2]).expand(50, 2), rtol=0, atol=2e-3)
+    with pytest.raises(InputError, match="solvers fitted for 3 steps and none for 4"):
+        check_sampler("fitted", fitted, 4)
+    with pytest.raises(InputError, match="has no fitted_solvers: `ddpm-hf calibrate MODEL"):
+        make_sampler("fitted", MODEL)
