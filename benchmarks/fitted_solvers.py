@@ -1,7 +1,7 @@
 """Solvers fitted to a model beside those of diffusers, in few network calls and from common noise.
 
 python benchmarks/fitted_solvers.py MODEL [--features FOLDER] [--dataset D] [--steps 3 4 5 6 8 10 15 25 50]
-    [--samples 2000] [--seeds 1 2 3] [--paths 96] [--fits 1] [--guidance_scale 1] [--without_images]
+    [--samplers ..] [--samples 2000] [--seeds 1 2 3] [--paths 96] [--fits 1] [--guidance_scale 1] [--without_images]
 
 MODEL is the folder of a model of images, a network or an exact denoiser (`exact_images.py`), or `swiss_roll`: the
 exact predictor of 2,000 points, which needs no features. For each sampler and number of calls there are two figures:
@@ -124,21 +124,24 @@ def samplers_of(scheduler):
 
 
 def measure(model, options):
-    """{"sampler, K calls": [[rms, distance] for each seed]}."""
+    """Yields {"sampler, K calls": [[rms, distance] for each seed]} after every seed; rms is None without the flow."""
     fits, measured = model.fits(), {}
-    print(json.dumps({name: told(scheduler) for name, scheduler in fits.items()}, indent=1))
-    samplers = samplers_of(model.scheduler) | fits
-    fine = GaussianDiffusionScheduler.from_config(samplers["2M, trailing"].config, timestep_spacing="logsnr")
+    print(json.dumps({name: told(scheduler) for name, scheduler in fits.items()}), flush=True)
+    samplers = {name: s for name, s in samplers_of(model.scheduler).items() if name in options.samplers} | fits
+    fine = GaussianDiffusionScheduler.from_config(
+        model.scheduler.config, eta=0.0, variance_type="fixed_small", solver_order=2, timestep_spacing="logsnr"
+    )
     for seed in tqdm(options.seeds, desc="seeds"):
         noise = torch.randn(options.samples, *model.shape, generator=torch.Generator().manual_seed(seed))
-        flow = model.draw(fine, noise, options.flow_calls)
-        measured.setdefault(f"flow, {options.flow_calls} calls", []).append([0.0, model.to_data(flow)])
+        flow = model.draw(fine, noise, options.flow_calls) if options.flow_calls else None
+        if flow is not None:
+            measured.setdefault(f"flow, {options.flow_calls} calls", []).append([0.0, model.to_data(flow)])
         for name, sampler in samplers.items():
             for steps in options.steps:
                 drawn = model.draw(sampler, noise, steps)
-                rms = (drawn - flow).square().mean().sqrt().item()
+                rms = None if flow is None else (drawn - flow).square().mean().sqrt().item()
                 measured.setdefault(f"{name}, {steps} calls", []).append([rms, model.to_data(drawn)])
-    return measured
+        yield measured
 
 
 def told(scheduler):
@@ -146,23 +149,23 @@ def told(scheduler):
     return {count: [*solver["timesteps"], solver.get("free_first_call", False)] for count, solver in solvers.items()}
 
 
-def table(measured, steps, flow_calls):
-    """Markdown: a row for each sampler, a column for each number of calls, `rms / distance to data +- its spread`."""
+def table(measured, steps):
+    """Markdown: a row for each sampler, a column for each number of calls, `rms / distance to data ± its spread`."""
     names = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in measured))
     lines = ["| sampler | " + " | ".join(map(str, steps)) + " |", "|---" * (1 + len(steps)) + "|"]
-    for name in names[1:]:
-        cells = [_cell(measured.get(f"{name}, {count} calls")) for count in steps]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines.append(f"\nFlow, {flow_calls} calls: {_cell(measured[f'flow, {flow_calls} calls'])}")
-    return "\n".join(lines)
+    for name in names:
+        if name != "flow":
+            cells = [cell_of(measured[f"{name}, {count} calls"]) for count in steps]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    flows = [f"\n{key}: {cell_of(results)}" for key, results in measured.items() if key.startswith("flow")]
+    return "\n".join([*lines, *flows])
 
 
-def _cell(results):
-    if results is None:
-        return ""
+def cell_of(results):
     distances, data = zip(*results, strict=True)
-    (rms, _), (mean, spread) = mean_and_spread(distances), mean_and_spread(data)
-    return f"{rms:.3f} / {mean:.3f} ± {spread or 0:.3f}"
+    mean, spread = mean_and_spread(data)
+    to_data = f"{mean:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+    return to_data if None in distances else f"{mean_and_spread(distances)[0]:.3f} / {to_data}"
 
 
 def main():
@@ -175,19 +178,19 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--paths", type=int, default=96)
     parser.add_argument("--fits", type=int, default=1, choices=(1, 2, 3))
-    parser.add_argument("--flow_calls", type=int, default=200)
+    parser.add_argument("--samplers", nargs="+", default=["DDIM, trailing", "2M, trailing", "2M, Karras", "UniPC bh2"])
+    parser.add_argument("--flow_calls", type=int, default=200, help="0 for no comparison with the flow")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--without_images", action="store_true")
     options = parser.parse_args()
-    measured = measure(Model(options), options, {})
-    name = f"fitted_solvers_{Path(options.model).name}" + (
-        f"_guided_{options.guidance_scale:g}" if options.guidance_scale != 1 else ""
-    )
-    result = {"machine": machine(), "options": vars(options), "measured": measured}
+    guided = "" if options.guidance_scale == 1 else f"_guided_{options.guidance_scale:g}"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / f"{name}.md").write_text(table(measured, options.steps, options.flow_calls) + "\n", encoding="utf-8")
-    print(table(measured, options.steps, options.flow_calls))
+    file = RESULTS / f"fitted_solvers_{Path(options.model).name}{guided}"
+    for measured in measure(Model(options), options):
+        result = {"machine": machine(), "options": vars(options), "measured": measured}
+        file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(table(measured, options.steps) + "\n", encoding="utf-8")
+    print(table(measured, options.steps))
 
 
 if __name__ == "__main__":
