@@ -116,10 +116,14 @@ def samplers_of(scheduler):
         name: GaussianDiffusionScheduler.from_config(scheduler.config, **deterministic, **changes)
         for name, changes in kernels.items()
     }
-    # bh1 gives NaN at 5 steps with a last sigma of 0, and is left out.
-    made["UniPC bh2"] = UniPCMultistepScheduler.from_config(
-        scheduler.config, timestep_spacing="trailing", final_sigmas_type="zero"
+    made["2M, leading"] = GaussianDiffusionScheduler.from_config(
+        scheduler.config, **deterministic, timestep_spacing="leading", solver_order=2
     )
+    # bh1 gives NaN at 5 steps with a last sigma of 0, and is left out.
+    for name, spacing in {"UniPC bh2": "trailing", "UniPC bh2, leading": "leading"}.items():
+        made[name] = UniPCMultistepScheduler.from_config(
+            scheduler.config, timestep_spacing=spacing, final_sigmas_type="zero"
+        )
     return made
 
 
@@ -127,7 +131,9 @@ def measure(model, options):
     """Yields {"sampler, K calls": [[rms, distance] for each seed]} after every seed; rms is None without the flow."""
     fits, measured = model.fits(), {}
     print(json.dumps({name: told(scheduler) for name, scheduler in fits.items()}), flush=True)
-    samplers = {name: s for name, s in samplers_of(model.scheduler).items() if name in options.samplers} | fits
+    samplers = {
+        name: s for name, s in samplers_of(model.scheduler).items() if name in (options.samplers or [name])
+    } | fits
     fine = GaussianDiffusionScheduler.from_config(
         model.scheduler.config, eta=0.0, variance_type="fixed_small", solver_order=2, timestep_spacing="logsnr"
     )
@@ -177,8 +183,8 @@ def main():
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--paths", type=int, default=96)
-    parser.add_argument("--fits", type=int, default=1, choices=(1, 2, 3))
-    parser.add_argument("--samplers", nargs="+", default=["DDIM, trailing", "2M, trailing", "2M, Karras", "UniPC bh2"])
+    parser.add_argument("--fits", type=int, default=1, choices=(0, 1, 2, 3))
+    parser.add_argument("--samplers", nargs="+", default=None, help="by default all of them")
     parser.add_argument("--flow_calls", type=int, default=200, help="0 for no comparison with the flow")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--without_images", action="store_true")

@@ -92,10 +92,11 @@ class DataMoments:
         return self._affine(x_t, signal_t, signal_s, *growths)
 
     def _affine(self, x_t, signal_t, signal, on_axes, elsewhere):
+        """signal mu + elsewhere (x_t - signal_t mu) + U diag(on_axes - elsewhere) U' (x_t - signal_t mu)."""
         mean = self.mean.to(x_t)
-        offset = x_t - signal_t * mean
-        coefficients = self.axes.project(offset) * (on_axes - elsewhere).to(x_t)
-        return signal * mean + elsewhere * offset + self.axes.lift(coefficients, x_t.shape[1:])
+        of_offset = self.axes.project(x_t) - signal_t * self.axes.project(mean[None])
+        on_their_axes = self.axes.lift(of_offset * (on_axes - elsewhere).to(x_t), x_t.shape[1:])
+        return on_their_axes.add_(x_t, alpha=elsewhere).add_(mean, alpha=signal - elsewhere * signal_t)
 
     def to_config(self):
         """The moments as JSON has them; `moments_from_config` gives them back, in float32."""
