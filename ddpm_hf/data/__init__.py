@@ -4,6 +4,7 @@ import importlib
 
 _PUBLIC = {
     "arguments": ("DataArguments",),
+    "batch_order": ("EndlessBatches", "batches"),
     "data_source": ("draw_images",),
     "decoding": ("ImageForm", "decode_all", "decode_image", "decoding_workers"),
     "embedded": ("FASHION_MNIST",),
@@ -12,14 +13,13 @@ _PUBLIC = {
     "mapped": ("ImagesMapped",),
     "model_range": ("to_model_range",),
     "network_size": ("sized_for_network",),
-    "opening": ("find_image_column", "find_label_column", "open_rows", "read_labels"),
     "points": ("PointSource", "open_points"),
     "source": ("ImageSource", "open_images"),
+    "stored_rows": ("find_image_column", "find_label_column", "open_rows", "read_labels"),
     "streaming": (
         *("ImageStream", "StreamSource", "count_images", "decode_first", "describe_data"),
         *("keep_in_checkpoints", "open_stream"),
     ),
-    "walking": ("EndlessBatches", "batches"),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_MODULES)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ddpm_hf.data.batch_order import batches
+from ddpm_hf.data.image_headers import IMAGES_PER_READ, name_of, open_image
 from ddpm_hf.data.limits import check_workers, usable_cores
-from ddpm_hf.data.survey import IMAGES_PER_READ, name_of, open_image
-from ddpm_hf.data.walking import batches
 from ddpm_hf.errors import InputError
 from ddpm_hf.image_files import in_eight_bits
 

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 import ddpm_hf
 from ddpm_hf.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decode_readable, report_damage
+from ddpm_hf.data.image_headers import IMAGES_PER_READ
 from ddpm_hf.data.reading_problems import cache_error
-from ddpm_hf.data.survey import IMAGES_PER_READ
 
 # Disk space that decoded images leave free, for checkpoints and other programs.
 RESERVE_BYTES = 2 * 2**30

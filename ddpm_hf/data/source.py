@@ -10,9 +10,9 @@ import numpy as np
 from ddpm_hf.data.data_source import DataSource, labels_at
 from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.fingerprint import fingerprint_of_images
+from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
-from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows, read_labels
-from ddpm_hf.data.survey import spread_values, survey
+from ddpm_hf.data.stored_rows import find_image_column, find_label_column, open_rows, read_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel

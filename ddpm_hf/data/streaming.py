@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 
+from ddpm_hf.data.batch_order import as_it_is, batches
 from ddpm_hf.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
 from ddpm_hf.data.fingerprint import fingerprint_of_images
-from ddpm_hf.data.opening import find_image_column, find_label_column, open_rows
+from ddpm_hf.data.image_headers import IMAGES_PER_READ, survey
 from ddpm_hf.data.source import SquareImages, resolution_of
-from ddpm_hf.data.survey import IMAGES_PER_READ, survey
-from ddpm_hf.data.walking import as_it_is, batches
+from ddpm_hf.data.stored_rows import find_image_column, find_label_column, open_rows
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import ignore_stop_signals
 

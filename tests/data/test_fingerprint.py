@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_hf.data import DataArguments, open_images, open_points, open_stream, survey
+from ddpm_hf.data import DataArguments, image_headers, open_images, open_points, open_stream
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 
 
@@ -92,9 +92,9 @@ def test_of_points(tmp_path):
 
 def test_it_reads_no_more_of_large_data(monkeypatch, values):
     """Evenly spread images, and of each no more than its beginning and its length."""
-    monkeypatch.setattr(survey, "SURVEYED_IMAGES", 4)
+    monkeypatch.setattr(image_headers, "SURVEYED_IMAGES", 4)
     rows = datasets.Dataset.from_dict({"image": values})
-    assert len(list(survey.spread_values(rows, "image"))) == 4
+    assert len(list(image_headers.spread_values(rows, "image"))) == 4
     large, other = np.zeros(100_000, np.uint8), np.zeros(100_000, np.uint8)
     other[-1] = 1
     first, second, longer = (
