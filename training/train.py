@@ -23,6 +23,8 @@ from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
+from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.models.batch_bytes import least_batch_bytes
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.training.argument_parsing import parse_arguments
@@ -104,12 +106,18 @@ def _train(args):
 def open_data(args):
     """Opens data in the size and units of the network of `init_from`; a new network gets those of the data."""
     if args.init_from is None:
-        preset = NETWORK_PRESETS[args.unet]
-        source = data_for(preset).open_for_preset(args, preset, args.streaming)
+        config = NETWORK_PRESETS[args.unet]
+        source = data_for(config).open_for_preset(args, config, args.streaming)
     else:
         config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
         source = data_for(config).open_for_network(args, config, model, args.streaming)
     source.check_batch_fits(args.batch_size)
+    if not args.find_batch_size:
+        check_fits_memory(
+            f"batch_size={args.batch_size}: a batch takes at least",
+            least_batch_bytes({**config, **source.network_options}, args.batch_size),
+            "choose a smaller --batch_size with more --gradient_accumulation_steps, or give --find_batch_size",
+        )
     return source
 
 
