@@ -16,8 +16,8 @@ from ddpm_hf.errors import InputError
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 ASIDE = ".tmp"
 FOLDER_ASIDE = f"new{ASIDE}"
-# Lists the files being moved into a folder, so that the files moved by a killed program can be found.
-MOVED_LIST = "moved_files.json"
+# Lists the files being moved into a folder, beside them, so that the files moved by a killed program can be found.
+MOVED_LIST = f"new{ASIDE}.json"
 
 
 @contextmanager
@@ -62,10 +62,13 @@ def moved_in_whole(folder, last):
             flush_to_disk(aside / name)
         with written_whole(aside / MOVED_LIST) as listed:
             listed.write_text(json.dumps([name.as_posix() for name in files]) + "\n", encoding="utf-8")
-        for name in sorted(files, key=lambda name: name == Path(last)):
+        for name in [MOVED_LIST, *sorted(files, key=lambda name: name == Path(last))]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(aside / name, folder / name)
             flush_to_disk((folder / name).parent)
+        shutil.rmtree(aside)
+        # Comes last: as long as the list is there, the same command may begin anew.
+        (folder / MOVED_LIST).unlink()
     except WRITE_ERRORS as error:
         raise InputError(cannot_write(folder, error)) from error
     finally:
@@ -74,7 +77,7 @@ def moved_in_whole(folder, last):
 
 def half_moved_files(folder):
     """The names of the files in `folder` that a killed `moved_in_whole` had moved or was about to move."""
-    listed = Path(folder) / FOLDER_ASIDE / MOVED_LIST
+    listed = Path(folder) / MOVED_LIST
     return set(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else set()
 
 

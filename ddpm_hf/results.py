@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.files import FOLDER_ASIDE, aside_name, half_moved_files
+from ddpm_hf.files import FOLDER_ASIDE, MOVED_LIST, aside_name, half_moved_files
 
 
 def check_free_folder(folder, names=None, unfinished=()):
@@ -34,7 +34,7 @@ def check_free_folder(folder, names=None, unfinished=()):
 
 def _check_empty(folder, unfinished):
     half_moved = {Path(name).parts[0] for name in half_moved_files(folder)}
-    taken = {path.name for path in folder.iterdir()} - {FOLDER_ASIDE, *unfinished} - half_moved
+    taken = {path.name for path in folder.iterdir()} - {FOLDER_ASIDE, MOVED_LIST, *unfinished} - half_moved
     if taken:
         raise InputError(
             f"{folder} is not empty ({', '.join(sorted(taken)[:3])}): choose another folder, or move it away."

@@ -120,7 +120,11 @@ class Scenario:
 
     def is_whole(self):
         """Whether nothing is left to do: the same command is then refused, as the result is there."""
-        is_unfinished = (self.folder / FOLDER_ASIDE).exists() or any(self.folder.glob(f"{Path(STATE_FILE).stem}*"))
+        is_unfinished = (
+            half_moved_files(self.folder)
+            or (self.folder / FOLDER_ASIDE).exists()
+            or any(self.folder.glob(f"{Path(STATE_FILE).stem}*"))
+        )
         return (self.folder / self.last).exists() and not is_unfinished
 
     def problems_of_another_run(self):

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from diffusers import DDPMPipeline, PNDMScheduler
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -466,3 +467,13 @@ def test_a_new_folder_within_the_model(model, monkeypatch):
     for verb in ("calibrate", "export"):
         with pytest.raises(SystemExit, match="sub lies within the model .*: choose a folder beside it"):
             main(monkeypatch, verb, model, "--output_dir", f"{model}/sub")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_steps_that_a_stock_scheduler_cannot_take_are_named_before_the_work(tmp_path, monkeypatch, stock_unet, steps):
+    """PNDM needs four, and numpy spoke of shapes."""
+    DDPMPipeline(stock_unet, PNDMScheduler()).save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as stopped:
+        main(monkeypatch, "sample", tmp_path / "model", "--steps", steps, "--output", tmp_path / "a.png")
+    assert f"PNDMScheduler of {tmp_path / 'model'} cannot take {steps} steps: " in str(stopped.value)
+    assert not (tmp_path / "a.png").exists()

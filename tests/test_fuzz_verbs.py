@@ -18,13 +18,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser, cli
+from ddpm_hf.data import DataArguments
+from ddpm_hf.evaluation.feature_network import train_feature_network
 
 pytestmark = pytest.mark.slow
 FUZZED = settings(FUZZED, max_examples=int(EXAMPLES or 400))
 
-MODELS = ["images", "classes", "points", "power"]
+MODELS = ["images", "classes", "points", "power", "short"]
+# What is measured at every timestep needs few of them, for six images.
+RIGHT_MODELS = {"calibrate": ["short"], "compare": ["short"], "ema": ["power"], "train": ["images", "classes"]}
 BROKEN = ["list", "truncated", "latin", "weights", "size", "flow", "empty", "nothing", "", "image.png"]
-DATA = {"images": ["data", "classes_data"], "classes": ["classes_data"]}
+DATA = {"images": ["data", "classes_data"], "classes": ["classes_data"], "short": ["data"]}
 DATA |= {name: ["points.csv", "two_moons"] for name in ("points", "power")}
 BAD_DATA = ["empty", "", "nothing", "truncated_data", "deep_data", "latin.csv", "words.csv", "image.png", "text"]
 TEXTS = ["", "nan", "inf", "-1", "0", "1e400", "²", "1,2", "a", "-", "99999999", "0x10", " ", "1.5", "1e-320", "None"]
@@ -51,9 +55,9 @@ VERBS = {
     "interpolate": SAMPLING | LABELLED | {"--num": "3", "--depth": "500", "--weights": "0,1", "--mode": "linear"},
     "evaluate": MEASURED
     | {"--seed": "1", "--num_images": "2", "--steps": "2", "--variance_type": "fixed_large", "--metrics": "bpd"},
-    "calibrate": MEASURED | {"--seed": "1", "--num_images": "60", "--plan": "2", "--plan_cost": "local_error"},
+    "calibrate": MEASURED | {"--seed": "1", "--num_images": "6", "--plan": "2", "--plan_cost": "local_error"},
     "compare": MEASURED
-    | {"--num_images": "4", "--steps": "2", "--seeds": "1", "--samplers": "ddim", "--features": "pixels"}
+    | {"--num_images": "4", "--steps": "2", "--seeds": "1", "--samplers": "ddim", "--features": "features"}
     | {"--bound_images": "2"},
     "export": {"--stock": None},
     "push": {"--dry_run": None, "--license": "mit", "--revision": "main", "--evaluation": "data"},
@@ -72,7 +76,7 @@ VERBS = {
     "train": TRAINED
     | {"--sample_every": "1", "--num_samples": "2", "--sample_steps": "2", "--unet": "mlp", "--eval_every": "1"}
     | {
-        "--eval_split": "train",
+        "--eval_split": "train[:3]",
         "--eval_steps": "2",
         "--class_conditional": "True",
         "--prediction_type": "v_prediction",
@@ -107,6 +111,8 @@ def given_files(tmp_path_factory):
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), scheduler).save_pretrained(folder / "images")
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY, num_classes=3), scheduler).save_pretrained(folder / "classes")
     GaussianDiffusionPipeline(MLPDenoiser(in_channels=2, width=8), scheduler).save_pretrained(folder / "points")
+    short = GaussianDiffusionScheduler(4, beta_start=0.3, beta_end=0.95)
+    GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), short).save_pretrained(folder / "short")
     for name, damage in {
         "list": lambda f: write(f / "model_index.json", "[]"),
         "truncated": lambda f: write(f / "unet" / "config.json", '{"in_channels": 1'),
@@ -133,6 +139,8 @@ def given_files(tmp_path_factory):
     write(folder / "points.csv", "x,y,kind\n" + "".join(f"{i},{i * i},{i % 3}\n" for i in range(12)))
     (folder / "latin.csv").write_bytes(b"x,y\n1,\xe9\n")
     write(folder / "words.csv", "x,y\n1,2\n3,four\n")
+    labelled = DataArguments(dataset=str(folder / "classes_data"), split="train")
+    train_feature_network(folder / "features", labelled, "train", epochs=1, batch_size=4, max_shift=1, device="cpu")
     options = "--dataset two_moons --max_train_steps 2 --batch_size 4 --num_samples 4 --sample_steps 2"
     options += " --ema power --ema_snapshot_every 1"
     paths = ["--init_from", str(folder / "points"), "--output_dir", str(folder / "power")]
@@ -151,21 +159,24 @@ def edit_json(path, **values):
 
 @st.composite
 def command_lines(draw):
-    """(verb, model, data, options), of which each is right more often than not."""
+    """(verb, model, data, options): half of the lines are right throughout, in the others each is more often than not."""
     verb = draw(st.sampled_from(sorted(VERBS)))
+    is_right = draw(st.booleans())
     options = VERBS[verb]
     names = {name for name in options if name in NEEDED}
-    if set(options) - names:
-        names |= draw(st.sets(st.sampled_from(sorted(set(options) - names)), max_size=4))
-    rarely = mostly(st.just(False), mostly(st.just(False), st.just(True)))
+    # The other options of `train` often exclude each other.
+    others = sorted(set(TRAINED if is_right and verb == "train" else options) - names)
+    if others:
+        names |= draw(st.sets(st.sampled_from(others), max_size=4))
+    rarely = st.just(False) if is_right else mostly(st.just(False), mostly(st.just(False), st.just(True)))
     chosen = {
         name: draw(st.sampled_from(TEXTS)) if options[name] is not None and draw(rarely) else options[name]
         for name in sorted(names)
     }
-    models = ["power"] if verb == "ema" else MODELS
-    model = draw(mostly(st.sampled_from(models), st.sampled_from(BROKEN + MODELS)))
-    fitting = DATA.get("points" if "--unet" in chosen else model, ["data"])
-    return verb, model, draw(mostly(st.sampled_from(fitting), st.sampled_from(BAD_DATA))), chosen
+    models = st.sampled_from(RIGHT_MODELS.get(verb, MODELS))
+    model = draw(models if is_right else mostly(models, st.sampled_from(BROKEN + MODELS)))
+    fitting = st.sampled_from(DATA.get("points" if "--unet" in chosen else model, ["data"]))
+    return verb, model, draw(fitting if is_right else mostly(fitting, st.sampled_from(BAD_DATA))), chosen
 
 
 @FUZZED
@@ -221,7 +232,7 @@ def written_out(given_files, folder, verb, model, data, options):
     for name, value in options.items():
         if name in ("--space", "--trajectory") and value == VERBS[verb][name]:
             value = str(folder / value)
-        elif name == "--evaluation" and value == VERBS[verb][name]:
+        elif name in ("--evaluation", "--features") and value == VERBS[verb][name]:
             value = path_of(value)
         arguments += [name] if value is None else [name, value]
     return arguments

@@ -12,16 +12,34 @@ from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.run_folder import check_run_folder
 
 ROOT = Path(__file__).parent.parent
-VALUES = {"options": {"seed": 0, "rate": 1e-4, "names": ["a", "b"]}, "none": None}
+VALUES = {"rate": 1e-4, "names": ["a", "b"], "none": None}
+
+
+def values_of(report, without=None):
+    """Values that the report may have, without one of the entries that it needs."""
+    values = dict(VALUES)
+    for entry in report.needed:
+        if entry != without:
+            first, _, second = entry.partition(".")
+            values[first] = values.get(first, {}) | {second: 0} if second else 0
+    return values
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.name)
 def test_what_is_written_is_read(tmp_path, report):
     assert report.read(tmp_path) == {}
-    report.write(tmp_path, VALUES)
-    assert report.read(tmp_path) == VALUES and [path.name for path in tmp_path.iterdir()] == [report.name]
+    report.write(tmp_path, values_of(report))
+    assert report.read(tmp_path) == values_of(report) and [path.name for path in tmp_path.iterdir()] == [report.name]
     (tmp_path / report.name).write_text("{")
     with pytest.raises(InputError, match=f"{report.name} cannot be read .*: restore it, or write it again"):
+        report.read(tmp_path)
+
+
+@pytest.mark.parametrize(("report", "entry"), [(report, entry) for report in REPORTS for entry in report.needed])
+def test_an_entry_that_is_missing_is_named(tmp_path, report, entry):
+    """A card was made from what is left, or stopped with the traceback of a KeyError."""
+    report.write(tmp_path, values_of(report, without=entry))
+    with pytest.raises(InputError, match=rf"{report.name} has no entry '{entry}'.*: restore it"):
         report.read(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Places of results are checked before the work, and a killed command can be repeated."""
 
+import itertools
 import os
 
 import pytest
@@ -7,7 +8,7 @@ from kill_results import make_scenarios
 from kill_training import kill_before_operation, limit_files, start_child, wait_for
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.files import FOLDER_ASIDE, half_moved_files, moved_in_whole
+from ddpm_hf.files import FOLDER_ASIDE, MOVED_LIST, half_moved_files, moved_in_whole
 from ddpm_hf.results import check_apart, check_free_file, check_free_folder
 
 VERBS = [pytest.param("calibrate", marks=pytest.mark.slow), "export", "export --stock", "evaluate"]
@@ -78,7 +79,7 @@ def killed_while_moving(folder, number):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_files_of_a_move_that_was_killed_are_no_obstacle(tmp_path, number):
     killed_while_moving(tmp_path, number)
-    there = {path.name for path in tmp_path.iterdir()} - {FOLDER_ASIDE}
+    there = {path.name for path in tmp_path.iterdir()} - {FOLDER_ASIDE, MOVED_LIST}
     assert there == set("abc"[: number - 1]) and half_moved_files(tmp_path) == {"a", "b", "c"}
     check_free_folder(tmp_path)
     check_free_folder(tmp_path, ["a", "c"])
@@ -88,6 +89,32 @@ def test_files_of_a_move_that_was_killed_are_no_obstacle(tmp_path, number):
     with moved_in_whole(tmp_path, last="c") as aside:
         (aside / "c").write_text("again", encoding="utf-8")
     assert half_moved_files(tmp_path) == set() and not (tmp_path / FOLDER_ASIDE).exists()
+
+
+def test_a_move_that_was_killed_at_any_moment_can_be_made_again(tmp_path):
+    """Also at the very end, where the result is whole and the last traces are removed, and if it is killed again."""
+
+    def move(folder):
+        with moved_in_whole(folder, last="c") as aside:
+            for name in "cab":
+                (aside / name).write_text(f"new {name}", encoding="utf-8")
+
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+
+        def move_in_part(folder=folder, number=number):
+            kill_before_operation(number)({"output_dir": str(folder)})
+            move(folder)
+
+        codes = [wait_for(start_child(move_in_part, tmp_path / "log")) for _ in range(2)]
+        if codes[0] == 0:
+            break
+        if codes[1] != 0:
+            check_free_folder(folder, "abc")
+            check_free_folder(folder)
+            move(folder)
+        assert {path.name for path in folder.iterdir()} == set("abc")
+    assert number > 15
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from ddpm_hf.data import (
     count_images,
     describe_data,
 )
+from ddpm_hf.data.limits import check_batch_size
 from ddpm_hf.distributed import together
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.checkpoints import list_checkpoints
@@ -58,8 +59,8 @@ def steps_to_do(args, accelerator, num_images):
     Raises:
         InputError: if there are fewer images than in a batch, or more updates done than requested.
     """
-    if num_images is not None and args.batch_size > num_images:
-        raise InputError(f"batch_size={args.batch_size} is larger than the data set, which has {num_images} images.")
+    if num_images is not None:
+        check_batch_size(args.batch_size, num_images)
     total = args.max_train_steps or count_steps(args, num_images, accelerator.num_processes)
     done = max(list_checkpoints(args.output_dir), default=0)
     if done > total:

@@ -23,10 +23,13 @@ from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
+from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.models.batch_bytes import least_batch_bytes
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
+from ddpm_hf.training.compiled_gradients import check_compiled_gradients
 from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
@@ -104,12 +107,18 @@ def _train(args):
 def open_data(args):
     """Opens data in the size and units of the network of `init_from`; a new network gets those of the data."""
     if args.init_from is None:
-        preset = NETWORK_PRESETS[args.unet]
-        source = data_for(preset).open_for_preset(args, preset, args.streaming)
+        config = NETWORK_PRESETS[args.unet]
+        source = data_for(config).open_for_preset(args, config, args.streaming)
     else:
         config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
         source = data_for(config).open_for_network(args, config, model, args.streaming)
     source.check_batch_fits(args.batch_size)
+    if not args.find_batch_size:
+        check_fits_memory(
+            f"batch_size={args.batch_size}: a batch takes at least",
+            least_batch_bytes({**config, **source.network_options}, args.batch_size),
+            "choose a smaller --batch_size with more --gradient_accumulation_steps, or give --find_batch_size",
+        )
     return source
 
 
@@ -126,10 +135,8 @@ def _load_config(name):
 
 def run(args, accelerator, source, total_steps, push=None):
     set_seed(args.seed)  # gives the same initial weights in every process
-    unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
+    args, unet, scheduler = make_parts(args, accelerator, source)
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
-    if args.find_batch_size:
-        args = with_fitting_batch(args, accelerator, unet, scheduler, source)
     with alone_in(args.output_dir, accelerator):
         images = begin_run(args, accelerator, source, unet)
         trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
@@ -141,11 +148,18 @@ def run(args, accelerator, source, total_steps, push=None):
     leave_processes(accelerator)
 
 
-def plan(args, accelerator, source, total_steps):
-    """Prints what `run` would do, without doing it."""
+def make_parts(args, accelerator, source):
+    """The options with a batch that fits, the network and the scheduler, of which it is known that they train."""
     unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
+    together(accelerator, lambda: check_compiled_gradients(args, accelerator, unet, scheduler, source))
+    return args, unet, scheduler
+
+
+def plan(args, accelerator, source, total_steps):
+    """Prints what `run` would do, without doing it."""
+    args, unet, scheduler = make_parts(args, accelerator, source)
     accelerator.print(describe_plan(args, accelerator, unet, scheduler, source, total_steps))
 
 

@@ -6,13 +6,15 @@ import typer
 CALLS_WORTH_SAYING = 200
 
 
-def open_pipeline(model, device, classifier=None, recipe=None):
+def open_pipeline(model, device, classifier=None, recipe=None, steps=None):
     """The pipeline of a folder or repository, on its device, with the named sampler.
 
     Raises:
-        InputError: for what is no model, a device that is not there, and a sampler that the model does not have.
+        InputError: for what is no model, a device that is not there, a sampler that the model does not have, and for
+            `steps` that its scheduler cannot take.
     """
     from ddpm_hf.devices import open_device
+    from ddpm_hf.evaluation.samplers import set_steps
     from ddpm_hf.hub.model_folder import load_pipeline
     from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
     from ddpm_hf.recipes import changes_for, check_head, with_recipe
@@ -24,6 +26,8 @@ def open_pipeline(model, device, classifier=None, recipe=None):
         config = pipeline.unet.config
         pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe, **changes_for(config)))
         check_head(pipeline.unet, pipeline.scheduler)
+    if steps is not None:
+        set_steps(pipeline.scheduler, steps, f"{type(pipeline.scheduler).__name__} of {model}")
     return pipeline
 
 

@@ -80,7 +80,8 @@ def sample(
         )
     accelerator = join_processes(execution.device)
     together(accelerator, lambda: _check_outputs(output, trajectory), main_process_only=True)
-    pipeline = open_pipeline(model, execution.device or accelerator.device, sampling.classifier, sampling.recipe)
+    device = execution.device or accelerator.device
+    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps)
     samples = files_of(pipeline.unet.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
@@ -174,7 +175,7 @@ def interpolate(
     check_free_file(mixing.output, (".png",))
     given = mixing.weights
     weights = torch.linspace(0, 1, mixing.num) if given is None else fractions("weights", given)
-    pipeline = open_pipeline(model, execution.device)
+    pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
     channels = pipeline.unet.config.in_channels
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
@@ -239,7 +240,7 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
 
     check_free_file(output, (".png",))
-    pipeline = open_pipeline(model, execution.device)
+    pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
     given = read_image(image, pipeline.unet.config.in_channels)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images

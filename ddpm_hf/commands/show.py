@@ -99,7 +99,7 @@ def show_samples(
     from ddpm_hf.figures.model_figures import samples
 
     def draw():
-        pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe)
+        pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
         return samples(pipeline, data, num_samples, execution.seed, **sampling.keywords())
 
     _save_new_figure(draw, output)
@@ -124,7 +124,7 @@ def show_path(
     from ddpm_hf.visualization.style import save_figure
 
     check_free_file(output, (*FIGURES, ".gif"))
-    pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe)
+    pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
     states = path(pipeline, num_samples, frames, execution.seed, **sampling.keywords())
     with written_whole(output) as aside:
         if output.suffix.lower() == ".gif":

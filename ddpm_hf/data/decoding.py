@@ -14,7 +14,7 @@ from ddpm_hf.data.batch_order import batches
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, name_of, open_image
 from ddpm_hf.data.limits import check_workers, usable_cores
 from ddpm_hf.errors import InputError
-from ddpm_hf.image_files import in_eight_bits
+from ddpm_hf.image_files import check_range, highest_value, in_eight_bits, is_sixteen_bit
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,14 @@ def decode_image(value, form, place=CENTER):
         value: an image as stored by `datasets`.
         form (`ImageForm`): without its `center_crop` the whole image is squeezed into the square.
         place (`tuple[float, float]`): position of the square crop: (0, 0) is left and top, (1, 1) right and bottom.
+
+    Raises:
+        InputError: for an unsupported bit depth, and for 16 bits of which this image uses few, whatever others use.
     """
-    image = in_eight_bits(open_image(value), "L" if form.channels == 1 else "RGB")
+    image = open_image(value)
+    if is_sixteen_bit(image):  # asked before the pixels are loaded, which forgets it
+        check_range(highest_value(image))
+    image = in_eight_bits(image, "L" if form.channels == 1 else "RGB")
     size = (form.resolution, form.resolution)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS, _square(image.size, place) if form.center_crop else None)

@@ -51,7 +51,7 @@ class Survey:
 def survey(values, column):
     """Reads the headers of stored images, and reports images that may be transparent.
 
-    16-bit images are decoded until one is found that uses the range.
+    16-bit images are decoded until one is found that uses the range; the range of each is checked where it is decoded.
 
     Raises:
         InputError: if no image can be read, or for an unsupported bit depth.

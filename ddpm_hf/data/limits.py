@@ -1,4 +1,4 @@
-"""Checks of the number of worker processes against the machine."""
+"""Checks of the number of worker processes against the machine, and of the batch against the data."""
 
 import os
 
@@ -18,6 +18,12 @@ def check_workers(wanted):
             f"dataloader_workers={wanted} would start as many processes on {cores} core(s): give at most {most}, or "
             "leave it out for one a core."
         )
+
+
+def check_batch_size(batch_size, num_images):
+    """Raises InputError for a batch of more images than there are."""
+    if batch_size > num_images:
+        raise InputError(f"batch_size={batch_size} is larger than the data set, which has {num_images} images.")
 
 
 def usable_cores():

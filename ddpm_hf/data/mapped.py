@@ -20,8 +20,8 @@ from ddpm_hf.data.reading_problems import cache_error
 
 # Disk space that decoded images leave free, for checkpoints and other programs.
 RESERVE_BYTES = 2 * 2**30
-# Version of the conversion from images to pixels; since this one, transparent pixels are composed on white.
-PIXELS = 2
+# Version of the conversion from images to pixels; since this one, each 16-bit image must use its range.
+PIXELS = 3
 
 
 class ImagesMapped(Dataset):

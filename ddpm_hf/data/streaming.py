@@ -24,6 +24,7 @@ from ddpm_hf.data.batch_order import as_it_is, batches
 from ddpm_hf.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, survey
+from ddpm_hf.data.limits import check_batch_size
 from ddpm_hf.data.source import SquareImages, resolution_of
 from ddpm_hf.data.stored_rows import find_image_column, find_label_column, open_rows
 from ddpm_hf.errors import InputError
@@ -42,7 +43,8 @@ class StreamSource(SquareImages):
     """A data set opened as a stream and inspected, and the form of its decoded images; their number is unknown.
 
     `label_column` and `num_classes` are None without classes, and `size` is as in `Survey`. `fingerprint` covers the
-    number of shards and the first images and labels.
+    number of shards and the first images and labels. `known_length` is the number of images if the first ones are all,
+    else None.
     """
 
     rows: datasets.IterableDataset
@@ -53,6 +55,12 @@ class StreamSource(SquareImages):
     strict: bool
     size: tuple[int, int] | None
     fingerprint: str
+    known_length: int | None
+
+    def check_batch_fits(self, batch_size):
+        super().check_batch_fits(batch_size)
+        if self.known_length is not None:
+            check_batch_size(batch_size, self.known_length)
 
     @property
     def channels(self):
@@ -97,7 +105,10 @@ def open_stream(args, default_resolution):
         None if label_column is None else [-1 if row[label_column] is None else row[label_column] for row in first]
     )
     fingerprint = fingerprint_of_images(values, rows.num_shards, labels)
-    return StreamSource(rows, column, label_column, num_classes, form, args.strict_data, seen.size, fingerprint)
+    known_length = len(first) if len(first) < SURVEYED_IMAGES else None
+    return StreamSource(
+        *(rows, column, label_column, num_classes, form, args.strict_data, seen.size, fingerprint, known_length)
+    )
 
 
 def _first_rows(rows, args):

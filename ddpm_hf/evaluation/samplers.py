@@ -87,12 +87,21 @@ def check_steps(name, sampler, steps):
     if name == FITTED and str(steps) not in sampler.config.fitted_solvers["solvers"]:
         fitted = ", ".join(sampler.config.fitted_solvers["solvers"])
         raise InputError(f"The model has solvers fitted for {fitted} steps and none for {steps}.")
+    set_steps(sampler, steps, f"Sampler {name!r}")
+    if len(sampler.timesteps) != steps:
+        raise InputError(f"Sampler {name!r} makes {len(sampler.timesteps)} network calls when asked for {steps}.")
+
+
+def set_steps(sampler, steps, name):
+    """Sets the timesteps of any scheduler.
+
+    Raises:
+        InputError: for a number of steps that it cannot take; the message begins with `name`.
+    """
     try:
         sampler.set_timesteps(steps)
     except (ValueError, IndexError, ZeroDivisionError) as error:  # stock schedulers do not check their arguments
-        raise InputError(f"Sampler {name!r} cannot take {steps} steps: {error}") from error
-    if len(sampler.timesteps) != steps:
-        raise InputError(f"Sampler {name!r} makes {len(sampler.timesteps)} network calls when asked for {steps}.")
+        raise InputError(f"{name} cannot take {steps} steps: {error}") from error
 
 
 def pipeline_with(sampler, unet):

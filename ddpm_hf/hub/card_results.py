@@ -19,6 +19,9 @@ def read_results(folder, evaluations=()):
 
     Returns:
         `dict`: "compare" and "bpd" in their public form, if the files exist.
+
+    Raises:
+        InputError: naming the file, if it cannot be read, or lacks an entry of its kind.
     """
     results = {}
     for place in (folder, *evaluations):
@@ -27,7 +30,9 @@ def read_results(folder, evaluations=()):
         for file in files:
             if file.is_file():
                 content = public_report(read_mapping(file))
-                results["compare" if "measurements" in content else "bpd"] = content
+                is_comparison = "measurements" in content
+                (COMPARISON if is_comparison else BOUND).check(file, content)
+                results["compare" if is_comparison else "bpd"] = content
     return results
 
 

@@ -12,6 +12,7 @@ from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.samples import kind_of
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # From the Hub's documentation on storage limits (2025).
@@ -127,6 +128,7 @@ def check_sampled(model, unet_config, scheduler):
             f"Cannot take model={str(model)!r}: the config of its network has sample_size={size!r}, which must be a "
             "positive whole number, or two of them (height, width); mend it in unet/config.json."
         )
+    _check_halves(model, unet_config)
     step = inspect.signature(scheduler.step).parameters.values() if hasattr(scheduler, "step") else ()
     needed = {parameter.name for parameter in step if parameter.default is inspect.Parameter.empty} - {"kwargs"}
     # Schedulers of other processes (flow matching, EDM, consistency) lack the noise levels of DDPM.
@@ -134,6 +136,18 @@ def check_sampled(model, unet_config, scheduler):
         raise InputError(
             f"Cannot take model={str(model)!r}: its scheduler, {type(scheduler).__name__}, is of another process than "
             f"DDPM. {WHAT_IS_TAKEN}"
+        )
+
+
+def _check_halves(model, unet_config):
+    """Raises InputError for sides that a U-Net cannot halve at each level, as stock classes do not check it."""
+    levels = len(unet_config.get("block_out_channels", [0]))
+    sides, factor = kind_of(unet_config).sides, 2 ** (levels - 1)
+    if any(side is not None and side % factor for side in sides):
+        raise InputError(
+            f"Cannot take model={str(model)!r}: the config of its network has "
+            f"sample_size={unet_config['sample_size']!r}, and a network of {levels} levels needs sides divisible by "
+            f"{factor}; mend it in unet/config.json."
         )
 
 

@@ -6,13 +6,18 @@ from typing import NamedTuple
 
 import yaml
 
+from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping, written_whole
 
 
 class Report(NamedTuple):
-    """A `dict` in a file `name`, YAML or JSON by its suffix; a picture and a table may have the same stem."""
+    """A `dict` in a file `name`, YAML or JSON by its suffix; a picture and a table may have the same stem.
+
+    It always has the entries `needed`, such as `"options.dataset"` for an entry of an entry.
+    """
 
     name: str
+    needed: tuple = ()
 
     @property
     def stem(self):
@@ -38,18 +43,39 @@ class Report(NamedTuple):
         """The values; {} if the folder does not have the file.
 
         Raises:
-            InputError: if the file cannot be read.
+            InputError: if the file cannot be read, or lacks an entry.
         """
         file = Path(folder) / self.name
-        return read_mapping(file, self.parse) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        values = read_mapping(file, self.parse)
+        self.check(file, values)
+        return values
+
+    def check(self, file, values):
+        """Raises InputError, which names `file`, if `values` lack an entry."""
+        for entry in self.needed:
+            if not _has(values, entry.split(".")):
+                raise InputError(
+                    f"{file} has no entry {entry!r}, and so does not tell how the model was made or measured: restore "
+                    "it as it was written, or move it away."
+                )
 
     def _is_yaml(self):
         return self.name.endswith(".yaml")
 
 
-TRAINING_OPTIONS = Report("training_args.yaml")
-CALIBRATION = Report("calibration.json")
-COMPARISON = Report("compare.json")
-BOUND = Report("bpd.json")
+def _has(values, names):
+    for name in names:
+        if not isinstance(values, dict) or name not in values:
+            return False
+        values = values[name]
+    return True
+
+
+TRAINING_OPTIONS = Report("training_args.yaml", ("dataset", "environment.num_processes"))
+CALIBRATION = Report("calibration.json", ("options.model", "options.dataset", "mean_square_epsilon.num_images"))
+COMPARISON = Report("compare.json", ("settings.data", "distance", "measurements"))
+BOUND = Report("bpd.json", ("total", "standard_error", "num_images", "timesteps"))
 ACCURACY = Report("accuracy.json")
 REPORTS = (TRAINING_OPTIONS, CALIBRATION, COMPARISON, BOUND, ACCURACY)

@@ -1,6 +1,7 @@
 """Images of unsupported bit depths are refused before the work, and transparent images are reported."""
 
 import logging
+import re
 
 import datasets
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 from PIL import Image
 
 from ddpm_hf.data import DataArguments, load_images, open_images, open_stream
+from ddpm_hf.data.images import ImagesOnDemand
+from ddpm_hf.data.mapped import decode_to_disk
+from ddpm_hf.data.streaming import decode_first
 from ddpm_hf.errors import InputError
 
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8)
@@ -60,11 +64,28 @@ def test_twelve_bits_in_sixteen_are_refused_by_range(folder, open_data):
         open_data(DataArguments(dataset=found), 28)
 
 
-def test_one_bright_image_of_sixteen_bits_shows_the_range(folder):
-    source = open_images(DataArguments(dataset=folder(a_png=RAMP, b_png=RAMP * 1040)), 28)
-    assert source.channels == 1
-    images = load_images(source, 1).tensors["images"]
-    assert images[1].max() == 255 and images[1].unique().numel() == 64
+@pytest.mark.parametrize("kind", ["memory", "disk", "demand", "stream"])
+def test_few_bits_among_images_of_the_whole_range_are_left_out_by_name(folder, kind, caplog):
+    """Ten bits in sixteen, behind an image that shows the range, were trained on as nearly black images."""
+    found = folder(a_png=RAMP * 1040, b_png=RAMP * 16, c_png=RAMP * 0)
+    with caplog.at_level(logging.WARNING):
+        images = read_by(kind, DataArguments(dataset=found))
+    assert sorted(image.unique().numel() for image in images) == [1, 64]
+    assert re.search(r"b\.png\): its 16-bit values go up to 1008 of 65535, .*multiply the values by 65", caplog.text)
+    with pytest.raises(InputError, match=r"b\.png\): its 16-bit values .*or leave out --strict_data"):
+        read_by(kind, DataArguments(dataset=found, strict_data=True))
+
+
+def read_by(kind, args):
+    """The different images of a data set, as training reads them."""
+    if kind == "stream":
+        return decode_first(open_stream(args, 28), 3, seed=0)["images"]
+    source = open_images(args, 28)
+    if kind == "disk":
+        return decode_to_disk(source).read()["images"]
+    if kind == "memory":
+        return load_images(source, 1).tensors["images"]
+    return ImagesOnDemand(source).__getitems__(np.arange(3))["images"][:2]
 
 
 @OPENERS

@@ -43,6 +43,23 @@ def test_a_batch_of_large_images(image_folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_that_the_network_does_not_hold(image_folder, tmp_path):
+    """The images of a batch fit, and those that the first layer makes of them do not."""
+    options = {"dataset": image_folder, "max_train_steps": 1, "output_dir": str(tmp_path / "run"), "unet": "images_64"}
+    batch_size = psutil.virtual_memory().total // (4 * 8 * 8 * 64)
+    with pytest.raises(InputError, match=f"batch_size={batch_size}: a batch takes at least .* --find_batch_size"):
+        train(TrainingArguments(**options, batch_size=batch_size))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_batch_of_more_images_than_there_are(image_folder, tmp_path, tiny_pipeline, streaming):
+    """A stream went round and round its 16 images for a single update."""
+    options = {"dataset": image_folder, "max_train_steps": 1, "init_from": tiny_pipeline, "streaming": streaming}
+    with pytest.raises(InputError, match="batch_size=1000 is larger than the data set, which has 16 images"):
+        train(TrainingArguments(**options, batch_size=1000, output_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_points():
     with pytest.raises(InputError, match="num_points=1000000000000 take 74,506 GiB .* ask for fewer points"):
         open_points(DataArguments(dataset="two_moons", num_points=10**12))

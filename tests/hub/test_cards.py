@@ -7,6 +7,7 @@ from hub_server import metadata_errors
 from huggingface_hub import ModelCard
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.hub.cards import card_of, is_generated, save_card, write_card
 from ddpm_hf.training.arguments import TrainingArguments
@@ -102,6 +103,13 @@ def test_a_card_of_a_person_is_left_alone(trained):
 def test_the_base_model_is_one_of_the_hub(tmp_path, base_model, named):
     save_card(tmp_path, "# A model", base_model=base_model.format(folder=tmp_path))
     assert ModelCard.load(tmp_path / "README.md").data.base_model == named
+
+
+@pytest.mark.parametrize("content", ['{"measurements": []}', '{"total": 3.2}', "{}"])
+def test_results_that_lack_an_entry_are_named(trained, tmp_path, content):
+    (tmp_path / "scores.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"scores.json has no entry .*: restore it"):
+        card_of(trained, "someone/model", evaluations=[tmp_path / "scores.json"])
 
 
 def card_of_training(folder, tiny_unet, **options):

@@ -158,6 +158,13 @@ def test_sizes_that_images_cannot_have(folder, size):
     assert f"has sample_size={size!r}, which must be a positive whole number, or two" in refusal(folder)
 
 
+@pytest.mark.parametrize("size", [7, [8, 7]])
+def test_sizes_that_a_stock_network_of_two_levels_cannot_halve(folder, size):
+    """Stock classes do not check it, and torch stopped in the first call."""
+    edited(folder, "unet/config.json", sample_size=size, _class_name="UNet2DModel")
+    assert f"has sample_size={size!r}, and a network of 2 levels needs sides divisible by 2" in refusal(folder)
+
+
 def test_a_rectangle_and_no_size_are_allowed(folder):
     for size in ([8, 16], None):
         edited(folder, "unet/config.json", sample_size=size)

@@ -1,17 +1,22 @@
 """Networks compute the same with every memory layout and compilation option."""
 
 import importlib.util
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.models.upsampling import Upsample2D
 from safetensors.torch import load_file
 
+from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.compiled_gradients import check_compiled_gradients
 from ddpm_hf.training.dry_run import saved_activations
 from ddpm_hf.training.model_setup import is_chosen, set_up_model
-from ddpm_hf.training.train import train
+from ddpm_hf.training.train import open_data, train
 
 CPU = torch.device("cpu")
 
@@ -79,15 +84,53 @@ def test_channels_last_trains_saves_and_resumes(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_saves_and_resumes(options):
-    """The C++ compiler of the machine compiles the network, which takes minutes."""
-    folder = train(TrainingArguments(**options | {"max_train_steps": 2, "compile": "yes"}))
-    plain = train(TrainingArguments(**options | {"max_train_steps": 2, "output_dir": str(folder) + "_plain"}))
-    compiled, eager = (load_file(f / "unet/diffusion_pytorch_model.safetensors") for f in (folder, plain))
-    assert compiled.keys() == eager.keys()
-    for name in eager:
-        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-3, atol=1e-4)
-    train(TrainingArguments(**options | {"compile": "yes"}))
+def test_a_network_trains_compiled_where_its_gradients_are_right_and_is_refused_elsewhere(options, tiny_unet):
+    """With the C++ compiler of the machine; minutes. torch 2.13 loses gradients on CPUs, which looked like rounding."""
+    plain, compiled = tiny_unet().eval(), tiny_unet().eval()
+    set_up_model(compiled, settings(compile="yes"), CPU)
+    torch._dynamo.utils.counters.clear()
+    expected, found = (torch.cat([g.flatten() for g in gradients(unet)]) for unet in (plain, compiled))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # it is compiled, and as a whole
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    # 5e-7 is measured where the compiler is right: float32 has 1.2e-7, and some hundred sums add up.
+    is_right = (found - expected).norm() <= 1e-5 * expected.norm()
+    options |= {"compile": "yes"}
+    if not is_right:
+        with pytest.raises(InputError, match="compile='yes' gives other gradients than without it: torch .* on cpu"):
+            train(TrainingArguments(**options))
+        assert not Path(options["output_dir"]).exists()
+        return
+    whole = train(TrainingArguments(**options))
+    parts = options | {"output_dir": options["output_dir"] + "_parts"}
+    torch._dynamo.reset()  # as in another process
+    train(TrainingArguments(**parts | {"max_train_steps": 2}))
+    torch._dynamo.reset()
+    resumed = train(TrainingArguments(**parts))
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+    for file in (whole / name, *whole.glob("checkpoints/*/*.safetensors")):
+        assert not any("_orig_mod" in key for key in load_file(file))
+
+
+@pytest.mark.parametrize(("lost", "is_refused"), [(0.0, False), (1e-3, False), (0.5, True), (1.0, True)])
+def test_gradients_that_get_lost_in_compilation_are_noticed(
+    options, make_accelerator, tiny_unet, monkeypatch, lost, is_refused
+):
+    """A compiler that loses a share of the gradient on its way back through the upsampling, as torch 2.13 all of it."""
+
+    def compile_badly(network):
+        for part in network.modules():
+            if isinstance(part, Upsample2D):
+                part.register_full_backward_hook(lambda _, given, __: ((1 - lost) * given[0], *given[1:]))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_badly)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    args = TrainingArguments(**options, compile="yes")
+    parts = make_accelerator(), tiny_unet(dropout=0.2), GaussianDiffusionScheduler(), open_data(args)
+    before = torch.get_rng_state()
+    with pytest.raises(InputError, match=r"an error of \d+% in this network") if is_refused else nullcontext():
+        check_compiled_gradients(args, *parts)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_does_not_go_together_is_refused(options):
