@@ -1,6 +1,8 @@
 """The new pipeline folder of a calibration: where it goes, whether it can go there, and that it appears whole."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ddpm_hf.calibration.models import save_model
 from ddpm_hf.calibration.progress_file import state_files
@@ -9,7 +11,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.hub.reading import INDEX_FILE
-from ddpm_hf.reports.report_files import CALIBRATION
+from ddpm_hf.reports.report_files import Report
 from ddpm_hf.results import check_free_folder
 
 
@@ -29,18 +31,26 @@ def check_output(output_dir):
     check_free_folder(output_dir, unfinished=unfinished)
 
 
-def write_folder(loaded, scheduler, report, draw, output_dir, push_to_hub):
+class Told(NamedTuple):
+    """What a calibration tells: the [`Report`] file, its values, and a function that draws its picture to a path."""
+
+    file: Report
+    values: dict
+    draw: Callable
+
+
+def write_folder(loaded, scheduler, told, output_dir, push_to_hub):
     """Writes the model with its new scheduler, the report, its picture and a card, and pushes them if asked to.
 
     Args:
         loaded ([`CalibratedModel`]): the model.
-        draw (`Callable`): draws the picture to a path.
+        told ([`Told`]): the report.
         push_to_hub (`str`, *optional*): the repository.
     """
     with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
         save_model(loaded, scheduler, aside)
-        CALIBRATION.write(aside, report)
-        draw(aside / CALIBRATION.picture)
+        told.file.write(aside, told.values)
+        told.draw(aside / told.file.picture)
         write_card(aside, push_to_hub or output_dir.name)
     for state in state_files(output_dir):
         state.unlink()

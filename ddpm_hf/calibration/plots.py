@@ -34,7 +34,7 @@ def draw_solvers(report, png_path):
     """Draws the distances of solvers to the fine paths by network calls, and those of the paths' ends to the images.
 
     Args:
-        report (`dict`): `distances` and `distances_of_ends`, as `calibration.json` has them.
+        report (`dict`): `distances` and `distances_of_ends`, as `solvers.json` has them.
         png_path: the file to write.
     """
     ends = report["distances_of_ends"]

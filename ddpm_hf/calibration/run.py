@@ -14,7 +14,7 @@ from ddpm_hf.calibration.mean_square_epsilon import (
 )
 from ddpm_hf.calibration.model_plans import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.models import load_model
-from ddpm_hf.calibration.new_folder import check_output, output_folder, write_folder
+from ddpm_hf.calibration.new_folder import Told, check_output, output_folder, write_folder
 from ddpm_hf.calibration.options import CalibrationOptions
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.calibration.progress_file import STATE_FILE
@@ -34,18 +34,7 @@ from ddpm_hf.results import check_apart
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 
-def calibrate(
-    model,
-    output_dir=None,
-    data=None,
-    num_images=1000,
-    plans=None,
-    plan_cost="bound",
-    batch_size=64,
-    seed=0,
-    device=None,
-    push_to_hub=None,
-):
+def calibrate(model, output_dir=None, data=None, push_to_hub=None, **options):
     """Measures Gamma_t, and timestep plans if asked for, and writes a new pipeline folder that has them.
 
     The weights stay what they are. The new folder's scheduler draws with the `analytic` variance (`with_recipe`:
@@ -64,15 +53,17 @@ def calibrate(
             the repository.
         data (`DataArguments`): which images; by default the training split of the embedded Fashion-MNIST. Those that the
             model was trained on serve well.
-        num_images (`int`): as many, drawn at random by `seed`.
-        plans (`list[int]`, *optional*): numbers of steps K to plan timesteps for.
-        plan_cost (`str`): what plans are made to keep low: "bound", the variational bound, for likelihood; "local_error",
-            the errors of deterministic second-order steps, for samples; "global_error", what those errors have become in
-            the samples, which takes 2.5 times the network calls and makes better ones.
-        batch_size (`int`): images at a time and process.
-        seed (`int`): of the noise, of the timesteps, and of the choice of images.
-        device (`str`, *optional*): "cpu" to leave an accelerator alone; the fastest there is by default.
         push_to_hub (`str`, *optional*): the id of a repository, made if it is not there, that gets the folder too.
+        options: further ones by name.
+
+            num_images (`int`, 1000): how many images are drawn at random by `seed`.
+            plans (`list[int]`, none): numbers of steps K to plan timesteps for.
+            plan_cost (`str`, "bound"): what plans keep low: "bound", the variational bound, for likelihood;
+                "local_error", the errors of deterministic second-order steps, for samples; "global_error", what those
+                errors have become in the samples, which takes 2.5 times the network calls and makes better ones.
+            batch_size (`int`, 64): images at a time and process.
+            seed (`int`, 0): of the noise, of the timesteps, and of the choice of images.
+            device (`str`): "cpu" to leave an accelerator alone; the fastest there is by default.
 
     Returns:
         [`GaussianDiffusionPipeline`]: what was written; for a model of latents its own pipeline.
@@ -81,8 +72,8 @@ def calibrate(
         InputError: before the measurement, for an output_dir that holds something else or cannot be written to, a plan that
             cannot be made, data that do not fit, and a Hub that does not take the model.
     """
-    data, plans = data or DataArguments(), sorted(set(plans or []))
-    options = CalibrationOptions(model, data, num_images, plans, plan_cost, batch_size, seed, device)
+    plans = sorted({*(options.pop("plans", None) or ())})
+    options = CalibrationOptions(model, data or DataArguments(), plans=plans, **options)
     return _calibrate(options, output_folder(output_dir, push_to_hub), push_to_hub)
 
 
@@ -122,7 +113,8 @@ def _calibrate(options, output_dir, push_to_hub):
             **({"plan_cost": options.plan_cost, "plans": made} if made else {}),
         }
         _print_summary(gamma, scheduler, made, output_dir)
-        write_folder(loaded, scheduler, report, partial(draw_mean_square_epsilon, gamma), output_dir, push_to_hub)
+        told = Told(CALIBRATION, report, partial(draw_mean_square_epsilon, gamma))
+        write_folder(loaded, scheduler, told, output_dir, push_to_hub)
     accelerator.wait_for_everyone()
     return loaded.pipeline
 

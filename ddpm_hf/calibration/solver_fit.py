@@ -72,8 +72,21 @@ def fit_solver(
     features = more.pop("features", None)
     fit = SolverFit(unet, scheduler, steps, images, FitOptions(num_paths, seed, guidance_scale, **more), features)
     with tqdm(total=fit.calls(), desc="solvers", unit="call", disable=not progress_bar) as bar:
-        fit.prepare(bar.update)
-        return fit.scheduler({str(count): fit.solver(count, bar.update) for count in fit.steps})
+        update = in_whole_calls(bar)
+        fit.prepare(update)
+        return fit.scheduler({str(count): fit.solver(count, update) for count in fit.steps})
+
+
+def in_whole_calls(bar):
+    """An update of the bar that is told parts of calls: calls for a part of the paths count in proportion."""
+    done = 0.0
+
+    def update(calls):
+        nonlocal done
+        done += calls
+        bar.update(int(done) - bar.n)
+
+    return update
 
 
 class SolverFit:

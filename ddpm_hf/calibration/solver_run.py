@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.models import load_model
-from ddpm_hf.calibration.new_folder import check_output, output_folder, write_folder
+from ddpm_hf.calibration.new_folder import Told, check_output, output_folder, write_folder
 from ddpm_hf.calibration.options import told_of
 from ddpm_hf.calibration.plots import draw_solvers
 from ddpm_hf.calibration.progress_file import SOLVER_STATE, network_checksum
@@ -20,7 +20,7 @@ from ddpm_hf.calibration.solver_comparison import (
     samplers_compared,
     table_of,
 )
-from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
+from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit, in_whole_calls
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
@@ -29,6 +29,7 @@ from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.files import read_mapping, written_whole
 from ddpm_hf.hub.push import prepare_repository
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+from ddpm_hf.reports.report_files import SOLVERS
 from ddpm_hf.results import check_apart
 from ddpm_hf.samples import kind_of
 
@@ -70,7 +71,7 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
     """Fits a solver for each number of steps, and writes a new pipeline folder whose scheduler has them.
 
     The weights stay what they are; the new scheduler is deterministic (eta = 0), and `set_timesteps(K)` takes the
-    solver for K. Beside the model there are `calibration.json` and `calibration.png`, with the distances to the model's
+    solver for K. Beside the model there are `solvers.json` and `solvers.png`, with the distances to the model's
     fine paths from unseen noise. Called again after it was cut off, it goes on with the first solver that is missing.
     The result follows from the seed. Of several processes one works, and the others wait.
 
@@ -111,13 +112,14 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
     )
     started, state = time.monotonic(), _State(output_dir / SOLVER_STATE, fit, options)
     with tqdm(total=calls, desc="solvers", unit="call") as bar:
-        fit.prepare(bar.update)
+        update = in_whole_calls(bar)
+        fit.prepare(update)
         for count in fit.steps:
             state.solvers.setdefault(str(count), None)
             if state.solvers[str(count)] is None:
-                state.add(count, fit.solver(count, bar.update))
+                state.add(count, fit.solver(count, update))
         scheduler = fit.scheduler(state.solvers)
-        distances = distances_to_paths(fit, scheduler, samplers, bar.update)
+        distances = distances_to_paths(fit, scheduler, samplers, update)
     report = {
         "options": options.told(),
         "seconds": time.monotonic() - started,
@@ -127,7 +129,8 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
         "distances_of_ends": None if fit.ends is None else {str(t): d for t, d in fit.ends.items()},
     }
     _print_summary(report, fit, output_dir)
-    write_folder(loaded, scheduler, report, partial(draw_solvers, report), output_dir, push_to_hub)
+    told = Told(SOLVERS, report, partial(draw_solvers, report))
+    write_folder(loaded, scheduler, told, output_dir, push_to_hub)
 
 
 def _without_rows(solver):

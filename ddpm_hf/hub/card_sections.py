@@ -6,7 +6,7 @@ from ddpm_hf.environment import describe_environment
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
-from ddpm_hf.reports.report_files import CALIBRATION, TRAINING_OPTIONS
+from ddpm_hf.reports.report_files import CALIBRATION, SOLVERS, TRAINING_OPTIONS, calibration_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -118,7 +118,7 @@ def data_name(dataset):
 
 
 def introduction(folder, index):
-    options, report = TRAINING_OPTIONS.read(folder), CALIBRATION.read(folder)
+    options, report = TRAINING_OPTIONS.read(folder), calibration_of(folder)
     if report:
         data = data_name(report["options"]["dataset"])
         return f"A denoising diffusion model, calibrated with ddpm_hf on {data} for sampling in few steps."
@@ -144,7 +144,7 @@ def loading(folder, index, repository):
         ways.append(CODE.format(repository=repository, label=label, warning=warning))
     if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", "GaussianDiffusionPipeline"):
         ways.append(PACKAGE.format(repository=repository, label=label))
-    elif CALIBRATION.read(folder):
+    elif calibration_of(folder):
         ways.append(PACKAGE_OF_LATENTS)
     return "\n\n".join(["## How to load it", *ways])
 
@@ -166,8 +166,6 @@ def calibration(folder):
     report = CALIBRATION.read(folder)
     if not report:
         return ""
-    if "solvers" in report:
-        return _fitted_solvers(folder, report)
     options, plans = report["options"], ", ".join(report.get("plans", {}))
     return CALIBRATION_SECTION.format(
         base=_link(options["model"]),
@@ -176,11 +174,14 @@ def calibration(folder):
         file=CALIBRATION.name,
         plans=f", and planned timesteps for {plans} steps" if plans else "",
         command=_command(options),
-        picture=_picture_of(folder, "Gamma"),
+        picture=_picture_of(folder, CALIBRATION, "Gamma"),
     )
 
 
-def _fitted_solvers(folder, report):
+def few_steps(folder):
+    report = SOLVERS.read(folder)
+    if not report:
+        return ""
     options, counts = report["options"], [*report["solvers"]]
     scale = options["guidance_scale"]
     rows = [["sampler", *counts], ["---"] * (1 + len(counts))]
@@ -193,12 +194,12 @@ def _fitted_solvers(folder, report):
         guidance="" if scale == 1 else f", at `guidance_scale={scale:g}`",
         table="\n".join(f"| {' | '.join(row)} |" for row in rows),
         command=_command(options),
-        picture=_picture_of(folder, "distances"),
+        picture=_picture_of(folder, SOLVERS, "distances"),
     )
 
 
-def _picture_of(folder, title):
-    return f"\n![{title}]({CALIBRATION.picture})" if (folder / CALIBRATION.picture).is_file() else ""
+def _picture_of(folder, report, title):
+    return f"\n![{title}]({report.picture})" if (folder / report.picture).is_file() else ""
 
 
 def versions(folder):

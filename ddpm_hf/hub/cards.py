@@ -15,7 +15,7 @@ from ddpm_hf.hub import card_sections as sections
 from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
 from ddpm_hf.hub.public_names import local_names, on_the_hub
 from ddpm_hf.hub.reading import read_index
-from ddpm_hf.reports.report_files import CALIBRATION, TRAINING_OPTIONS
+from ddpm_hf.reports.report_files import TRAINING_OPTIONS, calibration_of
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
@@ -49,6 +49,7 @@ def card_of(folder, repository, license=None, evaluations=()):
         sections.loading(folder, index, repository),
         f"## Samplers and scores\n\n{measured}" if measured else "",
         sections.calibration(folder),
+        sections.few_steps(folder),
         sections.training(folder),
         sections.versions(folder),
         sections.licence(license),
@@ -79,7 +80,7 @@ def is_generated(text):
 
 def metadata(folder, repository, license, results):
     """The [`ModelCardData`] of a folder."""
-    options, report = TRAINING_OPTIONS.read(folder), CALIBRATION.read(folder)
+    options, report = TRAINING_OPTIONS.read(folder), calibration_of(folder)
     dataset = report["options"]["dataset"] if report else options.get("dataset")
     base_model = report["options"]["model"] if report else options.get("init_from")
     name = sections.data_name(dataset) if report or options else "unknown"

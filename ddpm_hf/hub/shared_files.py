@@ -14,13 +14,21 @@ from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
-from ddpm_hf.reports.report_files import BOUND, CALIBRATION, COMPARISON, REPORTS, Report
+from ddpm_hf.reports.report_files import BOUND, CALIBRATION, COMPARISON, REPORTS, SOLVERS, Report
 
 REPORT_FILES = {report.name: report for report in REPORTS}
 SHARED = (
     *(INDEX_FILE, CODE_FILE, CARD_FILE, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
     *REPORT_FILES,
-    *(LOSS_FILE, LOSS_PICTURE, BITS_PER_DIM_FILE, CALIBRATION.picture, COMPARISON.picture, BOUND.picture),
+    *(
+        LOSS_FILE,
+        LOSS_PICTURE,
+        BITS_PER_DIM_FILE,
+        CALIBRATION.picture,
+        SOLVERS.picture,
+        COMPARISON.picture,
+        BOUND.picture,
+    ),
     *("samples.png", "samples_*.png", "samples/*.png"),
 )
 # In the folder of a component: config, weights, and files of tokenizers and processors.

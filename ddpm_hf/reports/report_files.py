@@ -73,9 +73,17 @@ def _has(values, names):
     return True
 
 
+def calibration_of(folder):
+    """The report of what was measured or fitted to a trained model in this folder, {} without one."""
+    return CALIBRATION.read(folder) or SOLVERS.read(folder)
+
+
 TRAINING_OPTIONS = Report("training_args.yaml", ("dataset", "environment.num_processes"))
 CALIBRATION = Report("calibration.json", ("options.model", "options.dataset", "mean_square_epsilon.num_images"))
+SOLVERS = Report(
+    "solvers.json", ("options.model", "options.dataset", "options.guidance_scale", "solvers", "distances")
+)
 COMPARISON = Report("compare.json", ("settings.data", "distance", "measurements"))
 BOUND = Report("bpd.json", ("total", "standard_error", "num_images", "timesteps"))
 ACCURACY = Report("accuracy.json")
-REPORTS = (TRAINING_OPTIONS, CALIBRATION, COMPARISON, BOUND, ACCURACY)
+REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, ACCURACY)

@@ -64,11 +64,11 @@ def test_a_new_folder_has_solvers_that_are_used_without_another_word(calibrated)
     assert [*solvers["solvers"]] == ["2", "3"]
     assert solvers["moments"]["shape"] == [1, 8, 8]
 
-    report = json.loads((output / "calibration.json").read_text(encoding="utf-8"))
+    report = json.loads((output / "solvers.json").read_text(encoding="utf-8"))
     assert report["options"]["solver"] == "2,3"
     assert report["distances"]["fitted"].keys() == {"2", "3"}
     assert report["solvers"]["3"]["timesteps"] == solvers["solvers"]["3"]["timesteps"]
-    assert (output / "calibration.png").stat().st_size > 10_000
+    assert (output / "solvers.png").stat().st_size > 10_000
     card = ModelCard.load(output / "README.md").text
     assert "solvers fitted to this network for 2, 3 network calls" in card
     assert "--solver 2,3" in card

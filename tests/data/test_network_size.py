@@ -59,7 +59,13 @@ def test_the_network_says_the_size():
 @pytest.mark.parametrize("streaming", [False, True])
 def test_training_from_a_network_keeps_its_size(model, larger_images, streaming):
     """A network for 8x8 was trained on the 12x12 of the data, and on 28x28 if their sizes differed."""
-    options = {"init_from": model(), "dataset": larger_images, "streaming": streaming, "max_train_steps": 1}
+    options = {
+        "init_from": model(),
+        "dataset": larger_images,
+        "streaming": streaming,
+        "max_train_steps": 1,
+        "batch_size": 4,
+    }
     assert open_data(TrainingArguments(**options)).resolution == 8
     with pytest.raises(InputError, match="resolution=12 does not go with init_from=.*model"):
         open_data(TrainingArguments(**options, resolution=12))
