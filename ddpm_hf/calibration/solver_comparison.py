@@ -8,7 +8,7 @@ from ddpm_hf.evaluation.samplers import check_steps, make_sampler, pipeline_with
 COMPARED = ("ddim@trailing", "dpmpp-2m@trailing", "dpmpp-2m-karras", "unipc@trailing")
 FITTED = "fitted"
 # More paths than these would take more network calls than the fit itself.
-COMPARED_PATHS = 32
+COMPARED_PATHS = 24
 
 
 def samplers_compared(scheduler, steps):

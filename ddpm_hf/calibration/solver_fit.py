@@ -22,7 +22,7 @@ LEAST_PATHS, MOST_STEPS = 16, 50
 # The search follows so many paths: more would take network calls that more moves make better use of.
 SEARCH_PATHS = 48
 # How many paths are compared with how many images, at most, for where paths should end.
-END_PATHS, END_IMAGES = 512, 4096
+END_PATHS, END_IMAGES = 384, 4096
 DETERMINISTIC = {
     "eta": 0.0,
     "variance_type": "fixed_small",
