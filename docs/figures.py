@@ -41,6 +41,7 @@ PICTURES = {
     "noise_to_images.png": Picture(image_figures.noise_to_images, ("demo",)),
     "forward_images.png": Picture(image_figures.forward),
     "exact_images.png": Picture(image_figures.exact_model),
+    "few_calls.png": Picture(image_figures.few_calls),
     "guidance.png": Picture(image_figures.guidance, ("with_classes", "steered")),
     "demo.png": Picture(demo_figures.page, ("with_classes",)),
     "image_to_image.png": Picture(editing_figures.image_to_image, ("stock",)),

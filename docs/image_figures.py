@@ -1,5 +1,9 @@
-"""Pictures of images in README, docs/guidance.md and docs/point_clouds.md; `figures.py` lists the model of each."""
+"""Pictures of images in README, docs/guidance.md, point_clouds.md and sampling.md; `figures.py` lists their models."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
@@ -11,7 +15,15 @@ from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
 from ddpm_hf.pipelines.image_grids import sample_images
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
+from ddpm_hf.visualization.style import new_figure
 
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+# The tables of few calls, by what stands above them; fits that stand beside the first are left out.
+FEW_CALLS = {
+    "exact model of images": "fitted_solvers_exact_fashion",
+    "stock Fashion-MNIST network": "fitted_solvers_fashion_mnist_stock",
+}
+OTHER_FITS = {"half the paths", "another seed"}
 CLASSES = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"
 
 
@@ -61,6 +73,30 @@ def exact_model(file, shown=12, steps=50):
     rows.append(sample_images(pipeline, shown, num_inference_steps=steps))
     titles = ["data", "draws of\nthe mixture", f"samples\nin {steps} steps"]
     save_figure(draw_image_rows(rows, row_titles=titles, tile=56), file)
+
+
+def few_calls(file):
+    """Distance to the data by network calls, from the tables of benchmarks/fitted_solvers.py."""
+    figure, (panels,) = new_figure(11, 4, 1, len(FEW_CALLS))
+    for axes, (title, name) in zip(panels, FEW_CALLS.items(), strict=True):
+        measured = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["measured"]
+        curves = {}
+        for key, results in measured.items():
+            sampler, calls = key.removesuffix(" calls").rsplit(", ", 1)
+            curves.setdefault(sampler, {})[int(calls)] = np.mean([distance for _, distance in results])
+        for value in curves.pop("flow", {}).values():
+            axes.axhline(value, color="grey", linestyle=":", label="converged flow")
+        for sampler, of_calls in curves.items():
+            if sampler in OTHER_FITS:
+                continue
+            style = {"color": "black", "linewidth": 2} if sampler == "fitted" else {"linewidth": 1}
+            axes.plot([*of_calls], [*of_calls.values()], "o-", markersize=3, label=sampler, **style)
+        shown = sorted(curves["fitted"])
+        axes.set(xscale="log", yscale="log", title=title, xlabel="network calls", ylabel="distance to the data")
+        axes.set_xticks(shown, [str(calls) for calls in shown])
+        axes.minorticks_off()
+        axes.legend(fontsize="small")
+    save_figure(figure, file)
 
 
 def guidance(file, with_classes, steered, shown=4):
