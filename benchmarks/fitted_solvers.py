@@ -155,6 +155,11 @@ def told(scheduler):
     return {count: [*solver["timesteps"], solver.get("free_first_call", False)] for count, solver in solvers.items()}
 
 
+def told_without_folders(options):
+    """The options, with the last part of every path."""
+    return {name: Path(value).name if isinstance(value, str) else value for name, value in vars(options).items()}
+
+
 def table(measured, steps):
     """Markdown: a row for each sampler, a column for each number of calls, `rms / distance to data ± its spread`."""
     names = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in measured))
@@ -193,7 +198,7 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"fitted_solvers_{Path(options.model).name}{guided}"
     for measured in measure(Model(options), options):
-        result = {"machine": machine(), "options": vars(options), "measured": measured}
+        result = {"machine": machine(), "options": told_without_folders(options), "measured": measured}
         file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         file.with_suffix(".md").write_text(table(measured, options.steps) + "\n", encoding="utf-8")
     print(table(measured, options.steps))
