@@ -3,13 +3,14 @@
 python benchmarks/fitted_solvers.py MODEL [--features FOLDER] [--dataset D] [--steps 3 4 5 6 8 10 15 25 50]
     [--samplers ..] [--samples 2000] [--seeds 1 2 3] [--paths 96] [--fits 1] [--guidance_scale 1] [--without_images]
 
-MODEL is the folder of a model of images, a network or an exact denoiser (`exact_images.py`), or `swiss_roll`: the
-exact predictor of 2,000 points, which needs no features. For each sampler and number of calls there are two figures:
-the root mean square distance to the flow (`--flow_calls`) from the same noise; and, with its standard deviation over
-the seeds, the distance to data, which is a Frechet distance in the features to the test split of the data, or to fresh
-draws from an exact denoiser, or the sliced Wasserstein distance to the points. Fits and samples use different noise.
-With `--fits 3`, two more fits stand beside the first: from half the paths, and from another seed. The solvers are
-fitted with images of the training split, unless `--without_images` is given.
+MODEL is the folder of a model of images, a network or an exact denoiser (`exact_images.py`), the folder of a network
+trained on a swiss roll, or `swiss_roll`: the exact predictor of 2,000 points. Points need no features. For each sampler
+and number of calls there are two figures: the root mean square distance to the flow (`--flow_calls`) from the same
+noise; and, with its standard deviation over the seeds, the distance to data, which is a Frechet distance in the
+features to the test split of the data, or to fresh draws from an exact denoiser, or the sliced Wasserstein distance to
+the points. Fits and samples use different noise. With `--fits 3`, two more fits stand beside the first: from half the
+paths, and from another seed. The solvers are fitted with images of the training split, unless `--without_images` is
+given.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration import fit_solver
+from ddpm_hf.data import open_points
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, mean_and_spread
 from ddpm_hf.evaluation.features import load_features
@@ -35,6 +37,7 @@ BATCH = 250
 FIT_SEED = 1000
 FRESH_DRAWS = 20_000
 FIT_IMAGES = 4096
+ROLL_POINTS = 2000
 
 
 class Model:
@@ -51,7 +54,12 @@ class Model:
             return
         pipeline = load_pipeline(options.model)
         self.network, self.scheduler = pipeline.unet, pipeline.scheduler
-        self.shape, self.features = pipeline.samples.shape, load_features(options.features)
+        self.shape = pipeline.samples.shape
+        if pipeline.samples.name == "points":
+            fresh, self.images = (roll(split, pipeline.unet.config) for split in ("test", "train"))
+            self.to_data = lambda samples: distance(samples.double(), fresh.double())
+            return
+        self.features = load_features(options.features)
         real, self.images = self._data(pipeline.unet)
         self.real = FeatureStatistics(torch.cat([self.features(part) for part in real.split(500)]))
         self.to_data = self._frechet
@@ -98,6 +106,11 @@ class Model:
             given = {"class_labels": labels, "guidance_scale": self.scale, "num_inference_steps": steps}
             parts.append(pipeline(latents=x, output_type="latent", **given).images)
         return torch.cat(parts)
+
+
+def roll(split, config):
+    """Standardised points of a draw of a swiss roll."""
+    return open_points(DataArguments(dataset="swiss_roll", split=split, num_points=ROLL_POINTS), config).points
 
 
 def as_levels(samples):
