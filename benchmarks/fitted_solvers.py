@@ -4,8 +4,8 @@ python benchmarks/fitted_solvers.py MODEL [--features FOLDER] [--dataset D] [--s
     [--samplers ..] [--samples 2000] [--seeds 1 2 3] [--paths 96] [--fits 1] [--guidance_scale 1] [--without_images]
 
 MODEL is the folder of a model of images, a network or an exact denoiser (`exact_images.py`), the folder of a network
-trained on a swiss roll, or `swiss_roll`: the exact predictor of 2,000 points. Points need no features. For each sampler
-and number of calls there are two figures: the root mean square distance to the flow (`--flow_calls`) from the same
+trained on a swiss roll, or `swiss_roll`: the exact predictor of 2,000 points. Points need no features. Each sampler
+and number of calls has two figures: the root mean square distance to the flow (`--flow_calls`) from the same
 noise; and, with its standard deviation over the seeds, the distance to data, which is a Frechet distance in the
 features to the test split of the data, or to fresh draws from an exact denoiser, or the sliced Wasserstein distance to
 the points. Fits and samples use different noise. With `--fits 3`, two more fits stand beside the first: from half the
