@@ -34,7 +34,7 @@ def draw_by_class(pipeline, num_classes, per_class, guidance_scale, classifier_s
 
 @torch.no_grad()
 def recognised(judge, processor, images_by_class):
-    """For each class, the share of its images that the judge recognises."""
+    """The share of each class's images that the judge recognises."""
     shares = []
     for label, images in enumerate(images_by_class):
         pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in images])

@@ -118,7 +118,7 @@ def as_levels(samples):
 
 
 def samplers_of(scheduler):
-    """Those of diffusers, DDIM and DPM-Solver++ 2M by our classes, which give the same samples faster."""
+    """The samplers of diffusers; our classes take DDIM and 2M, with the same samples, faster."""
     deterministic = {"eta": 0.0, "variance_type": "fixed_small", "timestep_plans": None, "fitted_solvers": None}
     kernels = {
         "DDIM, trailing": {"timestep_spacing": "trailing"},

@@ -1,4 +1,4 @@
-"""Any command line ends well or with one sentence: random values for the options of every verb.
+"""Every command line ends well or with one sentence: random values for the options of every verb.
 
 A command ends in an exit code and, where that is not 0, in a sentence of ours. Any other exception is a bug, and so is a number
 in a result that is not finite, or a file that is left behind by a command that failed.

@@ -16,7 +16,7 @@ NUM_PROBES = 10
 
 @torch.no_grad()
 def error_growth(unet, scheduler, candidates, paths):
-    """By what factor the model's flow enlarges an error at each candidate on the way to the data.
+    """The factor by which the model's flow enlarges an error at each candidate on the way to the data.
 
     The paths follow the probability flow through all candidates in first order. Single long steps lead from them to
     `NUM_PROBES` of the candidates, and the flow is followed from the ends of these steps too. The growth is the root

@@ -23,7 +23,7 @@ SEED_OF_CHOICE = {"help": "Seed of the noise, and of the choice of images."}
 class EvaluationOptions:
     """What `evaluate` measures a bound of."""
 
-    num_images: int | None = option(None, "As many, drawn at random; all by default.", min=1)
+    num_images: int | None = option(None, "How many images are drawn at random; all by default.", min=1)
     steps: int | None = option(None, "Timesteps to visit; all of training's by default.", min=1)
     variance_type: str | None = option(None, "fixed_small, fixed_large, ..; the model's own by default.")
 

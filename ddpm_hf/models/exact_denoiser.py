@@ -97,7 +97,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_points(cls, points, scheduler, classes=None):
-        """For data distributed uniformly over `points`, with the process, prediction and head of `scheduler`.
+        """The denoiser of data distributed uniformly over `points`, with the process, prediction and head of `scheduler`.
 
         Args:
             points (`torch.Tensor`): (N, C, *), float32 or float64, the dtype of the arithmetic.
@@ -108,7 +108,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_gaussian_mixture(cls, means, covariances, scheduler, weights=None, classes=None):
-        """For data with the density sum_k w_k N(m_k, S_k).
+        """The denoiser of data with the density sum_k w_k N(m_k, S_k).
 
         Args:
             means (`torch.Tensor`): (K, C, *), float32 or float64, the dtype of the arithmetic.

@@ -72,7 +72,7 @@ def normal(x, mean, variance):
 
 
 def integral(values, x):
-    """By Simpson's rule; the grids are fine enough for all digits that are compared."""
+    """Simpson's rule gives the integrals; the grids are fine enough for all digits that are compared."""
     return float(integrate.simpson(values.numpy(), x=x.numpy()))
 
 
@@ -149,7 +149,7 @@ def test_a_mixture_in_the_plane_has_the_moments_of_the_integral():
 
 @pytest.mark.parametrize("variance_type, x0", [("fixed_small", -1.0), ("fixed_large", 0.4), ("npr", 1.4)])
 def test_the_bound_is_the_integral(variance_type, x0):
-    """Of one noisy step and the decoder, with a density on the line: every expectation by quadrature."""
+    """The bound of one noisy step and the decoder, with a density on the line, has every expectation by quadrature."""
     options = {"trained_betas": [0.3, 0.99], "num_train_timesteps": 2, "variance_type": variance_type}
     scheduler = GaussianDiffusionScheduler(**options, clip_sample=False, clip_sample_range=4.0)
     exact, draws = on_a_line(scheduler), 6000

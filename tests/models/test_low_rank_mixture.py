@@ -191,7 +191,7 @@ def test_sampling_with_labels_draws_of_the_class():
     assert_close(drawn.flatten(1).mean(1).double(), torch.tensor([-1.0, 0, 1, 1]).double(), rtol=0, atol=0.1)
 
 
-# Of the size of images ------------------------------------------------------------------------------------------------
+# The size of images ---------------------------------------------------------------------------------------------------
 
 
 def of_images(dtype):
