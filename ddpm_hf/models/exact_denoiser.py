@@ -97,7 +97,7 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_points(cls, points, scheduler, classes=None):
-        """The denoiser of data distributed uniformly over `points`, with the process, prediction and head of `scheduler`.
+        """The denoiser of data spread uniformly over `points`, with the process, prediction and head of `scheduler`.
 
         Args:
             points (`torch.Tensor`): (N, C, *), float32 or float64, the dtype of the arithmetic.
