@@ -170,7 +170,7 @@ def test_each_command_of_the_quickstart_takes_what_the_one_before_it_left(models
 
 FORMULAS = ROOT / "docs" / "formulas.md"
 # "Ho 2020", "Ho et al. (2020", "Lu et al. 2022b", "Dhariwal & Nichol 2021"; not "Step 2000 of 10000".
-CITATION = re.compile(r"\b([A-Z][a-z]+(?: & [A-Z][a-z]+)?)(?: et al\.)?,? \(?((?:19[5-9]|20[0-2])\d[ab]?)\b(?! of)")
+CITATION = re.compile(r"\b([A-Z][a-z]+(?:-[A-Z][a-z]+)?(?: & [A-Z][a-z]+)?)(?: et al\.)?,? \(?((?:19[5-9]|20[0-2])\d[ab]?)\b(?! of)")
 
 
 def named(path):
@@ -207,7 +207,7 @@ def test_every_citation_is_a_reference():
     texts = [path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.rglob("*.py"))]
     texts += [guide.read_text(encoding="utf-8").partition("## References")[0] for guide in ENGLISH]
     cited = {" ".join(found) for text in texts for found in CITATION.findall(re.sub(r"\s+(?:# )?", " ", text))}
-    listed = re.findall(r"^\| (\w[\w& ]*?\d{4}[ab]?) \|", FORMULAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    listed = re.findall(r"^\| (\w[\w& -]*?\d{4}[ab]?) \|", FORMULAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(listed) > 40 and listed == sorted(set(listed), key=lambda key: key.replace(" &", "")), listed
     assert not cited - set(listed), cited - set(listed)
     assert not set(listed) - cited, set(listed) - cited
