@@ -7,10 +7,10 @@ MODEL is the folder of a model of images, a network or an exact denoiser (`exact
 trained on a swiss roll, or `swiss_roll`: the exact predictor of 2,000 points. Points need no features. Each sampler
 and number of calls has two figures: the root mean square distance to the flow (`--flow_calls`) from the same
 noise; and, with its standard deviation over the seeds, the distance to data, which is a Frechet distance in the
-features to the test split of the data, or to fresh draws from an exact denoiser, or the sliced Wasserstein distance to
-the points. Fits and samples use different noise. With `--fits 3`, two more fits stand beside the first: from half the
-paths, and from another seed. The solvers are fitted with images of the training split, unless `--without_images` is
-given.
+features to half of the test split, or to fresh draws from an exact denoiser, or the sliced Wasserstein distance to the
+points. Solvers are fitted with the other half, unless `--without_images` is given; fits and samples use different
+noise. A model that has solvers from `ddpm-hf calibrate --solver` is measured with these. With `--fits 3`, two more fits
+stand beside the first: from half the paths, and from another seed. `--name` tells the tables of several runs apart.
 """
 
 import argparse
@@ -69,10 +69,8 @@ class Model:
         if isinstance(unet, ExactDenoiser):
             drawn = as_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
             return drawn[FIT_IMAGES:], drawn[:FIT_IMAGES]
-        splits = (DataArguments(dataset=self.options.dataset, split=split) for split in ("test", "train"))
-        return [
-            load_data(split, unet.config, count)[0] for split, count in zip(splits, (None, FIT_IMAGES), strict=True)
-        ]
+        unseen = load_data(DataArguments(dataset=self.options.dataset, split="test"), unet.config, None)[0]
+        return unseen[1::2], unseen[::2][:FIT_IMAGES]
 
     def _frechet(self, samples):
         return frechet_distance(FeatureStatistics(self._features_of(samples)), self.real)
@@ -81,7 +79,9 @@ class Model:
         return torch.cat([self.features(part) for part in as_levels(samples).split(500)])
 
     def fits(self):
-        """The fitted schedulers by name."""
+        """The fitted schedulers by name: the model's own, if `ddpm-hf calibrate --solver` has given it any."""
+        if self.scheduler.config.get("fitted_solvers"):
+            return {"fitted": self.scheduler} if self.options.fits else {}
         options, paths = self.options, self.options.paths
         fits = {
             "fitted": (paths, FIT_SEED),
@@ -145,7 +145,9 @@ def measure(model, options):
     fits, measured = model.fits(), {}
     print(json.dumps({name: told(scheduler) for name, scheduler in fits.items()}), flush=True)
     samplers = {
-        name: s for name, s in samplers_of(model.scheduler).items() if name in (options.samplers or [name])
+        name: s
+        for name, s in samplers_of(model.scheduler).items()
+        if options.samplers is None or name in options.samplers
     } | fits
     fine = GaussianDiffusionScheduler.from_config(
         model.scheduler.config, eta=0.0, variance_type="fixed_small", solver_order=2, timestep_spacing="logsnr"
@@ -202,14 +204,14 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--paths", type=int, default=96)
     parser.add_argument("--fits", type=int, default=1, choices=(0, 1, 2, 3))
-    parser.add_argument("--samplers", nargs="+", default=None, help="by default all of them")
+    parser.add_argument("--samplers", nargs="*", default=None, help="by default all of them")
     parser.add_argument("--flow_calls", type=int, default=200, help="0 for no comparison with the flow")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--without_images", action="store_true")
+    parser.add_argument("--name", help="of the table; by default that of the model")
     options = parser.parse_args()
-    guided = "" if options.guidance_scale == 1 else f"_guided_{options.guidance_scale:g}"
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"fitted_solvers_{Path(options.model).name}{guided}"
+    file = RESULTS / f"fitted_solvers_{options.name or Path(options.model).name}"
     for measured in measure(Model(options), options):
         result = {"machine": machine(), "options": told_without_folders(options), "measured": measured}
         file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

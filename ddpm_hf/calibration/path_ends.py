@@ -11,7 +11,6 @@ from ddpm_hf.calibration.fine_paths import CLEAN, fine_timesteps
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import encode_labels
-from ddpm_hf.samples import kind_of
 
 # The flow of many paths, whose ends are compared with the data, takes fewer steps than that of few.
 EVEN_IN_LOG_SNR, EVEN_IN_TIME = 16, 24
@@ -53,15 +52,16 @@ def best_end(distances, among):
 
 
 def own_features(unet, chain, batch_size):
-    """What samples are compared in: for images the network's own middle block, for points the points.
+    """What samples are compared in: the network's own middle block, or nothing for a network without one.
+
+    The pixels of images are too many to be compared by their covariance, and of points it says too little.
 
     Returns:
-        `Callable`: (N, C, *) in the network's units to (N, D), float32, on the host. None for images and a network
-        without a `mid_block`: the pixels themselves are too many to be compared by their covariance.
+        `Callable` or None: (N, C, *) in the network's units to (N, D), float32, on the host.
     """
-    if hasattr(unet, "mid_block"):
-        return MiddleBlock(unet, int(SEEN_AT * len(chain)), batch_size)
-    return None if kind_of(unet.config).sides else (lambda samples: samples)
+    if not hasattr(unet, "mid_block"):
+        return None
+    return MiddleBlock(unet, int(SEEN_AT * len(chain)), batch_size)
 
 
 class MiddleBlock:
