@@ -9,7 +9,7 @@ and number of calls has two figures: the root mean square distance to the flow (
 noise; and, with its standard deviation over the seeds, the distance to data, which is a Frechet distance in the
 features to half of the test split, or to fresh draws from an exact denoiser, or the sliced Wasserstein distance to the
 points. Solvers are fitted with the other half, unless `--without_images` is given; fits and samples use different
-noise. A model that has solvers from `ddpm-hf calibrate --solver` is measured with these. With `--fits 3`, two more fits
+noise. A model with solvers from `ddpm-hf calibrate --solver` is measured with these. With `--fits 3`, two more fits
 stand beside the first: from half the paths, and from another seed. `--name` tells the tables of several runs apart.
 """
 
