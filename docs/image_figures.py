@@ -22,7 +22,7 @@ from ddpm_hf.visualization.style import new_figure
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 # The tables of few calls, by what stands above them; fits that stand beside the first are left out.
 FEW_CALLS = {
-    "exact model of images": "fitted_solvers_exact_fashion",
+    "exact model of images": "fitted_solvers_exact_images",
     "stock Fashion-MNIST network": "fitted_solvers_fashion_mnist_stock",
 }
 OTHER_FITS = {"half the paths", "another seed"}
