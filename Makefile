@@ -7,7 +7,6 @@ DEMO := outputs/demo
 STOCK ?= outputs/stock
 WITH_CLASSES ?= outputs/with_classes
 STEERED ?= outputs/steered
-FEW_STEPS ?= outputs/few_steps
 SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
@@ -44,8 +43,8 @@ format: $(VENV)/installed
 
 # Every picture of README and docs. Models that are missing are trained first: minutes for points and the demo, hours on
 # a CPU for the stock model and what is made from it.
-figures: $(foreach m,$(DEMO) $(STOCK) $(FEW_STEPS) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED),$(m)/model_index.json)
-	$(BIN)/python docs/figures.py --model demo=$(DEMO) --model stock=$(STOCK) --model few_steps=$(FEW_STEPS) --model with_classes=$(WITH_CLASSES) \
+figures: $(foreach m,$(DEMO) $(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED),$(m)/model_index.json)
+	$(BIN)/python docs/figures.py --model demo=$(DEMO) --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
 		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED)
 
 $(DEMO)/model_index.json: | $(VENV)/installed
@@ -53,9 +52,6 @@ $(DEMO)/model_index.json: | $(VENV)/installed
 
 $(STOCK)/model_index.json: | $(VENV)/installed
 	$(BIN)/python benchmarks/train_stock_model.py $(STOCK)
-
-$(FEW_STEPS)/model_index.json: | $(STOCK)/model_index.json
-	$(BIN)/ddpm-hf calibrate $(STOCK) --solver 3,5,7,10,15,25 --output_dir $(FEW_STEPS)
 
 # The commands of docs/guidance.md.
 $(WITH_CLASSES)/model_index.json: | $(STOCK)/model_index.json

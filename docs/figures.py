@@ -22,7 +22,6 @@ IMAGES = Path(__file__).parent / "images"
 MODELS = {
     "demo": "make demo",
     "stock": "python benchmarks/train_stock_model.py outputs/stock",
-    "few_steps": "ddpm-hf calibrate outputs/stock --solver 3,5,7,10,15,25 --output_dir outputs/few_steps",
     "with_classes": "the command in docs/guidance.md, from outputs/stock",
     "steered": "the command in docs/guidance.md, from outputs/stock",
     "swiss_roll": "ddpm-hf train --preset swiss_roll --output_dir outputs/swiss_roll",
@@ -43,7 +42,6 @@ PICTURES = {
     "forward_images.png": Picture(image_figures.forward),
     "exact_images.png": Picture(image_figures.exact_model),
     "few_calls.png": Picture(image_figures.few_calls),
-    "few_calls_samples.png": Picture(image_figures.few_calls_samples, ("few_steps",)),
     "guidance.png": Picture(image_figures.guidance, ("with_classes", "steered")),
     "demo.png": Picture(demo_figures.page, ("with_classes",)),
     "image_to_image.png": Picture(editing_figures.image_to_image, ("stock",)),

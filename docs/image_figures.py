@@ -12,10 +12,8 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionS
 from ddpm_hf.data import decode_all, draw_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
-from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
 from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
 from ddpm_hf.pipelines.image_grids import sample_images
-from ddpm_hf.recipes import with_recipe
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 from ddpm_hf.visualization.style import new_figure
 
@@ -99,22 +97,6 @@ def few_calls(file):
         axes.minorticks_off()
         axes.legend(fontsize="small")
     save_figure(figure, file)
-
-
-def few_calls_samples(file, few_steps, shown=12, seed=3):
-    """Samples from the same noise: rows of UniPC and of the fitted solver for 3 and 5 calls, then 2M in 100."""
-    pipeline = GaussianDiffusionPipeline.from_pretrained(few_steps)
-    noise = torch.randn(shown, *pipeline.samples.shape, generator=torch.Generator().manual_seed(seed))
-    fitted = pipeline.scheduler
-    plain = with_recipe(fitted, "ddim-2m", timestep_spacing="trailing")
-    unipc = make_sampler("unipc@trailing", plain)
-    rows = {}
-    for calls in (3, 5):
-        rows[f"UniPC,\n{calls} calls"] = (unipc, calls)
-        rows[f"fitted,\n{calls} calls"] = (fitted, calls)
-    rows["2M,\n100 calls"] = (plain, 100)
-    images = [pipeline_with(s, pipeline.unet)(latents=noise, num_inference_steps=n).images for s, n in rows.values()]
-    save_figure(draw_image_rows(images, row_titles=[*rows], tile=56), file)
 
 
 def guidance(file, with_classes, steered, shown=4):
