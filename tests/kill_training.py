@@ -111,8 +111,10 @@ def on_file_operations(folder, act):
         # Operations of `act` on files are not counted.
         if event in changing and not acting and str(arguments[0]).startswith(str(folder)):
             count, acting = count + 1, True
-            act(count, f"{event} {Path(str(arguments[0])).relative_to(folder)}")
-            acting = False
+            try:
+                act(count, f"{event} {Path(str(arguments[0])).relative_to(folder)}")
+            finally:
+                acting = False
 
     sys.addaudithook(hook)
 

@@ -5,9 +5,12 @@ in a result that is not finite, or a file that is left behind by a command that 
 """
 
 import contextlib
+import errno
 import io
 import json
+import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -15,20 +18,31 @@ import pytest
 from fuzzing import EXAMPLES, FUZZED, check_is_ours, mostly
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kill_training import on_file_operations
 from PIL import Image
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser, cli
 from ddpm_hf.data import DataArguments
 from ddpm_hf.evaluation.feature_network import train_feature_network
+from ddpm_hf.hub.model_folder import load_pipeline
 
 pytestmark = pytest.mark.slow
 FUZZED = settings(FUZZED, max_examples=int(EXAMPLES or 400))
 
-MODELS = ["images", "classes", "points", "power", "short"]
-# What is measured at every timestep needs few of them, for six images.
-RIGHT_MODELS = {"calibrate": ["short"], "compare": ["short"], "ema": ["power"], "train": ["images", "classes"]}
+# Fitting solvers is another path through `calibrate`, with options of its own.
+SOLVER = "calibrate --solver 2,3"
+MODELS = ["images", "classes", "points", "power", "short", "short_classes"]
+# What is measured at every timestep needs few of them.
+RIGHT_MODELS = {
+    "calibrate": ["short"],
+    SOLVER: ["short", "short_classes"],
+    "compare": ["short"],
+    "ema": ["power"],
+    "train": ["images", "classes"],
+}
 BROKEN = ["list", "truncated", "latin", "weights", "size", "flow", "empty", "nothing", "", "image.png"]
 DATA = {"images": ["data", "classes_data"], "classes": ["classes_data"], "short": ["data"]}
+DATA["short_classes"] = ["classes_data"]
 DATA |= {name: ["points.csv", "two_moons"] for name in ("points", "power")}
 BAD_DATA = ["empty", "", "nothing", "truncated_data", "deep_data", "latin.csv", "words.csv", "image.png", "text"]
 TEXTS = ["", "nan", "inf", "-1", "0", "1e400", "²", "1,2", "a", "-", "99999999", "0x10", " ", "1.5", "1e-320", "None"]
@@ -56,6 +70,8 @@ VERBS = {
     "evaluate": MEASURED
     | {"--seed": "1", "--num_images": "2", "--steps": "2", "--variance_type": "fixed_large", "--metrics": "bpd"},
     "calibrate": MEASURED | {"--seed": "1", "--num_images": "6", "--plan": "2", "--plan_cost": "local_error"},
+    SOLVER: MEASURED
+    | {"--solver": "2,3", "--num_images": "16", "--guidance_scale": "1.5", "--features": "features", "--seed": "1"},
     "compare": MEASURED
     | {"--num_images": "4", "--steps": "2", "--seeds": "1", "--samplers": "ddim", "--features": "features"}
     | {"--bound_images": "2"},
@@ -91,12 +107,14 @@ VERBS = {
 NEEDED = ("--num_images", "--steps", "--num", "--num_samples", "--max_train_steps", "--batch_size", "--sample_steps")
 NEEDED += ("--num_eval_images", "--width", "--std", "--space", "--features", "--eval_steps", "--strength")
 NEEDED += ("--sample_every", "--checkpoint_every", "--split")
-OUTPUTS = {"calibrate": ("--output_dir", "out"), "export": ("--output_dir", "out"), "evaluate": ("--output", "out")}
+OUTPUTS = dict.fromkeys(("calibrate", SOLVER), ("--output_dir", "out"))
+OUTPUTS |= {"export": ("--output_dir", "out"), "evaluate": ("--output", "out")}
 OUTPUTS |= {"compare": ("--output", "out"), "ema": ("--output", "out"), "push": (None, "out"), "demo": (None, "out")}
 OUTPUTS |= {"train": ("--output_dir", "out"), "train_classifier": ("--output_dir", "out")}
-OF_DATA = ("evaluate", "calibrate", "compare", "train", "train_classifier")
+OF_DATA = ("evaluate", "calibrate", SOLVER, "compare", "train", "train_classifier")
 OF_DATA += ("show forward", "show samples", "show score", "show variances")
-ON_DEVICES = ("sample", "edit", "interpolate", "evaluate", "calibrate", "compare")
+ON_DEVICES = ("sample", "edit", "interpolate", "evaluate", "calibrate", SOLVER, "compare")
+OF_MODELS = ("push", "export", "ema", "demo", "show", *(name.split()[0] for name in ON_DEVICES))
 # Their files stay where they fail: a run goes on from them.
 RUNS = ("train", "train_classifier")
 
@@ -113,6 +131,8 @@ def given_files(tmp_path_factory):
     GaussianDiffusionPipeline(MLPDenoiser(in_channels=2, width=8), scheduler).save_pretrained(folder / "points")
     short = GaussianDiffusionScheduler(4, beta_start=0.3, beta_end=0.95)
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), short).save_pretrained(folder / "short")
+    of_classes = DDPMUNet2DModel(**TINY, num_classes=3)
+    GaussianDiffusionPipeline(of_classes, short).save_pretrained(folder / "short_classes")
     for name, damage in {
         "list": lambda f: write(f / "model_index.json", "[]"),
         "truncated": lambda f: write(f / "unet" / "config.json", '{"in_channels": 1'),
@@ -131,8 +151,8 @@ def given_files(tmp_path_factory):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "image.png")
     for name in ("data", "classes_data/a", "classes_data/b", "classes_data/c", "truncated_data", "deep_data", "text"):
         (folder / name).mkdir(parents=True)
-        for i in range(6):
-            Image.fromarray(np.full((8, 8), 40 * i, dtype=np.uint8)).save(folder / name / f"{i}.png")
+        for i in range(16):
+            Image.fromarray(np.full((8, 8), 16 * i, dtype=np.uint8)).save(folder / name / f"{i}.png")
     (folder / "truncated_data" / "0.png").write_bytes((folder / "image.png").read_bytes()[:50])
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.int32)).save(folder / "deep_data" / "0.tiff")
     write(folder / "text" / "metadata.csv", "file_name,caption\n0.png,one\n")
@@ -140,7 +160,9 @@ def given_files(tmp_path_factory):
     (folder / "latin.csv").write_bytes(b"x,y\n1,\xe9\n")
     write(folder / "words.csv", "x,y\n1,2\n3,four\n")
     labelled = DataArguments(dataset=str(folder / "classes_data"), split="train")
-    train_feature_network(folder / "features", labelled, "train", epochs=1, batch_size=4, max_shift=1, device="cpu")
+    train_feature_network(
+        folder / "features", labelled, test_split="train", epochs=1, batch_size=4, max_shift=1, device="cpu"
+    )
     options = "--dataset two_moons --max_train_steps 2 --batch_size 4 --num_samples 4 --sample_steps 2"
     options += " --ema power --ema_snapshot_every 1"
     paths = ["--init_from", str(folder / "points"), "--output_dir", str(folder / "power")]
@@ -158,9 +180,9 @@ def edit_json(path, **values):
 
 
 @st.composite
-def command_lines(draw):
+def command_lines(draw, verbs=VERBS):
     """(verb, model, data, options): half of the lines are right throughout, in the others each is more often than not."""
-    verb = draw(st.sampled_from(sorted(VERBS)))
+    verb = draw(st.sampled_from(sorted(verbs)))
     is_right = draw(st.booleans())
     options = VERBS[verb]
     names = {name for name in options if name in NEEDED}
@@ -203,18 +225,7 @@ def written_out(given_files, folder, verb, model, data, options):
         return str(given_files / name) if name and name != "two_moons" else name
 
     arguments = verb.split()
-    if verb in (
-        "push",
-        "export",
-        "ema",
-        "demo",
-        "sample",
-        "edit",
-        "interpolate",
-        "evaluate",
-        "calibrate",
-        "compare",
-    ) or verb.startswith("show"):
+    if verb.split()[0] in OF_MODELS:
         arguments.append(path_of(model))
     elif verb == "train":
         arguments += [] if "--unet" in options else ["--init_from", path_of(model)]
@@ -261,9 +272,83 @@ def check_said_well(end, said):
         assert isinstance(cause, (ValueError, OSError))
         if isinstance(cause, ValueError):
             check_is_ours(cause)
-    else:
+    elif end.code != 128 + signal.SIGINT:  # who pressed Ctrl-C knows why it ended
         assert said.strip() and "Traceback" not in said
 
 
 def refuse_constant(name):
     raise AssertionError(f"{name} in a result")
+
+
+# Another run in the same folder ---------------------------------------------------------------------------------------
+
+# Commands that go on from what a failed one left, with options that they work with.
+RIGHT_LINES = {
+    "train": (
+        ("images", "data"),
+        {"--max_train_steps": "3", "--batch_size": "2", "--split": "train", "--checkpoint_every": "1"}
+        | {"--num_samples": "2", "--sample_steps": "2"},
+    ),
+    "calibrate": (("short", "data"), MEASURED | {"--num_images": "6", "--plan": "2"}),
+    SOLVER: (("short", "data"), MEASURED | {"--num_images": "16"}),
+    "export": (("images", "data"), {}),
+}
+
+
+@settings(FUZZED, max_examples=int(EXAMPLES or 60))
+@given(
+    verb=st.sampled_from(sorted(RIGHT_LINES)),
+    number=st.integers(1, 40),
+    what=st.sampled_from(["Ctrl-C", "a full disk"]),
+)
+def test_the_same_again_after_an_interruption(given_files, tmp_path_factory, verb, number, what):
+    folder = tmp_path_factory.mktemp("again")
+    arguments = right_arguments(given_files, folder, verb)
+    with interrupted_at(number, folder / "out", what):
+        run_in_process(arguments)
+    was_whole = (folder / "out" / "model_index.json").exists()
+    check_another_run(arguments, folder, may_be_refused=was_whole)
+
+
+@settings(FUZZED, max_examples=int(EXAMPLES or 60))
+@given(line=command_lines(["train", "calibrate", SOLVER, "export"]))
+def test_a_right_run_after_a_wrong_one(given_files, tmp_path_factory, line):
+    verb, folder = line[0], tmp_path_factory.mktemp("again")
+    code, _ = run_in_process(written_out(given_files, folder, *line))
+    # A run of other options is not gone on from; its sentence says so.
+    may_be_refused = code == 0 or (verb in RUNS and (folder / "out").exists())
+    check_another_run(right_arguments(given_files, folder, verb), folder, may_be_refused)
+
+
+def right_arguments(given_files, folder, verb):
+    names, options = RIGHT_LINES[verb]
+    return written_out(given_files, folder, verb, *names, options)
+
+
+def check_another_run(arguments, folder, may_be_refused):
+    code, said = run_in_process(arguments)
+    assert code == 0 or may_be_refused, (arguments, said)
+    if code == 0:
+        left = [path for path in folder.rglob("*") if ".tmp" in path.name or path.name.startswith("calibration_state")]
+        assert not left, (arguments, left)
+        load_pipeline(folder / "out")
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def interrupted_at(number, folder, what):
+    """A context in which this happens before the operation of that number on the folder or a file in it."""
+    is_on = True
+
+    def interrupt(count, operation):
+        if is_on and count == number:
+            if what == "Ctrl-C":
+                signal.raise_signal(signal.SIGINT)
+            else:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    on_file_operations(folder, interrupt)
+    try:
+        yield
+    finally:
+        is_on = False
