@@ -143,7 +143,7 @@ class _State:
     def __init__(self, path, fit, options):
         self.path, self.settings, self.solvers = path, _settings(fit, options), {}
         if path.is_file():
-            stored = read_mapping(path, json.loads)
+            stored = {"settings": {}, "solvers": {}} | read_mapping(path, json.loads)
             for name, value in self.settings.items():
                 if stored["settings"].get(name) != value:
                     raise InputError(

@@ -91,6 +91,11 @@ def test_a_fit_that_was_cut_off_goes_on_to_the_same_folder(tmp_path, calibrated,
     assert [*state["solvers"]] == ["2", "3"]
     with pytest.raises(InputError, match="was begun with another seed .0 instead of 1"):
         calibrate_solvers(options._replace(seed=1), cut)
+    whole_state = (cut / SOLVER_STATE).read_text(encoding="utf-8")
+    (cut / SOLVER_STATE).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="was begun with another images .None instead of"):
+        calibrate_solvers(options, cut)
+    (cut / SOLVER_STATE).write_text(whole_state, encoding="utf-8")
     monkeypatch.undo()
     monkeypatch.setattr("ddpm_hf.calibration.solver_fit.SolverFit.solver", _stop)  # nothing is fitted again
     calibrate_solvers(options, cut)
