@@ -54,7 +54,6 @@ class ModelOfPaths:
     def __init__(self, unet, chain, guidance_scale, class_labels, batch_size, update):
         self.pipeline, self.chain, self.guidance_scale = GaussianDiffusionPipeline(unet, chain), chain, guidance_scale
         self.class_labels, self.batch_size, self.update = class_labels, batch_size, update
-        self.classes = classes_of(unet.config)[0]
 
     def follow(self, noise, timesteps, keep_x=True, keep_x0_below=0):
         """The [`Paths`] from the noise (N, C, *) along the timesteps, descending.
@@ -89,13 +88,19 @@ class ModelOfPaths:
 
     def _output(self, x, t, first, number):
         labels = self.class_labels
-        if labels is None and self.classes is not None:
-            labels = [place % self.classes for place in range(number)]
+        if labels is None:
+            labels = labels_in_turn(self.pipeline.unet.config, number)
         labels, unet = labels_of(labels, first, len(x)), self.pipeline.unet
         labels = encode_labels(unet.config, labels, self.guidance_scale, len(x), x.device)
         output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), labels, self.guidance_scale)
         self.update(len(x) / number)
         return output[:, : x.shape[1]]
+
+
+def labels_in_turn(config, number):
+    """The classes of a network in turn, for so many paths; None for a network without classes."""
+    classes = classes_of(config)[0]
+    return None if classes is None else [place % classes for place in range(number)]
 
 
 def _joined(parts):

@@ -3,10 +3,9 @@
 import torch
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.samplers import check_steps, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import FITTED, check_steps, make_sampler, pipeline_with
 
 COMPARED = ("ddim@trailing", "dpmpp-2m@trailing", "dpmpp-2m-karras", "unipc@trailing")
-FITTED = "fitted"
 # More paths than these would take more network calls than the fit itself.
 COMPARED_PATHS = 24
 

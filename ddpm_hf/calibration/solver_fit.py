@@ -5,16 +5,16 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, fine_timesteps
+from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, fine_timesteps, labels_in_turn
 from ddpm_hf.calibration.measured_moments import measured_moments
 from ddpm_hf.calibration.path_ends import best_end, distances_of_ends, own_features, timesteps_of_ends
+from ddpm_hf.calibration.solver_rows import bound_of
 from ddpm_hf.calibration.solver_search import SolverSearch, calls_of_search
 from ddpm_hf.calibration.transition_costs import starting_noise
 from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.image_labels import check_labels
-from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.fitted_solvers import described_for_fit
 
@@ -158,8 +158,9 @@ class SolverFit:
 
     def distance(self, samples, ends):
         """The root mean square distance, of images as they will be clamped."""
-        bound = self.chain.config.clip_sample_range if self.chain.config.clip_sample else float("inf")
-        return (samples.clamp(-bound, bound) - ends).square().mean().sqrt().item()
+        bound = bound_of(self.chain.config)
+        shown = samples if bound is None else samples.clamp(-bound, bound)
+        return (shown - ends).square().mean().sqrt().item()
 
     def one_call(self, batch_size):
         """Calls the network once, on noise, and waits for it."""
@@ -176,11 +177,9 @@ class SolverFit:
 
     def sampled(self, pipeline, noise, count):
         """The samples of a pipeline from this noise in `count` steps, on the host, with classes as in the fit."""
-        classes = classes_of(self.unet.config)[0]
-        labels = None if classes is None else [place % classes for place in range(len(noise))]
         drawn = pipeline(
             latents=noise.to(self.unet.device),
-            class_labels=labels,
+            class_labels=labels_in_turn(self.unet.config, len(noise)),
             guidance_scale=self.options.guidance_scale,
             num_inference_steps=count,
             output_type="latent",

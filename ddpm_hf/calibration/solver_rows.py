@@ -7,9 +7,9 @@ from the same noise. In the order of the steps, each row minimises
 
     sum |x*(t_(n+1)) - c x_n - g G_n(x_n) - sum_j b_j x0_hat_j|^2 + rho |row - row_0|^2
 
-over paths and dimensions, where row_0 is G_n alone, or DDIM without moments, and is then scaled so that its result spreads about its mean over the paths as x*(t_(n+1))
-does: least squares alone shrinks contrast, step by step. The solver moves on by that row, so that later rows mend
-earlier errors.
+over paths and dimensions, where row_0 is G_n alone, or DDIM without moments. The row is then scaled so that its result
+spreads about its mean over the paths as x*(t_(n+1)) does: least squares alone shrinks contrast, step by step. The
+solver moves on by that row, so that later rows mend earlier errors.
 """
 
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def fitted_states(model, paths, timesteps, start, moments=None):
         timesteps (`list[int]`): descending, of the paths.
         start ([`State`]): at the first of them.
     """
-    states, bound = [], _bound_of(model.chain.config)
+    states, bound = [], bound_of(model.chain.config)
     for t, s in zip(timesteps, [*timesteps[1:], None], strict=True):
         state = states[-1] if states else start
         x0s = (*state.x0s, model.predicted_x0(state.x, t))
@@ -100,7 +100,7 @@ def level_of(chain, timestep):
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
 
-def _bound_of(config):
+def bound_of(config):
     """Where a pipeline's output is clamped; None for data without a range."""
     return config.clip_sample_range if config.clip_sample else None
 

@@ -115,8 +115,7 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
         update = in_whole_calls(bar)
         fit.prepare(update)
         for count in fit.steps:
-            state.solvers.setdefault(str(count), None)
-            if state.solvers[str(count)] is None:
+            if state.solvers.get(str(count)) is None:
                 state.add(count, fit.solver(count, update))
         scheduler = fit.scheduler(state.solvers)
         distances = distances_to_paths(fit, scheduler, samplers, update)
