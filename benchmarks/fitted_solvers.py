@@ -27,6 +27,7 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionS
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.data import open_points
 from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, mean_and_spread
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
@@ -67,7 +68,7 @@ class Model:
     def _data(self, unet):
         """The images that samples are compared with, and those that solvers are fitted with, uint8."""
         if isinstance(unet, ExactDenoiser):
-            drawn = as_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
+            drawn = to_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
             return drawn[FIT_IMAGES:], drawn[:FIT_IMAGES]
         unseen = load_data(DataArguments(dataset=self.options.dataset, split="test"), unet.config, None)[0]
         return unseen[1::2], unseen[::2][:FIT_IMAGES]
@@ -76,7 +77,7 @@ class Model:
         return frechet_distance(FeatureStatistics(self._features_of(samples)), self.real)
 
     def _features_of(self, samples):
-        return torch.cat([self.features(part) for part in as_levels(samples).split(500)])
+        return torch.cat([self.features(part) for part in to_levels(samples).split(500)])
 
     def fits(self):
         """The fitted schedulers by name: the model's own, if `ddpm-hf calibrate --solver` has given it any."""
@@ -111,10 +112,6 @@ class Model:
 def roll(split, config):
     """Standardised points of a draw of a swiss roll."""
     return open_points(DataArguments(dataset="swiss_roll", split=split, num_points=ROLL_POINTS), config).points
-
-
-def as_levels(samples):
-    return ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def samplers_of(scheduler):

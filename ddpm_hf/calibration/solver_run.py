@@ -22,6 +22,7 @@ from ddpm_hf.calibration.solver_comparison import (
 )
 from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit, in_whole_calls
 from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import join_processes, main_process_first, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.features import load_features
@@ -206,7 +207,6 @@ def _features_of_levels(name, device):
     features = load_features(name, device)
 
     def of_samples(samples):
-        levels = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return torch.cat([features(part).cpu() for part in levels.split(500)])
+        return torch.cat([features(part).cpu() for part in to_levels(samples).split(500)])
 
     return of_samples

@@ -1,4 +1,4 @@
-"""Converts uint8 images to the range of networks, on their own device."""
+"""Converts uint8 images to the range of networks and back, on their own device."""
 
 import torch
 
@@ -14,3 +14,8 @@ def to_model_range(images, random_flip=False):
         mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
         images = torch.where(mirrored, images.flip(-1), images)
     return images.to(torch.float32).div_(127.5).sub_(1)
+
+
+def to_levels(images):
+    """Samples of a network, clamped to [-1, 1], to the nearest levels in uint8."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

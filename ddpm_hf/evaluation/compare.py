@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, own_part, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
@@ -324,13 +325,9 @@ def _sample(task, sampler, count, seed, places, bar):
             callback_on_step_end=count_call,
         ).images
         check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
-        images.append(_to_levels(x_0).cpu())
+        images.append(to_levels(x_0).cpu())
         seconds.append((time.perf_counter() - started) / len(batch))
     return torch.cat(images), seconds
-
-
-def _to_levels(images):
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def _own(images, accelerator):
