@@ -1,5 +1,6 @@
 """Work shared by processes that `accelerate launch` starts."""
 
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import torch
@@ -66,6 +67,18 @@ def together(accelerator, work, errors=InputError, main_process_only=False):
     if problems:
         raise InputError(problems[0])
     return result
+
+
+@contextmanager
+def main_process_in(context, accelerator):
+    """A context that the main process alone enters; every process must call this.
+
+    Raises:
+        InputError: in all processes, if entering the context raises it.
+    """
+    with ExitStack() as stack:
+        together(accelerator, lambda: stack.enter_context(context), main_process_only=True)
+        yield
 
 
 def main_process_first(accelerator, work):

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -91,6 +91,38 @@ def cannot_write(path, error):
         f"Cannot write {path} ({error}). What was there before stays: make room, or mend the disk, and run the same "
         "command again."
     )
+
+
+def cannot_write_to(folder, error):
+    return f"Cannot write to {folder} ({error}): choose another place, or mend its rights."
+
+
+@contextmanager
+def made_if_absent(folder):
+    """A context in which a folder exists; the folders that are made for it, and stay empty, are removed at the end.
+
+    Raises:
+        InputError: if the folder is a file or cannot be made.
+    """
+    folder, made = Path(folder), []
+    if os.path.isfile(folder):  # unlike `Path.is_file`, without an error for too long a name
+        raise InputError(f"{folder} is a file: choose a folder that is not there yet.")
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _remove_empty(made)
+        raise InputError(cannot_write_to(folder, error)) from error
+    try:
+        yield
+    finally:
+        _remove_empty(made)
+
+
+def _remove_empty(folders):
+    for path in folders:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def give_usual_mode(path):

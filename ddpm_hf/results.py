@@ -1,12 +1,19 @@
 """Checks, before the work begins, that the place for a result is free and can be written to."""
 
-import os
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.files import FOLDER_ASIDE, MOVED_LIST, aside_name, half_moved_files
+from ddpm_hf.files import (
+    FOLDER_ASIDE,
+    MOVED_LIST,
+    aside_name,
+    cannot_write_to,
+    half_moved_files,
+    made_if_absent,
+)
+from ddpm_hf.folder_lock import LOCK_FILE, alone_in
 
 
 def check_free_folder(folder, names=None, unfinished=()):
@@ -20,8 +27,6 @@ def check_free_folder(folder, names=None, unfinished=()):
         InputError: if the folder holds something else or cannot be written to.
     """
     folder = Path(folder)
-    if os.path.isfile(folder):  # unlike `Path.is_file`, without an error for too long a name
-        raise InputError(f"{folder} is a file: choose a folder that is not there yet.")
     with _written_to(folder):
         if names is None:
             _check_empty(folder, unfinished)
@@ -34,11 +39,19 @@ def check_free_folder(folder, names=None, unfinished=()):
 
 def _check_empty(folder, unfinished):
     half_moved = {Path(name).parts[0] for name in half_moved_files(folder)}
-    taken = {path.name for path in folder.iterdir()} - {FOLDER_ASIDE, MOVED_LIST, *unfinished} - half_moved
+    taken = {path.name for path in folder.iterdir()} - {FOLDER_ASIDE, MOVED_LIST, LOCK_FILE, *unfinished} - half_moved
     if taken:
         raise InputError(
             f"{folder} is not empty ({', '.join(sorted(taken)[:3])}): choose another folder, or move it away."
         )
+
+
+@contextmanager
+def alone_in_free_folder(folder, names=None):
+    """A context in which this process alone writes its result into a folder, which takes it (`check_free_folder`)."""
+    with alone_in(folder):
+        check_free_folder(folder, names)
+        yield
 
 
 def check_free_file(path, suffixes):
@@ -76,15 +89,9 @@ def check_apart(folder, model):
 
 @contextmanager
 def _written_to(folder):
-    """A context in which the folder exists; a folder created for it is removed at the end."""
-    made = []
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(f"Cannot write to {folder} ({error}): choose another place, or mend its rights.") from error
-    finally:
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
+    """A context in which the folder exists, and where it cannot be read or written, an error says so."""
+    with made_if_absent(folder):
+        try:
+            yield
+        except OSError as error:
+            raise InputError(cannot_write_to(folder, error)) from error

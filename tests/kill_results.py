@@ -34,6 +34,7 @@ from ddpm_hf.calibration.run import STATE_FILE, calibrate
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 from ddpm_hf.files import FOLDER_ASIDE, half_moved_files
+from ddpm_hf.folder_lock import LOCK_FILE
 from ddpm_hf.hub.export import export_self_contained, export_stock
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.reports.report_files import BOUND
@@ -110,7 +111,7 @@ class Scenario:
         return self.found(), problems + self.problems_of_another_run()
 
     def found(self):
-        if not self.folder.exists() or not any(self.folder.iterdir()):
+        if not self.folder.exists() or {path.name for path in self.folder.iterdir()} <= {LOCK_FILE}:
             return "nothing"
         if self.is_whole():
             return "the whole result"

@@ -131,13 +131,18 @@ def list_file_operations(options):
     return listed.read_text(encoding="utf-8").splitlines()
 
 
-def kill_self():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def kill_before_operation(number):
+    return signal_before_operation(number, signal.SIGKILL)
+
+
+def pause_before_operation(number):
+    """The process stops there until it gets SIGCONT."""
+    return signal_before_operation(number, signal.SIGSTOP)
+
+
+def signal_before_operation(number, signum):
     return lambda options: on_file_operations(
-        options["output_dir"], lambda count, what: kill_self() if count == number else None
+        options["output_dir"], lambda count, what: os.kill(os.getpid(), signum) if count == number else None
     )
 
 

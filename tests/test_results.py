@@ -2,16 +2,25 @@
 
 import itertools
 import os
+import signal
+import time
 
 import pytest
-from kill_results import make_scenarios
-from kill_training import kill_before_operation, limit_files, start_child, wait_for
+from kill_results import contents, make_scenarios
+from kill_training import kill_before_operation, limit_files, pause_before_operation, start_child, wait_for
 
+from ddpm_hf import folder_lock
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import FOLDER_ASIDE, MOVED_LIST, half_moved_files, moved_in_whole
-from ddpm_hf.results import check_apart, check_free_file, check_free_folder
+from ddpm_hf.folder_lock import LOCK_FILE, alone_in
+from ddpm_hf.results import alone_in_free_folder, check_apart, check_free_file, check_free_folder
 
 VERBS = [pytest.param("calibrate", marks=pytest.mark.slow), "export", "export --stock", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory):
+    return {scenario.name: scenario for scenario in make_scenarios(tmp_path_factory.mktemp("killed"))}
 
 
 def test_a_place_that_is_free_is_left_as_it_was(tmp_path):
@@ -28,7 +37,7 @@ def test_where_nothing_can_be_written(tmp_path, place):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="Cannot write to"):
         check_free_folder(tmp_path / place)
-    with pytest.raises(InputError, match="Cannot write to"):
+    with pytest.raises(InputError, match="Cannot write to|file is a file"):
         check_free_file(tmp_path / f"{place}.png", (".png",))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -53,6 +62,65 @@ def test_a_new_folder_lies_beside_the_model(tmp_path):
     check_apart(tmp_path / "new", "someone/model")
     with pytest.raises(InputError, match="lies within the model"):
         check_apart(tmp_path / "model" / "sub" / "new", tmp_path / "model")
+
+
+# Two commands in one folder ------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_a_lock(tmp_path):
+    with alone_in(tmp_path / "a" / "b"):
+        assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [LOCK_FILE]
+    assert list(tmp_path.iterdir()) == []
+    with alone_in(tmp_path / "a"):
+        (tmp_path / "a" / "result").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/new", "/proc/new", "x" * 300])
+def test_where_no_lock_can_be_made(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Cannot write to|is a file"), alone_in(tmp_path / place):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_second_command_finds_what_the_first_has_left(tmp_path, monkeypatch):
+    """The folder is looked at while it is locked: the first may have ended while the second waited."""
+    monkeypatch.setattr(folder_lock, "SECONDS_TO_WAIT", 10)
+    with alone_in(tmp_path):
+
+        def wait_and_look():
+            with (
+                pytest.raises(InputError, match=r"is not empty \(result\)"),
+                alone_in_free_folder(tmp_path),
+            ):
+                pass
+
+        child = start_child(wait_and_look, tmp_path.with_suffix(".log"))
+        time.sleep(0.3)
+        (tmp_path / "result").touch()
+    assert wait_for(child) == 0
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_second_command_is_refused_with_the_name_of_the_first_which_goes_on(scenarios, name, monkeypatch):
+    monkeypatch.setattr(folder_lock, "SECONDS_TO_WAIT", 0.1)
+    scenario = scenarios[name]
+    scenario.begin_anew()
+    moves = [i for i, what in enumerate(scenario.list_operations(), 1) if what.startswith("os.rename")]
+    scenario.begin_anew()
+    child = scenario.start(pause_before_operation(moves[0]))
+    os.waitpid(child, os.WUNTRACED)
+    before = contents(scenario.folder)
+    with pytest.raises(InputError, match=rf"is in use by process {child} on host .*choose another folder"):
+        scenario.make(scenario.folder)
+    assert contents(scenario.folder) == before
+    os.kill(child, signal.SIGCONT)
+    assert wait_for(child) == 0
+    assert contents(scenario.folder) == scenario.straight
+
+
+# Commands that are killed --------------------------------------------------------------------------------------------
 
 
 def killed_while_moving(folder, number):
@@ -115,11 +183,6 @@ def test_a_move_that_was_killed_at_any_moment_can_be_made_again(tmp_path):
             move(folder)
         assert {path.name for path in folder.iterdir()} == set("abc")
     assert number > 15
-
-
-@pytest.fixture(scope="module")
-def scenarios(tmp_path_factory):
-    return {scenario.name: scenario for scenario in make_scenarios(tmp_path_factory.mktemp("killed"))}
 
 
 @pytest.mark.parametrize("name", VERBS)

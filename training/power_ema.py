@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole, written_whole
-from ddpm_hf.results import check_apart, check_free_folder
+from ddpm_hf.results import alone_in_free_folder, check_apart
 from ddpm_hf.training.argument_checks import read_stds
 from ddpm_hf.training.sharding import whole
 
@@ -215,13 +215,17 @@ def save_reconstructed(run_folder, std, output_dir, step=None):
     Raises:
         InputError: as in `reconstruct_average`; if the run has no pipeline yet, or `output_dir` has files.
     """
-    from ddpm_hf.hub.model_folder import load_pipeline
-
     output_dir = Path(output_dir)
-    check_free_folder(output_dir)
+    check_apart(output_dir, run_folder)
     if not (Path(run_folder) / "model_index.json").is_file():
         raise InputError(f"{run_folder} holds no pipeline: a run writes it at its end, so finish that first.")
-    check_apart(output_dir, run_folder)
+    with alone_in_free_folder(output_dir):
+        return _save_reconstructed(run_folder, std, output_dir, step)
+
+
+def _save_reconstructed(run_folder, std, output_dir, step):
+    from ddpm_hf.hub.model_folder import load_pipeline
+
     weights, share_left = reconstruct_average(run_folder, std, step)
     pipeline = load_pipeline(str(run_folder))
     trained = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))

@@ -11,11 +11,11 @@ from pathlib import Path
 from ddpm_hf.environment import describe_environment
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import aside_name, written_whole
+from ddpm_hf.folder_lock import LOCK_FILE
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.training.argument_checks import option_names, read_stds
 from ddpm_hf.training.arguments import MAY_CHANGE
 from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
-from ddpm_hf.training.run_lock import LOCK_FILE
 
 FINISHED_FILE = f"{FOLDER}/finished.json"
 LOGS_FOLDER = "logs"

@@ -16,9 +16,10 @@ from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
 from ddpm_hf.data import count_images, data_for
-from ddpm_hf.distributed import leave_processes, main_process_first, together
+from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import check_readable, moved_in_whole
+from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import prepare_repository, push_folder
@@ -34,7 +35,6 @@ from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
-from ddpm_hf.training.run_lock import alone_in
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
@@ -137,7 +137,7 @@ def run(args, accelerator, source, total_steps, push=None):
     set_seed(args.seed)  # gives the same initial weights in every process
     args, unet, scheduler = make_parts(args, accelerator, source)
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
-    with alone_in(args.output_dir, accelerator):
+    with main_process_in(alone_in(args.output_dir), accelerator):
         images = begin_run(args, accelerator, source, unet)
         trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
         trainer.push, trainer.held_out = push, held_out

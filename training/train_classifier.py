@@ -18,10 +18,11 @@ from accelerate.utils import set_seed
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
 from ddpm_hf.data import ImageSource, draw_images, open_images, sized_for_network
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.distributed import leave_processes, main_process_first, together
+from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.files import moved_in_whole
+from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.reports.loss_curve import draw_loss_curve
@@ -32,7 +33,6 @@ from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArg
 from ddpm_hf.training.classifier_objective import make_classifier_objective
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
-from ddpm_hf.training.run_lock import alone_in
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
@@ -105,7 +105,7 @@ def run(args, accelerator, opened, total_steps):
     classifier = make_classifier(args, source)
     pipeline = with_classifier(opened.pipeline, classifier, args.model)
     note_resizing(accelerator, source)
-    with alone_in(args.output_dir, accelerator):
+    with main_process_in(alone_in(args.output_dir), accelerator):
         images = begin_run(args, accelerator, source, classifier)
         task = Task(make_classifier_objective(scheduler), scheduler.config.num_train_timesteps)
         loop = TrainingLoop(args, accelerator, classifier.train(), task, images, total_steps)

@@ -1,6 +1,7 @@
 """The new pipeline folder of a calibration: where it goes, whether it can go there, and that it appears whole."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from ddpm_hf.calibration.models import save_model
 from ddpm_hf.calibration.progress_file import state_files
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole
+from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.hub.reading import INDEX_FILE
@@ -24,11 +26,18 @@ def output_folder(output_dir, push_to_hub):
     return Path("outputs", push_to_hub.split("/")[-1])
 
 
-def check_output(output_dir):
-    """Raises InputError for a folder that holds something other than an unfinished calibration."""
-    # The state goes last of all: where there is one, all else is of the same calibration.
-    unfinished = [path.name for path in output_dir.iterdir()] if state_files(output_dir) else []
-    check_free_folder(output_dir, unfinished=unfinished)
+@contextmanager
+def alone_in_new_folder(output_dir):
+    """A context in which this process alone writes into a folder, which holds at most an unfinished calibration.
+
+    Raises:
+        InputError: if another command writes there, or for a folder that holds something else.
+    """
+    with alone_in(output_dir):
+        # The state goes last of all: where there is one, all else is of the same calibration.
+        unfinished = [path.name for path in output_dir.iterdir()] if state_files(output_dir) else []
+        check_free_folder(output_dir, unfinished=unfinished)
+        yield
 
 
 class Told(NamedTuple):

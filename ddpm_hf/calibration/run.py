@@ -14,13 +14,13 @@ from ddpm_hf.calibration.mean_square_epsilon import (
 )
 from ddpm_hf.calibration.model_plans import CALLS, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.models import load_model
-from ddpm_hf.calibration.new_folder import Told, check_output, output_folder, write_folder
+from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_folder, write_folder
 from ddpm_hf.calibration.options import CalibrationOptions
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
 from ddpm_hf.calibration.progress_file import STATE_FILE
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.distributed import join_processes, main_process_first, together
+from ddpm_hf.distributed import join_processes, main_process_first, main_process_in
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
@@ -80,7 +80,11 @@ def calibrate(model, output_dir=None, data=None, push_to_hub=None, **options):
 def _calibrate(options, output_dir, push_to_hub):
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
-    together(accelerator, partial(check_output, output_dir), main_process_only=True)
+    with main_process_in(alone_in_new_folder(output_dir), accelerator):
+        return _calibrate_in(output_dir, options, push_to_hub, accelerator)
+
+
+def _calibrate_in(output_dir, options, push_to_hub, accelerator):
     loaded = load_model(options.model, options.device or accelerator.device)
     _check_model(loaded, options)
     images, labels = main_process_first(

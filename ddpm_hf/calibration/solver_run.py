@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.models import load_model
-from ddpm_hf.calibration.new_folder import Told, check_output, output_folder, write_folder
+from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_folder, write_folder
 from ddpm_hf.calibration.options import told_of
 from ddpm_hf.calibration.plots import draw_solvers
 from ddpm_hf.calibration.progress_file import SOLVER_STATE, network_checksum
@@ -23,7 +23,7 @@ from ddpm_hf.calibration.solver_comparison import (
 from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit, in_whole_calls
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
-from ddpm_hf.distributed import join_processes, main_process_first, together
+from ddpm_hf.distributed import join_processes, main_process_first, main_process_in
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
@@ -91,15 +91,15 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
     output_dir = output_folder(output_dir, push_to_hub)
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
-    together(accelerator, partial(check_output, output_dir), main_process_only=True)
-    loaded = load_model(options.model, options.device or accelerator.device)
-    images = _images(loaded, options, accelerator)
-    fit = _fit(loaded, options, images)
-    if accelerator.is_main_process:
-        if push_to_hub is not None:
-            push_to_hub = prepare_repository(push_to_hub).repository
-        _fit_and_write(loaded, fit, options, output_dir, push_to_hub)
-    accelerator.wait_for_everyone()
+    with main_process_in(alone_in_new_folder(output_dir), accelerator):
+        loaded = load_model(options.model, options.device or accelerator.device)
+        images = _images(loaded, options, accelerator)
+        fit = _fit(loaded, options, images)
+        if accelerator.is_main_process:
+            if push_to_hub is not None:
+                push_to_hub = prepare_repository(push_to_hub).repository
+            _fit_and_write(loaded, fit, options, output_dir, push_to_hub)
+        accelerator.wait_for_everyone()
     return loaded.pipeline
 
 

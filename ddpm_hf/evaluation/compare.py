@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
-from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, own_part, together
+from ddpm_hf.distributed import gather_parts, join_processes, main_process_first, main_process_in, own_part, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
@@ -32,7 +32,7 @@ from ddpm_hf.pipelines.image_grids import enlargement
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import check_head
 from ddpm_hf.reports.report_files import COMPARISON
-from ddpm_hf.results import check_free_folder
+from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 DEFAULT_SAMPLERS = (
@@ -119,7 +119,11 @@ def compare(model, output, features, data=None, **options):
 def _compare(request):
     _check_request(request)
     accelerator = join_processes(request.device)
-    together(accelerator, lambda: check_free_folder(request.output), main_process_only=True)
+    with main_process_in(alone_in_free_folder(request.output), accelerator):
+        return _compare_with(request, accelerator)
+
+
+def _compare_with(request, accelerator):
     device = request.device or str(accelerator.device)
     pipeline = _open_model(request).to(device)
     samplers = _make_samplers(pipeline, request)

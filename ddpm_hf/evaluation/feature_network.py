@@ -21,7 +21,7 @@ from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.devices import open_device
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import check_weights_finite
-from ddpm_hf.results import check_free_folder
+from ddpm_hf.results import alone_in_free_folder
 
 DEFAULT_RESOLUTION = 64  # for a data set whose images differ in size
 LABEL_SMOOTHING = 0.1
@@ -62,7 +62,11 @@ def train_feature_network(output, data=None, **options):
     """
     output, options = Path(output), FeatureTraining(**options)
     open_device(options.device)
-    check_free_folder(output)
+    with alone_in_free_folder(output):
+        return _train_and_save(output, data, options)
+
+
+def _train_and_save(output, data, options):
     data = replace(data or DataArguments(), class_conditional=True)
     train = open_images(data, DEFAULT_RESOLUTION)
     test = open_images(replace(data, split=options.test_split, resolution=train.resolution), DEFAULT_RESOLUTION)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.distributed import join_processes, main_process_first, together
+from ddpm_hf.distributed import join_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.evaluation.image_labels import labels_of
@@ -19,7 +19,7 @@ from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.reports.report_files import BOUND
-from ddpm_hf.results import check_free_folder
+from ddpm_hf.results import alone_in_free_folder
 
 
 class BoundRequest(NamedTuple):
@@ -64,9 +64,14 @@ def evaluate_bits_per_dim(model, output, data=None, **options):
 
 
 def _evaluate(request):
-    output, batch_size, steps = request.output, request.batch_size, request.steps
     accelerator = join_processes(request.device)
-    together(accelerator, lambda: check_free_folder(output, (BOUND.name, BOUND.picture)), main_process_only=True)
+    place = alone_in_free_folder(request.output, (BOUND.name, BOUND.picture))
+    with main_process_in(place, accelerator):
+        return _evaluate_with(request, accelerator)
+
+
+def _evaluate_with(request, accelerator):
+    output, batch_size, steps = request.output, request.batch_size, request.steps
     pipeline = _open_model(request).to(request.device or accelerator.device)
     wanted = request.data, pipeline.unet.config, request.num_images, request.seed
     images, labels = main_process_first(accelerator, lambda: load_data(*wanted))

@@ -10,7 +10,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.cards import save_card
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.reading import INDEX_FILE
-from ddpm_hf.results import check_apart, check_free_folder
+from ddpm_hf.results import alone_in_free_folder, check_apart
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS
 from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
@@ -72,10 +72,11 @@ def export_self_contained(model, output_dir):
     Raises:
         InputError: for another kind of model, and for an `output_dir` that is not empty, in the model or unwritable.
     """
-    _check_output(model, output_dir)
-    pipeline = load_pipeline(model)
-    with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
-        pipeline.save_pretrained(aside)
+    check_apart(output_dir, model)
+    with alone_in_free_folder(output_dir):
+        pipeline = load_pipeline(model)
+        with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
+            pipeline.save_pretrained(aside)
 
 
 def export_stock(model, output_dir):
@@ -95,7 +96,12 @@ def export_stock(model, output_dir):
         InputError: for a model that stock classes cannot sample, and for an `output_dir` as above.
     """
     output_dir = Path(output_dir)
-    _check_output(model, output_dir)
+    check_apart(output_dir, model)
+    with alone_in_free_folder(output_dir):
+        return _export_stock(model, output_dir)
+
+
+def _export_stock(model, output_dir):
     pipeline = load_pipeline(model)
     _check(model, pipeline)
     scheduler = _stock_scheduler(pipeline.scheduler)
@@ -105,11 +111,6 @@ def export_stock(model, output_dir):
         DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(aside)
         save_card(aside, _card(output_dir.name, pipeline.scheduler, losses), base_model=model)
     return losses
-
-
-def _check_output(model, output_dir):
-    check_apart(output_dir, model)
-    check_free_folder(output_dir)
 
 
 def _check(model, pipeline):

@@ -13,7 +13,7 @@ from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, sample
 from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, assemble
-from ddpm_hf.results import check_free_folder
+from ddpm_hf.results import alone_in_free_folder
 
 REQUIREMENTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 PAGE_MODULE = "ddpm_hf.hub.demo_page"
@@ -59,7 +59,11 @@ def write_space(model, folder):
         InputError: without gradio, for a model that is no repository or cannot be shown, and for a full `folder`.
     """
     folder, sdk_version = Path(folder), gradio_version()
-    check_free_folder(folder)
+    with alone_in_free_folder(folder):
+        _write_space(model, folder, sdk_version)
+
+
+def _write_space(model, folder, sdk_version):
     if on_the_hub(model) is None:
         raise InputError(
             f"A Space reads its model from the Hub, and {model} is none of its repositories: share it with `ddpm-hf "

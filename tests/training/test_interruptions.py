@@ -28,16 +28,16 @@ from kill_training import (
     main,
     make_start,
     on_file_operations,
+    pause_before_operation,
     start_run,
     wait_for,
 )
 
-from ddpm_hf import interruptions
+from ddpm_hf import folder_lock, interruptions
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.interruptions import Interrupted, StopRequest, raising_interrupted
 from ddpm_hf.reports.loss_curve import read_rows
-from ddpm_hf.training import run_lock
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.run_folder import check_run_folder, write_arguments
 from ddpm_hf.training.train import train
@@ -144,15 +144,12 @@ def test_one_good_checkpoint_is_there_at_every_moment(run):
 
 
 def test_a_second_run_is_refused_with_the_name_of_the_first_which_goes_on(run, monkeypatch):
-    monkeypatch.setattr(run_lock, "SECONDS_TO_WAIT", 0.1)
+    monkeypatch.setattr(folder_lock, "SECONDS_TO_WAIT", 0.1)
     first = run.first("os.mkdir checkpoints/step-000002.tmp")
-    pause = lambda count, what: os.kill(os.getpid(), signal.SIGSTOP) if count == first else None  # noqa: E731
-    child = start_run(run.options, run.log, lambda: on_file_operations(run.folder, pause))
+    child = start_run(run.options, run.log, lambda: pause_before_operation(first)(run.options))
     os.waitpid(child, os.WUNTRACED)
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
-    with pytest.raises(
-        InputError, match=rf"trained in by process {child} on host {socket.gethostname()}, since .*choose"
-    ):
+    with pytest.raises(InputError, match=rf"in use by process {child} on host {socket.gethostname()}, since .*choose"):
         train(TrainingArguments(**run.options))
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
     os.kill(child, signal.SIGCONT)
