@@ -1,7 +1,6 @@
 """Fine paths of a model's probability flow, from noise to data: what solvers of few steps are fitted to.
 
-The flow need not be followed to its very end. From some low timestep on, E[x0 | x_t] itself is nearer to the data than
-what the network makes of the last, small noise (`Paths.ended_at`).
+Paths may begin by the flow of the data's moments, and end before the flow does (`path_choice`).
 """
 
 from typing import NamedTuple
@@ -32,12 +31,6 @@ class Paths(NamedTuple):
     x0: dict[int, torch.Tensor]
     end: torch.Tensor
 
-    def ended_at(self, timestep):
-        """The paths that end with x0_hat at `timestep`; -1 leaves them to the end of the flow."""
-        if timestep == CLEAN:
-            return self
-        return Paths({t: x for t, x in self.x.items() if t >= timestep}, self.x0, self.x0[timestep])
-
 
 class ModelOfPaths:
     """A network with the labels and the guidance of its paths, called in batches, from the host and back.
@@ -55,17 +48,20 @@ class ModelOfPaths:
         self.pipeline, self.chain, self.guidance_scale = GaussianDiffusionPipeline(unet, chain), chain, guidance_scale
         self.class_labels, self.batch_size, self.update = class_labels, batch_size, update
 
-    def follow(self, noise, timesteps, keep_x=True, keep_x0_below=0):
+    def follow(self, noise, timesteps, keep_x=True, keep_x0_below=0, free_flow=None):
         """The [`Paths`] from the noise (N, C, *) along the timesteps, descending.
 
         Args:
             keep_x (`bool`): keep x at every timestep.
             keep_x0_below (`int`): keep x0_hat at all lower timesteps.
+            free_flow ([`DataMoments`], *optional*): of the data; their flow goes down to the first timestep.
         """
-        parts = []
+        parts, last = [], len(self.chain) - 1
         for first in range(0, len(noise), self.batch_size):
             x, path = noise[first : first + self.batch_size], Paths({}, {}, None)
             x = x.to(self.pipeline.unet.device)
+            if free_flow is not None:
+                x = free_flow.flow(x, *level_of(self.chain, last), *level_of(self.chain, timesteps[0]))
             self.chain.set_timesteps(timesteps=timesteps)
             for t in timesteps:
                 step = self.chain.step(self._output(x, t, first, len(noise)), t, x)
@@ -95,6 +91,12 @@ class ModelOfPaths:
         output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), labels, self.guidance_scale)
         self.update(len(x) / number)
         return output[:, : x.shape[1]]
+
+
+def level_of(chain, timestep):
+    """(a, sigma) of a timestep, floats."""
+    alpha_bar = chain.alpha_bar(timestep).item()
+    return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
 
 def labels_in_turn(config, number):

@@ -31,14 +31,14 @@ def draw_mean_square_epsilon(result, png_path):
 
 
 def draw_solvers(report, png_path):
-    """Draws the distances of solvers to the fine paths by network calls, and those of the paths' ends to the images.
+    """Draws the distances of solvers to the fine paths by network calls, and of the paths tried to the images.
 
     Args:
-        report (`dict`): `distances` and `distances_of_ends`, as `solvers.json` has them.
+        report (`dict`): `distances` and `paths_tried`, as `solvers.json` has them.
         png_path: the file to write.
     """
-    ends = report["distances_of_ends"]
-    figure, (panels,) = new_figure(9 if ends else 5, 4, 1, 2 if ends else 1)
+    tried = report["paths_tried"]
+    figure, (panels,) = new_figure(9 if tried else 5, 4, 1, 2 if tried else 1)
     for name, of_steps in report["distances"].items():
         counts = [int(count) for count, distance in of_steps.items() if distance is not None]
         values = [of_steps[str(count)] for count in counts]
@@ -49,12 +49,23 @@ def draw_solvers(report, png_path):
     panels[0].set_xticks(shown, [str(count) for count in shown])
     panels[0].minorticks_off()
     panels[0].legend()
-    if ends:
-        timesteps = sorted(map(int, ends))
-        panels[1].plot(timesteps, [ends[str(t)] for t in timesteps], "o-", markersize=3)
-        panels[1].axvline(report["last_timestep"], color="black", linestyle=":")
-        panels[1].set(xlabel="t at which paths end by x0_hat (-1: the whole flow)", ylabel="distance to the images")
+    if tried:
+        _draw_paths_tried(panels[1], tried)
     save_figure(figure, png_path)
+
+
+def _draw_paths_tried(axes, tried):
+    """One line for each beginning, by the end, and dashed with the contrast of the images."""
+    for number, begin in enumerate(dict.fromkeys(choice["begin"] for choice in tried)):
+        for matched, style in ((False, "o-"), (True, "o--")):
+            chosen = [c for c in tried if c["begin"] == begin and (c["contrast"] != 1.0) == matched]
+            chosen.sort(key=lambda c: c["end"])
+            where = "pure noise" if begin is None else f"t = {begin}"
+            label = f"called from {where} on" + (", with the images' contrast" if matched else "")
+            ends, distances = [c["end"] for c in chosen], [c["distance"] for c in chosen]
+            axes.plot(ends, distances, style, color=f"C{number}", markersize=3, linewidth=1, label=label)
+    axes.set(xlabel="t at which paths end by x0_hat (-1: the whole flow)", ylabel="distance to the images")
+    axes.legend(fontsize="small")
 
 
 def _draw_band(axes, curve, errors, label):

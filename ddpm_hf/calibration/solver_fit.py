@@ -7,9 +7,18 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, fine_timesteps, labels_in_turn
 from ddpm_hf.calibration.measured_moments import measured_moments
-from ddpm_hf.calibration.path_ends import best_end, distances_of_ends, own_features, timesteps_of_ends
+from ddpm_hf.calibration.path_choice import (
+    BEGINNINGS,
+    PathChoice,
+    best_choice,
+    chosen_paths,
+    measured_choices,
+    own_features,
+    timesteps_of_choices,
+)
 from ddpm_hf.calibration.solver_rows import bound_of
 from ddpm_hf.calibration.solver_search import SolverSearch, calls_of_search
+from ddpm_hf.calibration.spreads import clamped
 from ddpm_hf.calibration.transition_costs import starting_noise
 from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.errors import InputError
@@ -21,8 +30,8 @@ from ddpm_hf.schedulers.fitted_solvers import described_for_fit
 LEAST_PATHS, MOST_STEPS = 16, 50
 # The search follows so many paths: more would take network calls that more moves make better use of.
 SEARCH_PATHS = 48
-# How many paths are compared with how many images, at most, for where paths should end.
-END_PATHS, END_IMAGES = 384, 4096
+# How many paths are compared with how many images, at most, for which paths to fit to.
+CHOICE_PATHS, CHOICE_IMAGES = 256, 4096
 DETERMINISTIC = {
     "eta": 0.0,
     "variance_type": "fixed_small",
@@ -53,7 +62,7 @@ def fit_solver(
         scheduler ([`SchedulerMixin`]): of the network's training.
         steps (`Iterable[int]`): the numbers of steps to fit a solver for, each 1 .. 50.
         images (`torch.Tensor`, *optional*): data, uint8 (N, C, H, W), or points (N, d) as the network has them: for
-            where paths end, and for a free first call. At least 512 serve well.
+            which paths to fit to (`path_choice`), and for a free first call. At least 512 serve well.
         num_paths (`int`): fine paths to fit to, at least 16; of points, which have few dimensions, 512 serve better.
         seed (`int`): of the noise that the paths begin in.
         guidance_scale (`float`): of classifier-free guidance; the solvers are for this scale alone.
@@ -100,33 +109,32 @@ class SolverFit:
         self.unet, self.options = unet, options
         self.chain = discrete_chain(scheduler, "be fitted a solver for", **DETERMINISTIC)
         check_chain_length(unet, self.chain)
+        self.bound = bound_of(self.chain.config)
         _check_paths(options)
         self.data = None if images is None else _checked_data(images, kind_of(unet.config))
         self.features = features or own_features(unet, self.chain, options.batch_size)
-        self.compares_ends = self.data is not None and self.features is not None
         self.fine = fine_timesteps(self.chain)
-        self.steps, self.ends, self.last_timestep = _checked_steps(steps, len(self.fine)), None, CLEAN
+        self.steps = _checked_steps(steps, len(self.fine))
+        self.chooses = self.data is not None and self.features is not None
+        self.tried, self.choice = [], PathChoice()
 
     def calls(self):
         """The most network calls for each path, of `prepare` and of `solver` for all the steps."""
         searched = sum(calls_of_search(count, self.data is not None) for count in self.steps)
         share = min(SEARCH_PATHS, self.options.num_paths) / self.options.num_paths
-        of_ends = len(timesteps_of_ends(self.chain)) * END_PATHS / self.options.num_paths if self.compares_ends else 0
-        return round(len(self.fine) + of_ends + share * searched + sum(self.steps))
+        choosing = len(BEGINNINGS) * len(timesteps_of_choices(self.chain)) if self.chooses else 0
+        of_choice = choosing * CHOICE_PATHS / self.options.num_paths
+        return round(len(self.fine) + of_choice + share * searched + sum(self.steps))
 
     @torch.no_grad()
     def prepare(self, update=lambda calls: None):
-        """Follows the fine paths, finds where they should end, and measures the data's moments."""
-        with evaluating(self.unet):
-            model, noise = self._model(update, 1.0), self._noise(self.options.num_paths)
-            # Above its end a path has as many timesteps as the longest solver needs.
-            below = min(self.fine[0] // 4, self.fine[self.steps[-1] - 1] + 1) if self.compares_ends else 0
-            paths = model.follow(noise, self.fine, keep_x0_below=below)
-            if self.compares_ends:
-                self.last_timestep = self._best_end([*paths.x0], update)
-                paths = paths.ended_at(self.last_timestep)
+        """Measures the data's moments, chooses which paths to fit to, and follows them."""
         self.moments = None if self.data is None else measured_moments(self.data)
-        self.noise, self.paths = noise, paths
+        self.noise = self._noise(self.options.num_paths)
+        with evaluating(self.unet):
+            if self.chooses:
+                self.choice = self._choose(update)
+            self.paths = self._followed(self._model(update, 1.0), self.noise)
 
     @torch.no_grad()
     def solver(self, count, update=lambda calls: None):
@@ -158,9 +166,7 @@ class SolverFit:
 
     def distance(self, samples, ends):
         """The root mean square distance, of images as they will be clamped."""
-        bound = bound_of(self.chain.config)
-        shown = samples if bound is None else samples.clamp(-bound, bound)
-        return (shown - ends).square().mean().sqrt().item()
+        return (clamped(samples, self.bound) - ends).square().mean().sqrt().item()
 
     def one_call(self, batch_size):
         """Calls the network once, on noise, and waits for it."""
@@ -169,11 +175,10 @@ class SolverFit:
 
     def unseen_paths(self, number, update):
         """Noise that nothing was fitted to, (N, C, *), and where the fine paths from it end, on the host."""
-        noise = self._noise(number, first=self.options.num_paths + END_PATHS)
+        noise = self._noise(number, first=self.options.num_paths + CHOICE_PATHS)
         with evaluating(self.unet):
             model = self._model(update, number / self.options.num_paths, labels=None)
-            paths = model.follow(noise, self.fine, keep_x=False, keep_x0_below=self.last_timestep + 1)
-        return noise, paths.end if self.last_timestep == CLEAN else paths.x0[self.last_timestep]
+            return noise, self._followed(model, noise, keep_x=False).end
 
     def sampled(self, pipeline, noise, count):
         """The samples of a pipeline from this noise in `count` steps, on the host, with classes as in the fit."""
@@ -186,11 +191,17 @@ class SolverFit:
         )
         return drawn.images.cpu()
 
-    def _best_end(self, timesteps, update):
-        model = self._model(update, END_PATHS / self.options.num_paths, labels=None)
-        noise = self._noise(END_PATHS, first=self.options.num_paths)
-        self.ends = distances_of_ends(model, noise, self.data[:END_IMAGES], self.features)
-        return best_end(self.ends, [*timesteps, CLEAN])
+    def _choose(self, update):
+        """The paths that come nearest to the data; above their end they have as many timesteps as the longest solver."""
+        model = self._model(update, CHOICE_PATHS / self.options.num_paths, labels=None)
+        noise = self._noise(CHOICE_PATHS, first=self.options.num_paths)
+        data = self.data[:CHOICE_IMAGES]
+        self.tried = measured_choices(model, noise, data, self.features, self.moments, self.bound)
+        highest = min(self.fine[0] // 4, self.fine[self.steps[-1] - 1])
+        return best_choice(self.tried, self.fine, [*(t for t in self.fine if t <= highest), CLEAN])
+
+    def _followed(self, model, noise, keep_x=True):
+        return chosen_paths(model, noise, self.fine, self.choice, self.moments, self.bound, keep_x)
 
     def _noise(self, number, first=0):
         return starting_noise(self.unet, self.options.seed, first, number).cpu()

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import torch
 
+from ddpm_hf.calibration.fine_paths import level_of
+from ddpm_hf.calibration.spreads import factor_to_spread, spread_of
+
 # The weight of row_0, as a share of the mean of the normal equations' diagonal. The x0_hat of near steps differ little,
 # and what is gained by 25 calls is in these differences: 1e-6 makes the error of such solvers ten times as large.
 RIDGE = 1e-9
-# Scaling and clamping in turn come to the wanted spread in few rounds.
-ROUNDS_OF_CLAMPING = 8
 
 
 class State(NamedTuple):
@@ -67,12 +68,8 @@ def fitted_row(terms, target, towards, bound=None):
     normal, right = matrix @ matrix.T, matrix @ target.flatten().double()
     ridge = RIDGE * normal.diagonal().mean()
     row = torch.linalg.solve(normal + ridge * torch.eye(len(terms)), right + ridge * towards)
-    wanted = _spread(target)
-    for _ in range(1 if bound is None else ROUNDS_OF_CLAMPING):
-        result = _weighted(row, terms)
-        spread = _spread(result if bound is None else result.clamp(-bound, bound))
-        row = row * (wanted / spread) if spread > 0 else row
-    return row
+    result = _weighted(row, terms)
+    return row * factor_to_spread(lambda factor: factor * result, spread_of(target), bound)
 
 
 def row_of_ddim(here, there, terms):
@@ -94,12 +91,6 @@ def row_of_flow(terms):
     return row
 
 
-def level_of(chain, timestep):
-    """(a, sigma) of a timestep, floats."""
-    alpha_bar = chain.alpha_bar(timestep).item()
-    return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-
-
 def bound_of(config):
     """Where a pipeline's output is clamped; None for data without a range."""
     return config.clip_sample_range if config.clip_sample else None
@@ -107,8 +98,3 @@ def bound_of(config):
 
 def _weighted(row, terms):
     return sum(weight * term for weight, term in zip(row.tolist(), terms, strict=True))
-
-
-def _spread(x):
-    """The standard deviation about the mean over paths, of all dimensions together."""
-    return (x.double() - x.double().mean(0)).square().mean().sqrt()

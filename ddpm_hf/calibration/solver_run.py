@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_hf.calibration.fine_paths import CLEAN
 from ddpm_hf.calibration.models import load_model
 from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_folder, write_folder
 from ddpm_hf.calibration.options import told_of
+from ddpm_hf.calibration.path_choice import PathChoice, distance_of_flow
 from ddpm_hf.calibration.plots import draw_solvers
 from ddpm_hf.calibration.progress_file import SOLVER_STATE, network_checksum
 from ddpm_hf.calibration.solver_comparison import (
@@ -125,8 +127,8 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
         "seconds": time.monotonic() - started,
         "solvers": {count: _without_rows(solver) for count, solver in state.solvers.items()},
         "distances": distances,
-        "last_timestep": fit.last_timestep,
-        "distances_of_ends": None if fit.ends is None else {str(t): d for t, d in fit.ends.items()},
+        "paths": fit.choice._asdict(),
+        "paths_tried": [choice._asdict() for choice in fit.tried],
     }
     _print_summary(report, fit, output_dir)
     told = Told(SOLVERS, report, partial(draw_solvers, report))
@@ -173,9 +175,23 @@ def _settings(fit, options):
 def _print_summary(report, fit, output_dir):
     print("Root mean square distance to the model's fine paths, from noise that no solver was fitted to:")
     print("\n".join(table_of(report["distances"], fit.steps)))
-    if fit.last_timestep >= 0:
-        print(f"The fine paths end by x0_hat at t = {fit.last_timestep}, where they are nearest to the images.")
+    for line in _choices_told(fit):
+        print(line)
     print(f"{output_dir}: the same weights; pipeline(num_inference_steps=K) takes the solver for K.")
+
+
+def _choices_told(fit):
+    """What the chosen paths do that the converged flow does not, in sentences."""
+    choice = fit.choice
+    if choice.begin is not None:
+        yield f"Down to t = {choice.begin} the fine paths follow the flow of the images' mean and covariance."
+    if choice.end != CLEAN:
+        yield f"They end by x0_hat at t = {choice.end}."
+    if choice.contrast != 1.0:
+        yield f"Their contrast is raised by {choice.contrast - 1:+.1%}, to that of the images."
+    if choice != PathChoice(distance=choice.distance):
+        plain = distance_of_flow(fit.tried)
+        yield f"So they are {1 - choice.distance / plain:.0%} nearer to the images than the converged flow."
 
 
 # Before the work -----------------------------------------------------------------------------------------------------

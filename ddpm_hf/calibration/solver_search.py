@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_hf.calibration.fine_paths import nearest_timesteps
-from ddpm_hf.calibration.solver_rows import State, fitted_states, level_of
+from ddpm_hf.calibration.fine_paths import level_of, nearest_timesteps
+from ddpm_hf.calibration.solver_rows import State, fitted_states
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
 SPACINGS = ("trailing", "linspace", "quadratic", "logsnr", "karras")

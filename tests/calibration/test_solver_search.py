@@ -2,18 +2,35 @@
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch.testing import assert_close
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration import fit_solver
-from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, Paths, nearest_timesteps
+from ddpm_hf.calibration.fine_paths import (
+    CLEAN,
+    ModelOfPaths,
+    Paths,
+    fine_timesteps,
+    level_of,
+    nearest_timesteps,
+)
 from ddpm_hf.calibration.measured_moments import measured_moments
-from ddpm_hf.calibration.path_ends import best_end, own_features
+from ddpm_hf.calibration.path_choice import (
+    PathChoice,
+    best_choice,
+    chosen_paths,
+    distance_of_flow,
+    measured_choices,
+    own_features,
+)
 from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
-from ddpm_hf.calibration.solver_rows import State, fitted_row, fitted_states, level_of
+from ddpm_hf.calibration.solver_rows import State, fitted_row, fitted_states
+from ddpm_hf.calibration.spreads import spread_of
 from ddpm_hf.schedulers.data_moments import LowestFrequencies
 
 PLAIN = GaussianDiffusionScheduler(clip_sample=False)
+FLOW = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=2)
 
 
 def gaussian_points(number=400):
@@ -86,12 +103,77 @@ def test_the_nearest_timesteps_are_distinct():
     assert nearest_timesteps([9, 7, 5, 3, 0], [0, 0, 0]) == [5, 3, 0]
 
 
-def test_paths_end_elsewhere_where_that_gains_enough():
-    assert best_end({60: 2.0, 30: 1.5, CLEAN: 3.0}, [70, 31, CLEAN]) == 31
-    assert best_end({60: 2.99, CLEAN: 3.0}, [70, CLEAN]) == CLEAN
-    paths = Paths({9: "x9", 5: "x5", 1: "x1"}, {5: "end5", 1: "end1"}, "end")
-    assert paths.ended_at(5) == Paths({9: "x9", 5: "x5"}, paths.x0, "end5")
-    assert paths.ended_at(CLEAN) is paths
+def test_the_converged_flow_is_left_where_that_gains_enough():
+    flow = PathChoice(None, CLEAN, 1.0, 3.0)
+    near = PathChoice(700, 30, 1.02, 1.5)
+    assert best_choice(
+        [flow, PathChoice(None, 60, 1.0, 2.0), near], [999, 705, 500], [70, 31, CLEAN]
+    ) == near._replace(begin=705, end=31)
+    assert best_choice([flow, PathChoice(None, 60, 1.0, 2.99)], [999], [60, CLEAN]) == flow
+
+
+def test_chosen_paths_begin_by_the_moments_and_end_early_with_more_contrast():
+    points = gaussian_points()
+    moments, noise = measured_moments(points.float()), torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    calls = []
+    model = ModelOfPaths(gaussian_denoiser(points), FLOW, 1.0, None, 64, calls.append)
+    fine = fine_timesteps(FLOW)
+    begin, end = fine[len(fine) // 3], fine[-10]
+    plain = chosen_paths(model, noise, fine, PathChoice(), moments)
+    assert list(plain.x) == fine and len(calls) == len(fine)
+    calls.clear()
+    paths = chosen_paths(model, noise, fine, PathChoice(begin, end, 1.5), moments)
+    assert list(paths.x) == [t for t in fine if t >= end]
+    assert len(calls) == sum(end <= t <= begin for t in fine)
+    # The data are Gaussian, so that the flow of their moments is the model's own.
+    for t in paths.x:
+        assert_close(paths.x[t], plain.x[t], rtol=0, atol=0.02)
+    uncontrasted = chosen_paths(model, noise, fine, PathChoice(begin, end), moments)
+    assert spread_of(paths.end) == pytest.approx(1.5 * spread_of(uncontrasted.end), rel=1e-5)
+    assert_close(paths.end.mean(0), uncontrasted.end.mean(0))
+    assert chosen_paths(model, noise, fine, PathChoice(begin, end, 9.0), moments, bound=1.0).end.abs().max() == 1
+
+
+class Erring(torch.nn.Module):
+    """The exact network of points, whose x0_hat at each t is moved away from the data's mean by `factor(t)`."""
+
+    def __init__(self, points, factor):
+        super().__init__()
+        self.exact, self.mean, self.factor = gaussian_denoiser(points), points.mean(0), factor
+        self.config, self.dtype, self.device = self.exact.config, self.exact.dtype, self.exact.device
+
+    def forward(self, x, t, *labels, **kwargs):
+        a, sigma = level_of(PLAIN, int(t.flatten()[0]))
+        x0 = (x - sigma * self.exact(x, t).sample) / a
+        x0 = self.mean + self.factor(int(t.flatten()[0])) * (x0 - self.mean)
+        return UNet2DOutput((x - a * x0) / sigma)
+
+
+def tried_choices(network, points):
+    noise = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    model = ModelOfPaths(network, FLOW, 1.0, None, 400, lambda share: None)
+    return measured_choices(model, noise, points, lambda x: x, measured_moments(points))
+
+
+def test_a_network_that_errs_at_high_noise_is_called_from_lower_noise_on():
+    points = gaussian_points().float()
+    tried = tried_choices(Erring(points, lambda t: 6.0 if t > 700 else 1.0), points)
+    best = best_choice(tried, [999, 799, 699], [CLEAN])
+    assert best.begin == 699 and best.distance < 0.8 * distance_of_flow(tried)
+
+
+def test_ends_of_low_contrast_get_that_of_the_data():
+    points = gaussian_points().float()
+    tried = tried_choices(Erring(points, lambda t: 0.9 if t < 300 else 1.0), points)
+    best = best_choice(tried, [999], [CLEAN])
+    assert best.contrast > 1.02 and best.distance < 0.5 * distance_of_flow(tried)
+
+
+def test_an_exact_network_needs_no_other_paths():
+    points = gaussian_points().float()
+    tried = tried_choices(gaussian_denoiser(points), points)
+    assert [c for c in tried if c.begin is None][-2].contrast == 1.0
+    assert distance_of_flow(tried) == pytest.approx(min(c.distance for c in tried), rel=0.5)
 
 
 def test_the_spread_is_that_after_clamping():
