@@ -26,7 +26,7 @@ from ddpm_hf.pipelines.conditioning import encode_labels
 # Where the network may be called first, as shares of the chain; the first choice is pure noise.
 BEGINNINGS = (1.0, 0.9, 0.8, 0.7)
 # The flow of many paths, whose ends are compared with the data, takes fewer steps than that of few.
-EVEN_IN_LOG_SNR, EVEN_IN_TIME = 10, 16
+EVEN_IN_LOG_SNR, EVEN_IN_TIME = 9, 14
 # The share of the chain at whose timestep the network is shown samples.
 SEEN_AT = 0.1
 # The paths may end at timesteps below this share of the chain.
@@ -68,15 +68,17 @@ def measured_choices(model, noise, data, features, moments, bound=None):
     tried = []
     for share in BEGINNINGS:
         begin = None if share == 1.0 else int(share * (length - 1))
+        timesteps = timesteps_of_choices(model.chain, begin)
         paths = model.follow(
             noise,
-            timesteps_of_choices(model.chain, begin),
+            timesteps,
             keep_x=False,
             keep_x0_below=int(HIGHEST_END * length),
             free_flow=None if begin is None else moments,
         )
-        of_begin = []
-        for end, samples in {**paths.x0, CLEAN: paths.end}.items():
+        of_begin, ends = [], paths.x0 | {CLEAN: paths.end}
+        del ends[timesteps[-1]]  # x0_hat at the last timestep is the end of the flow
+        for end, samples in ends.items():
             for contrast in (1.0, factor_to_spread(partial(with_contrast, samples), wanted, bound)):
                 shown = clamped(with_contrast(samples, contrast), bound)
                 distance = frechet_distance(FeatureStatistics(features(shown)), real)

@@ -83,7 +83,10 @@ def fit_solver(
     with tqdm(total=fit.calls(), desc="solvers", unit="call", disable=not progress_bar) as bar:
         update = in_whole_calls(bar)
         fit.prepare(update)
-        return fit.scheduler({str(count): fit.solver(count, update) for count in fit.steps})
+        solvers = {}
+        for count in fit.steps:
+            solvers[str(count)] = fit.solver(count, update, like=next(reversed(solvers.values()), None))
+        return fit.scheduler(solvers)
 
 
 def in_whole_calls(bar):
@@ -137,12 +140,16 @@ class SolverFit:
             self.paths = self._followed(self._model(update, 1.0), self.noise)
 
     @torch.no_grad()
-    def solver(self, count, update=lambda calls: None):
-        """The solver for a number of steps, as `fitted_solvers` of a config has it."""
+    def solver(self, count, update=lambda calls: None, like=None):
+        """The solver for a number of steps, as `fitted_solvers` of a config has it.
+
+        Args:
+            like (`dict`, *optional*): the solver for another number, from which the search may begin.
+        """
         few = min(SEARCH_PATHS, self.options.num_paths)
         share = few / self.options.num_paths
         with evaluating(self.unet):
-            best = self._search(few, update, share).best(count)
+            best = self._search(few, update, share).best(count, like)
             if few < self.options.num_paths:
                 best = self._search(self.options.num_paths, update, 1.0).fitted(best.free, best.timesteps)
         found = {"timesteps": best.timesteps, "rows": [list(row) for row in best.rows], "distance": best.distance}

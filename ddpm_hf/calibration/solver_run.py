@@ -117,9 +117,11 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
     with tqdm(total=calls, desc="solvers", unit="call") as bar:
         update = in_whole_calls(bar)
         fit.prepare(update)
-        for count in fit.steps:
-            if state.solvers.get(str(count)) is None:
-                state.add(count, fit.solver(count, update))
+        like = None
+        for count in map(str, fit.steps):
+            if state.solvers.get(count) is None:
+                state.add(count, fit.solver(int(count), update, like))
+            like = state.solvers[count]
         scheduler = fit.scheduler(state.solvers)
         distances = distances_to_paths(fit, scheduler, samplers, update)
     report = {
@@ -155,7 +157,7 @@ class _State:
             self.solvers = {count: stored["solvers"].get(count) for count in map(str, fit.steps)}
 
     def add(self, count, solver):
-        self.solvers[str(count)] = solver
+        self.solvers[count] = solver
         known = {count: solver for count, solver in self.solvers.items() if solver is not None}
         with written_whole(self.path) as aside:
             aside.write_text(json.dumps({"settings": self.settings, "solvers": known}), encoding="utf-8")

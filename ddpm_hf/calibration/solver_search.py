@@ -51,9 +51,14 @@ class SolverSearch:
         self.model, self.noise, self.paths, self.distance, self.moments = model, noise, paths, distance, moments
         self.fine, self.levels = [*paths.x], model.chain.alpha_bar(range(len(model.chain))).numpy()
 
-    def best(self, count):
-        """The best [`Candidate`] for a number of calls."""
-        best = min((self.fitted(free, t) for free, t in self.beginnings(count)), key=lambda c: c.distance)
+    def best(self, count, like=None):
+        """The best [`Candidate`] for a number of calls.
+
+        Args:
+            like (`dict`, *optional*): a solver for another number, whose timesteps, stretched, are tried too.
+        """
+        begun = [self.fitted(free, timesteps) for free, timesteps in self.beginnings(count, like)]
+        best = min(begun, key=lambda c: c.distance)
         for size in moves_for(count):
             for place in range(0 if best.free else 1, count):
                 for step in (-size, size):
@@ -62,7 +67,7 @@ class SolverSearch:
                         best = moved
         return best
 
-    def beginnings(self, count):
+    def beginnings(self, count, like=None):
         """(free, timesteps) of the candidates that the search begins with."""
         found = [(False, spaced_timesteps(s, count, self.levels).tolist()) for s in spacings_for(count)]
         found.append((False, self._even_in_root_of_sigma(count, len(self.levels) - 1)))
@@ -71,6 +76,8 @@ class SolverSearch:
                 first = int(share * (len(self.levels) - 1))
                 even = np.linspace(first, 0, count, endpoint=False).round().astype(int).tolist()
                 found += [(True, even), (True, self._even_in_root_of_sigma(count, first))]
+        if like is not None:
+            found.append((like.get("free_first_call", False), stretched(like["timesteps"], count)))
         near = [(free, nearest_timesteps(self.fine, timesteps)) for free, timesteps in found]
         # A run without a free first call begins where all noise is.
         return [(free, timesteps if free else [self.fine[0], *timesteps[1:]]) for free, timesteps in near]
@@ -106,6 +113,12 @@ class SolverSearch:
         return [int(np.abs(roots - root).argmin()) for root in wanted]
 
 
+def stretched(timesteps, count):
+    """As many timesteps as wanted, spaced as these are, which lead to clean data after the last of them."""
+    places = np.linspace(0, len(timesteps), count, endpoint=False)
+    return np.interp(places, np.arange(len(timesteps) + 1), [*timesteps, 0]).round().astype(int).tolist()
+
+
 def moves_for(count):
     """The sizes of the moves for a number of calls; none for many, whose timesteps matter little."""
     return next((sizes for most, sizes in MOVES.items() if count <= most), ())
@@ -118,5 +131,5 @@ def spacings_for(count):
 def calls_of_search(count, free):
     """The most network calls that the search for so many takes, for each path."""
     of_moments = 0 if not free else 2 if count > MANY_CALLS else 2 * len(FREE_BEGINNINGS)
-    beginnings = len(spacings_for(count)) + 1 + of_moments
+    beginnings = len(spacings_for(count)) + 2 + of_moments
     return beginnings * count + 2 * len(moves_for(count)) * (count * (count + 1) // 2 + count)

@@ -26,6 +26,7 @@ from ddpm_hf.calibration.path_choice import (
 )
 from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
 from ddpm_hf.calibration.solver_rows import State, fitted_row, fitted_states
+from ddpm_hf.calibration.solver_search import stretched
 from ddpm_hf.calibration.spreads import spread_of
 from ddpm_hf.schedulers.data_moments import LowestFrequencies
 
@@ -95,6 +96,12 @@ def test_a_search_is_better_than_the_spacings_it_begins_with(stock_unet):
     assert best.timesteps == sorted({*best.timesteps}, reverse=True)
     # Moved timesteps were fitted from the states before them; anew, they give the same.
     assert search.fitted(False, best.timesteps).distance == pytest.approx(best.distance, rel=1e-6)
+
+
+def test_timesteps_of_another_number_are_stretched():
+    assert stretched([900, 600, 300], 3) == [900, 600, 300]
+    assert stretched([900, 600, 300], 6) == [900, 750, 600, 450, 300, 150]
+    assert stretched([900, 300], 3) == [900, 500, 200]
 
 
 def test_the_nearest_timesteps_are_distinct():
