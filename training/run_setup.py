@@ -50,7 +50,7 @@ def make_accelerator(args):
 
 
 def _computes_bf16_in_software():
-    return not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
 
 
 def steps_to_do(args, accelerator, num_images):
