@@ -88,13 +88,13 @@ def aside_name(name):
 
 def cannot_write(path, error):
     return (
-        f"Cannot write {path} ({error}). What was there before stays: make room, or mend the disk, and run the same "
+        f"Cannot write {path} ({error}). What was there before stays: make room, or repair the disk, and run the same "
         "command again."
     )
 
 
 def cannot_write_to(folder, error):
-    return f"Cannot write to {folder} ({error}): choose another place, or mend its rights."
+    return f"Cannot write to {folder} ({error}): choose another place, or correct its permissions."
 
 
 @contextmanager

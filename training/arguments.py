@@ -83,7 +83,7 @@ class RunArguments(DataArguments):
     max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
     ema: Literal["exponential", "power"] = option(
         "exponential",
-        "How the weights are averaged; of power, other lengths can be made after the training (`ddpm-hf ema`).",
+        "How the weights are averaged; with power, averages of other lengths can be made afterwards (`ddpm-hf ema`).",
     )
     ema_stds: str = option(
         "0.05,0.10",
@@ -114,8 +114,8 @@ class RunArguments(DataArguments):
     checkpoints_limit: int = option(2, "Checkpoints to keep.")
     max_nonfinite_steps: int = option(
         20,
-        "Stop after so many updates in a row whose loss or gradient is not finite; each is skipped. fp16 has some when it "
-        "begins.",
+        "Stop after so many updates in a row whose loss or gradient is not finite; each is skipped. fp16 skips some at "
+        "first.",
     )
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
 
@@ -148,7 +148,7 @@ class TrainingArguments(RunArguments):
     streaming: bool = option(
         False,
         "Read the data while training, from the Hub, or from a folder of parquet or tar (WebDataset) shards, and keep none of "
-        "it; needs max_train_steps, for a stream does not tell how many images it has.",
+        "it; needs max_train_steps, for a stream does not say how many images it has.",
     )
     shuffle_buffer: int = option(
         4096, "With streaming: images that each process shuffles among; it keeps twice as many, undecoded, in memory."
@@ -208,7 +208,7 @@ class TrainingArguments(RunArguments):
 
     # Memory and plans
     gradient_checkpointing: bool = option(
-        False, "Compute activations anew when they are needed, instead of keeping them: less memory, more time."
+        False, "Recompute activations when they are needed, instead of keeping them: less memory, more time."
     )
     find_batch_size: bool = option(
         False,

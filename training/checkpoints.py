@@ -66,8 +66,8 @@ def save_checkpoint(accelerator, output_dir, own_parts, step, limit, about):
         former = max(list_checkpoints(output_dir), default=None)
         rest = "No checkpoint was there before" if former is None else f"The checkpoint of step {former} stands"
         raise InputError(
-            f"The checkpoint of step {step} cannot be written in {final.parent} ({error}). {rest}: make room, or mend "
-            "the disk, and run the same command again to go on."
+            f"The checkpoint of step {step} cannot be written in {final.parent} ({error}). {rest}: make room, or "
+            "repair the disk, and run the same command again to go on."
         ) from error
     if accelerator.is_main_process:
         remove_old_checkpoints(output_dir, limit)

@@ -9,7 +9,7 @@ from the same noise. In the order of the steps, each row minimises
 
 over paths and dimensions, where row_0 is G_n alone, or DDIM without moments. The row is then scaled so that its result
 spreads about its mean over the paths as x*(t_(n+1)) does: least squares alone shrinks contrast, step by step. The
-solver moves on by that row, so that later rows mend earlier errors.
+solver moves on by that row, so that later rows correct earlier errors.
 """
 
 from typing import NamedTuple

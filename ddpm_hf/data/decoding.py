@@ -115,7 +115,7 @@ class ImageReader(Dataset):
 
 
 def raise_damaged(which):
-    raise InputError(f"An image cannot be read: {which}. Mend or remove it, or leave out --strict_data.")
+    raise InputError(f"An image cannot be read: {which}. Repair or remove it, or leave out --strict_data.")
 
 
 def fill_gaps(batch, batch_size, damaged):

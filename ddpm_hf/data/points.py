@@ -223,7 +223,7 @@ def _number(cell, row, column):
         )
     if not _is_number(cell):
         raise InputError(
-            f"Row {row} (counted from 0) has {cell!r} in column {column!r}, which is no finite number: mend it, or "
+            f"Row {row} (counted from 0) has {cell!r} in column {column!r}, which is no finite number: correct it, or "
             "leave the column out with --point_columns."
         )
     return float(cell)

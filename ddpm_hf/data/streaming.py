@@ -249,7 +249,7 @@ class RowStream(IterableDataset):
         except Exception as error:  # each reader of `datasets` has its own
             raise InputError(
                 f"Shard {shard} (counted from 0) of {num_shards} cannot be read from row {number} on "
-                f"({type(error).__name__}: {error}): mend it, and run the same command again to go on from the last "
+                f"({type(error).__name__}: {error}): repair it, and run the same command again to go on from the last "
                 "checkpoint."
             ) from error
 

@@ -213,7 +213,7 @@ def versions(folder):
 
 def licence(name):
     if name is None:
-        return "## Licence\n\n*Not stated yet: without one, others may look at the model and no more.*"
+        return "## Licence\n\n*Not stated yet. Without a licence, others may view the model, but not use it.*"
     return f"## Licence\n\n{name}"
 
 

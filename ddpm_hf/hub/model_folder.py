@@ -126,7 +126,7 @@ def check_sampled(model, unet_config, scheduler):
     if size is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
         raise InputError(
             f"Cannot take model={str(model)!r}: the config of its network has sample_size={size!r}, which must be a "
-            "positive whole number, or two of them (height, width); mend it in unet/config.json."
+            "positive whole number, or two of them (height, width); correct it in unet/config.json."
         )
     _check_halves(model, unet_config)
     step = inspect.signature(scheduler.step).parameters.values() if hasattr(scheduler, "step") else ()
@@ -147,7 +147,7 @@ def _check_halves(model, unet_config):
         raise InputError(
             f"Cannot take model={str(model)!r}: the config of its network has "
             f"sample_size={unet_config['sample_size']!r}, and a network of {levels} levels needs sides divisible by "
-            f"{factor}; mend it in unet/config.json."
+            f"{factor}; correct it in unet/config.json."
         )
 
 

@@ -255,8 +255,8 @@ def _account(target):
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise InputError(
-                f"The Hub does not know the token to push to {repository} with: log in again with `hf auth login`, or "
-                "mend HF_TOKEN, which goes before it."
+                f"The Hub does not accept the token for pushing to {repository}: log in again with `hf auth login`, "
+                "or correct HF_TOKEN, which takes precedence."
             ) from error
         raise InputError(f"The Hub does not answer as it should ({first_line(error)}): try again later.") from error
     except Exception as error:

@@ -121,8 +121,8 @@ def _refused(model, error):
     if error.response.status_code != 401:
         return _unreachable(model, error)
     return (
-        f"The Hub does not know the token to read {model} with: log in again with `hf auth login`, or mend HF_TOKEN, "
-        "which goes before it; a public model needs none."
+        f"The Hub does not accept the token for reading {model}: log in again with `hf auth login`, or correct "
+        "HF_TOKEN, which takes precedence; a public model needs no token."
     )
 
 

@@ -66,8 +66,8 @@ def write_space(model, folder):
 def _write_space(model, folder, sdk_version):
     if on_the_hub(model) is None:
         raise InputError(
-            f"A Space reads its model from the Hub, and {model} is none of its repositories: share it with `ddpm-hf "
-            "push`, and give the id that it has there."
+            f"A Space reads its model from the Hub, and {model} is not a repository there: share it with `ddpm-hf "
+            "push`, and give the id that it has on the Hub."
         )
     pipeline = load_for_demo(model)
     sampler, steps = first_choice(pipeline)

@@ -149,7 +149,7 @@ def test_branches_and_pull_requests_leave_main_alone(hub, folder):
     "options, token, message",
     [
         ({}, "", "no token .*hf auth login"),
-        ({}, "hf_wrong", "does not know the token"),
+        ({}, "hf_wrong", "does not accept the token"),
         ({"repository": "a/b/c"}, TOKEN, "'a/b/c' is not a name"),
         ({"repository": "other/model"}, TOKEN, "other/model is not yours .*--create_pr"),
         ({"create_pr": True, "revision": "v2"}, TOKEN, "leave out revision='v2'"),

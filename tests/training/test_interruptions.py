@@ -302,7 +302,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(run):
     assert sentence.startswith(
         f"train: error: The checkpoint of step 3 cannot be written in {run.folder}/checkpoints ("
     )
-    assert "The checkpoint of step 2 stands: make room, or mend the disk, and run the same command again" in sentence
+    assert "The checkpoint of step 2 stands: make room, or repair the disk, and run the same command again" in sentence
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
     run.assert_goes_on()
 

@@ -362,7 +362,7 @@ def test_a_disk_that_is_full_for_one_process_ends_all(tmp_path, launch, options,
     sentence = f"train: error: The checkpoint of step 4 cannot be written in {run}/checkpoints ("
     # DeepSpeed leaves it to the launcher to end the other one.
     assert sentence in output if config == "deepspeed_zero2" else output.count(sentence) == 2, output
-    assert "The checkpoint of step 2 stands: make room, or mend the disk" in output[output.index(sentence) :]
+    assert "The checkpoint of step 2 stands: make room, or repair the disk" in output[output.index(sentence) :]
     assert list(list_checkpoints(run)) == [2]
 
 

@@ -94,7 +94,7 @@ def test_one_push_at_a_time_and_nobody_waits_for_it(hub, caplog):
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("token, message", [("hf_wrong", "does not know the token"), ("", "no token")])
+@pytest.mark.parametrize("token, message", [("hf_wrong", "does not accept the token"), ("", "no token")])
 def test_a_token_that_will_not_do_shows_before_the_training(hub, options, monkeypatch, token, message):
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(InputError, match=message) as refused:
