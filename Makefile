@@ -11,7 +11,7 @@ SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test quality format figures docs clean
+.PHONY: demo test quality format figures notebooks docs clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -69,6 +69,10 @@ $(SWISS_ROLL)/model_index.json: | $(VENV)/installed
 
 $(SWISS_ROLL_CALIBRATED)/model_index.json: | $(SWISS_ROLL)/model_index.json
 	$(BIN)/ddpm-hf calibrate $(SWISS_ROLL) --dataset swiss_roll --plan 25 --output_dir $(SWISS_ROLL_CALIBRATED)
+
+# Runs the notebooks of docs/ and keeps what they print and draw in them, and in their translations.
+notebooks: $(VENV)/installed
+	$(BIN)/python docs/notebooks.py
 
 # The guides as a site, in outputs/site.
 docs: $(VENV)/installed

@@ -115,3 +115,15 @@ def guidance(file, with_classes, steered, shown=4):
             )
     titles = ["with classes, no guidance", "guidance_scale 3", "classifier guidance 10"]
     save_figure(draw_image_rows(rows, titles, CLASSES), file)
+
+
+def copies(file, num_images=300, shown=10, steps=100):
+    """Samples of the exact denoiser of some images, and below each the nearest of these images, which it copies."""
+    images = to_model_range(draw_images(open_images(DataArguments(), None), num_images, seed=2).decode()["images"])
+    scheduler = GaussianDiffusionScheduler(clip_sample=False)
+    pipeline = GaussianDiffusionPipeline(ExactDenoiser.from_points(images, scheduler), scheduler)
+    generator = torch.Generator().manual_seed(0)
+    samples = pipeline(shown, num_inference_steps=steps, generator=generator, output_type="latent").images
+    nearest = images[torch.cdist(samples.flatten(1), images.flatten(1)).argmin(1)]
+    rows = [pipeline.samples.to_output(each, "pil") for each in (samples, nearest)]
+    save_figure(draw_image_rows(rows, row_titles=["samples", "nearest\ntraining image"], tile=56), file)

@@ -1,6 +1,7 @@
 """Pictures of docs/point_clouds.md and docs/sde_and_langevin.md; `figures.py` lists the model of each."""
 
 import torch
+from matplotlib.patches import Rectangle
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.data.arguments import DataArguments
@@ -13,6 +14,7 @@ from ddpm_hf.visualization import (
     draw_forward_process,
     draw_path,
     draw_score_field,
+    new_figure,
     path_images,
     save_figure,
     score,
@@ -96,3 +98,47 @@ def exact_model(points):
     scheduler = GaussianDiffusionScheduler(clip_sample=False)
     denoiser = ExactDenoiser.from_points(points, scheduler)
     return scheduler, lambda x_t, t: denoiser(x_t, t).sample
+
+
+def time_index(file, steps=(0, 1, 2, None, 998, 999)):
+    """The chain of the forward process as boxes: how papers, diffusers and this package count it; None is a gap."""
+    figure, ((axes,),) = new_figure(9, 1.9)
+    axes.grid(False)
+    axes.set(xlim=(-1.15, len(steps) + 0.55), ylim=(-0.35, 2.0))
+    axes.set_axis_off()
+    places = {place: t for place, t in enumerate((-1, *steps)) if t is not None}
+    for place, t in places.items():
+        _draw_state(axes, place, t)
+        if place:
+            _draw_noising(axes, place, t, follows_gap=place - 1 not in places)
+    gap = next(place for place in range(len(steps) + 1) if place not in places)
+    axes.text(gap, 1, "$\\cdots$", ha="center", va="center", fontsize=16)
+    for height, name in ((1, "here, diffusers"), (0.05, "papers")):
+        axes.text(-0.55, height, name, ha="right", va="center", fontsize=9)
+    save_figure(figure, file)
+
+
+def _draw_state(axes, place, t):
+    """A box with the index of the state here, the share of noise in it as its grey, and below the papers' name."""
+    alpha_bar = GaussianDiffusionScheduler().alpha_bar(t).item()
+    axes.add_patch(
+        Rectangle((place - 0.36, 0.55), 0.72, 0.9, facecolor=str(0.97 - 0.35 * (1 - alpha_bar)), edgecolor="0.2")
+    )
+    axes.text(place, 1.12, "clean data" if t < 0 else f"t = {t}", ha="center", va="center", fontsize=10)
+    axes.text(
+        place,
+        0.75,
+        rf"$\bar\alpha$ = {alpha_bar:.4f}" if t < 100 else rf"$\bar\alpha$ = {alpha_bar:.0e}",
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
+    axes.text(place, 0.05, f"$x_{{{t + 1}}}$", ha="center", va="center", fontsize=13)
+
+
+def _draw_noising(axes, place, t, follows_gap):
+    """The arrow of the step that makes the state t, with the variance of its noise."""
+    style = {"arrowstyle": "-|>", "color": "C0", "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (place - 0.36, 1), (place - 0.64, 1), arrowprops=style)
+    if not follows_gap:
+        axes.text(place - 0.5, 1.65, rf"$\beta_{{{t}}}$", ha="center", fontsize=12, color="C0")

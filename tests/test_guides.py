@@ -1,9 +1,10 @@
-"""The guides: their Python runs, their commands and pictures exist, and translations are up to date."""
+"""The guides: their Python runs and prints what they show, their pictures exist, and translations are up to date."""
 
 import contextlib
 import importlib
 import inspect
 import io
+import json
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import torch
 import typer
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
+from printed_output import check_printed
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
 from ddpm_hf.training.argument_parsing import parse_arguments
@@ -24,26 +26,49 @@ from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+PAGES = [*GUIDES, *NOTEBOOKS]
 
 
 def names(guides):
     return [guide.name for guide in guides]
 
 
+def text_of(page):
+    """The Markdown of a page; of a notebook the text between its cells of code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join(
+        "".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"
+    )
+
+
 def blocks(guide, language):
     """The fenced blocks of a language, with as many empty lines before each as the page has, so that errors name its line."""
-    found, block, opened = [], None, False
-    for number, line in enumerate(guide.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if line.startswith("```"):
-            opened = not opened
-            if opened and line.strip() == f"```{language}":
-                block = "\n" * number
-            elif block is not None:
-                found.append(block)
-                block = None
+    return [block for found, block in all_blocks(guide) if found == language]
+
+
+def all_blocks(guide):
+    """The fenced blocks of a page in their order, as pairs of language and block."""
+    found, block, language = [], None, None
+    for number, line in enumerate(text_of(guide).splitlines(keepends=True), start=1):
+        if line.startswith("```") and block is None:
+            block, language = "\n" * number, line.strip().removeprefix("```")
+        elif line.startswith("```"):
+            found.append((language, block))
+            block = None
         elif block is not None:
             block += line
     return found
+
+
+def python_and_output(guide):
+    """Each block of Python, and what the block `text` directly after it shows of its output."""
+    found = all_blocks(guide)
+    for (language, block), (next_language, shown) in zip(found, [*found[1:], ("", "")], strict=True):
+        if language == "python":
+            yield block, shown.lstrip("\n") if next_language == "text" else ""
 
 
 # Python --------------------------------------------------------------------------------------------------------------
@@ -93,9 +118,56 @@ def test_the_python_of_a_guide_runs(guide, models, tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(models / name)
     monkeypatch.chdir(tmp_path)
     namespace = what_readers_bring() | {"__name__": guide.stem}
-    for block in blocks(guide, "python"):
-        with contextlib.redirect_stdout(io.StringIO()):
+    is_exact = "from_pretrained(" not in text_of(guide)
+    for block, shown in python_and_output(guide):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(block, guide, "exec"), namespace)
+        check_printed(shown, printed.getvalue(), numbers=is_exact)
+
+
+# Notebooks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def notebooks():
+    """docs/notebooks.py, which runs notebooks."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import notebooks
+
+    yield notebooks
+    sys.path.remove(str(ROOT / "docs"))
+
+
+ENGLISH_NOTEBOOKS = [path for path in NOTEBOOKS if ".zh-CN" not in path.name]
+
+
+@pytest.mark.parametrize("path", ENGLISH_NOTEBOOKS, ids=names(ENGLISH_NOTEBOOKS))
+def test_a_notebook_prints_and_draws_what_it_shows(path, notebooks, tmp_path, monkeypatch):
+    """All its cells and the code of its answers, in a kernel that reads and writes no folder of the user."""
+    for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    kept = iter(notebooks.code_cells(notebooks.read(path)))
+    for cell in notebooks.code_cells(notebooks.run(notebooks.read(path), tmp_path)):
+        is_answer = "shown" in cell.metadata
+        shown = None if is_answer else next(kept)
+        check_printed(cell.metadata.shown if is_answer else notebooks.text_of(shown), notebooks.text_of(cell))
+        assert is_answer or notebooks.number_of_pictures(cell) == notebooks.number_of_pictures(shown)
+    assert next(kept, None) is None
+
+
+@pytest.mark.parametrize("path", ENGLISH_NOTEBOOKS, ids=names(ENGLISH_NOTEBOOKS))
+def test_the_translation_of_a_notebook_has_its_code_and_output(path, notebooks):
+    english, chinese = (notebooks.read(each) for each in (path, notebooks.translation(path)))
+    for cell, translated in zip(notebooks.code_cells(english), notebooks.code_cells(chinese), strict=True):
+        assert without_comments(cell.source) == without_comments(translated.source)
+        assert cell.outputs == translated.outputs
+    answers = [notebooks.ANSWER.findall(text_of(each)) for each in (path, notebooks.translation(path))]
+    assert answers[0] == answers[1] and len(answers[0]) >= 4
+
+
+def test_notebooks_stay_small():
+    """Pictures have palettes, and no picture of a trial run is left in a file."""
+    assert max(path.stat().st_size for path in NOTEBOOKS) < 300_000
 
 
 # Commands ------------------------------------------------------------------------------------------------------------
@@ -207,7 +279,7 @@ def test_every_function_of_the_formulas_is_there():
 def test_every_citation_is_a_reference():
     folders = [ROOT / name for name in ("ddpm_hf", "training", "pipelines")]
     texts = [path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.rglob("*.py"))]
-    texts += [guide.read_text(encoding="utf-8").partition("## References")[0] for guide in ENGLISH]
+    texts += [text_of(page).partition("## References")[0] for page in [*ENGLISH, *ENGLISH_NOTEBOOKS]]
     cited = {" ".join(found) for text in texts for found in CITATION.findall(re.sub(r"\s+(?:# )?", " ", text))}
     listed = re.findall(r"^\| (\w[\w& -]*?\d{4}[ab]?) \|", FORMULAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(listed) > 40 and listed == sorted(set(listed), key=lambda key: key.replace(" &", "")), listed
@@ -218,8 +290,8 @@ def test_every_citation_is_a_reference():
 # Pictures and pages --------------------------------------------------------------------------------------------------
 
 
-def linked(guide, pattern):
-    return re.findall(pattern, guide.read_text(encoding="utf-8"))
+def linked(page, pattern):
+    return re.findall(pattern, text_of(page))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +304,7 @@ def pictures():
     sys.path.remove(str(ROOT / "docs"))
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
+@pytest.mark.parametrize("guide", PAGES, ids=names(PAGES))
 def test_every_picture_is_there_and_has_a_maker(guide, pictures):
     for target in linked(guide, r"!\[[^\]]*\]\(([^)]+)\)"):
         file = (guide.parent / target).resolve()
@@ -245,7 +317,7 @@ def test_nothing_is_drawn_in_vain(pictures):
     assert set(pictures) == shown == {file.name for file in (ROOT / "docs" / "images").iterdir()}
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
+@pytest.mark.parametrize("guide", PAGES, ids=names(PAGES))
 def test_every_link_within_the_repository_leads_somewhere(guide):
     for target in linked(guide, r"(?<!!)\[[^\]]*\]\(([^)]+)\)"):
         if not target.startswith(("http://", "https://")):
@@ -257,20 +329,26 @@ def test_every_link_within_the_repository_leads_somewhere(guide):
 
 def anchors(page):
     """The anchors of the headings, as GitHub and mkdocs make them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text_of(page), flags=re.MULTILINE)
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 READMES = ("README.md", "README.zh-CN.md")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/derivations.md"])
 def test_the_translation_has_the_same_code(page):
-    """The code without its comments."""
+    """The code without its comments, and its output."""
     english, chinese = ROOT / page, ROOT / page.replace(".md", ".zh-CN.md")
-    for language in ("python", "sh", ""):
-        codes = [[re.sub(r" *#.*", "", block).strip() for block in blocks(g, language)] for g in (english, chinese)]
+    for language in ("python", "sh", "text", ""):
+        codes = [
+            [without_comments(block).strip() for block in blocks(guide, language)] for guide in (english, chinese)
+        ]
         assert codes[0] == codes[1]
+
+
+def without_comments(code):
+    return re.sub(r" *#.*", "", code)
 
 
 def test_the_translation_has_the_same_figures():
@@ -288,7 +366,8 @@ def test_the_translation_has_the_same_figures():
 def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
     """The site builds as by `mkdocs build --strict`, with every formula in MathML."""
     mkdocs_build = pytest.importorskip("mkdocs.commands.build", reason="needs the extra [docs]")
-    pytest.importorskip("latex2mathml", reason="needs the extra [docs]")
+    for module in ("latex2mathml", "nbconvert"):
+        pytest.importorskip(module, reason="needs the extra [docs]")
     from mkdocs.config import load_config
 
     monkeypatch.chdir(ROOT)
@@ -296,12 +375,22 @@ def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
     with caplog.at_level("WARNING", logger="mkdocs"):
         mkdocs_build.build(config)
     assert not [record for record in caplog.records if record.levelname != "INFO"]
-    formulas = (tmp_path / "site" / "formulas" / "index.html").read_text(encoding="utf-8")
-    assert formulas.count("<math ") > 80 and 'class="arithmatex"' not in formulas
+    for page, count in {"formulas": 80, "derivations": 60, "notebooks/forward_process": 15}.items():
+        html = (tmp_path / "site" / page / "index.html").read_text(encoding="utf-8")
+        assert html.count("<math ") > count and 'class="arithmatex"' not in html and "$$" not in html
+    pictures = re.findall(r'<img [^>]*src="(forward_process[^"]*|\.\./forward_process[^"]*)"', html)
+    assert len(pictures) == 5 and all((tmp_path / "site" / page / name).is_file() for name in pictures)
+    assert html.count("<details") == html.count("<summary>") == 4
     languages = {
         name: (tmp_path / "site" / name / "index.html").read_text(encoding="utf-8")
         for name in ("quickstart", "quickstart.zh-CN")
     }
     assert '<html lang="en"' in languages["quickstart"] and '<html lang="zh"' in languages["quickstart.zh-CN"]
     tables = {path.name for path in (tmp_path / "site" / "benchmarks" / "results").iterdir()}
-    assert tables == {"point_cloud", "point_cloud_clipped", "point_quality", "reverse_sde"}
+    assert tables == {
+        "fitted_solvers_exact_images",
+        "point_cloud",
+        "point_cloud_clipped",
+        "point_quality",
+        "reverse_sde",
+    }
