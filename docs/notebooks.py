@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parent / "notebooks"
 ANSWER = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
 # Figures have few colours; a palette makes their files a third as large.
 COLOURS = 64
+# Seconds for the start of a kernel and for a cell, which take less than 10 on a core that does nothing else.
+PATIENCE = 600
 
 
 def english():
@@ -52,7 +54,7 @@ def run(notebook, folder):
     """Runs a notebook with its answers in a new kernel in `folder`, and returns it with all output."""
     notebook = with_answers(notebook)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    NotebookClient(notebook, timeout=PATIENCE, startup_timeout=PATIENCE, resources=resources).execute()
     return notebook
 
 

@@ -125,17 +125,30 @@ def test_the_python_of_a_guide_runs(guide, models, tmp_path, monkeypatch):
         check_printed(shown, printed.getvalue(), numbers=is_exact)
 
 
+@pytest.mark.parametrize(
+    "shown, printed",
+    [("mean 0.51", "mean 0.54"), ("t = 468", "t = 469"), ("equal", "not equal"), ("", "0.5"), ("1.2e-7", "1.5e-7")],
+)
+def test_other_output_is_found(shown, printed):
+    with pytest.raises(AssertionError):
+        check_printed(shown, printed)
+
+
 # Notebooks -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def notebooks():
-    """docs/notebooks.py, which runs notebooks."""
+def scripts():
+    """Imports of the scripts in docs/."""
     sys.path.insert(0, str(ROOT / "docs"))
-    import notebooks
-
-    yield notebooks
+    yield importlib.import_module
     sys.path.remove(str(ROOT / "docs"))
+
+
+@pytest.fixture(scope="module")
+def notebooks(scripts):
+    """docs/notebooks.py, which runs notebooks."""
+    return scripts("notebooks")
 
 
 ENGLISH_NOTEBOOKS = [path for path in NOTEBOOKS if ".zh-CN" not in path.name]
@@ -295,13 +308,9 @@ def linked(page, pattern):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures(scripts):
     """`PICTURES` of docs/figures.py, by file name."""
-    sys.path.insert(0, str(ROOT / "docs"))
-    import figures
-
-    yield figures.PICTURES
-    sys.path.remove(str(ROOT / "docs"))
+    return scripts("figures").PICTURES
 
 
 @pytest.mark.parametrize("guide", PAGES, ids=names(PAGES))
