@@ -250,10 +250,10 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys):
 
     assert "did you mean 'learning_rate'?" in message("--config", write_yaml(tmp_path, lerning_rate=1))
     assert "must have a single value" in message("--config", write_yaml(tmp_path, batch_size=[1, 2]))
-    assert "invalid int value: 'many'" in message("--config", write_yaml(tmp_path, batch_size="many"))
+    assert "Invalid value for '--batch_size'" in message("--config", write_yaml(tmp_path, batch_size="many"))
     assert "Cannot read the options in nowhere.yaml" in message("--config", "nowhere.yaml")
     assert "preset='mnist' is not one of 'cifar10'" in message("--preset", "mnist")
-    assert "unrecognized arguments: --lerning_rate=1" in message("--lerning_rate=1")
+    assert "There is no option --lerning_rate; did you mean --learning_rate?" in message("--lerning_rate=1")
     assert "seed=-1 is not allowed: it must be at least 0" in message("--seed=-1")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     assert "must hold lines" in message("--config", str(tmp_path / "list.yaml"))
