@@ -27,6 +27,9 @@ class CommitOptions:
     dry_run: bool = option(
         False, "Say which files would change, with their sizes, and change nothing; needs no token."
     )
+    log: bool = option(
+        True, "Share the log of the training too: loss.csv, its curve, bits_per_dim.csv.", spelling="--log/--no_log"
+    )
 
 
 @app.command()
