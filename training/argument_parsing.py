@@ -49,9 +49,7 @@ def _arguments(argv, kind, prog):
     flags = _given(argv, kind, prog)
     script_flags = ScriptFlags(**{name: flags.pop(name) for name in option_names(ScriptFlags) if name in flags})
     config, preset, data = (flags.pop(name, None) for name in ("config", "preset", "data"))
-    if data is not None:
-        flags = {"dataset": data} | flags
-    layers = [flags]
+    layers = [_with_data(flags, data)]
     if config is not None:
         refuse_empty("config", config)
         layers.insert(0, _given(_flags_of(_read_yaml(Path(config)), kind, config), kind, prog))
@@ -70,6 +68,15 @@ def _given(argv, kind, prog):
     context = training_verb(kind).make_context(prog, list(argv))
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name: value for name, value in context.params.items() if sources[name].name == "COMMANDLINE"}
+
+
+def _with_data(flags, data):
+    """The flags with the data that were given without the name of an option."""
+    if data is None:
+        return flags
+    if "dataset" in flags:
+        raise InputError(f"The data are given twice, as {data!r} and as --dataset {flags['dataset']}: give one.")
+    return flags | {"dataset": data}
 
 
 def _check_places(options):

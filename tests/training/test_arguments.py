@@ -29,6 +29,16 @@ def test_flags_win_over_config_and_config_over_preset(tmp_path):
     assert args.log_every == 100
 
 
+def test_the_data_are_given_with_or_without_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_images").mkdir()
+    options = ["--max_train_steps", "1", "--random_flip"]
+    assert parse_arguments([*options, "my_images"]) == parse_arguments([*options, "--dataset", "my_images"])
+    with pytest.raises(SystemExit):
+        parse_arguments([*options, "my_images", "--dataset_name", "someone/images"])
+    assert "given twice, as 'my_images' and as --dataset someone/images: give one" in capsys.readouterr().err
+
+
 def test_a_flag_that_repeats_the_default_wins_too(tmp_path):
     config = write_yaml(tmp_path, batch_size=8, max_train_steps=1)
     assert parse_arguments(["--config", config, "--batch_size", "64"]).batch_size == 64
