@@ -50,6 +50,17 @@ class Verb(TyperCommand):
     def _flag(self, written):
         return f"--{self.canonical(written.removeprefix('--'))}"
 
+    def format_options(self, ctx, formatter):
+        """Writes the arguments, and the options by their groups, with whole names on terminals of any width."""
+        groups = {}
+        for parameter in self.get_params(ctx):
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            record = parameter.get_help_record(ctx)
+            groups.setdefault(parameter.rich_help_panel or usual, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
     def parse_args(self, ctx, args):
         return super().parse_args(ctx, list(self._plain(ctx, list(args))))
 
@@ -119,6 +130,12 @@ class Group(TyperGroup):
     def parse_args(self, ctx, args):
         return super().parse_args(ctx, args or ["--help"])
 
+    def format_commands(self, ctx, formatter):
+        """Writes the verbs with the whole of their first paragraphs."""
+        verbs = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, " ".join(verb.help.split("\n\n")[0].split())) for name, verb in verbs.items()])
+
     def main(self, args=None, prog_name=None, standalone_mode=True, **extra):
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **extra)
@@ -135,7 +152,7 @@ class Verbs(typer.Typer):
             verb: the class of the verbs that name no other.
         """
         spelling = {"token_normalize_func": lambda name: name.replace("-", "_")}
-        super().__init__(cls=Group, add_completion=False, context_settings=spelling, **settings)
+        super().__init__(cls=Group, add_completion=False, rich_markup_mode=None, context_settings=spelling, **settings)
         self.verb = verb
 
     def command(self, name=None, *, cls=None, **settings):

@@ -63,11 +63,12 @@ def said():
         random_flip: Annotated[bool, typer.Option("--random_flip/--no_random_flip")] = True,
         stock: Annotated[bool, typer.Option("--stock")] = False,
     ):
+        """Do it."""
         given.append((place, output, num_images, steps, random_flip, stock))
 
     @app.command("other_verb")
     def other():
-        pass
+        """Do another thing."""
 
     def said(*arguments):
         given.clear()
@@ -123,18 +124,17 @@ def test_a_group_shows_its_help_where_no_verb_is_given(said):
 
 def test_options_stand_in_groups():
     for name, group in (("sample", "Sampling"), ("evaluate", "Execution"), ("train", "Optimizer")):
-        runner = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"})
-        assert runner.exit_code == 0 and f"─ {group} ─" in runner.output
-        assert runner.output.count("╭─ Options ─") <= 1
+        runner = CliRunner().invoke(cli.app, [name, "--help"])
+        assert runner.exit_code == 0 and f"\n{group}:\n" in runner.output
+        assert "…" not in runner.output and "..." not in runner.output.replace("[ARGS]...", "")
 
 
 def test_the_names_of_diffusers_are_in_the_help():
-    output = CliRunner().invoke(cli.app, ["train", "--help"], env={"COLUMNS": "200"}).output
-    assert "Also --dataset_name, --train_data_dir." in output and "--num_inference_steps" not in output
-    assert (
-        "Also --num_inference_steps."
-        in CliRunner().invoke(cli.app, ["sample", "--help"], env={"COLUMNS": "200"}).output
+    train, sample = (
+        " ".join(CliRunner().invoke(cli.app, [verb, "--help"]).output.split()) for verb in ("train", "sample")
     )
+    assert "Also --dataset_name, --train_data_dir." in train and "--num_inference_steps" not in train
+    assert "Also --num_inference_steps." in sample
 
 
 # Before torch is imported --------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_a_verb_has_its_own_defaults_and_help(draw):
     calls, _ = draw("m", "--dataset", "d")
     assert calls == [("m", 1, Shape(5), DataArguments(dataset="d"), 2)]
     _, result = draw("--help")
-    assert "What it does." in result.output and "As many." in result.output and "[default: 5]" in result.output
+    assert "What it does." in result.output and "As many." in result.output and "[default: 5;" in result.output
 
 
 def test_options_stand_where_their_dataclass_does_and_what_must_be_given_first():

@@ -27,6 +27,9 @@ from ddpm_hf.training.diffusers_flags import REFUSED, SAME, ScriptFlags
 from ddpm_hf.training.option_groups import GROUP_OF
 
 SOURCES = "Options from files"
+OTHER_NAMES = (
+    "A command line for diffusers' train_unconditional.py runs too: its flags are understood, or refused by name."
+)
 
 
 def parse_arguments(argv=None, kind=TrainingArguments, prog="train"):
@@ -114,7 +117,7 @@ def training_verb(kind):
     train.__signature__ = inspect.Signature(parameters)
     train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = Verbs()
-    app.command(cls=TrainingVerb, help=kind.__doc__)(train)
+    app.command(cls=TrainingVerb, help=f"{inspect.cleandoc(kind.__doc__)}\n\n{OTHER_NAMES}")(train)
     return typer.main.get_command(app)
 
 
@@ -123,8 +126,9 @@ def _parameters(kind):
     for field in dataclasses.fields(kind):
         if field.init:
             group = GROUP_OF[field.name] if kind is not ScriptFlags else kind.title
-            pair = {"spelling": f"--{field.name}/--no_{field.name}"} if hints[field.name] is bool else {}
-            settings = {"rich_help_panel": group} | pair | field.metadata
+            settings = {"rich_help_panel": group, **field.metadata}
+            if hints[field.name] is bool:
+                settings |= {"spelling": f"--{field.name}/--no_{field.name}", "show_default": field.default}
             yield option_parameter(field.name, hints[field.name], field.default, **settings)
 
 
