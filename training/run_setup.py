@@ -66,7 +66,7 @@ def steps_to_do(args, accelerator, num_images):
     """
     if num_images is not None:
         check_batch_size(args.batch_size, num_images)
-    total = args.max_train_steps or updates_in(args.num_epochs, args, num_images, accelerator.num_processes)
+    total = args.max_train_steps or updates_for_epochs(args.num_epochs, args, num_images, accelerator.num_processes)
     done = max(list_checkpoints(args.output_dir), default=0)
     if done > total:
         raise InputError(f"output_dir={args.output_dir!r} is at step {done}, past the {total} asked for.")
@@ -76,7 +76,7 @@ def steps_to_do(args, accelerator, num_images):
     return None
 
 
-def updates_in(epochs, args, num_images, num_processes):
+def updates_for_epochs(epochs, args, num_images, num_processes):
     """The number of updates in so many passes over the data."""
     images_per_update = args.batch_size * args.gradient_accumulation_steps * num_processes
     return math.ceil(epochs * num_images / images_per_update)
@@ -86,7 +86,7 @@ def in_updates(args, num_images, num_processes):
     """The options with `sample_every` in the place of `save_images_epochs`."""
     if args.save_images_epochs is None:
         return args
-    every = updates_in(args.save_images_epochs, args, num_images, num_processes)
+    every = updates_for_epochs(args.save_images_epochs, args, num_images, num_processes)
     return replace(args, sample_every=every, save_images_epochs=None)
 
 
