@@ -21,6 +21,7 @@ SOURCES = sorted(path for name in ("ddpm_hf", "pipelines", "training") for path 
 OF_OTHERS = {
     "--body-text-color-subdued": "a style sheet",
     "--type": "hf upload",
+    "--logdir": "tensorboard",
     "--num_processes": "accelerate launch",
     "--config_file": "accelerate launch",
     "--no-deps": "pip install",
