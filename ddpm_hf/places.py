@@ -6,6 +6,9 @@ from pathlib import Path
 from ddpm_hf.errors import InputError
 from ddpm_hf.nearest_names import did_you_mean
 
+# The endings of files of data, which are not those of names on the Hub.
+FILES = (".csv", ".parquet", ".json", ".jsonl", ".tar", ".zip", ".arrow", ".npy", ".png", ".jpg")
+
 
 def check_model_place(name):
     """Checks that a model's name is a folder that is there, or OWNER/NAME on the Hub; nothing is downloaded.
@@ -41,10 +44,12 @@ def check_data_place(name, others=()):
 def _is_path(name):
     """Whether a name cannot be the id of a repository, or lies in a folder that is there."""
     first, slash, rest = name.partition("/")
-    return name[0] in "./~" or "\\" in name or "/" in rest or (bool(slash) and os.path.isdir(first))
+    is_spelled_as_path = name[0] in "./~" or "\\" in name or "/" in rest or name.endswith(("/", *FILES))
+    return is_spelled_as_path or (bool(slash) and os.path.isdir(first))
 
 
 def _nearest_path(name, others=()):
     parent = Path(name).parent
-    neighbours = [str(parent / each.name) for each in parent.iterdir()] if os.path.isdir(parent) else []
+    is_read = os.path.isdir(parent) and os.access(parent, os.R_OK)
+    neighbours = [str(parent / each.name) for each in parent.iterdir()] if is_read else []
     return did_you_mean(name, [*neighbours, *others])

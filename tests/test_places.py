@@ -30,6 +30,7 @@ def test_folders_and_names_on_the_hub_pass(name):
         ("./outputs/my_chekpoint", "There is no folder ./outputs/my_chekpoint; did you mean 'outputs/my_checkpoint'?"),
         ("/nowhere/at/all", "There is no folder /nowhere/at/all. A model"),
         ("a/b/c", "There is no folder a/b/c."),
+        ("outptus/", "There is no folder outptus/; did you mean 'outputs'?"),
         ("~/model", "There is no folder ~/model."),
         ("gpt2", "There is no folder gpt2."),
         ("x" * 300, "There is no folder xxx"),
@@ -45,6 +46,9 @@ def test_data_of_the_hub_may_have_no_owner():
     check_data_place("cifar10")
     with pytest.raises(InputError, match="There is no folder or file photograph; did you mean 'photographs'"):
         check_data_place("photograph")
+    for name in ("photos/", "points.csv", "data/points.parquet"):
+        with pytest.raises(InputError, match=f"There is no folder or file {name}"):
+            check_data_place(name)
     with pytest.raises(InputError, match=r"There is no folder or file outputs/data\. Data on the Hub are OWNER/NAME"):
         check_data_place("outputs/data")
 
