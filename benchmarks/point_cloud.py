@@ -17,7 +17,8 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
 from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.evaluation.comparison_report import Measurement, distance_table, write_report
 from ddpm_hf.evaluation.distances import mean_and_spread, sliced_wasserstein
-from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import check_sampler, make_sampler, pipeline_with
+from ddpm_hf.schedulers.sampler_table import SAMPLERS
 
 # Every sampler at its own timesteps, and the best at others, because the trajectory is a separate choice.
 COMPARED = (

@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
 from ddpm_hf.models.presets import UNET_PRESETS
-from ddpm_hf.models.unet_2d import VARIANCE_HEADS
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.objectives import make_objective
 

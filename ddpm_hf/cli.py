@@ -3,13 +3,12 @@
 import sys
 from itertools import pairwise
 
-import typer
-
+from ddpm_hf.command_line import PROGRAM, Verbs
 from ddpm_hf.commands import measuring, sampling, sharing, show, training
 from ddpm_hf.errors import refuse_empty
 
-app = typer.Typer(
-    help="Train, sample and share denoising diffusion models.", no_args_is_help=True, add_completion=False
+app = Verbs(
+    help="Train, sample and share denoising diffusion models. Options may be written with hyphens or underscores."
 )
 for verbs in (training, sampling, measuring, sharing):
     app.add_typer(verbs.app)
@@ -21,7 +20,7 @@ def main():
         refuse_empty_values(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:  # the message tells the user what to do
-        sys.exit(f"ddpm-hf: error: {error}")
+        sys.exit(f"{PROGRAM}: error: {error}")
 
 
 def refuse_empty_values(arguments):

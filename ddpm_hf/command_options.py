@@ -3,11 +3,15 @@
 import dataclasses
 import functools
 import inspect
+import types
 import typing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from ddpm_hf.errors import InputError
+from ddpm_hf.nearest_names import not_one_of
 
 
 def with_options(verb):
@@ -48,6 +52,8 @@ def offered(kind, *names, **own):
         names: names of the fields, in the order of the help; by default all.
         own (`dict`): changes of this verb for a field, such as `split={"default": "test"}`. A field with the default
             `dataclasses.MISSING` is required.
+
+    The help shows the options under the `title` of the dataclass, if it has one.
     """
     settings = {field.name: {"default": field.default, **field.metadata} for field in dataclasses.fields(kind)}
     return Annotated[kind, _Group(kind, {name: settings[name] | own.get(name, {}) for name in names or settings})]
@@ -61,8 +67,11 @@ class _Group:
     settings: dict[str, dict]
 
     def parameters(self):
-        hints = typing.get_type_hints(self.kind)
-        return [_parameter(name, hints[name], **settings) for name, settings in self.settings.items()]
+        hints, title = typing.get_type_hints(self.kind), getattr(self.kind, "title", None)
+        return [
+            option_parameter(name, hints[name], **{"rich_help_panel": title} | settings)
+            for name, settings in self.settings.items()
+        ]
 
     def make(self, values):
         """The dataclass, made of values that are taken out of the dictionary."""
@@ -75,8 +84,34 @@ def _group_of(annotation):
     return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, _Group)), None)
 
 
-def _parameter(name, hint, default, spelling=None, **settings):
+def option_parameter(name, hint, default, spelling=None, **settings):
+    """The parameter of a function that typer makes an option of.
+
+    Args:
+        hint: its type; one of a `Literal`, or None, is checked by name.
+        default: its default; `dataclasses.MISSING` if it must be given.
+        spelling (`str`, *optional*): its spelling on the command line; by default that of its name.
+        settings (`dict`): further arguments of `typer.Option`.
+    """
+    if choices := choices_of(hint):
+        hint = str if default is dataclasses.MISSING else str | None
+        settings |= {"callback": _checker(name, choices), "metavar": f"<{'|'.join(choices)}>"}
     # Without a spelling, typer would write an option with hyphens, and give a flag a second form that turns it off.
     annotation = Annotated[hint, typer.Option(spelling or f"--{name}", **settings)]
     default = inspect.Parameter.empty if default is dataclasses.MISSING else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def choices_of(hint):
+    """The values of a `Literal`, or of one that may be None too; () for other types."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    return next((typing.get_args(each) for each in members if typing.get_origin(each) is Literal), ())
+
+
+def _checker(name, choices):
+    def check(value: str | None):
+        if value is not None and value not in choices:
+            raise InputError(f"{name}={value!r} {not_one_of(value, choices)}")
+        return value
+
+    return check

@@ -79,8 +79,13 @@ def raising_interrupted(message):
 
 
 @contextmanager
-def clear_exit(prog):
-    """A context for programs: errors become one sentence, and the exit code says how the program ended."""
+def clear_exit(prog, how=""):
+    """A context for programs: errors become one sentence, and the exit code says how the program ended.
+
+    Args:
+        prog (`str`): the name of the program.
+        how (`str`): what the sentence about a full memory adds to a smaller --batch_size.
+    """
     try:
         yield
     except InputError as error:
@@ -90,8 +95,8 @@ def clear_exit(prog):
             raise
         first = str(error).strip().splitlines()[0]
         sys.exit(
-            f"{prog}: error: The memory is full ({first}): choose a smaller --batch_size, which --find_batch_size "
-            "does for you, a smaller network, or smaller images."
+            f"{prog}: error: The memory is full ({first}): choose a smaller --batch_size{how}, a smaller network, or "
+            "smaller images."
         )
     except Interrupted as interrupted:
         if os.environ.get("RANK", "0") == "0":  # one process reports for all

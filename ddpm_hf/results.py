@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 from ddpm_hf.errors import InputError
@@ -71,6 +72,29 @@ def check_free_file(path, suffixes):
         _check_absent(path)
         aside.touch()
         aside.unlink()
+
+
+def free_output(path, default, suffixes):
+    """The file for a result, which is free.
+
+    Args:
+        path (*optional*): the file that the user named, checked as by `check_free_file`.
+        default: the name where the user named none; a number makes it free, as in samples_2.png.
+        suffixes: the allowed endings of the name.
+
+    Raises:
+        InputError: for another ending, an existing file that was named, or a folder that cannot be written to.
+    """
+    path = numbered(default) if path is None else path
+    check_free_file(path, suffixes)
+    return path
+
+
+def numbered(path):
+    """The path if nothing is there, else the first of samples_2.png, samples_3.png, .. where nothing is."""
+    path = Path(path)
+    names = (path.with_stem(f"{path.stem}_{number}") for number in count(2))
+    return next(each for each in chain([path], names) if not each.exists())
 
 
 def _check_absent(path):

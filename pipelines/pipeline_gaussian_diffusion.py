@@ -18,10 +18,10 @@ from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
+from ddpm_hf.schedulers.choices import LEARNED_VARIANCE_TYPES
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.schedulers.variances import LEARNED_VARIANCE_TYPES
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 

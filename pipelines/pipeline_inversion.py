@@ -13,7 +13,7 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
     StepCallback,
     agreed_batch_size,
 )
-from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
+from ddpm_hf.schedulers.choices import COVARIANCE_TYPES
 
 # Network calls per step; with five, the inversion is accurate to a hundredth of a level.
 ROUNDS = 5

@@ -29,6 +29,17 @@ def test_sample(tmp_path, model):
     assert Image.open(output).size == (128, 128)
 
 
+def test_results_without_a_name_are_numbered(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    options = ["--num-images", 1, "--num_inference_steps", 2, "--recipe", "ddim-2m@trailing", "--device", "cpu"]
+    for _ in range(2):
+        result = run("sample", model, *options)
+        assert result.exit_code == 0, result.output
+        assert run("show", "timesteps", model, "--steps", 3).exit_code == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model", "samples.png", "samples_2.png", "timesteps.png", "timesteps_2.png"}
+
+
 def test_the_same_seed_gives_the_same_file(tmp_path, model):
     for name, batch_size in (("a.png", 4), ("b.png", 4)):
         run("sample", model, "--num_images", 4, "--steps", 2, "--batch_size", batch_size, "--output", tmp_path / name)
@@ -285,25 +296,27 @@ def test_train_classifier_hands_everything_to_its_parser():
 
 def test_outputs_are_tried_before_anything_else(tmp_path, monkeypatch):
     """No model is there: what is said of the output is said before it is looked for."""
-    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "a.png", "b.png"):
+        (tmp_path / name).write_text("mine", encoding="utf-8")
     place = tmp_path / "file" / "new"
     for arguments in (
-        ["sample", "none", "--output", f"{place}.png"],
-        ["sample", "none", "--output", tmp_path / "new.png", "--trajectory", f"{place}.gif", "--num_images", 1],
-        ["interpolate", "none", "a.png", "b.png", "--output", f"{place}.png"],
-        ["edit", "none", "a.png", "--invert", "--output", f"{place}.png"],
-        ["show", "gamma", "none", "--output", f"{place}.png"],
-        ["show", "path", "none", "--output", f"{place}.gif"],
-        ["show", "loss", "none", "--output", f"{place}.svg"],
-        ["evaluate", "none", "--output", place],
-        ["compare", "none", "--features", "none", "--output", place],
-        ["calibrate", "none", "--output_dir", place],
-        ["export", "none", "--output_dir", place],
-        ["export", "none", "--stock", "--output_dir", place],
+        ["sample", "someone/none", "--output", f"{place}.png"],
+        ["sample", "a/none", "--output", tmp_path / "new.png", "--trajectory", f"{place}.gif", "--num_images", 1],
+        ["interpolate", "someone/none", "a.png", "b.png", "--output", f"{place}.png"],
+        ["edit", "someone/none", "a.png", "--invert", "--output", f"{place}.png"],
+        ["show", "gamma", "someone/none", "--output", f"{place}.png"],
+        ["show", "path", "someone/none", "--output", f"{place}.gif"],
+        ["show", "loss", ".", "--output", f"{place}.svg"],
+        ["evaluate", "someone/none", "--output", place],
+        ["compare", "someone/none", "--features", "none", "--output", place],
+        ["calibrate", "someone/none", "--output_dir", place],
+        ["export", "someone/none", "--output_dir", place],
+        ["export", "someone/none", "--stock", "--output_dir", place],
     ):
-        with pytest.raises(SystemExit, match="ddpm-hf: error: Cannot write to .*file.*: choose another place"):
+        with pytest.raises(SystemExit, match="error: .*file.*: choose a(nother place| folder that is not there yet)"):
             main(monkeypatch, *arguments)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "file"]
 
 
 @pytest.mark.parametrize(
@@ -341,7 +354,7 @@ def test_a_device_that_is_not_there(picture, monkeypatch, model, arguments, devi
 def test_numbers_that_are_out_of_range(arguments):
     """No model is there: the numbers are looked at first."""
     verb = arguments[:2] if arguments[0] == "show" else arguments[:1]
-    result = run(*verb, "none", *arguments[len(verb) :])
+    result = run(*verb, "someone/none", *arguments[len(verb) :])
     assert result.exit_code == 2 and f"Invalid value for '{arguments[-2]}'" in result.output, result.output
 
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.schedulers.choices import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.variances import VARIANCES
 
 pytestmark = pytest.mark.slow

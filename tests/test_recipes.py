@@ -72,6 +72,21 @@ def test_plans_are_of_one_kernel_and_come_back_on_request():
     assert planned.timesteps.tolist() == plans["3"]
 
 
+def test_a_recipe_with_a_spacing():
+    plans = {"3": [999, 400, 20]}
+    model = GaussianDiffusionScheduler(timestep_plans=plans)
+    plain, spaced = (with_recipe(model, name).config for name in ("ddim-2m", "ddim-2m@logsnr"))
+    assert {key for key in plain if plain[key] != spaced.get(key)} <= {"timestep_spacing", "_ddpm_hf"}
+    assert (plain.timestep_spacing, spaced.timestep_spacing) == ("karras", "logsnr")
+    assert with_recipe(model, "ddim@planned").config.timestep_plans == plans
+    with pytest.raises(InputError, match="The model has no timestep_plans"):
+        with_recipe(GaussianDiffusionScheduler(), "ddim@planned")
+    with pytest.raises(InputError, match="spacing of the recipe 'ddim@logsrn' is not one of .*did you mean 'logsnr'"):
+        with_recipe(model, "ddim@logsrn")
+    with pytest.raises(InputError, match="spacing of the recipe 'ddim@' is not one of 'leading'"):
+        with_recipe(model, "ddim@")
+
+
 def test_what_a_recipe_lacks_is_named():
     with pytest.raises(InputError, match="recipe 'best' is not known; there are ddpm, ddpm-large"):
         with_recipe(DDPMScheduler(), "best")

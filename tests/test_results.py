@@ -13,7 +13,7 @@ from ddpm_hf import folder_lock
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import FOLDER_ASIDE, MOVED_LIST, half_moved_files, moved_in_whole
 from ddpm_hf.folder_lock import LOCK_FILE, alone_in
-from ddpm_hf.results import alone_in_free_folder, check_apart, check_free_file, check_free_folder
+from ddpm_hf.results import alone_in_free_folder, check_apart, check_free_file, check_free_folder, free_output
 
 VERBS = [pytest.param("calibrate", marks=pytest.mark.slow), "export", "export --stock", "evaluate"]
 
@@ -30,6 +30,17 @@ def test_a_place_that_is_free_is_left_as_it_was(tmp_path):
     (tmp_path / "mine").write_text("mine", encoding="utf-8")
     check_free_folder(tmp_path, ["bpd.json"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_result_without_a_name_gets_a_number_where_its_name_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("samples.png", "samples_2.png", "samples_3.png"):
+        file = free_output(None, "samples.png", (".png",))
+        assert str(file) == name
+        file.touch()
+    with pytest.raises(InputError, match="samples.png is already there"):
+        free_output(tmp_path / "samples.png", "samples.png", (".png",))
+    assert free_output(tmp_path / "mine.png", "samples.png", (".png",)) == tmp_path / "mine.png"
 
 
 @pytest.mark.parametrize("place", ["file/new", "/proc/new", "x" * 300])

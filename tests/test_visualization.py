@@ -318,7 +318,7 @@ def test_every_command(tmp_path, model):
         (["score", "MODEL", "--dataset", "two_moons", "--timesteps", "3,x"], "--timesteps 3,x must be whole numbers"),
         (["score", "MODEL", "--dataset", "two_moons", "--timesteps", "20"], r"Timesteps must be in 0 .. 19; got 20"),
         (["forward", "MODEL", "--dataset", "two_moons", "--timesteps", "30"], r"timesteps=\[30\] must ascend"),
-        (["loss", "nowhere"], "loss.csv"),
+        (["loss", "nowhere"], "There is no folder or file nowhere"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, model, words, message):

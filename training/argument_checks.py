@@ -8,6 +8,7 @@ from typing import Literal
 
 from ddpm_hf.data.limits import check_workers
 from ddpm_hf.errors import InputError
+from ddpm_hf.nearest_names import not_one_of
 
 RANGES = (
     (
@@ -27,7 +28,7 @@ RANGES = (
     (
         "greater than 0",
         lambda value: value > 0,
-        "num_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
+        "num_epochs save_images_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
     ),
     # Adam moves each weight by about so much in an update.
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
@@ -103,7 +104,7 @@ def _is_optional(hint):
 
 def check_choice(name, value, choices):
     if value not in choices:
-        raise InputError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}.")
+        raise InputError(f"{name}={value!r} {not_one_of(value, choices)}")
 
 
 def read_stds(text):

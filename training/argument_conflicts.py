@@ -4,8 +4,7 @@ import importlib.util
 import re
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.unet_2d import VARIANCE_HEADS
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 
 
 def refuse_conflicts(args, conflicts):
@@ -184,12 +183,26 @@ _STREAMING_CONFLICTS = (
     _kept_images("on_disk_limit_gb"),
 )
 
+_SAMPLE_CONFLICTS = (
+    (
+        lambda a: a.save_images_epochs is not None and _has_own(a, "sample_every"),
+        "save_images_epochs={a.save_images_epochs:g} and sample_every={a.sample_every} both say when samples are "
+        "drawn: give one of them.",
+    ),
+    (
+        lambda a: a.save_images_epochs is not None and a.streaming,
+        "save_images_epochs={a.save_images_epochs:g} cannot be counted with streaming, which does not know how many "
+        "images there are: give --sample_every.",
+    ),
+)
+
 TRAINING_CONFLICTS = (
     *_PROCESS_CONFLICTS,
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
+    *_SAMPLE_CONFLICTS,
     (
         lambda a: a.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", a.hub_license),
         "hub_license={a.hub_license!r} is not as the Hub spells a licence, in small letters, digits, '-' and '.': "

@@ -1,50 +1,142 @@
-"""The options of a training run: what they mean, what is allowed, and where their values come from.
+"""The options of a training run: where their values come from.
 
-Flags win over `--config FILE.yaml`, which wins over `--preset NAME`; what none of them gives has the default below.
+Flags win over `--config FILE.yaml`, which wins over `--preset NAME`; what none of them gives has its default.
 """
 
-import difflib
+import dataclasses
+import functools
+import inspect
 import re
-from argparse import Namespace
+import sys
+import typing
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+import typer
 import yaml
-from transformers import HfArgumentParser
 
+from ddpm_hf.command_line import SYNONYMS, Verb, Verbs, one_sentence
+from ddpm_hf.command_options import option_parameter
+from ddpm_hf.data.arguments import check_data_name
 from ddpm_hf.errors import InputError, refuse_empty
+from ddpm_hf.nearest_names import did_you_mean
+from ddpm_hf.places import check_model_place
 from ddpm_hf.training.argument_checks import check_choice, option_names
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.diffusers_flags import REFUSED, SAME, ScriptFlags
+from ddpm_hf.training.option_groups import GROUP_OF
+
+SOURCES = "Options from files"
+OTHER_NAMES = (
+    "A command line for diffusers' train_unconditional.py runs too: its flags are understood, or refused by name."
+)
 
 
 def parse_arguments(argv=None, kind=TrainingArguments, prog="train"):
-    """Options from flags, `--config` and `--preset`; a mistake ends the program with one line that names it."""
-    preset_usage = "[--preset NAME] " if kind.presets else ""
-    usage = f"{prog} {preset_usage}[--config FILE.yaml] [--OPTION VALUE ...]"
-    parser = HfArgumentParser(kind, prog=prog, usage=usage, description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file of options.")
-    if kind.presets:
-        parser.add_argument("--preset", help=f"Options of a known run, one of {', '.join(kind.presets)}.")
+    """Options from flags, `--config` and `--preset`; a mistake ends the program with one line that names it.
+
+    Args:
+        argv (`list[str]`, *optional*): the arguments, by default those of the program.
+        kind: the dataclass of the options.
+        prog (`str`): the name of the program in its help and its messages.
+    """
     try:
-        flags = _given(parser, kind, argv)
-        layers = [flags]
-        if (config := flags.pop("config", None)) is not None:
-            refuse_empty("config", config)
-            layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(Path(config)), kind, config)))
-        if (preset := flags.pop("preset", None)) is not None:
-            check_choice("preset", preset, kind.presets)
-            path = kind.presets[preset]
-            layers.insert(0, _given(parser, kind, _flags_of(_read_yaml(path), kind, path)))
-        return kind(**_merge(layers))
+        with one_sentence(prog):
+            return _arguments(sys.argv[1:] if argv is None else argv, kind, prog)
     except InputError as error:
-        parser.error(str(error))
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _given(parser, kind, argv):
+def _arguments(argv, kind, prog):
+    flags = _given(argv, kind, prog)
+    script_flags = ScriptFlags(**{name: flags.pop(name) for name in option_names(ScriptFlags) if name in flags})
+    config, preset, data = (flags.pop(name, None) for name in ("config", "preset", "data"))
+    layers = [_with_data(flags, data)]
+    if config is not None:
+        refuse_empty("config", config)
+        layers.insert(0, _given(_flags_of(_read_yaml(Path(config)), kind, config), kind, prog))
+    if preset is not None:
+        check_choice("preset", preset, kind.presets)
+        path = kind.presets[preset]
+        layers.insert(0, _given(_flags_of(_read_yaml(path), kind, path), kind, prog))
+    options = _merge(layers)
+    _check_places(options)
+    script_flags.take_effect()
+    return kind(**options)
+
+
+def _given(argv, kind, prog):
     """The options that `argv` gives, without those that have their defaults."""
-    absent = object()
-    names = [*option_names(kind), "config", "preset"]
-    parsed = parser.parse_args(argv, Namespace(**dict.fromkeys(names, absent)))
-    return {name: value for name, value in vars(parsed).items() if value is not absent}
+    context = training_verb(kind).make_context(prog, list(argv))
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: value for name, value in context.params.items() if sources[name].name == "COMMANDLINE"}
+
+
+def _with_data(flags, data):
+    """The flags with the data that were given without the name of an option."""
+    if data is None:
+        return flags
+    if "dataset" in flags:
+        raise InputError(f"The data are given twice, as {data!r} and as --dataset {flags['dataset']}: give one.")
+    return flags | {"dataset": data}
+
+
+def _check_places(options):
+    for name, check in (("dataset", check_data_name), ("init_from", check_model_place), ("model", check_model_place)):
+        if options.get(name) is not None:
+            refuse_empty(name, options[name])
+            check(options[name])
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+class TrainingVerb(Verb):
+    """A training: its options, and the flags of diffusers' script."""
+
+    synonyms: ClassVar[dict] = {other: name for other, name in SYNONYMS.items() if name == "steps"} | SAME
+    refused: ClassVar[dict] = REFUSED
+
+
+@functools.cache
+def training_verb(kind):
+    """The command whose options are the fields of a dataclass, and where else their values come from."""
+
+    def train(**options):
+        pass
+
+    data = Annotated[str | None, typer.Argument(help="As --dataset.", show_default=False)]
+    parameters = [inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=data)]
+    parameters += sorted(_parameters(kind), key=lambda parameter: [*GROUP_OF].index(parameter.name))
+    parameters.append(_source("config", "YAML file of options; flags win over it."))
+    if kind.presets:
+        help = f"Options of a known run, one of {', '.join(kind.presets)}; --config and flags win over it."
+        parameters.append(_source("preset", help))
+    parameters += _parameters(ScriptFlags)
+    train.__signature__ = inspect.Signature(parameters)
+    train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = Verbs()
+    app.command(cls=TrainingVerb, help=f"{inspect.cleandoc(kind.__doc__)}\n\n{OTHER_NAMES}")(train)
+    return typer.main.get_command(app)
+
+
+def _parameters(kind):
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.init:
+            group = GROUP_OF[field.name] if kind is not ScriptFlags else kind.title
+            settings = {"rich_help_panel": group, **field.metadata}
+            if hints[field.name] is bool:
+                settings |= {"spelling": f"--{field.name}/--no_{field.name}", "show_default": field.default}
+            yield option_parameter(field.name, hints[field.name], field.default, **settings)
+
+
+def _source(name, help):
+    return option_parameter(name, str | None, None, help=help, rich_help_panel=SOURCES)
+
+
+# Files of options ----------------------------------------------------------------------------------------------------
 
 
 def _merge(layers):
@@ -81,9 +173,7 @@ def _flags_of(values, kind, path):
     values = {name: value for name, value in values.items() if name != "environment"}
     for name, value in values.items():
         if name not in option_names(kind):
-            nearest = difflib.get_close_matches(str(name), option_names(kind), n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the options."
-            raise InputError(f"Unknown option {name!r} in {path}: {hint}")
+            raise InputError(f"Unknown option {name!r} in {path}{did_you_mean(name, option_names(kind))}")
         if not isinstance(value, str | None):
             raise InputError(f"Option {name!r} in {path} must have a single value, not {value}.")
     return [f"--{name}={value}" for name, value in values.items() if value is not None]

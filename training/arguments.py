@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_hf.data.arguments import DataArguments, option
-from ddpm_hf.data.for_network import data_for
 from ddpm_hf.models.presets import MLP_PRESETS, NETWORK_PRESETS, UNET_PRESETS
-from ddpm_hf.models.unet_2d import VARIANCE_HEADS
+from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 from ddpm_hf.training.argument_checks import check_choice, check_each, read_stds
 from ddpm_hf.training.argument_conflicts import (
     RUN_CONFLICTS,
     TRAINING_CONFLICTS,
     refuse_conflicts,
 )
-from ddpm_hf.training.objectives import OBJECTIVES
-from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
+from ddpm_hf.training.choices import OBJECTIVES, TIMESTEP_SAMPLINGS
 
 PRESETS = Path(__file__).parent / "presets"
 CALLS_PER_SAMPLE = 50
@@ -29,6 +27,7 @@ MAY_CHANGE = {
     # These choose where the images are kept; a checkpoint records how many can be read.
     *("in_memory_limit_gb", "on_disk_limit_gb"),
     *("max_nonfinite_steps", "ema_snapshot_every", "gradient_checkpointing", "dry_run", "find_batch_size"),
+    *("save_images_epochs", "logging_dir", "cache_dir"),
 }
 
 
@@ -118,6 +117,12 @@ class RunArguments(DataArguments):
         "first.",
     )
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "all"] = option("none", "Tracker of the curves.")
+    logging_dir: str = option(
+        "logs", "Folder of the tracker's files, within output_dir unless it begins with a slash."
+    )
+    cache_dir: str | None = option(
+        None, "Folder for data of the Hub and for decoded images; by default that of datasets (HF_DATASETS_CACHE)."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -223,7 +228,7 @@ class TrainingArguments(RunArguments):
     eval_split: str | None = option(
         None,
         "Split that holds them; by default test of the embedded Fashion-MNIST. A part of one works too: "
-        "--split train[:95%%] --eval_split train[95%%:].",
+        "--split train[:95%] --eval_split train[95%:].",
     )
     num_eval_images: int = option(
         256, "Images of it, drawn at random (with --streaming the first ones); fewer where it has fewer."
@@ -237,6 +242,7 @@ class TrainingArguments(RunArguments):
     # Run folder, logs and samples
     output_dir: str = option("outputs/ddpm", "Pipeline folder to write; the same command again resumes the run in it.")
     sample_every: int = option(1000, "Updates between grids of samples; 0 for one at the end only.")
+    save_images_epochs: float | None = option(None, "Passes over the data between grids, instead of sample_every.")
     num_samples: int = option(64, "Images in a grid.")
     sample_steps: int | None = option(
         None, f"Network calls per grid; by default {CALLS_PER_SAMPLE}, or num_train_timesteps if that is less."
@@ -255,6 +261,9 @@ class TrainingArguments(RunArguments):
         check_choice("unet", self.unet, NETWORK_PRESETS)
         self._follow()
         refuse_conflicts(self, TRAINING_CONFLICTS)
+        # Importing this takes seconds, in which no mistake above should have to wait.
+        from ddpm_hf.data.for_network import data_for
+
         data_for(NETWORK_PRESETS[self.unet]).check_training(self)
 
     def _follow(self):

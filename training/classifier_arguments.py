@@ -6,7 +6,7 @@ from typing import Literal
 from ddpm_hf.data.arguments import option
 from ddpm_hf.training.argument_conflicts import refuse_conflicts
 from ddpm_hf.training.arguments import RunArguments
-from ddpm_hf.training.timestep_samplers import TIMESTEP_SAMPLINGS
+from ddpm_hf.training.choices import TIMESTEP_SAMPLINGS
 
 # Channels of one group of the normalizations, of which the first level has as many as this.
 NORM_NUM_GROUPS = 8

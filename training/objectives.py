@@ -12,10 +12,6 @@ import torch.nn.functional as F
 
 from ddpm_hf.evaluation.variational_bound import bound_term
 from ddpm_hf.samples import kind_of_batch
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
-
-# The last three train the variance head of the same name, on a trained network.
-OBJECTIVES = ("simple", "hybrid", "vlb", *COVARIANCE_HEADS)
 
 
 class NoisyBatch(NamedTuple):

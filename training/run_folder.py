@@ -18,7 +18,6 @@ from ddpm_hf.training.arguments import MAY_CHANGE
 from ddpm_hf.training.checkpoints import FOLDER, list_checkpoints
 
 FINISHED_FILE = f"{FOLDER}/finished.json"
-LOGS_FOLDER = "logs"
 # Another machine may see a file this much later, because network file systems cache missing files for a while.
 SECONDS_UNTIL_SEEN = 60
 
@@ -47,7 +46,7 @@ def check_run_folder(args, num_processes=1):
     stored = TRAINING_OPTIONS.read(folder)
     differences = _differences(stored, args, num_processes)
     # Files from before the first update need no protection, as the run may have ended with advice to change an option.
-    if differences and not set(present) <= {TRAINING_OPTIONS.name, LOGS_FOLDER}:
+    if differences and not set(present) <= {TRAINING_OPTIONS.name, Path(args.logging_dir).parts[0]}:
         raise InputError(
             f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of "
             "that run to continue it, or choose another output_dir."

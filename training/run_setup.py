@@ -2,9 +2,11 @@
 
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import datasets
 import torch
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
@@ -22,7 +24,6 @@ from ddpm_hf.training.engines import join_training
 from ddpm_hf.training.model_setup import check_set_up
 from ddpm_hf.training.resuming import check_data_unchanged
 from ddpm_hf.training.run_folder import (
-    LOGS_FOLDER,
     check_folder_is_shared,
     check_room,
     check_run_folder,
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 def make_accelerator(args):
+    if args.cache_dir is not None:
+        datasets.config.HF_DATASETS_CACHE = Path(args.cache_dir)
     if args.mixed_precision == "bf16" and _computes_bf16_in_software():
         logger.warning(
             "This CPU has no bf16 instructions: mixed_precision='bf16' will be many times slower than 'no'."
@@ -45,7 +48,9 @@ def make_accelerator(args):
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False
         ),
         log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(args.output_dir, logging_dir=str(Path(args.output_dir) / LOGS_FOLDER)),
+        project_config=ProjectConfiguration(
+            args.output_dir, logging_dir=str(Path(args.output_dir) / args.logging_dir)
+        ),
     )
 
 
@@ -61,7 +66,7 @@ def steps_to_do(args, accelerator, num_images):
     """
     if num_images is not None:
         check_batch_size(args.batch_size, num_images)
-    total = args.max_train_steps or count_steps(args, num_images, accelerator.num_processes)
+    total = args.max_train_steps or updates_for_epochs(args.num_epochs, args, num_images, accelerator.num_processes)
     done = max(list_checkpoints(args.output_dir), default=0)
     if done > total:
         raise InputError(f"output_dir={args.output_dir!r} is at step {done}, past the {total} asked for.")
@@ -71,10 +76,18 @@ def steps_to_do(args, accelerator, num_images):
     return None
 
 
-def count_steps(args, num_images, num_processes):
-    """The number of updates in `num_epochs` passes over the data."""
+def updates_for_epochs(epochs, args, num_images, num_processes):
+    """The number of updates in so many passes over the data."""
     images_per_update = args.batch_size * args.gradient_accumulation_steps * num_processes
-    return math.ceil(args.num_epochs * num_images / images_per_update)
+    return math.ceil(epochs * num_images / images_per_update)
+
+
+def in_updates(args, num_images, num_processes):
+    """The options with `sample_every` in the place of `save_images_epochs`."""
+    if args.save_images_epochs is None:
+        return args
+    every = updates_for_epochs(args.save_images_epochs, args, num_images, num_processes)
+    return replace(args, sample_every=every, save_images_epochs=None)
 
 
 def begin_run(args, accelerator, source, model):

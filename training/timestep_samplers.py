@@ -10,11 +10,9 @@ import torch
 
 from ddpm_hf.evaluation.seeded_noise import mixed_seed
 
-TIMESTEP_SAMPLINGS = ("uniform", "low_discrepancy", "importance")
-
 
 def make_timestep_sampler(name, num_train_timesteps, accelerator, seed):
-    """The sampler called `name`, one of `TIMESTEP_SAMPLINGS`."""
+    """The sampler called `name`, one of `choices.TIMESTEP_SAMPLINGS`."""
     if name == "uniform":
         return UniformTimesteps(num_train_timesteps, accelerator.device)
     if name == "low_discrepancy":

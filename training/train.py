@@ -38,6 +38,7 @@ from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
+    in_updates,
     make_accelerator,
     note_resizing,
     resume_run,
@@ -53,8 +54,12 @@ PROCESS = (
 
 
 def main(argv=None):
-    args = parse_arguments(argv)
-    with clear_exit("train"):
+    run_program(parse_arguments(argv))
+
+
+def run_program(args):
+    """Trains as a program does: errors become one sentence, and the exit code says how it ended."""
+    with clear_exit("train", how=", which --find_batch_size does for you"):
         train(args)
 
 
@@ -79,6 +84,7 @@ def _train(args):
     check_run_folder(args, accelerator.num_processes)
     source = main_process_first(accelerator, lambda: open_data(args))
     total_steps = steps_to_do(args, accelerator, count_images(source))
+    args = in_updates(args, count_images(source), accelerator.num_processes)
     if args.init_from is not None:
         note_resizing(accelerator, source)
     if args.dry_run:

@@ -49,7 +49,11 @@ LAST_SIDE, ATTENTION_SIDE = 8, 16
 
 
 def main(argv=None):
-    args = parse_arguments(argv, ClassifierArguments, prog="train_classifier")
+    run_program(parse_arguments(argv, ClassifierArguments, prog="train_classifier"))
+
+
+def run_program(args):
+    """Trains as a program does: errors become one sentence, and the exit code says how it ended."""
     with clear_exit("train_classifier"):
         train_classifier(args)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ddpm_hf.recipes import RECIPES, with_recipe
-from ddpm_hf.schedulers.variances import COVARIANCE_TYPES, FIXED_VARIANCE_TYPES
+from ddpm_hf.schedulers.choices import COVARIANCE_TYPES, FIXED_VARIANCE_TYPES
 
 
 class ReverseVariance(NamedTuple):

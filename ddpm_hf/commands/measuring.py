@@ -2,17 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
+from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
-from ddpm_hf.commands.options import IMAGES, SAMPLES, ExecutionOptions, Model, numbers
+from ddpm_hf.commands.options import IMAGES, SAMPLES, ExecutionOptions, Model, ModelVerb, numbers
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.errors import InputError
+from ddpm_hf.schedulers.choices import VARIANCE_TYPES
+from ddpm_hf.schedulers.sampler_table import check_sampler_name
 
-app = typer.Typer()
+app = Verbs(ModelVerb)
 
+# As in `calibration.model_plans`, which waits for torch.
+PLAN_COSTS = ("bound", "local_error", "global_error")
 # The help of the field speaks of points too.
 AS_IN_TRAINING = {"help": "As in training; the embedded Fashion-MNIST if not given."}
 UNSEEN = {"default": "test", "help": "One that the model has not been trained on."}
@@ -23,9 +28,11 @@ SEED_OF_CHOICE = {"help": "Seed of the noise, and of the choice of images."}
 class EvaluationOptions:
     """What `evaluate` measures a bound of."""
 
+    title: ClassVar[str] = "Evaluation"
+
     num_images: int | None = option(None, "How many images are drawn at random; all by default.", min=1)
     steps: int | None = option(None, "Timesteps to visit; all of training's by default.", min=1)
-    variance_type: str | None = option(None, "fixed_small, fixed_large, ..; the model's own by default.")
+    variance_type: Literal[VARIANCE_TYPES] | None = option(None, "The model's own by default.")
 
 
 @app.command()
@@ -40,10 +47,10 @@ def evaluate(
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure how good a model is on images that it has not seen; on all processes of `accelerate launch -m ddpm_hf.cli`."""
-    from ddpm_hf.evaluation.run import evaluate_bits_per_dim
-
     if metrics != "bpd":
         raise InputError(f"metrics={metrics!r} is not known; there is 'bpd'.")
+    from ddpm_hf.evaluation.run import evaluate_bits_per_dim
+
     evaluate_bits_per_dim(model, output, data, **vars(evaluation), **vars(execution))
 
 
@@ -51,9 +58,11 @@ def evaluate(
 class CalibrationOptions:
     """What `calibrate` measures, plans and shares."""
 
+    title: ClassVar[str] = "Calibration"
+
     num_images: int = option(1000, "More images reduce the standard error.", min=1)
     plan: str | None = option(None, "Numbers of steps to plan timesteps for, as 10,25,50.")
-    plan_cost: str = option(
+    plan_cost: Literal[PLAN_COSTS] = option(
         "bound",
         "What a plan keeps low: bound (likelihood), local_error (samples), global_error (samples; slower, better).",
     )
@@ -102,19 +111,23 @@ def calibrate(
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure a model, or fit solvers to it, and write a copy that samples better in few steps, its weights untouched."""
-    from ddpm_hf.calibration.run import calibrate
-    from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
-
     if calibration.solver is None:
-        calibrate(model, output_dir, data, **calibration.keywords(), **vars(execution))
+        keywords = calibration.keywords() | vars(execution)
+        from ddpm_hf.calibration.run import calibrate
+
+        calibrate(model, output_dir, data, **keywords)
     else:
-        options = SolverOptions(model, data=data, **calibration.solver_keywords(), **vars(execution))
-        calibrate_solvers(options, output_dir, calibration.push_to_hub)
+        keywords = calibration.solver_keywords() | vars(execution)
+        from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
+
+        calibrate_solvers(SolverOptions(model, data=data, **keywords), output_dir, calibration.push_to_hub)
 
 
 @dataclass
 class ComparisonOptions:
     """What `compare` compares, and on how much."""
+
+    title: ClassVar[str] = "Comparison"
 
     samplers: str | None = option(None, "Names with commas between: recipes of ours, samplers of diffusers.")
     steps: str = option("5,10,25,50", "Numbers of network calls, with commas between.")
@@ -125,6 +138,8 @@ class ComparisonOptions:
     def keywords(self):
         """What `evaluation.compare` is given."""
         samplers = {} if self.samplers is None else {"samplers": self.samplers.split(",")}
+        for name in samplers.get("samplers", ()):
+            check_sampler_name(name)
         return samplers | {
             "steps": numbers("steps", self.steps),
             "num_images": self.num_images,
@@ -150,7 +165,7 @@ def compare(
     execution: offered(ExecutionOptions, "batch_size", "device", batch_size={"default": 100}),
 ):
     """Sample a model by many samplers and set their quality beside steps and seconds: a table and pictures."""
+    keywords = comparison.keywords() | {"batch_size": execution.batch_size, "device": execution.device}
     from ddpm_hf.evaluation.compare import compare
 
-    batches = {"batch_size": execution.batch_size, "device": execution.device}
-    compare(model, output, features, data, **comparison.keywords(), **batches)
+    compare(model, output, features, data, **keywords)

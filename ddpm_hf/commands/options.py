@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from ddpm_hf.data.arguments import option
+from ddpm_hf.command_line import Verb
+from ddpm_hf.data.arguments import check_data_name, option
 from ddpm_hf.errors import InputError
+from ddpm_hf.places import check_local_place, check_model_place
+from ddpm_hf.schedulers.sampler_table import check_recipe
 
 # Seeds of several images lie side by side, and torch takes them up to 2^64.
 LARGEST_SEED = 2**62
@@ -19,20 +21,46 @@ POINTS = ("dataset", "dataset_config", "point_columns", "split")
 SAMPLES = (*IMAGES, "point_columns")
 
 Model = Annotated[str, typer.Argument(help="A pipeline folder, or the id of a repository on the Hub.")]
-PngOutput = Annotated[Path, typer.Option(help="The PNG file to write.")]
+# The help of a file that has a name where none is given.
+NUMBERED = "by default {}, with a number where that is there"
+
+
+class ModelVerb(Verb):
+    """A verb whose models, data and files are known to be there, or to be names on the Hub, before it begins."""
+
+    places: ClassVar[dict] = {
+        "model": check_model_place,
+        "classifier": check_model_place,
+        "dataset": check_data_name,
+        **dict.fromkeys(("folder", "run", "image", "image_a", "image_b", "mask"), check_local_place),
+    }
+
+    def invoke(self, ctx):
+        for name in self.places.keys() & ctx.params.keys():
+            if ctx.params[name] is not None:
+                self.places[name](str(ctx.params[name]))
+        return super().invoke(ctx)
 
 
 @dataclass
 class SamplingOptions:
     """The options for drawing samples of a model."""
 
+    title: ClassVar[str] = "Sampling"
+
     steps: int | None = option(None, "Number of timesteps to sample in; by default all of training.", min=1)
     recipe: str | None = option(
-        None, "Name of a sampler, such as ddim-2m or analytic-ddpm; by default the model's own."
+        None,
+        "Name of a sampler, such as ddim-2m or analytic-ddpm, and RECIPE@SPACING for other timesteps, such as "
+        "ddim-2m@logsnr; by default the model's own.",
     )
     eta: float | None = option(None, "0 is DDIM, 1 is DDPM; by default the model's own.")
     class_label: int | None = option(None, "A label of a class-conditional model.", spelling="--class")
     guidance_scale: float = option(1.0, "1 is no guidance.")
+
+    def __post_init__(self):
+        if self.recipe is not None:
+            check_recipe(self.recipe)
 
     def keywords(self):
         """The arguments for the call of a pipeline."""
@@ -47,6 +75,8 @@ class SamplingOptions:
 @dataclass
 class ExecutionOptions:
     """The options for the noise, the batches and the device of a verb."""
+
+    title: ClassVar[str] = "Execution"
 
     seed: int = option(0, "Seed of all the noise.", min=0, max=LARGEST_SEED)
     batch_size: int = option(64, "Images at a time.", min=1)

@@ -3,24 +3,26 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
+from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.options import (
+    NUMBERED,
     ExecutionOptions,
     Model,
-    PngOutput,
+    ModelVerb,
     SamplingOptions,
     fractions,
 )
 from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
-from ddpm_hf.results import check_free_file
+from ddpm_hf.results import check_free_file, free_output
 
-app = typer.Typer()
+app = Verbs(ModelVerb)
 
 # Images of one strip, which are one batch.
 MOST_IN_A_ROW = 1000
@@ -38,7 +40,7 @@ class GuidedSamplingOptions(SamplingOptions):
     guidance_rescale: float = option(0.0, "0 (off) to 1: less saturation; 0.7 is usual.")
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
-    classifier_guidance_form: str = option("score", "score (any eta), or mean (eta > 0).")
+    classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
 
     def keywords(self):
         interval = self.guidance_interval
@@ -55,10 +57,13 @@ class GuidedSamplingOptions(SamplingOptions):
 def sample(
     model: Model,
     output: Annotated[
-        Path,
-        typer.Option(help="PNG: a grid of images, or points as a scatter; CSV or NPY: points, with a scatter beside."),
-    ] = Path("samples.png"),
-    num_images: Annotated[int, typer.Option("--num_images", min=1)] = 16,
+        Path | None,
+        typer.Option(
+            help="PNG: a grid of images, or points as a scatter; CSV or NPY: points, with a scatter beside; "
+            f"{NUMBERED.format('samples.png')}."
+        ),
+    ] = None,
+    num_images: Annotated[int, typer.Option("--num_images", min=1, help="Number of images, or of points.")] = 16,
     *,
     sampling: GuidedSamplingOptions,
     trajectory: Annotated[
@@ -70,16 +75,16 @@ def sample(
 
     Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
-    from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
-    from ddpm_hf.pipelines.sample_files import files_of
-
     keywords = sampling.keywords()
     if trajectory is not None and num_images > execution.batch_size:
         raise InputError(
             f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
         )
+    from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
+    from ddpm_hf.pipelines.sample_files import files_of
+
     accelerator = join_processes(execution.device)
-    together(accelerator, lambda: _check_outputs(output, trajectory), main_process_only=True)
+    output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
     device = execution.device or accelerator.device
     pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps)
     samples = files_of(pipeline.unet.config)
@@ -100,10 +105,10 @@ def sample(
         typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
 
 
-def _check_outputs(output, trajectory):
-    check_free_file(output, (".png", ".csv", ".npy"))
+def _free_outputs(output, trajectory):
     if trajectory is not None:
         check_free_file(trajectory, (".gif", ".png"))
+    return free_output(output, "samples.png", (".png", ".csv", ".npy"))
 
 
 def _check_memory(pipeline, samples, num_images, batch_size):
@@ -146,11 +151,13 @@ def _save_trajectory(recorder, trajectory):
 class InterpolationOptions:
     """The options of `interpolate`: the timestep and the weights of the mixtures, and the file."""
 
-    output: Path = option(Path("interpolation.png"), "The PNG file to write.")
+    title: ClassVar[str] = "Interpolation"
+
+    output: Path | None = option(None, f"The PNG file to write; {NUMBERED.format('interpolation.png')}.")
     depth: int = option(500, "The timestep, below T, at which the two are mixed.")
     num: int = option(9, "Number of images, both ends included.", min=2, max=MOST_IN_A_ROW)
     weights: str | None = option(None, "Comma-separated weights of the second image, instead of --num even ones.")
-    mode: str = option("linear", "linear or spherical.")
+    mode: Literal["linear", "spherical"] = option("linear", "How the two are mixed.")
 
 
 @app.command()
@@ -164,6 +171,8 @@ def interpolate(
     execution: offered(ExecutionOptions, "seed", "device"),
 ):
     """Draw the images between two images and write them as a strip."""
+    output = free_output(mixing.output, "interpolation.png", (".png",))
+    given = None if mixing.weights is None else fractions("weights", mixing.weights)
     import torch
 
     from ddpm_hf.files import written_whole
@@ -172,9 +181,7 @@ def interpolate(
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.interpolation import interpolate
 
-    check_free_file(mixing.output, (".png",))
-    given = mixing.weights
-    weights = torch.linspace(0, 1, mixing.num) if given is None else fractions("weights", given)
+    weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
     channels = pipeline.unet.config.in_channels
     advice = f"ask for fewer images than {len(weights)}"
@@ -190,14 +197,16 @@ def interpolate(
             generator=torch.Generator().manual_seed(execution.seed),
             **sampling.keywords(),
         ).images
-    with written_whole(mixing.output) as aside:
+    with written_whole(output) as aside:
         image_rows([images]).save(aside)
-    typer.echo(f"{len(images)} images in {mixing.output}")
+    typer.echo(f"{len(images)} images in {output}")
 
 
 @dataclass
 class EditingOptions:
     """The options of `edit`: one of `strength`, `mask` and `invert`, and its settings."""
+
+    title: ClassVar[str] = "Editing"
 
     strength: float | None = option(None, "Repaint the whole image (SDEdit), in (0, 1]: from little to everything.")
     mask: Path | None = option(None, "Black and white picture, whose white part is repainted (RePaint).")
@@ -227,19 +236,21 @@ class EditingOptions:
 def edit(
     model: Model,
     image: Annotated[Path, typer.Argument(help="A picture file.")],
-    output: PngOutput = Path("edited.png"),
+    output: Annotated[
+        Path | None, typer.Option(help=f"The PNG file to write; {NUMBERED.format('edited.png')}.")
+    ] = None,
     *,
     editing: EditingOptions,
     sampling: offered(SamplingOptions, *EDITING),
     execution: offered(ExecutionOptions, "seed", "device", seed={"help": "Image i is that of seed + i."}),
 ):
     """Edit an image without training: repaint a part or the whole of it, or find the noise that it comes from."""
+    output = free_output(output, "edited.png", (".png",))
     from ddpm_hf.files import written_whole
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
 
-    check_free_file(output, (".png",))
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
     given = read_image(image, pipeline.unet.config.in_channels)
     known = None if editing.mask is None else read_image(editing.mask, 1)

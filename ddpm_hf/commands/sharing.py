@@ -2,26 +2,34 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
+from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
-from ddpm_hf.commands.options import ExecutionOptions, Model
+from ddpm_hf.commands.options import ExecutionOptions, Model, ModelVerb
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 
-app = typer.Typer()
+app = Verbs(ModelVerb)
 
 
 @dataclass
 class CommitOptions:
     """The options of `push` for the commit."""
 
+    title: ClassVar[str] = "Commit"
+
     private: bool = option(False, "Create the repository as private.")
     revision: str | None = option(None, "A branch, created from main if it does not exist; by default main.")
     create_pr: bool = option(False, "Offer the commit as a pull request.")
-    dry_run: bool = option(False, "Say which files would change, with their sizes, and change nothing.")
+    dry_run: bool = option(
+        False, "Say which files would change, with their sizes, and change nothing; needs no token."
+    )
+    log: bool = option(
+        True, "Share the log of the training too: loss.csv, its curve, bits_per_dim.csv.", spelling="--log/--no_log"
+    )
 
 
 @app.command()

@@ -4,33 +4,45 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
-app = typer.Typer()
+from ddpm_hf.command_line import PROGRAM, Verbs
+from ddpm_hf.commands.options import ModelVerb
+
+app = Verbs(ModelVerb)
 
 
-# The options of training are a dataclass, and its parser knows them: everything after `train` goes there.
-@app.command(
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    help="Train a model on images; `ddpm-hf train --help` lists the options.",
-)
+# Everything after the name of a training is for its own parser, which knows the options of its dataclass.
+PARSED_LATER = {
+    "cls": TyperCommand,
+    "add_help_option": False,
+    "context_settings": {"ignore_unknown_options": True, "allow_extra_args": True},
+}
+
+
+@app.command(help="Train a model on images or points; `ddpm-hf train --help` lists the options.", **PARSED_LATER)
 def train(context: typer.Context):
-    from ddpm_hf.training.train import main as train_main
+    from ddpm_hf.training.argument_parsing import parse_arguments
 
-    train_main(context.args)
+    args = parse_arguments(context.args, prog=f"{PROGRAM} train")
+    from ddpm_hf.training.train import run_program
+
+    run_program(args)
 
 
-# The parser of the training knows the options, as with `train`.
 @app.command(
     "train_classifier",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     help="Train a classifier that steers a model to classes; `ddpm-hf train_classifier --help` lists the options.",
+    **PARSED_LATER,
 )
 def train_classifier(context: typer.Context):
-    from ddpm_hf.training.train_classifier import main as train_classifier_main
+    from ddpm_hf.training.argument_parsing import parse_arguments
+    from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
-    train_classifier_main(context.args)
+    args = parse_arguments(context.args, ClassifierArguments, prog=f"{PROGRAM} train_classifier")
+    from ddpm_hf.training.train_classifier import run_program
+
+    run_program(args)
 
 
 @app.command()

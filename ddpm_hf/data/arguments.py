@@ -1,8 +1,10 @@
 """The options that choose the data: one dataclass for the training scripts and every command."""
 
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from ddpm_hf.errors import refuse_empty
+from ddpm_hf.places import check_data_place
 
 # The distributions of `point_clouds`: importing them would import torch, and the help of a command would wait.
 POINT_CLOUD_NAMES = ("swiss_roll", "two_moons", "eight_gaussians", "checkerboard", "pinwheel")
@@ -17,9 +19,17 @@ def option(default, help, **limits):
     return field(default=default, metadata={"help": help, **limits})
 
 
+def check_data_name(name):
+    """Raises InputError, with the nearest name, for a path to data that leads nowhere (`places.check_data_place`)."""
+    if name not in POINT_CLOUD_NAMES:
+        check_data_place(name, POINT_CLOUD_NAMES)
+
+
 @dataclass
 class DataArguments:
     """The options that choose the images or points, and how they become tensors."""
+
+    title: ClassVar[str] = "Data"
 
     dataset: str | None = option(
         None,

@@ -1,52 +1,38 @@
 """The samplers of a comparison by name: our recipes and diffusers' schedulers, in the loop of one pipeline."""
 
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+import diffusers
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.recipes import RECIPES, with_recipe
+from ddpm_hf.recipes import with_recipe
+from ddpm_hf.schedulers.sampler_table import FITTED, PLANNED, RECIPES, STOCK_SAMPLERS, check_sampler_name
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-
-# Users make these by `from_config` from the scheduler of the model, whose timestep_spacing they inherit.
-STOCK_SAMPLERS = {
-    "diffusers-ddpm": (DDPMScheduler, {}),
-    "diffusers-ddim": (DDIMScheduler, {}),
-    "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "dpmpp-2m-sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
-    "dpmpp-2m-karras": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
-    "unipc": (UniPCMultistepScheduler, {}),
-}
-SAMPLERS = (*RECIPES, *STOCK_SAMPLERS)
-PLANNED = "planned"
-# The solvers that were fitted to the model, which no recipe has.
-FITTED = "fitted"
 
 
 def make_sampler(name, scheduler):
     """The scheduler of a named sampler, on the diffusion process of `scheduler`.
 
     Args:
-        name (`str`): one of `SAMPLERS`; `NAME@SPACING` for another `timestep_spacing`, and for a recipe `NAME@planned`
+        name (`str`): one of `sampler_table.SAMPLERS`; `NAME@SPACING` for another `timestep_spacing`, and for a recipe `NAME@planned`
             for the `timestep_plans` of the scheduler's config.
         scheduler ([`SchedulerMixin`]): the scheduler of the model, stock or ours.
 
     Raises:
         InputError: for an unknown name, and for a recipe that needs a calibration or plans that the scheduler lacks.
     """
+    check_sampler_name(name)
     base, _, spacing = name.partition("@")
     if name == FITTED:
         return _with_fitted_solvers(scheduler)
     if base in RECIPES:
-        return with_recipe(scheduler, base, **_trajectory(spacing, scheduler))
-    if base not in STOCK_SAMPLERS:
-        raise InputError(f"The sampler {name!r} is not known; there are {', '.join(SAMPLERS)} and {FITTED}.")
+        return with_recipe(scheduler, name)
     stock, values = STOCK_SAMPLERS[base]
     if spacing:
         values = values | {"timestep_spacing": spacing}
     # Stock classes inherit only values that were set by hand from a scheduler in memory, and all values from a saved
     # one. Users load their models, so the key that marks the difference is left out, and `leading` is inherited.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
-    return stock.from_config(config, **values)
+    return getattr(diffusers, stock).from_config(config, **values)
 
 
 def _with_fitted_solvers(scheduler):
@@ -55,17 +41,6 @@ def _with_fitted_solvers(scheduler):
             "The model has no fitted_solvers: `ddpm-hf calibrate MODEL --dataset DATA --solver 5,10` makes them."
         )
     return GaussianDiffusionScheduler.from_config(scheduler.config)
-
-
-def _trajectory(spacing, scheduler):
-    if spacing == PLANNED:
-        plans = scheduler.config.get("timestep_plans")
-        if not plans:
-            raise InputError(
-                "The model has no timestep_plans: `ddpm-hf calibrate MODEL --dataset DATA --plan 10,25` makes them."
-            )
-        return {"timestep_plans": plans}
-    return {"timestep_spacing": spacing} if spacing else {}
 
 
 def check_sampler(name, scheduler, steps):

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
+from ddpm_hf.schedulers.choices import COVARIANCE_TYPES
 
 CLEAN = -1
 

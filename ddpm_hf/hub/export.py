@@ -11,9 +11,8 @@ from ddpm_hf.hub.cards import save_card
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.results import alone_in_free_folder, check_apart
+from ddpm_hf.schedulers.choices import COVARIANCE_TYPES, OWN_SPACINGS
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS
-from ddpm_hf.schedulers.variances import COVARIANCE_TYPES
 
 # The step counts in the card of a model without plans and with a spacing that stock schedulers lack.
 COUNTS = (10, 25, 50, 100)

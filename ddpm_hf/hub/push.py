@@ -25,7 +25,7 @@ from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
 from ddpm_hf.hub.model_files import INDEX_FILE
 from ddpm_hf.hub.model_folder import check_model_folder
 from ddpm_hf.hub.retries import Patience, first_line, with_retries
-from ddpm_hf.hub.shared_files import check_contents, files_left_out, files_to_share, size_of
+from ddpm_hf.hub.shared_files import LOG, NOTES, check_contents, files_left_out, files_to_share, size_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 
 WEIGHTS = (".safetensors", ".bin")
@@ -86,19 +86,26 @@ class Push(NamedTuple):
         """One line per changed file and per file left out, and the total."""
         kinds = {"new": self.changes.new, "changed": self.changes.changed, "removed": self.changes.removed}
         lines = [
-            f"{kind:8} {tqdm.format_sizeof(self.sizes.get(name, 0), 'B'):>8}  {name}"
+            f"{kind:8} {tqdm.format_sizeof(self.sizes.get(name, 0), 'B'):>8}  {name}{_note(name)}"
             for kind, names in kinds.items()
             for name in names
         ]
         lines += [f"kept     {'':>8}  {name}, which was edited on the Hub" for name in self.changes.kept]
         lines += [f"left out {'':>8}  {what}, which is no part of the model" for what in _in_few_words(self.left_out)]
-        sent = sum(self.sizes[name] for name in self.changes.new + self.changes.changed)
+        offered = self.changes.new + self.changes.changed
+        sent = sum(self.sizes[name] for name in offered)
         place = "a pull request to" if self.target.create_pr else f"{self.target.revision} of"
         lines.append(
-            f"{len(self.changes.new + self.changes.changed)} files, {tqdm.format_sizeof(sent, 'B')}, for {place} "
+            f"{len(offered)} files, {tqdm.format_sizeof(sent, 'B')}, for {place} "
             f"{self.target.repository}; {len(self.changes.same)} are there already"
         )
+        if log := [name for name in LOG if name in offered]:
+            lines.append(f"To leave out the log of the training ({', '.join(log)}), give --no_log.")
         return "\n".join(lines)
+
+
+def _note(name):
+    return f" ({NOTES[name]})" if name in NOTES else ""
 
 
 def _in_few_words(names):
@@ -121,6 +128,7 @@ def push_folder(
     message="Upload a diffusion model",
     patience=PATIENCE,
     token=None,
+    log=True,
 ):
     """Uploads a pipeline folder in one commit, or reports what that would change.
 
@@ -141,6 +149,7 @@ def push_folder(
         message (`str`): the commit message.
         patience ([`Patience`]): retries while the Hub does not answer.
         token (`str`, *optional*): replaces the token of the environment.
+        log (`bool`): share the log of the training too, which nothing loads: `shared_files.LOG`.
 
     Returns:
         [`Push`]
@@ -152,6 +161,8 @@ def push_folder(
     target = (open_target if has_hub else named_target)(repository, private, revision, create_pr, token)
     check_model_folder(folder)
     files, left_out = files_to_share(folder), tuple(files_left_out(folder))
+    if not log:
+        files = {name: content for name, content in files.items() if name not in LOG}
     if has_hub:
         license = license or _ask(lambda: _license_there(target), target, folder, PATIENCE_OF_CHECKS)
     files[CARD_FILE] = card_of(folder, target.repository, license, evaluations).encode()

@@ -14,7 +14,7 @@ from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
-from ddpm_hf.reports.report_files import BOUND, CALIBRATION, COMPARISON, REPORTS, SOLVERS, Report
+from ddpm_hf.reports.report_files import BOUND, CALIBRATION, COMPARISON, REPORTS, SOLVERS, TRAINING_OPTIONS, Report
 
 REPORT_FILES = {report.name: report for report in REPORTS}
 SHARED = (
@@ -37,6 +37,22 @@ SHARED_OF_COMPONENTS = (
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.json", "vocab.txt", "merges.txt", "*.model"),
 )
+# What a reader of the list may wonder about. Nothing loads these files, and the log can be left out.
+LOG = {
+    LOSS_FILE: "the loss by update",
+    LOSS_PICTURE: "the curve of the loss",
+    BITS_PER_DIM_FILE: "bits per dimension by update",
+}
+NOTES = LOG | {
+    TRAINING_OPTIONS.name: "the options of the training, for the command in the card; paths are left out",
+    INDEX_FILE: "names the parts of the pipeline",
+    CODE_FILE: "the code, for readers without ddpm_hf",
+    CARD_FILE: "the model card",
+    CALIBRATION.name: "how the calibration was measured; paths are left out",
+    SOLVERS.name: "how the solvers were fitted; paths are left out",
+    COMPARISON.name: "the scores of `ddpm-hf compare`; paths are left out",
+    BOUND.name: "the score of `ddpm-hf evaluate`",
+}
 # Files that only the run itself needs.
 OF_THE_RUN = ("checkpoints", "ema_snapshots", "logs", "__pycache__", ".cache", ".git", "*.tmp")
 PICTURE_OF_A_CARD = re.compile(r"""(?:\]\(|src=["'])(?:\./)?([^)\s"']+\.(?:png|jpe?g|gif|webp|svg))""", re.IGNORECASE)

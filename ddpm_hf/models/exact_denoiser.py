@@ -15,8 +15,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from ddpm_hf.models.gaussian_components import DiagonalComponents, FullComponents, PointComponents
 from ddpm_hf.models.low_rank_components import LowRankComponents
+from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 from ddpm_hf.schedulers.scheduler_outputs import GaussianOutput
-from ddpm_hf.schedulers.variances import VARIANCE_HEADS
 
 COVARIANCE_FORMS = {
     "none": PointComponents,

@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 from ddpm_hf.models.network_config import with_weights_of
-from ddpm_hf.schedulers.variances import VARIANCE_HEADS
+from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
 
 class MLPDenoiser(ModelMixin, ConfigMixin):

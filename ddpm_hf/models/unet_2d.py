@@ -5,7 +5,7 @@ from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks fo
 
 from ddpm_hf.models.network_config import with_weights_of
 from ddpm_hf.portable.config import PortableConfigMixin
-from ddpm_hf.schedulers.variances import VARIANCE_HEADS
+from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
 
 class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):

@@ -3,10 +3,11 @@
 import math
 
 from ddpm_hf.number_checks import is_whole
+from ddpm_hf.schedulers.choices import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.fitted_solvers import checked_solvers
 from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES, LARGEST_TERMINAL_ALPHA_BAR
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS, checked_plans
+from ddpm_hf.schedulers.timestep_spacings import checked_plans
 from ddpm_hf.schedulers.variances import VARIANCES, check_measured, checked_mean_square_epsilon
 
 # Keys that mark a process other than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, each with the name of that process.

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
 from ddpm_hf.portable.config import PortableConfigMixin
+from ddpm_hf.schedulers.choices import OWN_SPACINGS
 from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm, measured_values
 from ddpm_hf.schedulers.fitted_solvers import solver_for
 from ddpm_hf.schedulers.gaussian_process import GaussianProcess
@@ -32,7 +33,7 @@ from ddpm_hf.schedulers.reverse_kernel import (
     reverse_kernel,
 )
 from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput, ReverseKernelOutput
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, choose_timesteps
+from ddpm_hf.schedulers.timestep_spacings import choose_timesteps
 from ddpm_hf.schedulers.transition_table import TransitionTable, second_posterior_variance
 from ddpm_hf.schedulers.variances import VARIANCES
 

@@ -6,9 +6,6 @@ import numpy as np
 
 from ddpm_hf.number_checks import is_whole
 
-STOCK_SPACINGS = ("leading", "linspace", "trailing")
-OWN_SPACINGS = ("quadratic", "logsnr", "karras", "optimal")
-
 
 def choose_timesteps(count, timesteps, alphas_bar, config):
     """The requested trajectory, descending, int64: `timesteps`, or `count` of them, or all.

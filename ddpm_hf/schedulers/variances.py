@@ -126,12 +126,6 @@ VARIANCES = {
     "sn": _COVARIANCE_HEAD,
     "ocm": _COVARIANCE_HEAD,
 }
-FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
-LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
-COVARIANCE_HEADS = ("npr", "sn", "ocm")
-COVARIANCE_TYPES = ("analytic", *COVARIANCE_HEADS)
-# Kinds of variance heads; a scheduler with the `variance_type` of the same name reads the head.
-VARIANCE_HEADS = ("learned_range", *COVARIANCE_HEADS)
 
 
 def head_covariance(head, scale):

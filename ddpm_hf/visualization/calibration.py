@@ -2,8 +2,8 @@
 
 import torch
 
+from ddpm_hf.schedulers.choices import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.gaussian_kernel import covariance_scale
-from ddpm_hf.schedulers.timestep_spacings import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.variances import mean_covariance
 from ddpm_hf.visualization.style import new_figure
 

@@ -6,7 +6,8 @@ from torch.testing import assert_close
 from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.samplers import SAMPLERS, check_sampler, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import check_sampler, make_sampler, pipeline_with
+from ddpm_hf.schedulers.sampler_table import SAMPLERS
 
 MODEL = GaussianDiffusionScheduler(mean_square_epsilon=[0.5] * 1000, timestep_plans={"4": [999, 500, 200, 10]})
 
@@ -95,8 +96,8 @@ def test_plans():
     [
         ("best", 5, "sampler 'best' is not known; there are ddpm, .*unipc"),
         ("best@karras", 5, "'best@karras' is not known"),
-        ("ddim@often", 5, "timestep_spacing='often'"),
-        ("unipc@often", 5, "'unipc@often' cannot take 5 steps"),
+        ("ddim@often", 5, "spacing of the sampler 'ddim@often' is not one of .*'logsnr'"),
+        ("unipc@often", 5, "spacing of the sampler 'unipc@often' is not one of 'leading', 'linspace', 'trailing'"),
         ("ddim", 1001, "'ddim' cannot take 1001 steps: .* must be in 1 .. 1000"),
         ("ddim", 0, "'ddim' cannot take 0 steps"),
         ("diffusers-ddpm", 1001, "'diffusers-ddpm' cannot take 1001 steps"),

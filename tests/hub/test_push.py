@@ -110,6 +110,18 @@ def test_a_dry_run_changes_nothing(hub, folder):
     assert len(hub.repositories["someone/model"].pushed) == 1
 
 
+def test_a_dry_run_needs_no_token_and_says_what_each_file_is_for(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    (folder / "loss.csv").write_text("step,loss\n1,1.0\n", encoding="utf-8")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    listed = str(push(folder, dry_run=True))
+    assert "loss.csv (the loss by update)" in listed and "README.md (the model card)" in listed
+    assert "left out           notes.txt" in listed
+    assert "To leave out the log of the training (loss.csv), give --no_log." in listed
+    without = str(push(folder, dry_run=True, log=False))
+    assert "loss.csv" not in without and "--no_log" not in without and hub.repositories == {}
+
+
 def test_a_licence_once_given_stays(hub, folder):
     push(folder, license="mit")
     assert not push(folder).changes

@@ -13,7 +13,7 @@ from ddpm_hf.calibration import estimate_mean_square_epsilon
 from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.models import exact_denoiser
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.choices import COVARIANCE_HEADS
 
 SCHEDULER = GaussianDiffusionScheduler()
 MEANS = torch.tensor([-1.0, 0.2, 1.5], dtype=torch.float64)

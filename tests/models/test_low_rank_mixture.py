@@ -14,7 +14,7 @@ from ddpm_hf.calibration import estimate_mean_square_epsilon
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.models.low_rank_mixture import clusters_of, fit_low_rank_mixture, principal_axes
-from ddpm_hf.schedulers.variances import VARIANCE_HEADS
+from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
 SCHEDULER = GaussianDiffusionScheduler(clip_sample=False)
 NOISE = torch.tensor([0.01, 0.04, 0.0025], dtype=torch.float64)

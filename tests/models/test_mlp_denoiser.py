@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser
-from ddpm_hf.schedulers.variances import VARIANCE_HEADS
+from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}  # the same weights elsewhere in memory may round otherwise
 

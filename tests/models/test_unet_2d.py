@@ -7,8 +7,7 @@ from torch.testing import assert_close
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
 from ddpm_hf.models.presets import UNET_PRESETS
-from ddpm_hf.models.unet_2d import VARIANCE_HEADS
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 
 
 @pytest.fixture

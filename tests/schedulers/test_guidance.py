@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from ddpm_hf import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.choices import COVARIANCE_HEADS
 from ddpm_hf.schedulers.guidance import classifier_free_guidance, classifier_gradient, rescaled_guidance
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 CHAINS = ("full", "respace_25", "respace_ddim25")

@@ -29,6 +29,16 @@ def test_flags_win_over_config_and_config_over_preset(tmp_path):
     assert args.log_every == 100
 
 
+def test_the_data_are_given_with_or_without_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_images").mkdir()
+    options = ["--max_train_steps", "1", "--random_flip"]
+    assert parse_arguments([*options, "my_images"]) == parse_arguments([*options, "--dataset", "my_images"])
+    with pytest.raises(SystemExit):
+        parse_arguments([*options, "my_images", "--dataset_name", "someone/images"])
+    assert "given twice, as 'my_images' and as --dataset someone/images: give one" in capsys.readouterr().err
+
+
 def test_a_flag_that_repeats_the_default_wins_too(tmp_path):
     config = write_yaml(tmp_path, batch_size=8, max_train_steps=1)
     assert parse_arguments(["--config", config, "--batch_size", "64"]).batch_size == 64
@@ -250,10 +260,10 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path, capsys):
 
     assert "did you mean 'learning_rate'?" in message("--config", write_yaml(tmp_path, lerning_rate=1))
     assert "must have a single value" in message("--config", write_yaml(tmp_path, batch_size=[1, 2]))
-    assert "invalid int value: 'many'" in message("--config", write_yaml(tmp_path, batch_size="many"))
+    assert "Invalid value for '--batch_size'" in message("--config", write_yaml(tmp_path, batch_size="many"))
     assert "Cannot read the options in nowhere.yaml" in message("--config", "nowhere.yaml")
     assert "preset='mnist' is not one of 'cifar10'" in message("--preset", "mnist")
-    assert "unrecognized arguments: --lerning_rate=1" in message("--lerning_rate=1")
+    assert "There is no option --lerning_rate; did you mean --learning_rate?" in message("--lerning_rate=1")
     assert "seed=-1 is not allowed: it must be at least 0" in message("--seed=-1")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     assert "must hold lines" in message("--config", str(tmp_path / "list.yaml"))

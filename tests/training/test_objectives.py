@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.schedulers.variances import COVARIANCE_HEADS
+from ddpm_hf.schedulers.choices import COVARIANCE_HEADS
 from ddpm_hf.training.objectives import (
     NoisyBatch,
     drop_labels,

@@ -244,19 +244,19 @@ def test_options_come_from_flags_and_from_the_file_of_a_run(options, tmp_path, c
     folder = train_classifier(ClassifierArguments(**options | {"max_train_steps": 1}))
     stored = ["--config", str(folder / "training_args.yaml")]
     assert parse_arguments(stored, ClassifierArguments) == ClassifierArguments(**options | {"max_train_steps": 1})
-    args = parse_arguments(["--model", "a", "--num_epochs", "2"], ClassifierArguments)
+    args = parse_arguments(["--model", "someone/a", "--num_epochs", "2"], ClassifierArguments)
     assert (args.eval_split, args.adam_weight_decay) == ("test", 0.05)
     for flags in (["--resolution", "16"], ["--preset", "fashion_mnist"]):
         with pytest.raises(SystemExit):
-            parse_arguments(["--model", "a", "--num_epochs", "2", *flags], ClassifierArguments, "train_classifier")
-        assert "train_classifier: error: unrecognized arguments" in capsys.readouterr().err
+            parse_arguments(
+                ["--model", "someone/a", "--num_epochs", "2", *flags], ClassifierArguments, "train_classifier"
+            )
+        assert "train_classifier: error: There is no option --" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_one_sentence(options):
-    flags = [f"--{name}={value}" for name, value in (options | {"dataset": "/no/such/data"}).items()]
-    with pytest.raises(
-        SystemExit, match="^train_classifier: error: Cannot read split 'train' of dataset='/no/such/data'"
-    ):
+    flags = [f"--{name}={value}" for name, value in (options | {"split": "night"}).items()]
+    with pytest.raises(SystemExit, match="^train_classifier: error: Cannot read split 'night' of dataset="):
         main(flags)
 
 
