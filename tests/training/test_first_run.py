@@ -242,7 +242,7 @@ def test_the_folder_is_the_data(capsys):
     assert parse_arguments(["--max_train_steps", "5"]).output_dir == "outputs/ddpm"
     with pytest.raises(SystemExit):
         parse_arguments(["photos", "--dataset", "others"])
-    assert "given twice, 'photos' and --dataset others" in capsys.readouterr().err
+    assert "given twice, as 'photos' and as --dataset others" in capsys.readouterr().err
 
 
 # The classes ----------------------------------------------------------------------------------------------------------
