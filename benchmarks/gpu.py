@@ -55,7 +55,7 @@ class SomeSpoiled(ImagesInMemory):
 def make_trainer(unet, updates, data, **options):
     AcceleratorState._reset_state(reset_partial_state=True)
     args = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), max_train_steps=updates, batch_size=16, log_every=updates, **options
+        unet=unet, output_dir=tempfile.mkdtemp(), max_train_steps=updates, batch_size=16, log_every=updates, **options
     )
     config = UNET_PRESETS[unet]
     network = DDPMUNet2DModel(**config, variance_head=args.variance_head)

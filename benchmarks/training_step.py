@@ -50,6 +50,7 @@ def bare_run(unet_config, images, batch_size, mixed_precision, updates, layout):
 def our_run(unet_config, images, batch_size, mixed_precision, updates, layout):
     AcceleratorState._reset_state(reset_partial_state=True)
     args = TrainingArguments(
+        unet="fashion_mnist",  # with the settings of a named network; the network itself is given below
         output_dir=tempfile.mkdtemp(),
         batch_size=batch_size,
         max_train_steps=1,

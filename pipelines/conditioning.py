@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.models.network_config import class_names_of, classes_of, to_labels
 from ddpm_hf.samples.kind import sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
@@ -95,6 +95,7 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, device):
         ValueError: for labels or guidance that the model does not support.
     """
     guidance.check()
+    class_labels = to_labels(class_labels, class_names(pipeline))
     for_unet, for_classifier = class_labels, None
     if guidance.classifier_guidance_scale != 0:
         for_classifier = _classifier_labels(
@@ -104,6 +105,12 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, device):
             for_unet = None
     labels = encode_labels(pipeline.unet.config, for_unet, guidance.guidance_scale, batch_size, device)
     return Conditioning(labels, guidance, pipeline.classifier, for_classifier)
+
+
+def class_names(pipeline):
+    """{label: name} of the classes that a pipeline can draw: the network's, or else the classifier's."""
+    networks = (network for network in (pipeline.unet, pipeline.classifier) if network is not None)
+    return next((names for network in networks if (names := class_names_of(network.config))), {})
 
 
 def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, device=None):

@@ -28,7 +28,7 @@ RANGES = (
     (
         "greater than 0",
         lambda value: value > 0,
-        "num_epochs save_images_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
+        "num_epochs minutes save_images_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
     ),
     # Adam moves each weight by about so much in an update.
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
@@ -46,6 +46,7 @@ LIMITS = {
     "num_samples": 10_000,
     "max_train_steps": 10**9,
     "num_epochs": 10**6,
+    "minutes": 10**6,
 }
 
 

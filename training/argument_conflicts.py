@@ -31,12 +31,9 @@ def _is_missing(package):
 
 RUN_CONFLICTS = (
     (
-        lambda a: a.max_train_steps is None and a.num_epochs is None,
-        "How long should it train? Give --max_train_steps or --num_epochs (neither was given){a.or_preset}.",
-    ),
-    (
         lambda a: a.max_train_steps is not None and a.num_epochs is not None,
-        "How long should it train? Give --max_train_steps or --num_epochs (both was given){a.or_preset}.",
+        "How long should it train? Give --max_train_steps {a.max_train_steps} or --num_epochs {a.num_epochs:g}, not "
+        "both.",
     ),
     (
         lambda a: a.lr_scheduler == "constant" and a.lr_warmup_steps,
@@ -44,7 +41,7 @@ RUN_CONFLICTS = (
         "'constant_with_warmup', or 0 steps.",
     ),
     (
-        lambda a: a.learning_rate * a.adam_weight_decay > 1,
+        lambda a: (a.learning_rate or 0) * a.adam_weight_decay > 1,
         "adam_weight_decay={a.adam_weight_decay:g} is not allowed with learning_rate={a.learning_rate:g}: an update "
         "takes the share learning_rate * adam_weight_decay from each weight, which must be at most 1.",
     ),
@@ -177,7 +174,7 @@ _STREAMING_CONFLICTS = (
     (
         lambda a: a.streaming and a.num_epochs is not None,
         "num_epochs={a.num_epochs:g} cannot be counted with streaming, which does not know how many images there "
-        "are: give --max_train_steps.",
+        "are: give --max_train_steps or --minutes.",
     ),
     _kept_images("in_memory_limit_gb"),
     _kept_images("on_disk_limit_gb"),
@@ -185,7 +182,7 @@ _STREAMING_CONFLICTS = (
 
 _SAMPLE_CONFLICTS = (
     (
-        lambda a: a.save_images_epochs is not None and _has_own(a, "sample_every"),
+        lambda a: a.save_images_epochs is not None and a.sample_every is not None,
         "save_images_epochs={a.save_images_epochs:g} and sample_every={a.sample_every} both say when samples are "
         "drawn: give one of them.",
     ),
@@ -197,6 +194,10 @@ _SAMPLE_CONFLICTS = (
 )
 
 TRAINING_CONFLICTS = (
+    (
+        lambda a: a.minutes is not None and (a.max_train_steps is not None or a.num_epochs is not None),
+        "How long should it train? Give --minutes={a.minutes:g}, --max_train_steps or --num_epochs, only one of them.",
+    ),
     *_PROCESS_CONFLICTS,
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,

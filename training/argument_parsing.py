@@ -31,6 +31,8 @@ OTHER_NAMES = (
     "A command line for diffusers' train_unconditional.py runs too: its flags are understood, or refused by name."
 )
 
+LENGTHS = {"max_train_steps", "num_epochs", "minutes"}
+
 
 def parse_arguments(argv=None, kind=TrainingArguments, prog="train"):
     """Options from flags, `--config` and `--preset`; a mistake ends the program with one line that names it.
@@ -79,7 +81,7 @@ def _with_data(flags, data):
         return flags
     if "dataset" in flags:
         raise InputError(f"The data are given twice, as {data!r} and as --dataset {flags['dataset']}: give one.")
-    return flags | {"dataset": data}
+    return flags | {"dataset": data.rstrip("/") or data}
 
 
 def _check_places(options):
@@ -140,12 +142,11 @@ def _source(name, help):
 
 
 def _merge(layers):
-    """Later layers win; the length of the run is one choice with two spellings."""
+    """Later layers win; the length of the run is one choice with three spellings."""
     options = {}
     for layer in layers:
-        if layer.keys() & {"max_train_steps", "num_epochs"}:
-            options.pop("max_train_steps", None)
-            options.pop("num_epochs", None)
+        if layer.keys() & LENGTHS:
+            options = {name: value for name, value in options.items() if name not in LENGTHS}
         options |= layer
     return options
 

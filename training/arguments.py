@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_hf.data.arguments import DataArguments, option
-from ddpm_hf.models.presets import MLP_PRESETS, NETWORK_PRESETS, UNET_PRESETS
+from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS, check_network_name
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
-from ddpm_hf.training.argument_checks import check_choice, check_each, read_stds
+from ddpm_hf.training.argument_checks import check_each, read_stds
 from ddpm_hf.training.argument_conflicts import (
     RUN_CONFLICTS,
     TRAINING_CONFLICTS,
@@ -19,6 +19,19 @@ from ddpm_hf.training.choices import OBJECTIVES, TIMESTEP_SAMPLINGS
 PRESETS = Path(__file__).parent / "presets"
 CALLS_PER_SAMPLE = 50
 
+# The values of options that were left out, where the network is named; else they are chosen with the network.
+WITH_NAMED_NETWORK = {
+    "batch_size": 64,
+    "learning_rate": 2e-4,
+    "lr_warmup_steps": 0,
+    "adam_beta2": 0.999,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "num_samples": 64,
+}
+# The values of options that were left out, where the length is given; else they follow from the time.
+WITH_GIVEN_LENGTH = {"sample_every": 1000, "checkpoint_every": 1000}
+
 # Options that may change when a run is continued, because they do not affect the learned weights.
 MAY_CHANGE = {
     *("output_dir", "log_every", "sample_every", "num_samples", "sample_steps", "checkpoint_every"),
@@ -27,7 +40,7 @@ MAY_CHANGE = {
     # These choose where the images are kept; a checkpoint records how many can be read.
     *("in_memory_limit_gb", "on_disk_limit_gb"),
     *("max_nonfinite_steps", "ema_snapshot_every", "gradient_checkpointing", "dry_run", "find_batch_size"),
-    *("save_images_epochs", "logging_dir", "cache_dir"),
+    *("save_images_epochs", "logging_dir", "cache_dir", "minutes"),
 }
 
 
@@ -132,11 +145,6 @@ class RunArguments(DataArguments):
         if self.ema == "power":
             read_stds(self.ema_stds)
 
-    @property
-    def or_preset(self):
-        """The part of an error that names the presets as another way to give missing options."""
-        return f", or a --preset, one of {', '.join(self.presets)}" if self.presets else ""
-
 
 @dataclass
 class TrainingArguments(RunArguments):
@@ -149,21 +157,50 @@ class TrainingArguments(RunArguments):
         0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
     )
 
+    # How long, and how fast
+    batch_size: int | None = option(
+        None, "Images per process and accumulation step; by default 64, or chosen with the network."
+    )
+    max_train_steps: int | None = option(None, "Updates to train for.")
+    num_epochs: float | None = option(None, "Passes over the data to train for, instead of max_train_steps.")
+    minutes: float | None = option(
+        None,
+        "Time to train for, instead of max_train_steps: the speed is measured when the run begins, and the number of "
+        "updates that follows from it stays; by default 30, for points without a network named 2.",
+    )
+    learning_rate: float | None = option(
+        None, "Peak learning rate; by default 2e-4, or chosen with the network. Small networks take 1e-3."
+    )
+    lr_warmup_steps: int | None = option(
+        None,
+        "Updates over which the learning rate rises from zero; by default none, or with a chosen network 100 or a tenth of all, whichever is less.",
+    )
+    adam_beta2: float | None = option(
+        None,
+        "Decay of the mean of the squared gradient; by default 0.999, or chosen with the network; 0.99 for short runs.",
+    )
+    checkpoint_every: int | None = option(
+        None,
+        "Updates between checkpoints; 0 for one at the end only. By default 1000, or a tenth of a run whose length is a "
+        "time.",
+    )
+
     # Data that is read as it comes
     streaming: bool = option(
         False,
         "Read the data while training, from the Hub, or from a folder of parquet or tar (WebDataset) shards, and keep none of "
-        "it; needs max_train_steps, for a stream does not say how many images it has.",
+        "it; takes no num_epochs, for a stream does not say how many images it has.",
     )
     shuffle_buffer: int = option(
         4096, "With streaming: images that each process shuffles among; it keeps twice as many, undecoded, in memory."
     )
 
     # Network
-    unet: str = option(
-        "fashion_mnist",
-        f"Network, one of {', '.join(UNET_PRESETS)} for images, {', '.join(MLP_PRESETS)} for points; channels follow the "
-        "data.",
+    unet: str | None = option(
+        None,
+        f"Network, one of {', '.join(UNET_PRESETS)} for images, {', '.join(MLP_PRESETS)} for points, or a config.json as "
+        "diffusers writes it; channels and classes follow the data. By default chosen by the size, channels and number of "
+        "the images, with settings that suit it.",
     )
     init_from: str | None = option(
         None,
@@ -181,12 +218,16 @@ class TrainingArguments(RunArguments):
 
     # Diffusion process: the options of the scheduler
     num_train_timesteps: int = option(1000, "Steps from data to noise.")
-    beta_schedule: Literal["linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid"] = option(
-        "linear", "How the noise grows; squaredcos_cap_v2 (cosine) keeps more of small images than linear."
+    beta_schedule: Literal["linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid"] | None = option(
+        None,
+        "How the noise grows; squaredcos_cap_v2 (cosine) keeps more of small images than linear. By default linear, or "
+        "squaredcos_cap_v2 with a chosen network.",
     )
     beta_start: float = option(1e-4, "First beta of the schedules that have one.")
     beta_end: float = option(0.02, "Last beta of the schedules that have one.")
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = option("epsilon", "What the network predicts.")
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] | None = option(
+        None, "What the network predicts; by default epsilon, or v_prediction with a chosen network."
+    )
     variance_type: Literal[("fixed_small", "fixed_large", *VARIANCE_HEADS)] | None = option(
         None, "Variance when sampling; by default fixed_small, or that of the head."
     )
@@ -240,10 +281,18 @@ class TrainingArguments(RunArguments):
     )
 
     # Run folder, logs and samples
-    output_dir: str = option("outputs/ddpm", "Pipeline folder to write; the same command again resumes the run in it.")
-    sample_every: int = option(1000, "Updates between grids of samples; 0 for one at the end only.")
+    output_dir: str | None = option(
+        None,
+        "Pipeline folder to write; the same command again resumes the run in it. By default outputs/ddpm, or "
+        "outputs/NAME with the name of the data where the network is chosen.",
+    )
+    sample_every: int | None = option(
+        None,
+        "Updates between grids of samples; 0 for one at the end only. By default 1000, or a fifth of a run whose length "
+        "is a time.",
+    )
     save_images_epochs: float | None = option(None, "Passes over the data between grids, instead of sample_every.")
-    num_samples: int = option(64, "Images in a grid.")
+    num_samples: int | None = option(None, "Images in a grid; by default 64, or chosen with the network.")
     sample_steps: int | None = option(
         None, f"Network calls per grid; by default {CALLS_PER_SAMPLE}, or num_train_timesteps if that is less."
     )
@@ -257,17 +306,41 @@ class TrainingArguments(RunArguments):
     hub_license: str | None = option(None, "Licence of the model for its card, as the Hub spells it: apache-2.0.")
 
     def __post_init__(self):
+        is_named = self.unet is not None or self.init_from is not None
+        self._fill(WITH_NAMED_NETWORK if is_named else {})
+        self._fill({} if self.has_no_length or self.minutes is not None else self.intervals_to_fill())
         super().__post_init__()
-        check_choice("unet", self.unet, NETWORK_PRESETS)
-        self._follow()
+        if self.unet is not None:
+            check_network_name(self.unet)
+        self._follow(is_named)
         refuse_conflicts(self, TRAINING_CONFLICTS)
         # Importing this takes seconds, in which no mistake above should have to wait.
-        from ddpm_hf.data.for_network import data_for
+        from ddpm_hf.data.for_network import data_for, data_of
+        from ddpm_hf.models.named_networks import network_config
 
-        data_for(NETWORK_PRESETS[self.unet]).check_training(self)
+        if self.init_from is None:
+            (data_of(self) if self.unet is None else data_for(network_config(self.unet))).check_training(self)
 
-    def _follow(self):
+    @property
+    def has_no_length(self):
+        """Whether nothing says how long to train."""
+        return self.max_train_steps is None and self.num_epochs is None and self.minutes is None
+
+    def intervals_to_fill(self):
+        """The defaults of the intervals; those of samples may be given in passes over the data."""
+        left_out = {} if self.save_images_epochs is None else {"sample_every"}
+        return {name: value for name, value in WITH_GIVEN_LENGTH.items() if name not in left_out}
+
+    def _fill(self, values):
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+    def _follow(self, is_named):
         """Gives the options that were left out what follows from the others."""
+        if self.output_dir is None:
+            of_data = self.dataset is not None and not is_named
+            self.output_dir = f"outputs/{Path(self.dataset).absolute().name if of_data else 'ddpm'}"
         head, calls = self.variance_head, min(CALLS_PER_SAMPLE, self.num_train_timesteps)
         self.sample_steps = calls if self.sample_steps is None else self.sample_steps
         self.eval_steps = calls if self.eval_steps is None else self.eval_steps

@@ -13,6 +13,10 @@ NORM_NUM_GROUPS = 8
 
 CONFLICTS = (
     (
+        lambda a: a.max_train_steps is None and a.num_epochs is None,
+        "How long should it train? Give --max_train_steps or --num_epochs (neither was given).",
+    ),
+    (
         lambda a: a.model is None,
         "Which model is the classifier for? Give --model, a pipeline folder or a Hub id.",
     ),

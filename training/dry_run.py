@@ -1,8 +1,6 @@
 """The plan of a run: its parts, its cost and its files, measured with a few updates."""
 
 import math
-import statistics
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -15,9 +13,9 @@ from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.hub.cards import CARD_FILE
 from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
 from ddpm_hf.training.health import peak_memory_gb
+from ddpm_hf.training.run_length import seconds_per_update
+from ddpm_hf.training.summaries import describe_end
 from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
-
-TIMED_UPDATES = 3
 
 
 def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
@@ -40,7 +38,7 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
     images = images_per_update * total_steps
     parts = ", ".join(f"{name} {tqdm.format_sizeof(size, 'B')}" for name, size in memory.items())
     lines = {
-        "network": f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}M parameters",
+        "network": f"{args.init_from or args.unet}, {sum(p.numel() for p in unet.parameters()) / 1e6:.2f}M parameters",
         "data": describe_data(source, source.kind),
         "update": f"{images_per_update} images: {args.batch_size} at a time, "
         f"{args.gradient_accumulation_steps} times, on {accelerator.num_processes} process(es)",
@@ -49,8 +47,8 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
         "memory": f"{tqdm.format_sizeof(sum(memory.values()), 'B')} of tensors in each process: {parts}; the most "
         f"that was taken in this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
         "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second "
-        f"(median of {TIMED_UPDATES} updates on {accelerator.device}), without reading data, sampling, measuring "
-        "and saving",
+        f"(median of some updates on {accelerator.device}), without reading data, sampling, measuring and saving"
+        f"{describe_end(seconds * total_steps / 60)}",
         "writes": describe_files(args, memory, total_steps),
     }
     head = f"Plan of the run in {args.output_dir} (nothing is written now)"
@@ -102,18 +100,6 @@ def memory_of(trial):
 
 def _bytes(tensors):
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def seconds_per_update(trial, batch):
-    trial.update(batch)  # the first update is slower
-    seconds = []
-    for _ in range(TIMED_UPDATES):
-        start = time.perf_counter()
-        trial.update(batch)
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def describe_files(args, memory, total_steps):

@@ -41,6 +41,8 @@ def _join_deepspeed(args, options):
     _check_options(args, "DeepSpeed")
     if args.mixed_precision == "fp16":
         raise InputError("mixed_precision='fp16' is not supported with DeepSpeed: choose bf16, or 'no'.")
+    if args.batch_size is None:
+        raise InputError("DeepSpeed is set up before the data are seen, so no batch can be chosen: give --batch_size.")
     # With the setting for CPUs, accelerate would not use DeepSpeed.
     backend = {} if torch.accelerator.is_available() else {"backend": "gloo"}
     group = InitProcessGroupKwargs(timeout=LONGEST_WAIT, **backend)

@@ -32,9 +32,7 @@ def check_run_folder(args, num_processes=1):
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={args.output_dir!r} is a file: choose a folder.")
     _check_writable(folder)
-    # A run killed while claiming the folder leaves its lock and a partial file.
-    left = {LOCK_FILE, aside_name(TRAINING_OPTIONS.name)}
-    present = [] if not folder.exists() else [p.name for p in folder.iterdir() if p.name not in left]
+    present = _present(folder)
     if not present:
         return
     if TRAINING_OPTIONS.name not in present:
@@ -43,14 +41,27 @@ def check_run_folder(args, num_processes=1):
             f"output_dir={args.output_dir!r} holds files that are not of a training run ({names}): choose an empty "
             "folder or a new one."
         )
-    stored = TRAINING_OPTIONS.read(folder)
-    differences = _differences(stored, args, num_processes)
     # Files from before the first update need no protection, as the run may have ended with advice to change an option.
-    if differences and not set(present) <= {TRAINING_OPTIONS.name, Path(args.logging_dir).parts[0]}:
+    if not holds_updates(args):
+        return
+    differences = _differences(TRAINING_OPTIONS.read(folder), args, num_processes)
+    if differences:
         raise InputError(
             f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of "
             "that run to continue it, or choose another output_dir."
         )
+
+
+def holds_updates(args):
+    """Whether the output folder holds a run that began its updates."""
+    present = _present(Path(args.output_dir))
+    return TRAINING_OPTIONS.name in present and not present <= {TRAINING_OPTIONS.name, Path(args.logging_dir).parts[0]}
+
+
+def _present(folder):
+    """The names of the files in a folder, without those of a run that was killed while claiming the folder."""
+    left = {LOCK_FILE, aside_name(TRAINING_OPTIONS.name)}
+    return {path.name for path in folder.iterdir() if path.name not in left} if folder.is_dir() else set()
 
 
 def _check_writable(folder):
@@ -138,14 +149,14 @@ def how_to_continue(signum, output_dir, total_steps=None):
     return f"Stopped by {name}. {output_dir} has a checkpoint of {where}: to continue, run the same command again."
 
 
-def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=None):
-    """Claims the folder by writing all options and the environment of the run."""
+def write_arguments(args, num_processes=1, num_images=None, data_fingerprint=None, measured=None):
+    """Claims the folder by writing all options and the environment of the run, with what was `measured` of it."""
     folder = Path(args.output_dir)
     options = {name: getattr(args, name) for name in option_names(type(args))}
     # On another machine, "data/cats" could be taken for a data set on the Hub.
     local = [name for name in options.values() if isinstance(name, str) and name and Path(name).exists()]
     environment = describe_environment(num_processes)
-    environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint, "local": local}
+    environment |= {"num_images": num_images, "data_fingerprint": data_fingerprint, "local": local, **(measured or {})}
     TRAINING_OPTIONS.write(folder, options | {"environment": environment})
 
 

@@ -72,7 +72,10 @@ def steps_to_do(args, accelerator, num_images):
         raise InputError(f"output_dir={args.output_dir!r} is at step {done}, past the {total} asked for.")
     if not (done == total and is_finished(args.output_dir, total)):
         return total
-    accelerator.print(f"The run in {args.output_dir} is finished at step {done}; give more steps to continue it.")
+    accelerator.print(
+        f"The run in {args.output_dir} is finished at step {done}; give more steps to continue it, for example "
+        f"--max_train_steps {2 * done}."
+    )
     return None
 
 
@@ -90,11 +93,12 @@ def in_updates(args, num_images, num_processes):
     return replace(args, sample_every=every, save_images_epochs=None)
 
 
-def begin_run(args, accelerator, source, model):
+def begin_run(args, accelerator, source, model, measured=None):
     """Claims the output folder of a new run, and decodes the images that fit into memory or onto the disk.
 
     Args:
         model: the network to train, whose checkpoints must fit on the disk.
+        measured (`dict`, *optional*): what was measured of the run, to be written beside its options.
 
     Returns:
         The images, as a data set.
@@ -108,7 +112,7 @@ def begin_run(args, accelerator, source, model):
 
     def claim():
         if not list_checkpoints(args.output_dir):
-            write_arguments(args, accelerator.num_processes, count_images(source), source.fingerprint)
+            write_arguments(args, accelerator.num_processes, count_images(source), source.fingerprint, measured)
 
     together(accelerator, check)
     together(accelerator, claim, main_process_only=True)
@@ -116,16 +120,18 @@ def begin_run(args, accelerator, source, model):
     return load_data(args, accelerator, source)
 
 
-def resume_run(args, accelerator, source, loop):
+def resume_run(args, accelerator, source, loop, measured=None):
     """Continues from the newest checkpoint, if there is one, and starts the trackers.
 
     The options are written after they are known to fit the checkpoint, so that a refused run changes nothing.
+    `measured` is as in `begin_run`.
     """
     loop.resume()
     step = loop.progress.step
     if step:
-        write = partial(write_arguments, args, accelerator.num_processes, count_images(source), source.fingerprint)
-        together(accelerator, write, main_process_only=True)
+        about = accelerator.num_processes, count_images(source), source.fingerprint, measured
+        together(accelerator, partial(write_arguments, args, *about), main_process_only=True)
+        accelerator.print(f"Goes on from update {step} of {loop.total_steps}.")
     if args.report_to != "none":
         # Trackers are shown everything after the checkpoint again.
         purged = {"tensorboard": {"purge_step": step + 1}}

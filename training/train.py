@@ -1,12 +1,14 @@
 """Trains a denoising diffusion model on any `datasets` data set.
 
     accelerate launch training/train.py --preset fashion_mnist
-    accelerate launch -m ddpm_hf.training.train --dataset my_images --unet images_64 --num_epochs 100
+    accelerate launch -m ddpm_hf.training.train my_images
+    accelerate launch -m ddpm_hf.training.train my_images --unet images_64 --num_epochs 100
 
 The result is a pipeline folder with the averaged weights. The same command again continues an interrupted run.
 """
 
 import shutil
+import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
 from ddpm_hf.data import count_images, data_for
+from ddpm_hf.data.for_network import data_of
 from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import check_readable, moved_in_whole
@@ -26,24 +29,29 @@ from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.batch_bytes import least_batch_bytes
+from ddpm_hf.models.named_networks import network_config
+from ddpm_hf.models.network_config import class_names_of, id2label_of
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
 from ddpm_hf.training.dry_run import describe_plan
+from ddpm_hf.training.earlier_options import RATE, updates_per_minute, with_earlier_options
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
+from ddpm_hf.training.network_choice import with_chosen_network
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
+from ddpm_hf.training.run_length import DEFAULT_MINUTES, measure_updates_per_minute, with_length, with_warmup
 from ddpm_hf.training.run_setup import (
     begin_run,
-    describe_run,
     in_updates,
     make_accelerator,
     note_resizing,
     resume_run,
     steps_to_do,
 )
+from ddpm_hf.training.summaries import closing, describe_choice, describe_length, opening
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
 # The options of the scheduler that define the network's training task.
@@ -80,10 +88,14 @@ def train(args):
 
 def _train(args):
     folder = Path(args.output_dir)
+    args = with_earlier_options(args)
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
-    source = main_process_first(accelerator, lambda: open_data(args))
+    args, source = choose_network(args, accelerator)
+    args, measured = settle_length(args, accelerator, source)
     total_steps = steps_to_do(args, accelerator, count_images(source))
+    if total_steps is not None:
+        args = with_warmup(args, total_steps)
     args = in_updates(args, count_images(source), accelerator.num_processes)
     if args.init_from is not None:
         note_resizing(accelerator, source)
@@ -98,7 +110,7 @@ def _train(args):
         target = together(accelerator, prepare, main_process_only=True)
         push = BackgroundPush(target) if accelerator.is_main_process else None
     if total_steps is not None:
-        run(args, accelerator, source, total_steps, push)
+        run(args, accelerator, source, total_steps, push, measured)
     if push is not None:
         push.wait()
         shutil.rmtree(folder / PUSHED_FOLDER, ignore_errors=True)
@@ -110,22 +122,56 @@ def _train(args):
     return folder
 
 
+def choose_network(args, accelerator):
+    """The options with a network and what belongs to it, and the opened data; a choice is said, with its reasons."""
+    source = main_process_first(accelerator, lambda: open_data(args))
+    args, source, reason = with_chosen_network(args, source, accelerator.device)
+    check_batch(args, source)
+    if reason is not None:
+        accelerator.print(describe_choice(args, reason))
+    return args, source
+
+
 def open_data(args):
     """Opens data in the size and units of the network of `init_from`; a new network gets those of the data."""
-    if args.init_from is None:
-        config = NETWORK_PRESETS[args.unet]
-        source = data_for(config).open_for_preset(args, config, args.streaming)
-    else:
+    if args.init_from is not None:
         config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
-        source = data_for(config).open_for_network(args, config, model, args.streaming)
+        return data_for(config).open_for_network(args, config, model, args.streaming)
+    if args.unet is None:
+        return data_of(args).open_for_choice(args, args.streaming)
+    config = network_config(args.unet)
+    if args.unet in NETWORK_PRESETS:
+        return data_for(config).open_for_preset(args, config, args.streaming)
+    return data_for(config).open_for_config(args, config, f"unet={args.unet!r}", args.streaming)
+
+
+def check_batch(args, source):
+    """Raises InputError for a batch that the data or this machine's memory do not allow."""
     source.check_batch_fits(args.batch_size)
-    if not args.find_batch_size:
-        check_fits_memory(
-            f"batch_size={args.batch_size}: a batch takes at least",
-            least_batch_bytes({**config, **source.network_options}, args.batch_size),
-            "choose a smaller --batch_size with more --gradient_accumulation_steps, or give --find_batch_size",
-        )
-    return source
+    if args.find_batch_size:
+        return
+    config = network_config(args.unet) if args.init_from is None else _load_config(args.init_from)
+    check_fits_memory(
+        f"batch_size={args.batch_size}: a batch takes at least",
+        least_batch_bytes({**config, **source.network_options}, args.batch_size),
+        "choose a smaller --batch_size with more --gradient_accumulation_steps, or give --find_batch_size",
+    )
+
+
+def settle_length(args, accelerator, source):
+    """The options with a number of updates or of passes over the data, and what was measured for that.
+
+    Returns:
+        `TrainingArguments`, and a `dict` with the updates per minute, if they are known.
+    """
+    rate = updates_per_minute(args.output_dir)
+    if args.has_no_length or args.minutes is not None:
+        minutes = args.minutes or DEFAULT_MINUTES
+        tried, unet, scheduler = make_parts(args, accelerator, source)
+        rate = measure_updates_per_minute(tried, accelerator, unet, scheduler, source)
+        args = with_length(args, rate)
+        accelerator.print(describe_length(args, minutes, rate))
+    return args, {} if rate is None else {RATE: rate}
 
 
 def _load_config(name):
@@ -139,18 +185,22 @@ def _load_config(name):
     return config
 
 
-def run(args, accelerator, source, total_steps, push=None):
+def run(args, accelerator, source, total_steps, push=None, measured=None):
+    begun = time.perf_counter()
     set_seed(args.seed)  # gives the same initial weights in every process
     args, unet, scheduler = make_parts(args, accelerator, source)
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
     with main_process_in(alone_in(args.output_dir), accelerator):
-        images = begin_run(args, accelerator, source, unet)
+        images = begin_run(args, accelerator, source, unet, measured)
         trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
         trainer.push, trainer.held_out = push, held_out
-        accelerator.print(describe_run(unet, source, images, total_steps, accelerator.device))
-        resume_run(args, accelerator, source, trainer)
+        resume_run(args, accelerator, source, trainer, measured)
+        steps = trainer.progress.step, total_steps
+        accelerator.print(opening(args, unet, source, images, steps, accelerator, (measured or {}).get(RATE)))
         trainer.fit()
         finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
+        seconds = time.perf_counter() - begun
+        accelerator.print(closing(args, trainer.folder, total_steps, seconds, class_names_of(unet.config)))
     leave_processes(accelerator)
 
 
@@ -193,9 +243,11 @@ def make_unet(args, source):
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
+    if source.class_names is not None:
+        options["id2label"] = id2label_of(source.class_names)
     try:
-        return source.network_class(**NETWORK_PRESETS[args.unet] | options)
-    except ValueError as error:
+        return source.network_class.from_config(dict(network_config(args.unet)), **options)
+    except (ValueError, TypeError) as error:
         raise InputError(f"unet={args.unet!r} does not suit the data: {error}") from error
 
 
@@ -225,6 +277,8 @@ def _load_unet(args, source):
                 f"The network of init_from={args.init_from!r} has {name}={unet.config[name]}, but the data and "
                 f"options ask for {value}."
             )
+    if source.class_names is not None:
+        unet.register_to_config(id2label=id2label_of(source.class_names))
     return unet
 
 

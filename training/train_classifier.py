@@ -25,6 +25,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
+from ddpm_hf.models.network_config import id2label_of
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import ACCURACY
 from ddpm_hf.training.argument_parsing import parse_arguments
@@ -161,6 +162,7 @@ def make_classifier(args, source):
         attention_head_dim=math.gcd(args.width, 64),
         norm_num_groups=NORM_NUM_GROUPS,
         dropout=args.dropout,
+        id2label=id2label_of(source.class_names),
     )
 
 

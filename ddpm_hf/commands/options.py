@@ -55,7 +55,9 @@ class SamplingOptions:
         "ddim-2m@logsnr; by default the model's own.",
     )
     eta: float | None = option(None, "0 is DDIM, 1 is DDPM; by default the model's own.")
-    class_label: int | None = option(None, "A label of a class-conditional model.", spelling="--class")
+    class_label: str | None = option(
+        None, "A class of a class-conditional model, by its name or its number.", spelling="--class"
+    )
     guidance_scale: float = option(1.0, "1 is no guidance.")
 
     def __post_init__(self):

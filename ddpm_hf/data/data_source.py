@@ -8,10 +8,10 @@ from ddpm_hf.samples import kind_of
 class DataSource:
     """Data opened and looked at, before they are loaded.
 
-    A source says how many samples it has, their `labels` (or None), `num_classes`, `channels` and `fingerprint`; the
-    class and the options of a network for them, `network_class` and `network_options`, and of a scheduler,
-    `scheduler_options`. `load` makes a data set to train on, `decode` reads all into tensors, `select` makes a source
-    of some of them.
+    A source says how many samples it has, their `labels` (or None), `num_classes`, `class_names` (or None), `channels`
+    and `fingerprint`; the class and the options of a network for them, `network_class` and `network_options`, and of a
+    scheduler, `scheduler_options`. `load` makes a data set to train on, `decode` reads all into tensors, `select`
+    makes a source of some of them.
     """
 
     resizing = None

@@ -8,6 +8,18 @@ from ddpm_hf.data.streaming import open_stream
 from ddpm_hf.errors import InputError
 from ddpm_hf.samples import kind_of
 
+SIZE_BEFORE_CHOICE = 64
+
+
+def data_of(args):
+    """The class that opens data of which no network says the kind: points by their name, else images.
+
+    Args:
+        args (`DataArguments`): which data.
+    """
+    is_of_points = args.dataset in POINT_CLOUDS or args.point_columns is not None
+    return PointData if is_of_points or (args.dataset or "").endswith(".csv") else ImageData
+
 
 def data_for(config):
     """The class that opens the data of a network.
@@ -31,6 +43,17 @@ class ImageData:
         return (open_stream if streaming else open_images)(args, preset["sample_size"])
 
     @staticmethod
+    def open_for_choice(args, streaming=False):
+        """Images for which a network is chosen when they were seen; until then they have a size that suits most."""
+        return (open_stream if streaming else open_images)(args, SIZE_BEFORE_CHOICE)
+
+    @staticmethod
+    def open_for_config(args, config, model, streaming=False):
+        """Images for a new network, in the size of its config; `model` is its name in messages."""
+        sized = args if args.resolution is not None else sized_for_network(args, config, model)
+        return (open_stream if streaming else open_images)(sized, None)
+
+    @staticmethod
     def open_for_network(args, config, model, streaming=False):
         """Images in the size of a trained network, whatever their own is; `model` is its name in messages."""
         return (open_stream if streaming else open_images)(sized_for_network(args, config, model), None)
@@ -51,6 +74,16 @@ class PointData:
         return open_points(args)
 
     @staticmethod
+    def open_for_choice(args, streaming=False):
+        """Points for a new network, which gets their units."""
+        return open_points(args)
+
+    @staticmethod
+    def open_for_config(args, config, model, streaming=False):
+        """Points for a new network, which gets their units."""
+        return open_points(args)
+
+    @staticmethod
     def open_for_network(args, config, model, streaming=False):
         """Points in the units that a network was trained in."""
         return open_points(args, config)
@@ -66,7 +99,7 @@ class PointData:
         if args.random_flip:
             raise InputError("random_flip mirrors images, and points have no sides: leave it out.")
         if args.streaming:
-            raise InputError(f"streaming is for images, and unet={args.unet!r} for points: leave it out.")
+            raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 
 
 DATA = {"images": ImageData, "points": PointData}

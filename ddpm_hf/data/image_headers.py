@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
+from statistics import median_low
 
 import datasets
 import numpy as np
@@ -34,12 +35,14 @@ class Survey:
         channels (`int`): the least number of channels that keeps all colours.
         size (`tuple[int, int]`, *optional*): width and height; None if sizes differ.
         longest_side (`int`): longest side of all images.
+        median_side (`int`): median of the shorter sides.
         pixels_per_image (`float`): mean number of pixels.
     """
 
     channels: int
     size: tuple[int, int] | None
     longest_side: int
+    median_side: int
     pixels_per_image: float
 
     @property
@@ -92,6 +95,7 @@ def survey(values, column):
         channels=1 if are_grey else 3,
         size=next(iter(sizes)) if len(sizes) == 1 else None,
         longest_side=max(max(size) for size in sizes),
+        median_side=median_low(min(size) for size in sizes.elements()),
         pixels_per_image=sum(w * h * n for (w, h), n in sizes.items()) / sizes.total(),
     )
 

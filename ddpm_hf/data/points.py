@@ -49,6 +49,7 @@ class PointSource(DataSource):
         return self.points.shape[1]
 
     network_class = MLPDenoiser
+    class_names = None
 
     @property
     def network_options(self):

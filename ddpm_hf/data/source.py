@@ -12,7 +12,7 @@ from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
-from ddpm_hf.data.stored_rows import find_image_column, find_label_column, open_rows, read_labels
+from ddpm_hf.data.stored_rows import find_image_column, find_label_column, names_of_classes, open_rows, read_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel
@@ -61,19 +61,21 @@ class SquareImages(DataSource):
 class ImageSource(SquareImages):
     """An opened and inspected data set, and the form of its decoded images.
 
-    `size` is as in `Survey`; `pixels` counts the pixels of all stored images.
+    `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images.
     """
 
     rows: datasets.Dataset
     column: str
     labels: np.ndarray | None
     num_classes: int | None
+    class_names: list[str] | None
     channels: int
     resolution: int
     center_crop: bool
     strict: bool
     pixels: float
     size: tuple[int, int] | None
+    median_side: int
 
     def __len__(self):
         return len(self.rows)
@@ -99,6 +101,10 @@ class ImageSource(SquareImages):
         """All `images`, and `labels` if any, as tensors, decoded by `workers` processes or a suitable number."""
         return decode_all(self, decoding_workers(workers, self.pixels))
 
+    def resized(self, resolution):
+        """The same images in another resolution."""
+        return replace(self, resolution=resolution)
+
     def select(self, chosen):
         return replace(self, rows=self.rows.select(chosen), labels=labels_at(self.labels, chosen))
 
@@ -112,9 +118,11 @@ def open_images(args, default_resolution):
     """
     rows = open_rows(args)
     column = find_image_column(rows.features, args.image_column)
-    labels, num_classes = None, None
+    labels = num_classes = class_names = None
     if args.class_conditional:
-        labels, num_classes = read_labels(rows, find_label_column(rows.features, args.label_column))
+        label_column = find_label_column(rows.features, args.label_column)
+        labels, num_classes = read_labels(rows, label_column)
+        class_names = names_of_classes(rows.features[label_column])
     rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
     seen = survey(spread_values(rows, column), column)
     return ImageSource(
@@ -122,12 +130,14 @@ def open_images(args, default_resolution):
         column=column,
         labels=labels,
         num_classes=num_classes,
+        class_names=class_names,
         channels=seen.channels,
         resolution=resolution_of(args, seen, default_resolution),
         center_crop=args.center_crop,
         strict=args.strict_data,
         pixels=seen.pixels_per_image * len(rows),
         size=seen.size,
+        median_side=seen.median_side,
     )
 
 

@@ -100,6 +100,11 @@ def _choose_column(option, wanted, found, features, kind):
     return found[0]
 
 
+def names_of_classes(feature):
+    """The names of the classes of a label column, in the order of their labels; None for a column of integers."""
+    return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
 def read_labels(rows, column):
     """All labels as int64, and the number of classes."""
     values = rows.with_format(None).select_columns(column)[:][column]

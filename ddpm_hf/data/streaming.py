@@ -8,7 +8,7 @@ of decoding processes does not change the order.
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, islice, takewhile
 from pathlib import Path
@@ -26,7 +26,7 @@ from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, survey
 from ddpm_hf.data.limits import check_batch_size
 from ddpm_hf.data.source import SquareImages, resolution_of
-from ddpm_hf.data.stored_rows import find_image_column, find_label_column, open_rows
+from ddpm_hf.data.stored_rows import find_image_column, find_label_column, names_of_classes, open_rows
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import ignore_stop_signals
 
@@ -42,18 +42,20 @@ BATCHES_READ_AHEAD = 16
 class StreamSource(SquareImages):
     """A data set opened as a stream and inspected, and the form of its decoded images; their number is unknown.
 
-    `label_column` and `num_classes` are None without classes, and `size` is as in `Survey`. `fingerprint` covers the
-    number of shards and the first images and labels. `known_length` is the number of images if the first ones are all,
-    else None.
+    `label_column`, `num_classes` and `class_names` are None without classes, and `size` and `median_side` are as in
+    `Survey`. `fingerprint` covers the number of shards and the first images and labels. `known_length` is the number
+    of images if the first ones are all, else None.
     """
 
     rows: datasets.IterableDataset
     column: str
     label_column: str | None
     num_classes: int | None
+    class_names: list[str] | None
     form: ImageForm
     strict: bool
     size: tuple[int, int] | None
+    median_side: int
     fingerprint: str
     known_length: int | None
 
@@ -69,6 +71,10 @@ class StreamSource(SquareImages):
     @property
     def resolution(self):
         return self.form.resolution
+
+    def resized(self, resolution):
+        """The same images in another resolution."""
+        return replace(self, form=replace(self.form, resolution=resolution))
 
     @property
     def num_shards(self):
@@ -94,7 +100,8 @@ def open_stream(args, default_resolution):
             f"label_column={label_column!r} holds integers, and a stream does not tell how many classes they are of: "
             "give the column the type ClassLabel, or leave out --streaming."
         )
-    num_classes = None if label_column is None else rows.features[label_column].num_classes
+    feature = None if label_column is None else rows.features[label_column]
+    num_classes, class_names = (None, None) if feature is None else (feature.num_classes, names_of_classes(feature))
     rows = rows.select_columns([column] if label_column is None else [column, label_column])
     rows = rows.cast_column(column, datasets.Image(decode=False)).with_format("arrow")
     first = _first_rows(rows, args)
@@ -107,7 +114,17 @@ def open_stream(args, default_resolution):
     fingerprint = fingerprint_of_images(values, rows.num_shards, labels)
     known_length = len(first) if len(first) < SURVEYED_IMAGES else None
     return StreamSource(
-        *(rows, column, label_column, num_classes, form, args.strict_data, seen.size, fingerprint, known_length)
+        rows=rows,
+        column=column,
+        label_column=label_column,
+        num_classes=num_classes,
+        class_names=class_names,
+        form=form,
+        strict=args.strict_data,
+        size=seen.size,
+        median_side=seen.median_side,
+        fingerprint=fingerprint,
+        known_length=known_length,
     )
 
 

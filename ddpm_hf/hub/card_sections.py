@@ -5,6 +5,7 @@ import yaml
 from ddpm_hf.environment import describe_environment
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
+from ddpm_hf.models.network_config import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.report_files import CALIBRATION, SOLVERS, TRAINING_OPTIONS, calibration_of
 
@@ -12,7 +13,7 @@ EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
 OF_THE_RUN = ("output_dir", "push_to_hub", "hub_model_id", "hub_private", "hub_license")
 # Entries of a run's environment that are not versions.
-OF_THE_DATA = ("num_processes", "num_images", "data_fingerprint", "local")
+OF_THE_DATA = ("num_processes", "num_images", "data_fingerprint", "local", "updates_per_minute")
 
 TRAINING_SECTION = """## Training
 
@@ -135,7 +136,9 @@ def picture(folder):
 def loading(folder, index, repository):
     """The code that loads the model, for each way that works with this folder."""
     has_code, is_stock = (folder / CODE_FILE).is_file(), isinstance(index["_class_name"], str)
-    label = ", class_labels=0" if _has_classes(folder) else ""
+    names = _class_names(folder)
+    first = repr(names[min(names)]) if names else 0
+    label = f", class_labels={first}" if _has_classes(folder) else ""
     ways = []
     if is_stock:
         ways.append(STOCK.format(name=index["_class_name"], repository=repository))
@@ -147,6 +150,15 @@ def loading(folder, index, repository):
     elif calibration_of(folder):
         ways.append(PACKAGE_OF_LATENTS)
     return "\n\n".join(["## How to load it", *ways])
+
+
+def classes(folder):
+    """The names of the classes, which the pipeline accepts as labels."""
+    names = _class_names(folder)
+    if not names:
+        return ""
+    listed = ", ".join(f"{label} {name}" for label, name in sorted(names.items()))
+    return f"## Classes\n\n`class_labels` takes the number or the name of a class: {listed}."
 
 
 def training(folder):
@@ -227,8 +239,16 @@ def _class_name(index):
 
 
 def _has_classes(folder):
+    return _network_config(folder).get("num_class_embeds") is not None
+
+
+def _class_names(folder):
+    return class_names_of(_network_config(folder))
+
+
+def _network_config(folder):
     config = folder / "unet" / "config.json"
-    return config.is_file() and read_mapping(config).get("num_class_embeds") is not None
+    return read_mapping(config) if config.is_file() else {}
 
 
 def _link(model):

@@ -47,6 +47,7 @@ def card_of(folder, repository, license=None, evaluations=()):
         sections.introduction(folder, index),
         sections.picture(folder),
         sections.loading(folder, index, repository),
+        sections.classes(folder),
         f"## Samplers and scores\n\n{measured}" if measured else "",
         sections.calibration(folder),
         sections.few_steps(folder),

@@ -6,6 +6,7 @@ import gradio as gr
 
 from ddpm_hf.hub.drawing import LARGEST_SEED, draw
 from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.pipelines.conditioning import class_names
 
 NO_CLASS = -1
 MOST_IMAGES = 16
@@ -145,7 +146,8 @@ def label_choices(pipeline):
         if pipeline.classifier is None:
             return [], None
         num_classes = pipeline.classifier.config.num_classes
-    labels = [(str(label), label) for label in range(num_classes)]
+    names = class_names(pipeline)
+    labels = [(names.get(label, str(label)), label) for label in range(num_classes)]
     return ([("any", NO_CLASS), *labels], NO_CLASS) if null_label is not None else (labels, 0)
 
 

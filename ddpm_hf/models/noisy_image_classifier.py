@@ -34,6 +34,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         dropout (`float`): dropout probability in the residual blocks.
         resnet_time_scale_shift (`str`): how blocks take t: `"scale_shift"`, as in the paper, or `"default"`, added.
         flip_sin_to_cos (`bool`), freq_shift (`int`): parameters of the embedding of t.
+        id2label (`dict`, *optional*): names of the classes by label, as in [`DDPMUNet2DModel`].
 
     Raises:
         ValueError: for arguments of levels that do not fit together, and for images or timesteps of a wrong shape.
@@ -57,6 +58,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         resnet_time_scale_shift: str = "scale_shift",
         flip_sin_to_cos: bool = True,
         freq_shift: int = 0,
+        id2label: dict[str, str] | None = None,
     ):
         super().__init__()
         _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim)

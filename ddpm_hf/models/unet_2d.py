@@ -21,14 +21,16 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             `"npr"`, `"sn"` (Bao et al. 2022b), `"ocm"` (Ou et al. 2025): Cov[eps | x_t];
             `ddpm_hf.schedulers.variances.head_covariance` gives the training target of each.
             A scheduler with the `variance_type` of the same name reads them.
+        id2label (`dict`, *optional*): names of the classes by label, as in the configs of transformers:
+            `{"0": "cat", "1": "dog"}`. Pipelines accept these names as labels.
         kwargs: arguments of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
 
     Shapes: sample (B, C, H, W), timestep () or (B,), class_labels (B,); the output has C channels, or 2C with a head.
     """
 
-    _own_keys = ("num_classes", "variance_head")
+    _own_keys = ("num_classes", "variance_head", "id2label")
 
-    def __init__(self, num_classes=None, variance_head=None, **kwargs):
+    def __init__(self, num_classes=None, variance_head=None, id2label=None, **kwargs):
         if variance_head is not None and variance_head not in VARIANCE_HEADS:
             raise ValueError(f"variance_head={variance_head!r} is not one of {VARIANCE_HEADS} or None.")
         if num_classes is not None:
@@ -40,7 +42,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             _require(kwargs, "out_channels", 2 * in_channels, "2 * in_channels with a variance head")
         kwargs.setdefault("out_channels", in_channels)
         super().__init__(**kwargs)
-        self.register_to_config(num_classes=num_classes, variance_head=variance_head)
+        self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
         if self.sample_size is not None:
             size = self.sample_size
             self._check_size(*((size, size) if isinstance(size, int) else size))

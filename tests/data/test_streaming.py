@@ -328,7 +328,7 @@ def start(options, tmp_path, source, make_accelerator, tiny_unet):
     """start(name, after): a trainer that has resumed what the folder `name` holds, and has trained on so many batches."""
 
     def start(name, after=None):
-        args = TrainingArguments(**options | {"output_dir": str(tmp_path / name), "init_from": None})
+        args = TrainingArguments(**options | {"output_dir": str(tmp_path / name)})
         (tmp_path / name).mkdir(exist_ok=True)
         stream = InterruptedStream(source, args.shuffle_buffer, args.seed)
         stream.after = after

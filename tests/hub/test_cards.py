@@ -75,6 +75,10 @@ def test_the_lines_that_load_it_are_those_that_work_for_the_folder(trained, tiny
     GaussianDiffusionPipeline(tiny_unet(num_classes=3), GaussianDiffusionScheduler()).save_pretrained(with_classes)
     text = card_of(with_classes, "someone/model")
     assert "stock" not in text and "class_labels=0" in text
+    named = tiny_unet(num_classes=2, id2label={"0": "cats", "1": "dogs"})
+    GaussianDiffusionPipeline(named, GaussianDiffusionScheduler()).save_pretrained(with_classes)
+    text = card_of(with_classes, "someone/model")
+    assert "class_labels='cats'" in text and "number or the name of a class: 0 cats, 1 dogs." in text
 
 
 def test_the_command_of_the_card_gives_the_same_options(trained, monkeypatch):

@@ -150,6 +150,8 @@ def test_a_page_has_what_the_model_has(page_of, tiny_unet):
     labels = [("0", 0), ("1", 1), ("2", 2)]
     assert shown(pipeline_of(tiny_unet())) == ({}, [])
     assert shown(pipeline_of(tiny_unet(num_classes=3))) == ({"class": -1, "guidance": 1}, [("any", -1), *labels])
+    named = tiny_unet(num_classes=3, id2label={"0": "a", "1": "b", "2": "c"})
+    assert shown(pipeline_of(named))[1] == [("any", -1), ("a", 0), ("b", 1), ("c", 2)]
     # A stock network has a label for each of `num_class_embeds`, and none for no class.
     assert shown(pipeline_of(tiny_unet(num_class_embeds=3))) == ({"class": 0}, labels)
     steered = {"class": 0, "classifier_guidance": 1}

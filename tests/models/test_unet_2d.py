@@ -116,6 +116,11 @@ def test_gradient_checkpointing_changes_nothing(tiny_unet, images):
     "name, channels, millions",
     [
         ("fashion_mnist", 1, 0.7),
+        ("small_32", 3, 2.7),
+        ("small_64", 3, 3.7),
+        ("small_128", 3, 5.3),
+        ("medium_32", 3, 10.7),
+        ("medium_64", 3, 22.1),
         ("cifar10", 3, 35.7),
         ("cifar10_iddpm", 3, 52.5),
         ("images_64", 3, 121.1),

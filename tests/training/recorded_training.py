@@ -31,6 +31,7 @@ UNET = {
     "num_classes": ROWS,
 }
 OPTIONS = {
+    "unet": "fashion_mnist",  # its settings; the network itself is made below
     **{"max_train_steps": 4, "lr_warmup_steps": 2, "lr_scheduler": "cosine", "learning_rate": 1e-3, "ema_power": 0.5},
     # So small that every gradient is scaled down.
     "max_grad_norm": 0.01,

@@ -55,6 +55,7 @@ def start(tmp_path, pixels, tiny_unet, make_accelerator):
 
     def start(name, after=-1, signum=None, plug=lambda trainer: None, images=11, network=None, **options):
         defaults = {"max_train_steps": STEPS, "batch_size": 4, "checkpoint_every": 2, "log_every": 3, "ema_power": 0.5}
+        defaults["unet"] = "fashion_mnist"  # its settings; the network itself is another
         defaults |= {"sample_every": 0, "lr_warmup_steps": 4, "lr_scheduler": "cosine", "learning_rate": 1e-2}
         args = TrainingArguments(**defaults | {"output_dir": str(tmp_path / name), "random_flip": True} | options)
         (tmp_path / name).mkdir(exist_ok=True)

@@ -46,6 +46,7 @@ def make_trainer(tmp_path, pixels, tiny_unet, make_accelerator):
 
     def make(name="run", spoiled=(), **options):
         defaults = {"max_train_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 0, "sample_every": 0}
+        defaults["unet"] = "fashion_mnist"  # its settings; the network itself is another
         args = TrainingArguments(**defaults | {"output_dir": str(tmp_path / name), "learning_rate": 1e-2} | options)
         (tmp_path / name).mkdir(exist_ok=True)
         accelerator = make_accelerator(gradient_accumulation_steps=args.gradient_accumulation_steps)
@@ -410,7 +411,7 @@ sys.path.insert(0, "{Path(__file__).parent}")
 from test_health import SomeSpoiled
 torch.set_num_threads(1)
 args = TrainingArguments(
-    output_dir="{tmp_path}/run", max_train_steps=5, batch_size=2, log_every=5, checkpoint_every=0, sample_every=0
+    unet="small_32", output_dir="{tmp_path}/run", max_train_steps=5, batch_size=2, log_every=5, checkpoint_every=0, sample_every=0
 )
 accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)

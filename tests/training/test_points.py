@@ -142,7 +142,10 @@ def test_columns_that_are_not_there(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"dataset": "swiss_roll"}, "has points, and unet='fashion_mnist' is for images: --unet mlp"),
+        (
+            {"dataset": "swiss_roll", "unet": "fashion_mnist"},
+            "has points, and unet='fashion_mnist' is for images: --unet mlp",
+        ),
         ({"unet": "mlp"}, "unet='mlp' is for points: name them with --dataset, one of swiss_roll"),
         ({"unet": "mlp", "dataset": "swiss_roll", "random_flip": True}, "random_flip mirrors images"),
         ({"unet": "mlp", "dataset": "swiss_roll", "num_points": 0}, "num_points=0 is not allowed"),

@@ -100,7 +100,7 @@ def test_random_numbers_are_those_of_the_place():
 
 def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
     unet, scheduler = tiny_unet(num_classes=3), GaussianDiffusionScheduler()
-    args = TrainingArguments(max_train_steps=1, num_samples=5, sample_steps=2, seed=7)
+    args = TrainingArguments(unet="small_32", max_train_steps=1, num_samples=5, sample_steps=2, seed=7)
     whole = _draw(unet, scheduler, range(5), args, lambda: False)
     parts = [
         image

@@ -1,0 +1,102 @@
+"""What a training says when it begins and when it ends."""
+
+import shlex
+from datetime import datetime, timedelta
+
+from ddpm_hf.data import count_images, describe_data
+from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
+from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
+from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+
+MOST_NAMES = 10
+
+
+def describe_choice(args, reason):
+    """A line about a network that was chosen, and about the process that comes with it."""
+    return (
+        f"No --unet was given: {args.unet} is chosen {reason}, with --batch_size {args.batch_size}, --learning_rate "
+        f"{args.learning_rate:g}, --prediction_type {args.prediction_type} and --beta_schedule {args.beta_schedule}."
+    )
+
+
+def describe_length(args, minutes, updates_per_minute):
+    """A line about a length that was measured."""
+    return (
+        f"No number of updates was given: {minutes:g} minutes are {args.max_train_steps} updates, at "
+        f"{updates_per_minute:g} a minute as measured now; --minutes, --max_train_steps or --num_epochs change it."
+    )
+
+
+def opening(args, model, source, images, steps_to_do, accelerator, updates_per_minute=None):
+    """The data, the network, the length and the folder of a run that begins or goes on.
+
+    Args:
+        steps_to_do (`tuple[int, int]`): the updates that are done and those of the whole run.
+    """
+    done, total = steps_to_do
+    per_update = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    number, resizing = count_images(images), f"; {source.resizing}" if source.resizing is not None else ""
+    passes = "" if number is None else f", {per_update * total / number:.3g} passes over the data"
+    lines = {
+        "data": f"{describe_data(images, source.kind)}{resizing}",
+        "classes": describe_names(model.config),
+        "network": f"{args.init_from or args.unet}, {model.num_parameters() / 1e6:.1f}M parameters",
+        "length": f"{total} updates of {per_update} images{passes}, on {accelerator.device}"
+        f"{describe_end((total - done) / updates_per_minute) if updates_per_minute else ''}",
+        "folder": args.output_dir,
+    }
+    return "\n".join(f"  {name:<9}{text}" for name, text in lines.items() if text)
+
+
+def describe_names(config):
+    """The classes of a network by number and name; "" without names."""
+    named = [f"{label} {name}" for label, name in class_names_of(config).items()]
+    more = f" and {len(named) - MOST_NAMES} more" if len(named) > MOST_NAMES else ""
+    return ", ".join(named[:MOST_NAMES]) + more
+
+
+def describe_end(minutes):
+    """When a work of so many minutes ends that begins now."""
+    end = datetime.now() + timedelta(minutes=minutes)
+    day = "" if end.date() == datetime.now().date() else f" on {end:%Y-%m-%d}"
+    return f", until about {end:%H:%M}{day}"
+
+
+def closing(args, folder, total_steps, seconds, names=()):
+    """Where the result is, its loss and its time, and the commands that come next.
+
+    Args:
+        seconds (`float`): what this part of the run took.
+        names (`dict`): the names of the classes by label, if there are some.
+    """
+    table = folder / LOSS_FILE
+    rows = read_rows(table) if table.exists() else []
+    loss = f", with a loss of {rows[-1]['loss']:.4f}" if rows else ""
+    where = shlex.quote(str(folder))
+    few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
+    is_tracked = args.report_to in ("tensorboard", "all")
+    next_steps = {
+        f"ddpm-hf sample {where} {few}": "draws a grid of samples in few steps; without options, in all",
+        f"ddpm-hf sample {where} {few} --class {shlex.quote(next(iter(names.values())))}"
+        if names
+        else "": "of a class",
+        f"tensorboard --logdir {shlex.quote(str(folder / args.logging_dir))}"
+        if is_tracked
+        else "": "shows the curves",
+        f"ddpm-hf push {where} {shlex.quote(folder.resolve().name)}": "shares it on the Hub",
+        _longer(where, total_steps) if args.lr_scheduler.startswith("constant") else "": "trains it further",
+    }
+    commands = {command: what for command, what in next_steps.items() if command}
+    width = max(map(len, commands))
+    return "\n".join(
+        [
+            f"The model is in {folder} after {total_steps} updates{loss}; this took "
+            f"{timedelta(seconds=round(seconds))}. Its curve is {LOSS_PICTURE}. Next:",
+            *(f"  {command:<{width}}  # {what}" for command, what in commands.items()),
+        ]
+    )
+
+
+def _longer(where, total_steps):
+    return f"ddpm-hf train --config {where}/{TRAINING_OPTIONS.name} --max_train_steps {2 * total_steps}"
