@@ -216,10 +216,10 @@ def save_reconstructed(run_folder, std, output_dir, step=None):
         InputError: as in `reconstruct_average`; if the run has no pipeline yet, or `output_dir` has files.
     """
     output_dir = Path(output_dir)
-    check_apart(output_dir, run_folder)
-    if not (Path(run_folder) / "model_index.json").is_file():
-        raise InputError(f"{run_folder} holds no pipeline: a run writes it at its end, so finish that first.")
     with alone_in_free_folder(output_dir):
+        if not (Path(run_folder) / "model_index.json").is_file():
+            raise InputError(f"{run_folder} holds no pipeline: a run writes it at its end, so finish that first.")
+        check_apart(output_dir, run_folder)
         return _save_reconstructed(run_folder, std, output_dir, step)
 
 
