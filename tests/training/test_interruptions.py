@@ -285,7 +285,7 @@ def test_one_process_goes_on_with_what_two_began(straight, tmp_path):
 
 
 def test_a_stream_keeps_the_number_of_its_processes(tmp_path):
-    args = TrainingArguments(streaming=True, max_train_steps=4, output_dir=str(tmp_path))
+    args = TrainingArguments(unet="small_32", streaming=True, max_train_steps=4, output_dir=str(tmp_path))
     write_arguments(args, num_processes=2)
     (tmp_path / "loss.csv").touch()
     with pytest.raises(InputError, match="with 2 processes instead of 1 .each has a place of its own in a stream"):
