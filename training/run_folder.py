@@ -41,11 +41,9 @@ def check_run_folder(args, num_processes=1):
             f"output_dir={args.output_dir!r} holds files that are not of a training run ({names}): choose an empty "
             "folder or a new one."
         )
-    # Files from before the first update need no protection, as the run may have ended with advice to change an option.
-    if not holds_updates(args):
-        return
     differences = _differences(TRAINING_OPTIONS.read(folder), args, num_processes)
-    if differences:
+    # Files from before the first update need no protection, as the run may have ended with advice to change an option.
+    if differences and holds_updates(args):
         raise InputError(
             f"output_dir={args.output_dir!r} holds another run, with {'; '.join(differences)}. Give the options of "
             "that run to continue it, or choose another output_dir."

@@ -227,6 +227,8 @@ def test_a_cache_without_room(shared, tmp_path):
 )
 def test_every_command_says_it(shared, monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
+    for given in ("a.png", "b.png"):  # places are looked at before the model
+        (tmp_path / given).touch()
     for model, token, said in (
         ("someone/private", "", "log in with"),
         ("someone/text", TOKEN, "another kind of model"),
