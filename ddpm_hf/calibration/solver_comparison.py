@@ -4,6 +4,7 @@ import torch
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.samplers import FITTED, check_steps, make_sampler, pipeline_with
+from ddpm_hf.reports.text_tables import aligned
 
 COMPARED = ("ddim@trailing", "dpmpp-2m@trailing", "dpmpp-2m-karras", "unipc@trailing")
 # More paths than these would take more network calls than the fit itself.
@@ -47,12 +48,11 @@ def distances_to_paths(fit, fitted, samplers, update):
 
 def table_of(distances, steps):
     """The distances as lines of a table, one for each sampler."""
-    width = max(map(len, distances))
-    lines = [" " * width + "".join(f"{count:>9}" for count in steps)]
+    rows = [["", *map(str, steps)]]
     for name, of_steps in distances.items():
         cells = (of_steps.get(str(count)) for count in steps)
-        lines.append(f"{name:{width}}" + "".join(f"{'' if cell is None else f'{cell:.4f}':>9}" for cell in cells))
-    return lines
+        rows.append([name, *("" if cell is None else f"{cell:.4f}" for cell in cells)])
+    return aligned(rows)
 
 
 def calls_of_comparison(fit, samplers):
