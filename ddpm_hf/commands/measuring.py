@@ -1,4 +1,4 @@
-"""The verbs that measure a model: `evaluate`, `calibrate`, `compare`."""
+"""The verbs that measure a model: `evaluate`, `calibrate`, `improve`, `compare`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,34 @@ def calibrate(
         from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
 
         calibrate_solvers(SolverOptions(model, data=data, **keywords), output_dir, calibration.push_to_hub)
+
+
+@app.command()
+@with_options
+def improve(
+    model: Model,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output_dir", help="The new pipeline folder; by default outputs/ and the model's name, _improved."
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="How long it may take; more minutes fit more numbers of steps.")] = 10,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Where images are compared: a folder of an image classifier, or inception; by default the network's own "
+            "middle block."
+        ),
+    ] = None,
+    *,
+    data: offered(DataArguments, *IMAGES, dataset=AS_IN_TRAINING, split={"help": "The split of the training."}),
+    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
+):
+    """Make a model sample better in few steps, in some minutes, and show samples before and after."""
+    from ddpm_hf.calibration.improve import ImproveOptions, improve
+
+    improve(ImproveOptions(model, data, minutes, features, **vars(execution)), output_dir)
 
 
 @dataclass

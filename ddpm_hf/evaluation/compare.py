@@ -15,6 +15,8 @@ from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.sampler_measurements import (
     Amounts,
     calls_for,
+    check_pictures,
+    check_seeds,
     make_task,
     measure_samplers,
     seconds_per_call,
@@ -35,9 +37,6 @@ DEFAULT_SAMPLERS = (
 )
 # In place of the defaults of `Request`: about a fourteenth of the network calls.
 QUICK = {"steps": (5, 10, 25), "num_images": 500, "seeds": (0,), "bound_images": 0}
-# Pictures have 1 (grey), 3 or 4 channels.
-PICTURE_CHANNELS = (1, 3, 4)
-LARGEST_SEED = 2**63 - 1
 
 
 class Request(NamedTuple):
@@ -112,7 +111,7 @@ def _compare_with(request, accelerator):
     calls = _announce(task, request, samplers)
     with tqdm(total=calls, desc="compare", unit="call", disable=not accelerator.is_main_process) as bar:
         measurements, shown = measure_samplers(task, samplers, request.steps, bar)
-    settings = settings_of(task, request.model, request.features, request.data)
+    settings = settings_of(task, measurements, request.model, request.features, request.data)
     comparison = Comparison("Samplers of one model", DISTANCE, settings, measurements, shown)
     together(accelerator, lambda: _write(comparison, request.output), main_process_only=True)
     return measurements
@@ -121,17 +120,8 @@ def _compare_with(request, accelerator):
 def _open_model(request):
     """The pipeline of the model, checked to make images that a picture can show, as many as the memory holds."""
     pipeline = load_pipeline(request.model)
-    channels, height, width = pipeline.samples.image_shape(
-        otherwise=InputError(
-            f"{request.model} makes points, and images are compared by their features: use sliced_wasserstein of "
-            "`ddpm_hf.evaluation.distances` for points."
-        )
-    )
-    if channels not in PICTURE_CHANNELS:
-        raise InputError(
-            f"{request.model} makes images of {channels} channels, and pictures have "
-            f"{', '.join(map(str, PICTURE_CHANNELS))}: its samplers cannot be compared by features of pictures."
-        )
+    instead = "use sliced_wasserstein of `ddpm_hf.evaluation.distances` for points"
+    channels, height, width = check_pictures(pipeline, request.model, instead)
     if None not in (height, width):
         needed = request.num_images * channels * height * width
         check_fits_memory("the samples take", needed, f"lower --num_images, which is {request.num_images}")
@@ -178,10 +168,7 @@ def _check_request(request):
             f"steps={list(steps)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
             f"2, bound_images={request.bound_images} in 0 .. num_images."
         )
-    # The generator of place i under seed s has the seed s * num_images + i.
-    most = LARGEST_SEED // num_images - 1
-    if min(seeds) < 0 or max(seeds) > most:
-        raise InputError(f"seeds={list(seeds)} must be in 0 .. {most} for num_images={num_images}.")
+    check_seeds(seeds, num_images)
 
 
 def _make_samplers(pipeline, request):

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import diffusers
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import gather_parts, own_part
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import MOST_IN_CELL, Measurement
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.likelihood import bits_per_dim
@@ -24,6 +24,9 @@ from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
+# Pictures have 1 (grey), 3 or 4 channels.
+PICTURE_CHANNELS = (1, 3, 4)
+LARGEST_SEED = 2**63 - 1
 FINITE_SAMPLES = (
     "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
 )
@@ -56,6 +59,30 @@ class Task(NamedTuple):
     accelerator: Accelerator
 
 
+def check_pictures(pipeline, model, instead):
+    """The shape (C, H, W) of what a model makes.
+
+    Raises:
+        InputError: for points, saying what to do `instead`, and for images that no picture can show.
+    """
+    shape = pipeline.samples.image_shape(
+        otherwise=InputError(f"{model} makes points, and images are compared by their features: {instead}.")
+    )
+    if shape[0] not in PICTURE_CHANNELS:
+        raise InputError(
+            f"{model} makes images of {shape[0]} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: its "
+            "samplers cannot be compared by features of pictures."
+        )
+    return shape
+
+
+def check_seeds(seeds, num_images):
+    """Raises InputError for seeds out of range: the generator of place i under seed s has the seed s * num_images + i."""
+    most = LARGEST_SEED // num_images - 1
+    if min(seeds) < 0 or max(seeds) > most:
+        raise InputError(f"seeds={list(seeds)} must be in 0 .. {most} for num_images={num_images}.")
+
+
 def make_task(pipeline, data, see, amounts, accelerator):
     """The [`Task`] of comparing samples with data.
 
@@ -83,14 +110,15 @@ def make_task(pipeline, data, see, amounts, accelerator):
     )
 
 
-def settings_of(task, model, features, data):
+def settings_of(task, measurements, model, features, data):
     """What the measurements of a task depend on, by name, for a report; `data` ([`DataArguments`]) names the images."""
+    has_bounds = any(m.bits_per_dim is not None for m in measurements)
     return {
         "model": str(model),
         "features": str(features),
         "data": f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}, {task.target.count} images",
         "samples": f"{task.num_images} for each of the seeds {', '.join(map(str, task.seeds))}",
-        "bits per dimension": f"of {len(task.held_out)} images of the data" if len(task.held_out) else "not measured",
+        "bits per dimension": f"of {len(task.held_out)} images of the data" if has_bounds else "not measured",
         "batch size and device": f"{task.batch_size}, {task.pipeline.unet.device.type}, {torch.get_num_threads()} threads, "
         f"{task.accelerator.num_processes} process(es)",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
@@ -100,7 +128,7 @@ def settings_of(task, model, features, data):
 def calls_for(task, samplers, steps):
     """The number of network calls of this process for these samplers at all these numbers of steps."""
     batches = math.ceil(len(own_part(task.num_images, task.accelerator)) / task.batch_size) * len(task.seeds)
-    scored = sum(map(partial(_is_scored, task), samplers.values()))
+    scored = sum(_is_scored(task, sampler) for sampler in samplers.values())
     return sum(steps) * (len(samplers) * batches + scored * _bound_batches(task))
 
 
@@ -126,10 +154,10 @@ def measure_samplers(task, samplers, steps, bar):
 
 
 def _is_scored(task, sampler):
-    return len(task.held_out) > 0 and has_bound(sampler)
+    return len(task.held_out) > 0 and _has_bound(sampler)
 
 
-def has_bound(sampler):
+def _has_bound(sampler):
     """Whether a sampler has the bound, which needs a Markov chain with noise: neither DDIM nor second order."""
     ours = isinstance(sampler, GaussianDiffusionScheduler)
     return ours and sampler.config.eta > 0 and sampler.config.solver_order == 1
