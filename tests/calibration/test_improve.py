@@ -90,7 +90,8 @@ def test_the_folder_has_fitted_solvers_and_shows_samples_before_and_after(improv
         assert f"\n{name}" in printed
     assert printed.count("* ") == 2 and f"ddpm-hf sample {folder} --steps 2" in printed.replace("\n", " ")
     card = ModelCard.load(folder / "README.md").text
-    assert "| before: unipc | 3 |" in card and "solvers fitted to this network for 2, 3 network calls" in card
+    assert "| before: unipc | 3 |" in card and "](compare_samples.png)" in card
+    assert "solvers fitted to this network for 2, 3 network calls" in card
 
 
 @pytest.mark.slow
