@@ -113,7 +113,7 @@ def improve(options, output_dir=None):
     Args:
         options ([`ImproveOptions`]): the model, the data and the minutes.
         output_dir (*optional*): the new folder; empty if it is there. By default it is in outputs/, and has the name of
-            the model with _improved.
+            the model (`new_folder_of`).
 
     Returns:
         [`GaussianDiffusionPipeline`]: what was written.
@@ -122,9 +122,7 @@ def improve(options, output_dir=None):
         InputError: before the work, for a model, data or a folder that do not serve, and for too few minutes.
     """
     _check(options)
-    output_dir = Path(
-        "outputs", f"{Path(options.model).resolve().name}_improved" if output_dir is None else output_dir
-    )
+    output_dir = new_folder_of(options.model) if output_dir is None else Path(output_dir)
     accelerator = join_processes(options.device)
     if accelerator.num_processes > 1:
         raise InputError("`improve` works in one process: start it without `accelerate launch`.")
@@ -139,6 +137,11 @@ def improve(options, output_dir=None):
     print(f"{output_dir / COMPARED_SAMPLES} shows samples before and after. Next:")
     print(f"  ddpm-hf sample {output_dir} --steps {scope.steps[0]}")
     return loaded.pipeline
+
+
+def new_folder_of(model):
+    """The default folder for a folder or an id on the Hub: outputs/mine_improved for runs/mine and for me/mine."""
+    return Path("outputs", f"{Path(model).resolve().name}_improved")
 
 
 def _compared(before, fit, options, fitted):
@@ -212,7 +215,12 @@ def _possible_scopes(loaded, options):
     available = len(open_data(options.data, loaded.image_config))
     if available < 2 * LEAST_PATHS:
         raise InputError(f"{available} images are too few to fit solvers to: give at least {2 * LEAST_PATHS}.")
-    longest = loaded.pipeline.scheduler.config.num_train_timesteps
+    longest, fewest = loaded.pipeline.scheduler.config.num_train_timesteps, SCOPES[-1].steps[0]
+    if longest < fewest:
+        raise InputError(
+            f"{options.model} has {longest} training timesteps, and the least that is fitted is a solver for {fewest} "
+            "network calls: sample in all of its timesteps."
+        )
     narrowed = [
         Scope(tuple(k for k in scope.steps if k <= longest), min(scope.num_images, available // 2)) for scope in SCOPES
     ]

@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser
 from ddpm_hf.calibration import improve as module
-from ddpm_hf.calibration.improve import SCOPES, ImproveOptions, Scope, improve
+from ddpm_hf.calibration.improve import SCOPES, ImproveOptions, Scope, improve, new_folder_of
 from ddpm_hf.calibration.models import load_model
 from ddpm_hf.calibration.progress_file import SCOPE_STATE
 from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
@@ -152,18 +153,25 @@ def test_what_is_refused_before_the_work(tmp_path, model, data, change, message)
     assert not (tmp_path / "new").exists()
 
 
-def test_folders_and_data_that_do_not_serve(tmp_path, model, data):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("")
-    with pytest.raises(InputError, match="full is not empty"):
-        improve(ImproveOptions(model, data), tmp_path / "full")
+def test_where_the_new_folder_is(tmp_path, monkeypatch, model, data):
+    assert new_folder_of("runs/mine/") == new_folder_of("me/mine") == Path("outputs/mine_improved")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full" / "mine").mkdir(parents=True)
+    with pytest.raises(InputError, match="^full is not empty"):
+        improve(ImproveOptions(model, data), "full")
+
+
+def test_data_that_are_too_few(tmp_path, data, model):
     few = Dataset.from_parquet(data.dataset).select(range(31))
     few.to_parquet(tmp_path / "few.parquet")
     with pytest.raises(InputError, match="31 images are too few to fit solvers to: give at least 32"):
         improve(ImproveOptions(model, DataArguments(dataset=str(tmp_path / "few.parquet"))), tmp_path / "new")
 
 
-def test_models_that_it_does_not_improve(tmp_path, data):
+def test_models_that_it_does_not_improve(tmp_path, data, stock_unet):
+    DDPMPipeline(stock_unet, DDPMScheduler(num_train_timesteps=4, beta_end=0.9)).save_pretrained(tmp_path / "short")
+    with pytest.raises(InputError, match="short has 4 training timesteps, .* a solver for 5 network calls"):
+        improve(ImproveOptions(str(tmp_path / "short"), data), tmp_path / "new")
     scheduler = GaussianDiffusionScheduler(num_train_timesteps=20, clip_sample=False)
     GaussianDiffusionPipeline(MLPDenoiser(width=8), scheduler).save_pretrained(tmp_path / "points")
     with pytest.raises(InputError, match="points makes points, .*: use `ddpm-hf calibrate --solver 5,10`"):
