@@ -246,7 +246,7 @@ def _images_through_network(fit, scope):
 
 def _before(loaded, options, scope, accelerator):
     own = loaded.pipeline.scheduler
-    samplers = {"before: its own": own, f"before: {USUAL}": make_sampler(USUAL, own)}
+    samplers = {"before: own sampler": own, f"before: {USUAL}": make_sampler(USUAL, own)}
     for name, sampler in samplers.items():
         for count in scope.steps:
             check_steps(name, sampler, count)

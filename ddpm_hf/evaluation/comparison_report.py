@@ -83,7 +83,7 @@ class Comparison(NamedTuple):
             column_titles=[f"{count} network call{'s' * (count > 1)}" for count in columns],
             captions=[[f"{_mean(m)} · {_seconds(m)}" for m in (cells[name, k] for k in columns)] for name in samplers],
             bold={(row, column) for row, column in places if cells[samplers[row], columns[column]] in nearest},
-            title=f"{self.distance} to the data (bold: the nearest) and seconds per image; the same noise in every cell",
+            title=f"{self.distance} (bold: the nearest to the data)\nand seconds per image; the same noise in every cell",
         )
 
 

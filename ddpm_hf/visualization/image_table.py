@@ -17,7 +17,7 @@ class ImageTable(NamedTuple):
     cells: rows of cells, each a list of `PIL.Image.Image`; all cells have equally many, of one size and mode.
     row_titles, column_titles: one for each row, and one for each column.
     captions: rows of texts, one for each cell. bold: the (row, column) of the captions in bold letters.
-    title: stands above the table.
+    title: stands above the table, in one or more lines.
     """
 
     cells: list[list[list]]
@@ -81,7 +81,7 @@ def _layout(table, height, width):
     captions = max(pixels_wide(text, "bold") for row in table.captions for text in row)
     return _Layout(
         left=max(map(pixels_wide, table.row_titles)) + 4 * GAP,
-        top=2 * LINE_PIXELS + 3 * GAP,
+        top=_high(table.title) + LINE_PIXELS + 3 * GAP,
         across=max(width, captions) + BETWEEN_CELLS,
         down=height + CAPTION_PIXELS + BETWEEN_CELLS // 2,
         width=width,
@@ -89,8 +89,12 @@ def _layout(table, height, width):
     )
 
 
+def _high(text):
+    return LINE_PIXELS * len(text.splitlines())
+
+
 def _write_titles(axes, layout, table):
-    _write(axes, GAP, GAP + LINE_PIXELS / 2, table.title, "left")
+    _write(axes, GAP, GAP + _high(table.title) / 2, table.title, "left")
     for column, title in enumerate(table.column_titles):
         x, y = layout.corner(0, column)
         _write(axes, x + layout.width / 2, y - LINE_PIXELS / 2 - 3, title)

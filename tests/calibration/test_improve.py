@@ -25,7 +25,7 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.run import load_data
 
-SAMPLERS = ["before: its own", "before: unipc", "after: fitted"]
+SAMPLERS = ["before: own sampler", "before: unipc", "after: fitted"]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_the_folder_has_fitted_solvers_and_shows_samples_before_and_after(improv
     assert report["settings"]["data"].endswith(", train, 20 images")  # the other 20 were fitted to
     # Two columns of 8 images of 88 pixels, and three rows.
     picture = Picture.open(folder / "compare_samples.png")
-    assert picture.width > 2 * 8 * 88 and 3 * 88 < picture.height < 3 * 88 + 250
+    assert picture.width > 2 * 8 * 88 and 3 * 88 < picture.height < 3 * 88 + 280
     for name in SAMPLERS:
         assert f"\n{name}" in printed
     assert printed.count("* ") == 2 and f"ddpm-hf sample {folder} --steps 2" in printed.replace("\n", " ")
