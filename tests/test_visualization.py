@@ -32,6 +32,8 @@ from ddpm_hf.visualization import (
     save_figure,
     score,
 )
+from ddpm_hf.visualization.image_table import ImageTable, draw_image_table
+from ddpm_hf.visualization.style import label_in_full
 
 GAMMA = torch.linspace(0.3, 0.99, 1000).tolist()
 
@@ -187,6 +189,39 @@ def test_rows_of_images_keep_their_pixels_under_their_titles():
     (line,) = titled.axes[0].lines
     assert set(line.get_xdata()) == {9.5} and titled.axes[0].get_xticks().tolist() == [4.5, 14.5]
     assert not bare.axes[0].lines and bare.get_size_inches().tolist() == pytest.approx([40 / 150, 20 / 150])
+
+
+def test_a_table_of_images_keeps_its_pixels_between_titles_and_captions():
+    shades = np.random.default_rng(0).integers(0, 256, (2, 3, 2, 5, 5), dtype=np.uint8)
+    cells = [[[*map(Image.fromarray, cell)] for cell in row] for row in shades]
+    captions = [["1", "2", "3"], ["4", "a caption that is wider than its images", "6"]]
+    table = ImageTable(cells, ["one", "two"], [*"abc"], captions, {(1, 0)}, "title")
+    figure = draw_image_table(table, tile=10)
+    texts = {text.get_text(): text for text in figure.axes[0].texts}
+    assert {*texts} == {"title", *"abc", "one", "two", *captions[0], *captions[1]}
+    assert [name for name, text in texts.items() if text.get_weight() == "bold"] == ["4"]
+    file = io.BytesIO()
+    save_figure(figure, file)
+    drawn = np.asarray(Image.open(file).convert("L")).astype(int)
+    for image, cell in zip(figure.axes[0].images, shades.reshape(6, 2, 5, 5), strict=True):
+        left, right, bottom, top = image.get_extent()
+        expected = np.concatenate([*cell], axis=1).repeat(2, 0).repeat(2, 1)
+        assert np.abs(drawn[top:bottom, left:right] - expected).max() <= 1  # matplotlib rounds some shades down
+    for column, title in enumerate("abc"):
+        left, right = figure.axes[0].images[column].get_extent()[:2]
+        assert texts[title].get_position()[0] == (left + right) / 2
+
+
+@pytest.mark.parametrize("values", [(1.2, 4.9), (0.21, 0.24), (0.03, 0.4), (2, 700)])
+def test_a_logarithmic_axis_has_labels_wherever_its_values_are(values):
+    figure, ((axes,),) = new_figure(4, 3)
+    axes.plot([1, 2], values)
+    axes.set_yscale("log")
+    label_in_full(axes.yaxis)
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    shown = [text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high]
+    assert len(shown) >= 3 and all(float(label) > 0 and "e" not in label for label in shown)
 
 
 def test_the_loss_by_update():

@@ -1,7 +1,5 @@
 """Plans for a model: the costs of its transitions, and the cheapest timesteps for each number of steps."""
 
-import torch
-
 from ddpm_hf.calibration.cheapest_plans import path_cost, plan_timesteps
 from ddpm_hf.calibration.error_propagation import error_growth, mean_square_in_the_data
 from ddpm_hf.calibration.mean_square_epsilon import TIMESTEPS_PER_IMAGE
@@ -12,15 +10,20 @@ from ddpm_hf.evaluation.noised_batches import Measuring
 from ddpm_hf.schedulers.noise_schedules import LARGEST_TERMINAL_ALPHA_BAR
 
 PLAN_COSTS = ("bound", "local_error", "global_error")
-# The numbers of images, of paths, and of paths with errors that plans are made from.
+# The numbers of images, of paths, and of paths with errors that plans are made from, at most; no more than the images
+# that a model is calibrated with, so that fewer images make plans cheaper too.
 PLAN_IMAGES, PLAN_PATHS, GROWTH_PATHS = 64, 96, 48
-# Network calls for each candidate. A path takes two steps for each, and the ten trajectories that leave it are followed
-# for half of the way on average.
-CALLS = {
-    "bound": PLAN_IMAGES,
-    "local_error": 2 * PLAN_PATHS,
-    "global_error": 2 * PLAN_PATHS + 6 * GROWTH_PATHS,
-}
+
+
+def calls_for_candidate(plan_cost, num_images):
+    """The network calls for each candidate timestep of plans.
+
+    A path takes two steps for each, and the ten trajectories that leave it are followed for half of the way on average.
+    """
+    if plan_cost == "bound":
+        return min(PLAN_IMAGES, num_images)
+    calls = 2 * min(PLAN_PATHS, num_images)
+    return calls if plan_cost == "local_error" else calls + 6 * min(GROWTH_PATHS, num_images)
 
 
 def check_plans(plans, plan_cost, chain, of_latents):
@@ -84,10 +87,11 @@ def _transition_costs(unet, scheduler, images, labels, candidates, options):
     if options.plan_cost == "bound":
         images, labels = images[:PLAN_IMAGES], labels_of(labels, 0, PLAN_IMAGES)
         return bound_costs(unet, scheduler, candidates, Measuring(images, labels, batch_size, seed))
-    labels = None if labels is None else labels[torch.arange(PLAN_PATHS) % len(labels)]
-    paths = FlowPaths(PLAN_PATHS, labels, min(batch_size, PLAN_PATHS), seed)
+    count, with_errors = min(PLAN_PATHS, len(images)), min(GROWTH_PATHS, len(images))
+    labels = labels_of(labels, 0, count)
+    paths = FlowPaths(count, labels, min(batch_size, count), seed)
     errors = local_errors(unet, scheduler, candidates, paths)
     if options.plan_cost == "local_error":
         return errors
-    paths = FlowPaths(GROWTH_PATHS, labels_of(labels, 0, GROWTH_PATHS), seed=seed)
+    paths = FlowPaths(with_errors, labels_of(labels, 0, with_errors), seed=seed)
     return mean_square_in_the_data(errors, error_growth(unet, scheduler, candidates, paths))

@@ -47,19 +47,23 @@ class Told(NamedTuple):
     values: dict
     draw: Callable
 
+    def write(self, folder):
+        self.file.write(folder, self.values)
+        self.draw(folder / self.file.picture)
 
-def write_folder(loaded, scheduler, told, output_dir, push_to_hub):
-    """Writes the model with its new scheduler, the report, its picture and a card, and pushes them if asked to.
+
+def write_folder(loaded, scheduler, reports, output_dir, push_to_hub=None):
+    """Writes the model with its new scheduler, the reports, their pictures and a card, and pushes them if asked to.
 
     Args:
         loaded ([`CalibratedModel`]): the model.
-        told ([`Told`]): the report.
+        reports (`list`): each [`Told`], or of another class with the method `write(folder)`.
         push_to_hub (`str`, *optional*): the repository.
     """
     with moved_in_whole(output_dir, last=INDEX_FILE) as aside:
         save_model(loaded, scheduler, aside)
-        told.file.write(aside, told.values)
-        told.draw(aside / told.file.picture)
+        for report in reports:
+            report.write(aside)
         write_card(aside, push_to_hub or output_dir.name)
     for state in state_files(output_dir):
         state.unlink()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ddpm_hf.visualization.style import new_figure, save_figure
+from ddpm_hf.visualization.style import label_in_full, new_figure, save_figure
 
 
 def draw_mean_square_epsilon(result, png_path):
@@ -47,7 +47,8 @@ def draw_solvers(report, png_path):
     panels[0].set(xscale="log", yscale="log", xlabel="network calls", ylabel="distance to the fine paths")
     shown = sorted(map(int, report["distances"]["fitted"]))
     panels[0].set_xticks(shown, [str(count) for count in shown])
-    panels[0].minorticks_off()
+    panels[0].xaxis.minorticks_off()
+    label_in_full(panels[0].yaxis)
     panels[0].legend()
     if tried:
         _draw_paths_tried(panels[1], tried)

@@ -11,11 +11,14 @@ import torch
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
+from ddpm_hf.reports.report_files import Report
 
 # The name of the file in the folder of the result. Each of several processes has its own file beside it.
 STATE_FILE = "calibration_state.npz"
 # The solvers so far of `calibrate --solver`.
 SOLVER_STATE = "calibration_state.json"
+# What `improve` has chosen to fit in its minutes.
+SCOPE_STATE = Report("calibration_state_scope.json", ("steps", "num_images"))
 
 
 def state_files(folder):

@@ -12,7 +12,7 @@ from ddpm_hf.calibration.mean_square_epsilon import (
     TIMESTEPS_PER_IMAGE,
     estimate_mean_square_epsilon,
 )
-from ddpm_hf.calibration.model_plans import CALLS, check_plans, count_candidates, make_plans
+from ddpm_hf.calibration.model_plans import calls_for_candidate, check_plans, count_candidates, make_plans
 from ddpm_hf.calibration.models import load_model
 from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_folder, write_folder
 from ddpm_hf.calibration.options import CalibrationOptions
@@ -118,7 +118,7 @@ def _calibrate_in(output_dir, options, push_to_hub, accelerator):
         }
         _print_summary(gamma, scheduler, made, output_dir)
         told = Told(CALIBRATION, report, partial(draw_mean_square_epsilon, gamma))
-        write_folder(loaded, scheduler, told, output_dir, push_to_hub)
+        write_folder(loaded, scheduler, [told], output_dir, push_to_hub)
     accelerator.wait_for_everyone()
     return loaded.pipeline
 
@@ -187,7 +187,8 @@ def _duration(loaded, images, labels, options, processes):
     seconds = _seconds_per_call(loaded, batch, labels)
     calls = ceil(len(images) / (batch_size * processes)) * min(TIMESTEPS_PER_IMAGE, steps)
     if options.plans:
-        calls += 2 * CALLS[options.plan_cost] * count_candidates(options.plans, steps) / len(batch)
+        of_plans = calls_for_candidate(options.plan_cost, len(images)) * count_candidates(options.plans, steps)
+        calls += 2 * of_plans / len(batch)
     return expected_duration(calls * seconds, f"give fewer --num_images than {len(images)}")
 
 

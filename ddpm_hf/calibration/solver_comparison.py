@@ -4,10 +4,11 @@ import torch
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.samplers import FITTED, check_steps, make_sampler, pipeline_with
+from ddpm_hf.reports.text_tables import aligned
 
 COMPARED = ("ddim@trailing", "dpmpp-2m@trailing", "dpmpp-2m-karras", "unipc@trailing")
-# More paths than these would take more network calls than the fit itself.
-COMPARED_PATHS = 24
+# More paths than these, or than a fourth of those fitted to, would take more network calls than the fit itself.
+MOST_COMPARED = 24
 
 
 def samplers_compared(scheduler, steps):
@@ -34,11 +35,12 @@ def distances_to_paths(fit, fitted, samplers, update):
         samplers (`dict`): from `samplers_compared`.
         update (`Callable`): is told the network calls for each path of the fit.
     """
-    noise, end = fit.unseen_paths(COMPARED_PATHS, update)
+    number = _compared_paths(fit)
+    noise, end = fit.unseen_paths(number, update)
     found = {}
     for (name, count), sampler in {**{(FITTED, count): fitted for count in fit.steps}, **samplers}.items():
         drawn = fit.sampled(pipeline_with(sampler, fit.unet), noise, count)
-        update(count * COMPARED_PATHS / fit.options.num_paths)
+        update(count * number / fit.options.num_paths)
         distance = fit.distance(drawn, end)
         # A solver that diverges has no distance: diffusers' bh1 does so at 5 steps.
         found.setdefault(name, {})[str(count)] = distance if torch.tensor(distance).isfinite() else None
@@ -47,15 +49,18 @@ def distances_to_paths(fit, fitted, samplers, update):
 
 def table_of(distances, steps):
     """The distances as lines of a table, one for each sampler."""
-    width = max(map(len, distances))
-    lines = [" " * width + "".join(f"{count:>9}" for count in steps)]
+    rows = [["", *map(str, steps)]]
     for name, of_steps in distances.items():
         cells = (of_steps.get(str(count)) for count in steps)
-        lines.append(f"{name:{width}}" + "".join(f"{'' if cell is None else f'{cell:.4f}':>9}" for cell in cells))
-    return lines
+        rows.append([name, *("" if cell is None else f"{cell:.4f}" for cell in cells)])
+    return aligned(rows)
 
 
 def calls_of_comparison(fit, samplers):
     """The network calls of `distances_to_paths`, for each path of the fit."""
     calls = len(fit.fine) + sum(fit.steps) + sum(count for _, count in samplers)
-    return calls * COMPARED_PATHS / fit.options.num_paths
+    return calls * _compared_paths(fit) / fit.options.num_paths
+
+
+def _compared_paths(fit):
+    return min(MOST_COMPARED, fit.options.num_paths // 4)

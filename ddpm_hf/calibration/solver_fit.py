@@ -30,7 +30,7 @@ from ddpm_hf.schedulers.fitted_solvers import described_for_fit
 LEAST_PATHS, MOST_STEPS = 16, 50
 # The search follows so many paths: more would take network calls that more moves make better use of.
 SEARCH_PATHS = 48
-# How many paths are compared with how many images, at most, for which paths to fit to.
+# How many paths are compared with how many images, at most, for which paths to fit to; no more paths than images.
 CHOICE_PATHS, CHOICE_IMAGES = 256, 4096
 DETERMINISTIC = {
     "eta": 0.0,
@@ -126,7 +126,7 @@ class SolverFit:
         searched = sum(calls_of_search(count, self.data is not None) for count in self.steps)
         share = min(SEARCH_PATHS, self.options.num_paths) / self.options.num_paths
         choosing = len(BEGINNINGS) * len(timesteps_of_choices(self.chain)) if self.chooses else 0
-        of_choice = choosing * CHOICE_PATHS / self.options.num_paths
+        of_choice = choosing * self._choice_paths() / self.options.num_paths
         return round(len(self.fine) + of_choice + share * searched + sum(self.steps))
 
     @torch.no_grad()
@@ -200,12 +200,16 @@ class SolverFit:
 
     def _choose(self, update):
         """The paths that come nearest to the data; above their end they have as many timesteps as the longest solver."""
-        model = self._model(update, CHOICE_PATHS / self.options.num_paths, labels=None)
-        noise = self._noise(CHOICE_PATHS, first=self.options.num_paths)
+        number = self._choice_paths()
+        model = self._model(update, number / self.options.num_paths, labels=None)
+        noise = self._noise(number, first=self.options.num_paths)
         data = self.data[:CHOICE_IMAGES]
         self.tried = measured_choices(model, noise, data, self.features, self.moments, self.bound)
         highest = min(self.fine[0] // 4, self.fine[self.steps[-1] - 1])
         return best_choice(self.tried, self.fine, [*(t for t in self.fine if t <= highest), CLEAN])
+
+    def _choice_paths(self):
+        return min(CHOICE_PATHS, len(self.data))
 
     def _followed(self, model, noise, keep_x=True):
         return chosen_paths(model, noise, self.fine, self.choice, self.moments, self.bound, keep_x)

@@ -22,7 +22,7 @@ from ddpm_hf.calibration.solver_comparison import (
     samplers_compared,
     table_of,
 )
-from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit, in_whole_calls
+from ddpm_hf.calibration.solver_fit import LEAST_PATHS, FitOptions, SolverFit, in_whole_calls
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in
@@ -47,7 +47,8 @@ class SolverOptions(NamedTuple):
     steps: the numbers of network calls K.
     data: images that the model was trained on; by default the training split of the embedded Fashion-MNIST. They say
         where paths end, and give their moments; a model of latents is fitted without.
-    num_images: how many of them, drawn at random by `seed`.
+    num_images: how many of them, drawn at random by `seed`. Of fewer than 256 there are fewer paths too: the solvers are
+        found sooner and are less exact.
     guidance_scale: of classifier-free guidance, for which alone the solvers hold.
     features: a folder of an image classifier, or "inception", in which the ends of paths are compared with the images;
         by default the network's own middle block.
@@ -96,25 +97,49 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
     with main_process_in(alone_in_new_folder(output_dir), accelerator):
         loaded = load_model(options.model, options.device or accelerator.device)
         images = _images(loaded, options, accelerator)
-        fit = _fit(loaded, options, images)
+        fit = make_fit(loaded, options, images)
         if accelerator.is_main_process:
             if push_to_hub is not None:
                 push_to_hub = prepare_repository(push_to_hub).repository
-            _fit_and_write(loaded, fit, options, output_dir, push_to_hub)
+            _announce(fit)
+            fit_and_write(loaded, fit, options, output_dir, push_to_hub=push_to_hub)
         accelerator.wait_for_everyone()
     return loaded.pipeline
 
 
-def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
+def _announce(fit):
+    """Prints how long the fit will take."""
+    calls, paths = calls_of_fit(fit), fit.options.num_paths
+    duration = expected_duration(calls * paths * seconds_of_path(fit), FEWER)
+    print(f"{calls} network calls for {paths} paths: about {duration}")
+
+
+def calls_of_fit(fit):
+    """The most network calls of `fit_and_write`, for each path of the fit."""
+    return round(fit.calls() + calls_of_comparison(fit, samplers_compared(fit.chain, fit.steps)))
+
+
+def seconds_of_path(fit):
+    """The seconds that the network takes for one path in a call, measured."""
+    batch_size = fit.options.batch_size
+    with fitting_into_memory(f"lower --batch_size, which is {batch_size}"):
+        return seconds_of(lambda: fit.one_call(batch_size)) / batch_size
+
+
+def fit_and_write(loaded, fit, options, output_dir, further=lambda scheduler: (), push_to_hub=None):
+    """Fits the solvers, from where a fit that was cut off ended, and writes the new folder.
+
+    Args:
+        loaded ([`CalibratedModel`]): the model.
+        fit ([`SolverFit`]): from `make_fit` for the model and the options.
+        options ([`SolverOptions`]): they tell what the solvers follow from.
+        output_dir (`Path`): the folder, which this process is alone in.
+        further (`Callable`): makes further reports for the folder, as `write_folder` takes them, from the new scheduler.
+        push_to_hub (`str`, *optional*): the repository.
+    """
     samplers = samplers_compared(loaded.pipeline.scheduler, fit.steps)
-    calls = round(fit.calls() + calls_of_comparison(fit, samplers))
-    with fitting_into_memory(f"lower --batch_size, which is {options.batch_size}"):
-        seconds = seconds_of(lambda: fit.one_call(options.batch_size)) * fit.options.num_paths / options.batch_size
-    print(
-        f"{calls} network calls for {fit.options.num_paths} paths: about {expected_duration(calls * seconds, FEWER)}"
-    )
     started, state = time.monotonic(), _State(output_dir / SOLVER_STATE, fit, options)
-    with tqdm(total=calls, desc="solvers", unit="call") as bar:
+    with tqdm(total=calls_of_fit(fit), desc="solvers", unit="call") as bar:
         update = in_whole_calls(bar)
         fit.prepare(update)
         like = None
@@ -134,7 +159,7 @@ def _fit_and_write(loaded, fit, options, output_dir, push_to_hub):
     }
     _print_summary(report, fit, output_dir)
     told = Told(SOLVERS, report, partial(draw_solvers, report))
-    write_folder(loaded, scheduler, told, output_dir, push_to_hub)
+    write_folder(loaded, scheduler, [told, *further(scheduler)], output_dir, push_to_hub)
 
 
 def _without_rows(solver):
@@ -208,14 +233,13 @@ def _images(loaded, options, accelerator):
     )
 
 
-def _fit(loaded, options, images):
-    unet, of_images = loaded.pipeline.unet, bool(kind_of(loaded.pipeline.unet.config).sides)
-    chosen = FitOptions(
-        IMAGE_PATHS if of_images else POINT_PATHS,
-        options.seed,
-        options.guidance_scale,
-        batch_size=options.batch_size,
-    )
+def make_fit(loaded, options, images):
+    """The [`SolverFit`] of a model for the images, uint8 (N, C, H, W), or None for a model of latents."""
+    unet = loaded.pipeline.unet
+    num_paths = IMAGE_PATHS if kind_of(unet.config).sides else POINT_PATHS
+    if images is not None:
+        num_paths = max(LEAST_PATHS, min(num_paths, len(images)))
+    chosen = FitOptions(num_paths, options.seed, options.guidance_scale, batch_size=options.batch_size)
     features = None if options.features is None else _features_of_levels(options.features, unet.device)
     return SolverFit(unet, loaded.pipeline.scheduler, options.steps, images, chosen, features)
 

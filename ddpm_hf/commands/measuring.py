@@ -1,4 +1,4 @@
-"""The verbs that measure a model: `evaluate`, `calibrate`, `compare`."""
+"""The verbs that measure a model: `evaluate`, `calibrate`, `improve`, `compare`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +123,34 @@ def calibrate(
         calibrate_solvers(SolverOptions(model, data=data, **keywords), output_dir, calibration.push_to_hub)
 
 
+@app.command()
+@with_options
+def improve(
+    model: Model,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output_dir", help="The new pipeline folder; by default outputs/ and the model's name, _improved."
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="How long it may take; more minutes fit more numbers of steps.")] = 10,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Where images are compared: a folder of an image classifier, or inception; by default the network's own "
+            "middle block."
+        ),
+    ] = None,
+    *,
+    data: offered(DataArguments, *IMAGES, dataset=AS_IN_TRAINING, split={"help": "The split of the training."}),
+    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
+):
+    """Make a model sample better in few steps, in some minutes, and show samples before and after."""
+    from ddpm_hf.calibration.improve import ImproveOptions, improve
+
+    improve(ImproveOptions(model, data, minutes, features, **vars(execution)), output_dir)
+
+
 @dataclass
 class ComparisonOptions:
     """What `compare` compares, and on how much."""
@@ -130,22 +158,29 @@ class ComparisonOptions:
     title: ClassVar[str] = "Comparison"
 
     samplers: str | None = option(None, "Names with commas between: recipes of ours, samplers of diffusers.")
-    steps: str = option("5,10,25,50", "Numbers of network calls, with commas between.")
-    num_images: int = option(1000, "Samples for each distance.", min=2)
-    seeds: str = option("0,1,2", "Seeds of the noise, with commas between; each gives a distance.")
+    quick: bool = option(
+        False, "Less than a tenth of the work: 500 samples, steps 5,10,25, seed 0, no bits/dim, unless given."
+    )
+    steps: str | None = option(None, "Numbers of network calls, with commas between; 5,10,25,50 by default.")
+    num_images: int | None = option(None, "Samples for each distance; 1000 by default.", min=2)
+    seeds: str | None = option(
+        None, "Seeds of the noise, with commas between; each gives a distance; 0,1,2 by default."
+    )
     bound_images: int | None = option(None, "For bits/dim; as many as samples by default, 0 for none.")
 
     def keywords(self):
         """What `evaluation.compare` is given."""
-        samplers = {} if self.samplers is None else {"samplers": self.samplers.split(",")}
-        for name in samplers.get("samplers", ()):
+        samplers = self.samplers and self.samplers.split(",")
+        for name in samplers or ():
             check_sampler_name(name)
-        return samplers | {
-            "steps": numbers("steps", self.steps),
+        given = {
+            "samplers": samplers,
+            "steps": self.steps and numbers("steps", self.steps),
             "num_images": self.num_images,
-            "seeds": numbers("seeds", self.seeds),
+            "seeds": self.seeds and numbers("seeds", self.seeds),
             "bound_images": self.bound_images,
         }
+        return {"quick": self.quick} | {name: value for name, value in given.items() if value is not None}
 
 
 @app.command()

@@ -25,9 +25,13 @@ class DataSource:
         return kind_of(self.network_options)
 
 
-def draw_images(source, num_images, seed):
-    """`num_images` samples of a source of any kind, drawn at random without repetition, in their order."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images])
+def draw_images(source, num_images, seed, after=0):
+    """`num_images` samples of a source of any kind, drawn at random without repetition, in their order.
+
+    Args:
+        after (`int`): so many have been drawn with this seed before, and are not drawn again.
+    """
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[after : after + num_images])
     return source.select(chosen)
 
 

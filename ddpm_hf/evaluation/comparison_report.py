@@ -1,11 +1,20 @@
-"""The report of a comparison of samplers, as JSON, Markdown and a picture."""
+"""The report of a comparison of samplers, as JSON, Markdown and pictures, and as a table on the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from PIL import Image
 
 from ddpm_hf.evaluation.distances import mean_and_spread
-from ddpm_hf.reports.report_files import Report
-from ddpm_hf.visualization.style import new_figure, save_figure
+from ddpm_hf.reports.report_files import COMPARED_SAMPLES, COMPARISON, Report
+from ddpm_hf.reports.text_tables import aligned
+from ddpm_hf.visualization.image_table import ImageTable, draw_image_table
+from ddpm_hf.visualization.style import label_in_full, new_figure, save_figure
+
+DISTANCE, CALLS = "Frechet distance", "network calls"
+# A table of samples has as many images in each cell as fit into so many pixels across, and at most so many.
+LEGIBLE_TILE, TABLE_PIXELS, MOST_IN_CELL = 84, 1600, 8
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,81 @@ class Measurement:
     def spread(self):
         """Standard deviation between the seeds; None for one seed."""
         return mean_and_spread(self.distances)[1]
+
+
+class Comparison(NamedTuple):
+    """A comparison of samplers of images: what `write_report` takes, and samples.
+
+    shown: {(sampler, steps): its first images, uint8 (C, H, W)}, equally many of each and from the same noise.
+    """
+
+    title: str
+    distance: str
+    settings: dict
+    measurements: Sequence[Measurement]
+    shown: dict
+
+    def write(self, folder):
+        """Writes `compare.json`, `compare.md`, `compare.png` and `compare_samples.png` into the folder."""
+        write_report(folder, COMPARISON.stem, self.title, self.distance, self.settings, self.measurements)
+        save_figure(draw_image_table(self._samples(), LEGIBLE_TILE), folder / COMPARED_SAMPLES)
+
+    def lines(self):
+        """The lines of the table for a terminal: distances and seconds, samplers by numbers of steps."""
+        nearest, cells = _nearest(self.measurements), _by_sampler_and_steps(self.measurements)
+        samplers, columns = _names_and_steps(self.measurements)
+        rows = [[CALLS, *map(str, columns)]]
+        for name in samplers:
+            of_sampler = [cells[name, count] for count in columns]
+            rows.append([name, *(f"{_mean(m)}{'*' if m in nearest else ' '} {_seconds(m):>8}" for m in of_sampler)])
+        return [f"{self.distance} (*: the nearest to the data), and seconds per image:", *aligned(rows)]
+
+    def _samples(self):
+        nearest, cells = _nearest(self.measurements), _by_sampler_and_steps(self.measurements)
+        samplers, columns = _names_and_steps(self.measurements)
+        number = _images_in_cell(next(iter(self.shown.values())), len(columns))
+        places = [(row, column) for row in range(len(samplers)) for column in range(len(columns))]
+        return ImageTable(
+            cells=[[[*map(_picture, self.shown[name, k][:number])] for k in columns] for name in samplers],
+            row_titles=samplers,
+            column_titles=[f"{count} network call{'s' * (count > 1)}" for count in columns],
+            captions=[[f"{_mean(m)} · {_seconds(m)}" for m in (cells[name, k] for k in columns)] for name in samplers],
+            bold={(row, column) for row, column in places if cells[samplers[row], columns[column]] in nearest},
+            title=f"{self.distance} (bold: the nearest to the data)\nand seconds per image; the same noise in every cell",
+        )
+
+
+def _images_in_cell(images, columns):
+    across = max(LEGIBLE_TILE, *images[0].shape[-2:])
+    return max(1, min(MOST_IN_CELL, len(images), TABLE_PIXELS // (columns * across)))
+
+
+def _picture(levels):
+    """A PIL image from uint8 (C, H, W)."""
+    return Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
+
+
+def _seconds(measurement):
+    return f"{measurement.seconds:.2g} s"
+
+
+def _mean(measurement):
+    """The distance, with the spread of several seeds."""
+    return f"{measurement.mean:.3g}" + ("" if measurement.spread is None else f" ± {measurement.spread:.2g}")
+
+
+def _nearest(measurements):
+    """The measurements of least distance for their number of steps."""
+    least = {k: min(m.mean for m in measurements if m.steps == k) for k in {m.steps for m in measurements}}
+    return [m for m in measurements if m.mean == least[m.steps]]
+
+
+def _names_and_steps(measurements):
+    return list(dict.fromkeys(m.sampler for m in measurements)), sorted({m.steps for m in measurements})
+
+
+def _by_sampler_and_steps(measurements):
+    return {(m.sampler, m.steps): m for m in measurements}
 
 
 def write_report(folder, name, title, distance, settings, measurements):
@@ -77,22 +161,15 @@ def _markdown(title, distance, settings, measurements):
 
 def distance_table(measurements):
     """Samplers by numbers of steps, as Markdown; the least mean of each column is bold."""
-    least = {}
-    for m in measurements:
-        least[m.steps] = min(m.mean, least.get(m.steps, m.mean))
-
-    def cell(m):
-        text = f"{m.mean:.3g}" if m.spread is None else f"{m.mean:.3g} ± {m.spread:.2g}"
-        return f"**{text}**" if m.mean == least[m.steps] else text
-
-    return _table(measurements, cell)
+    nearest = _nearest(measurements)
+    return _table(measurements, lambda m: f"**{_mean(m)}**" if m in nearest else _mean(m))
 
 
 def _table(measurements, cell):
-    columns = sorted({m.steps for m in measurements})
-    cells = {(m.sampler, m.steps): cell(m) for m in measurements}
+    samplers, columns = _names_and_steps(measurements)
+    cells = {place: cell(m) for place, m in _by_sampler_and_steps(measurements).items()}
     lines = ["| sampler | " + " | ".join(map(str, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
-    for sampler in dict.fromkeys(m.sampler for m in measurements):
+    for sampler in samplers:
         lines.append(f"| {sampler} | " + " | ".join(cells.get((sampler, k), "") for k in columns) + " |")
     return "\n".join(lines)
 
@@ -101,11 +178,11 @@ def _table(measurements, cell):
 
 
 def _draw(png_path, title, distance, measurements):
-    quantities = [("network calls", lambda m: m.steps, distance, lambda m: m.mean)]
+    quantities = [(CALLS, lambda m: m.steps, distance, lambda m: m.mean)]
     if _timed(measurements):
         quantities += [("milliseconds per sample", lambda m: 1000 * m.seconds, distance, lambda m: m.mean)]
     if any(m.bits_per_dim is not None for m in measurements):
-        quantities += [("network calls", lambda m: m.steps, "bits per dimension", lambda m: m.bits_per_dim)]
+        quantities += [(CALLS, lambda m: m.steps, "bits per dimension", lambda m: m.bits_per_dim)]
     names = list(dict.fromkeys(m.sampler for m in measurements))
     height = max(5, 0.22 * len(names))  # the legend fits
     figure, all_axes = new_figure(5.5 * len(quantities) + 2, height, 1, len(quantities))
@@ -116,8 +193,13 @@ def _draw(png_path, title, distance, measurements):
                 style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":", "-.")[i // 10 % 4], "marker": "o"}
                 axes.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
         axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
-    figure.axes[0].set_xticks(sorted({m.steps for m in measurements}), sorted({m.steps for m in measurements}))
-    figure.axes[0].minorticks_off()
+        label_in_full(axes.yaxis)
+        if x_label == CALLS:
+            counts = sorted({m.steps for m in measurements})
+            axes.set_xticks(counts, counts)
+            axes.xaxis.minorticks_off()
+        else:
+            label_in_full(axes.xaxis)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.suptitle(title)
     save_figure(figure, png_path)

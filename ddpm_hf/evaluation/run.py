@@ -116,18 +116,33 @@ def _write(result, output):
         draw_bound_terms(result, aside / BOUND.picture)
 
 
-def load_data(data, unet_config, num_images=None, seed=0):
+def load_data(data, unet_config, num_images=None, seed=0, after=0):
     """The samples for a network, and their labels (N,), or None for a model without classes.
 
     Images are uint8, (N, C, H, W), points (N, d) in the units of the network.
 
     Args:
         data (`DataArguments`): the images or points.
+        num_images, seed (`int`): how many are drawn at random; by default all are taken.
+        after (`int`): so many have been drawn with this seed before, and are not drawn again.
 
     Raises:
         InputError: for data of another kind than the network's, fewer than `num_images`, and a network of images that
             are not square.
     """
+    source = open_data(data, unet_config)
+    if num_images is not None:
+        if after + num_images > len(source):
+            raise InputError(
+                f"{after + num_images} samples are more than the {len(source)} of split {data.split!r}: ask for fewer."
+            )
+        source = draw_images(source, num_images, seed, after)
+    tensors = source.decode()
+    return tensors["images"], tensors.get("labels")
+
+
+def open_data(data, unet_config):
+    """The source of `load_data`, whose length is the number of all samples."""
     conditional = classes_of(unet_config)[0] is not None
     data = dataclasses.replace(data, class_conditional=conditional)
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
@@ -136,11 +151,4 @@ def load_data(data, unet_config, num_images=None, seed=0):
             f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "
             "images of the kind that it was trained on."
         )
-    if num_images is not None:
-        if num_images > len(source):
-            raise InputError(
-                f"{num_images} samples are more than the {len(source)} of split {data.split!r}: ask for fewer."
-            )
-        source = draw_images(source, num_images, seed)
-    tensors = source.decode()
-    return tensors["images"], tensors.get("labels")
+    return source

@@ -7,7 +7,7 @@ from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.models.network_config import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
-from ddpm_hf.reports.report_files import CALIBRATION, SOLVERS, TRAINING_OPTIONS, calibration_of
+from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -131,6 +131,11 @@ def introduction(folder, index):
 def picture(folder):
     grids = sorted((folder / "samples").glob("*.png"))
     return f"![samples](samples/{grids[-1].name})" if grids else ""
+
+
+def compared_samples(folder):
+    """The picture of a comparison in the folder."""
+    return f"![samples of each sampler]({COMPARED_SAMPLES})" if (folder / COMPARED_SAMPLES).is_file() else ""
 
 
 def loading(folder, index, repository):

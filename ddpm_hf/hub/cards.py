@@ -49,6 +49,7 @@ def card_of(folder, repository, license=None, evaluations=()):
         sections.loading(folder, index, repository),
         sections.classes(folder),
         f"## Samplers and scores\n\n{measured}" if measured else "",
+        sections.compared_samples(folder),
         sections.calibration(folder),
         sections.few_steps(folder),
         sections.training(folder),

@@ -14,7 +14,16 @@ from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
-from ddpm_hf.reports.report_files import BOUND, CALIBRATION, COMPARISON, REPORTS, SOLVERS, TRAINING_OPTIONS, Report
+from ddpm_hf.reports.report_files import (
+    BOUND,
+    CALIBRATION,
+    COMPARED_SAMPLES,
+    COMPARISON,
+    REPORTS,
+    SOLVERS,
+    TRAINING_OPTIONS,
+    Report,
+)
 
 REPORT_FILES = {report.name: report for report in REPORTS}
 SHARED = (
@@ -27,6 +36,7 @@ SHARED = (
         CALIBRATION.picture,
         SOLVERS.picture,
         COMPARISON.picture,
+        COMPARED_SAMPLES,
         BOUND.picture,
     ),
     *("samples.png", "samples_*.png", "samples/*.png"),

@@ -84,6 +84,8 @@ SOLVERS = Report(
     "solvers.json", ("options.model", "options.dataset", "options.guidance_scale", "solvers", "distances")
 )
 COMPARISON = Report("compare.json", ("settings.data", "distance", "measurements"))
+# Beside the table and the curves of a comparison: samples of each sampler at each number of steps.
+COMPARED_SAMPLES = f"{COMPARISON.stem}_samples.png"
 BOUND = Report("bpd.json", ("total", "standard_error", "num_images", "timesteps"))
 ACCURACY = Report("accuracy.json")
 REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, ACCURACY)

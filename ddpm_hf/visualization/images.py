@@ -30,7 +30,7 @@ def draw_image_rows(rows, column_titles=(), row_titles=(), tile=84):
     pixels = np.concatenate([np.concatenate([np.asarray(image) for image in row], axis=1) for row in rows])
     enlarged = -(-tile // max(rows[0][0].size))
     height, width = (side * enlarged for side in pixels.shape[:2])
-    left = max((_pixels_wide(title) + 2 * GAP for title in row_titles), default=0)
+    left = max((pixels_wide(title) + 2 * GAP for title in row_titles), default=0)
     top = max((LINE_PIXELS * len(title.splitlines()) + GAP for title in column_titles), default=0)
     figure, ((axes,),) = new_figure((left + width) / PIXELS_PER_INCH, (top + height) / PIXELS_PER_INCH)
     figure.set_layout_engine("none")
@@ -51,8 +51,11 @@ def _middles(length, parts):
     return [(i + 0.5) * length / parts - 0.5 for i in range(parts)]
 
 
-def _pixels_wide(text):
+def pixels_wide(text, weight="normal"):
+    """The width in pixels of a text of one or more lines in the letters of these figures."""
+    from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    points = max(TextPath((0, 0), line, size=FONT_POINTS).get_extents().width for line in text.splitlines())
+    font = FontProperties(size=FONT_POINTS, weight=weight)
+    points = max(TextPath((0, 0), line, prop=font).get_extents().width for line in text.splitlines())
     return round(points * PIXELS_PER_INCH / 72)

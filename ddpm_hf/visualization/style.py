@@ -27,6 +27,20 @@ def new_figure(width, height, rows=1, columns=1, **kwargs):
     return figure, axes
 
 
+def label_in_full(axis):
+    """Labels a logarithmic axis, as 0.5 or 20, wherever its data are; matplotlib may label no value at all.
+
+    The axis has its data already: over less than a factor of 10 values even in themselves are labelled, over more 1, 2
+    and 5 times the powers of 10.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(MaxNLocator(6) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save_figure(figure, path):
     """Write the figure in the format of the suffix of `path`: .png, .svg, .pdf.
 

@@ -10,7 +10,10 @@ from exact_predictor import exact_of_images
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.calibration import FlowPaths, bound_costs, local_errors, plan_timesteps
 from ddpm_hf.calibration.cheapest_plans import path_cost
+from ddpm_hf.calibration.model_plans import PLAN_COSTS, calls_for_candidate, count_candidates, make_plans
+from ddpm_hf.calibration.options import CalibrationOptions
 from ddpm_hf.calibration.transition_costs import LARGEST_LAST_SIGMA, candidate_timesteps
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.evaluation.noised_batches import Measuring
 
@@ -228,6 +231,24 @@ def test_planned_timesteps_end_nearer_to_the_flow():
 def test_local_errors_that_cannot_be_measured(stock_unet, options, message):
     with pytest.raises(ValueError, match=message):
         local_errors(stock_unet, GaussianDiffusionScheduler(), **{"paths": FlowPaths(48)} | options)
+
+
+@pytest.mark.parametrize("plan_cost", PLAN_COSTS)
+def test_plans_from_fewer_images_take_fewer_network_calls(stock_unet, plan_cost):
+    scheduler = GaussianDiffusionScheduler(num_train_timesteps=10, beta_end=0.9)
+    pixels = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    stock_unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+
+    def calls_with(number):
+        seen.clear()
+        options = CalibrationOptions("model", DataArguments(), number, [3], plan_cost, batch_size=8)
+        make_plans(stock_unet, scheduler, pixels[:number], None, options)
+        return sum(seen)
+
+    assert calls_with(8) == 2 * calls_with(4)
+    assert calls_with(4) <= 1.1 * calls_for_candidate(plan_cost, 4) * count_candidates([3], 10)
+    assert calls_for_candidate(plan_cost, 96) == calls_for_candidate(plan_cost, 1000)
 
 
 def test_the_bound_needs_a_variance(stock_unet, images):

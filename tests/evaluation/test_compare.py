@@ -13,9 +13,10 @@ from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.compare import Request, Task, _sample, _task, compare
+from ddpm_hf.evaluation.compare import QUICK, Request, _task, compare
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.evaluation.sampler_measurements import Task, _sample
 from ddpm_hf.evaluation.samplers import make_sampler
 
 
@@ -57,7 +58,8 @@ def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network
         assert len(set(m.distances)) == 2 and all(math.isfinite(d) and d > 0 for d in m.distances)
         assert (m.bits_per_dim is None) == (m.sampler != "ddpm")
     # 4 samplers, 2 seeds, 3 batches, 6 steps, and the bound: 6 steps of 3 batches
-    assert "162 network calls of 8 images in each process, about 0:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "162 network calls of 8 images in each process, about 0:" in printed
 
     pipeline = GaussianDiffusionPipeline.from_pretrained(model)
     images = load_data(data, pipeline.unet.config)[0]
@@ -72,9 +74,28 @@ def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network
     best = min((m for m in measurements if m.steps == 4), key=lambda m: m.mean)
     assert f"**{best.mean:.3g} ± {best.spread:.2g}**" in table and "| sampler | 2 | 4 |" in table
     assert "## Bits per dimension" in table and f"| ddpm | {measurements[0].bits_per_dim:.3f} |" in table
+    (line,) = [line for line in printed.splitlines() if line.startswith(best.sampler + " ")]
+    assert f" {best.mean:.3g} ± {best.spread:.2g}* " in line
+    assert printed.count("*  ") == 2  # one sampler is the nearest at 2 steps, and one at 4
     assert Image.open(output / "compare.png").width > 1000
-    for name in samplers:
-        assert Image.open(output / f"samples_{name}.png").size == (10 * 64, 2 * 64)
+    # Two columns of 8 images of 88 pixels, and four rows of them with a caption each.
+    table = Image.open(output / "compare_samples.png")
+    assert 2 * 8 * 88 < table.width < 2 * 8 * 88 + 300 and 4 * 88 + 8 * 20 < table.height < 4 * 88 + 8 * 40
+    assert sorted(path.name for path in output.glob("*.png")) == ["compare.png", "compare_samples.png"]
+
+
+def test_quick_is_a_tenth_of_the_work_where_nothing_else_is_said(tmp_path, model, feature_network, data, capsys):
+    """Of ten samplers two have a bound, which takes the calls of one seed more."""
+
+    def images_called(request):
+        return sum(request.steps) * (10 * len(request.seeds) * request.num_images + 2 * request.bound_images)
+
+    whole = Request(model, tmp_path, feature_network, data, bound_images=1000)
+    assert 1 / 20 < images_called(whole._replace(**QUICK)) / images_called(whole) < 1 / 8
+    options = {"samplers": ["ddpm"], "num_images": 4, "steps": [2]}
+    (measured,) = compare(model, tmp_path / "new", feature_network, data, quick=True, **options)
+    assert measured.steps == 2 and len(measured.distances) == 1 and measured.bits_per_dim is None
+    assert "1 samplers: 2 network calls of 4 images" in capsys.readouterr().out
 
 
 def test_again_it_is_the_same_and_nothing_is_overwritten(tmp_path, model, feature_network, data):
