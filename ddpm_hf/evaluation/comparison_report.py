@@ -69,7 +69,7 @@ class Comparison(NamedTuple):
         rows = [[CALLS, *map(str, columns)]]
         for name in samplers:
             of_sampler = [cells[name, count] for count in columns]
-            rows.append([name, *(f"{_mean(m)}{'*' if m in nearest else ' '} {_seconds(m):>8}" for m in of_sampler)])
+            rows.append([name, *(f"{_mean(m)}{'*' if m in nearest else ' '} {_seconds(m):>9}" for m in of_sampler)])
         return [f"{self.distance} (*: the nearest to the data), and seconds per image:", *aligned(rows)]
 
     def _samples(self):

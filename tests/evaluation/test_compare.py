@@ -76,7 +76,7 @@ def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network
     assert "## Bits per dimension" in table and f"| ddpm | {measurements[0].bits_per_dim:.3f} |" in table
     (line,) = [line for line in printed.splitlines() if line.startswith(best.sampler + " ")]
     assert f" {best.mean:.3g} ± {best.spread:.2g}* " in line
-    assert printed.count("*  ") == 2  # one sampler is the nearest at 2 steps, and one at 4
+    assert printed.count("* ") == 2  # one sampler is the nearest at 2 steps, and one at 4
     assert Image.open(output / "compare.png").width > 1000
     # Two columns of 8 images of 88 pixels, and four rows of them with a caption each.
     table = Image.open(output / "compare_samples.png")
