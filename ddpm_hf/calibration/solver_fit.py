@@ -125,8 +125,8 @@ class SolverFit:
         """The most network calls for each path, of `prepare` and of `solver` for all the steps."""
         searched = sum(calls_of_search(count, self.data is not None) for count in self.steps)
         share = min(SEARCH_PATHS, self.options.num_paths) / self.options.num_paths
-        choosing = len(BEGINNINGS) * len(timesteps_of_choices(self.chain)) if self.chooses else 0
-        of_choice = choosing * self._choice_paths() / self.options.num_paths
+        choosing = len(BEGINNINGS) * len(timesteps_of_choices(self.chain)) * self._choice_paths()
+        of_choice = choosing / self.options.num_paths
         return round(len(self.fine) + of_choice + share * searched + sum(self.steps))
 
     @torch.no_grad()
@@ -209,7 +209,7 @@ class SolverFit:
         return best_choice(self.tried, self.fine, [*(t for t in self.fine if t <= highest), CLEAN])
 
     def _choice_paths(self):
-        return min(CHOICE_PATHS, len(self.data))
+        return min(CHOICE_PATHS, len(self.data)) if self.chooses else 0
 
     def _followed(self, model, noise, keep_x=True):
         return chosen_paths(model, noise, self.fine, self.choice, self.moments, self.bound, keep_x)
