@@ -11,7 +11,7 @@ SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test quality format figures notebooks docs clean
+.PHONY: demo test quality format figures embedded notebooks docs clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -73,6 +73,15 @@ $(SWISS_ROLL_CALIBRATED)/model_index.json: | $(SWISS_ROLL)/model_index.json
 # Runs the notebooks of docs/ and keeps what they print and draw in them, and in their translations.
 notebooks: $(VENV)/installed
 	$(BIN)/python docs/notebooks.py
+
+# The model inside the package, from the stock model on all of Fashion-MNIST; hours on a CPU.
+FASHION_MNIST ?= zalando-datasets/fashion_mnist
+embedded: $(STOCK)/model_index.json
+	$(BIN)/ddpm-hf train --init_from $(STOCK) --dataset $(FASHION_MNIST) --class_conditional --label_dropout 0.1 \
+		--max_train_steps 3000 --batch_size 64 --learning_rate 6e-4 --lr_scheduler cosine --lr_warmup_steps 50 \
+		--adam_beta2 0.99 --ema_decay 0.998 --timestep_sampling low_discrepancy --output_dir outputs/classes
+	$(BIN)/ddpm-hf calibrate outputs/classes --dataset $(FASHION_MNIST) --solver 5,10,25 --output_dir outputs/embedded
+	$(BIN)/python benchmarks/embed_model.py outputs/embedded
 
 # The guides as a site, in outputs/site.
 docs: $(VENV)/installed

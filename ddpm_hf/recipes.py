@@ -58,6 +58,13 @@ def changes_for(config):
     return kind_of(config).recipe_changes
 
 
+def prepared_count(scheduler):
+    """The largest number of steps for which a scheduler has a plan or a fitted solver; None if it has neither."""
+    config = scheduler.config
+    counts = {*(config.get("timestep_plans") or {}), *(config.get("fitted_solvers") or {}).get("solvers", {})}
+    return max(map(int, counts), default=None)
+
+
 def check_head(unet, scheduler):
     """Raises InputError if the scheduler's variance is read from a head that the network does not have.
 

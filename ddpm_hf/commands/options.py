@@ -21,6 +21,13 @@ POINTS = ("dataset", "dataset_config", "point_columns", "split")
 SAMPLES = (*IMAGES, "point_columns")
 
 Model = Annotated[str, typer.Argument(help="A pipeline folder, or the id of a repository on the Hub.")]
+ModelOrEmbedded = Annotated[
+    str,
+    typer.Argument(
+        help="A pipeline folder, or the id of a repository on the Hub; by default the embedded Fashion-MNIST model.",
+        show_default=False,
+    ),
+]
 # The help of a file that has a name where none is given.
 NUMBERED = "by default {}, with a number where that is there"
 

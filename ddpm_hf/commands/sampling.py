@@ -13,6 +13,7 @@ from ddpm_hf.commands.options import (
     NUMBERED,
     ExecutionOptions,
     Model,
+    ModelOrEmbedded,
     ModelVerb,
     SamplingOptions,
     fractions,
@@ -20,6 +21,7 @@ from ddpm_hf.commands.options import (
 from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
+from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.results import check_free_file, free_output
 
 app = Verbs(ModelVerb)
@@ -55,7 +57,7 @@ class GuidedSamplingOptions(SamplingOptions):
 @app.command()
 @with_options
 def sample(
-    model: Model,
+    model: ModelOrEmbedded = EMBEDDED_MODEL,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +75,7 @@ def sample(
 ):
     """Draw images from a model and write them as one PNG grid, or points as numbers and a scatter.
 
-    Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
+    Without --steps, the largest number is taken that the model has a plan or a fitted solver for, if it has any. Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
     keywords = sampling.keywords()
     if trajectory is not None and num_images > execution.batch_size:
@@ -82,11 +84,13 @@ def sample(
         )
     from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
     from ddpm_hf.pipelines.sample_files import files_of
+    from ddpm_hf.recipes import prepared_count
 
     accelerator = join_processes(execution.device)
     output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
     device = execution.device or accelerator.device
     pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps)
+    steps = keywords["num_inference_steps"] = sampling.steps or prepared_count(pipeline.scheduler)
     samples = files_of(pipeline.unet.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
@@ -94,7 +98,7 @@ def sample(
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
     if accelerator.is_main_process:
-        calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, sampling.steps)
+        calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, steps)
         batch_size = min(execution.batch_size, len(places))
         say_duration(pipeline, batch_size, calls, "lower --num_images, --steps or --batch_size")
     images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)

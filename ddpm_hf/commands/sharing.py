@@ -8,9 +8,10 @@ import typer
 
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
-from ddpm_hf.commands.options import ExecutionOptions, Model, ModelVerb
+from ddpm_hf.commands.options import ExecutionOptions, Model, ModelOrEmbedded, ModelVerb
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
+from ddpm_hf.places import EMBEDDED_MODEL
 
 app = Verbs(ModelVerb)
 
@@ -76,7 +77,7 @@ def export(
 @app.command()
 @with_options
 def demo(
-    model: Model,
+    model: ModelOrEmbedded = EMBEDDED_MODEL,
     port: Annotated[
         int | None,
         typer.Option(min=1, max=65535, help="Port of the page; by default the first free one from 7860 on."),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.recipes import RECIPES, check_head, with_recipe
+from ddpm_hf.recipes import RECIPES, check_head, prepared_count, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 LOOPBACK = "127.0.0.1"
@@ -78,10 +78,9 @@ def samplers_of(pipeline):
 
 def first_choice(pipeline):
     """The initial sampler and number of steps of a page, from the model's longest plan or fitted solver."""
-    config = pipeline.scheduler.config
-    counts = {*(config.timestep_plans or {}), *(config.fitted_solvers or {}).get("solvers", {})}
-    if counts:
-        return OWN, max(map(int, counts))
+    count = prepared_count(pipeline.scheduler)
+    if count is not None:
+        return OWN, count
     return USUAL_SAMPLER, min(USUAL_STEPS, len(pipeline.scheduler))
 
 
