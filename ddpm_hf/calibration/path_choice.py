@@ -76,8 +76,9 @@ def measured_choices(model, noise, data, features, moments, bound=None):
             keep_x0_below=int(HIGHEST_END * length),
             free_flow=None if begin is None else moments,
         )
-        of_begin, ends = [], paths.x0 | {CLEAN: paths.end}
-        del ends[timesteps[-1]]  # x0_hat at the last timestep is the end of the flow
+        # x0_hat at the last timestep is the end of the flow.
+        ends = {t: x0 for t, x0 in paths.x0.items() if t != timesteps[-1]} | {CLEAN: paths.end}
+        of_begin = []
         for end, samples in ends.items():
             for contrast in (1.0, factor_to_spread(partial(with_contrast, samples), wanted, bound)):
                 shown = clamped(with_contrast(samples, contrast), bound)

@@ -215,7 +215,7 @@ def _choices_told(fit):
     if choice.end != CLEAN:
         yield f"They end by x0_hat at t = {choice.end}."
     if choice.contrast != 1.0:
-        yield f"Their contrast is raised by {choice.contrast - 1:+.1%}, to that of the images."
+        yield f"Their contrast is changed by {choice.contrast - 1:+.1%}, to that of the images."
     if choice != PathChoice(distance=choice.distance):
         plain = distance_of_flow(fit.tried)
         yield f"So they are {1 - choice.distance / plain:.0%} nearer to the images than the converged flow."

@@ -114,7 +114,7 @@ class SolverSearch:
 
 
 def stretched(timesteps, count):
-    """As many timesteps as wanted, spaced as these are, which lead to clean data after the last of them."""
+    """Places `count` timesteps as these are placed on the way from the first of them to clean data."""
     places = np.linspace(0, len(timesteps), count, endpoint=False)
     return np.interp(places, np.arange(len(timesteps) + 1), [*timesteps, 0]).round().astype(int).tolist()
 

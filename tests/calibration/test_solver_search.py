@@ -213,6 +213,14 @@ def test_the_network_s_own_features_are_its_middle_block(stock_unet, tiny_unet):
     assert own_features(ExactDenoiser.from_points(torch.zeros(1, 1, 8, 8), PLAIN), PLAIN, 2) is None
 
 
+def test_a_chain_too_short_for_early_ends_has_the_end_of_its_flow_alone(stock_unet):
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scheduler = GaussianDiffusionScheduler(num_train_timesteps=3, beta_start=0.3, beta_end=0.95)
+    fit = SolverFit(stock_unet, scheduler, [2], images, FitOptions(num_paths=16))
+    fit.prepare()
+    assert {choice.end for choice in fit.tried} == {CLEAN}
+
+
 def test_images_choose_an_end_and_give_moments(stock_unet):
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     scheduler = GaussianDiffusionScheduler(num_train_timesteps=40, beta_end=0.5)

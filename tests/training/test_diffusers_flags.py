@@ -18,7 +18,7 @@ from ddpm_hf.training.diffusers_flags import REFUSED, SAME, ScriptFlags
 from ddpm_hf.training.train import main
 
 GUIDE = Path(__file__).parents[2] / "docs" / "training.md"
-# Of the README of diffusers' examples/unconditional_image_generation, without what needs the Hub.
+# The command line is from the README of diffusers' examples/unconditional_image_generation; what needs the Hub is left out.
 README = """
   --dataset_name="DATA" \
   --resolution=64 --center_crop --random_flip \
