@@ -152,6 +152,7 @@ ANSWERS = {
     "train --preset cifar": "did you mean 'cifar10'?",
     "train --max_train_steps 1 --batch_size 0": "batch_size=0 is not allowed",
     "train my_imagse --max_train_steps 1": "did you mean 'my_images'?",
+    "train nowhere/": "There is no folder or file nowhere/",
     "train --dataset two_mons --unet mlp --max_train_steps 1": "did you mean 'two_moons'?",
     "train --init_from my_modle --max_train_steps 1": "did you mean 'my_model'?",
     "train_classifier --model ./my_modle --max_train_steps 1": "did you mean 'my_model'?",

@@ -81,6 +81,7 @@ def _with_data(flags, data):
         return flags
     if "dataset" in flags:
         raise InputError(f"The data are given twice, as {data!r} and as --dataset {flags['dataset']}: give one.")
+    check_data_name(data)  # a slash at the end says that it is a folder
     return flags | {"dataset": data.rstrip("/") or data}
 
 

@@ -236,7 +236,9 @@ def test_another_network_in_the_folder_is_still_refused(options):
         train(TrainingArguments(**options, max_train_steps=1, unet="small_32"))
 
 
-def test_the_folder_is_the_data(capsys):
+def test_the_folder_is_the_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     assert parse_arguments(["photos/", "--minutes", "5"]).dataset == "photos"
     assert parse_arguments(["photos"]).output_dir == "outputs/photos"
     assert parse_arguments(["--max_train_steps", "5"]).output_dir == "outputs/ddpm"
