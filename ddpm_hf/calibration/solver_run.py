@@ -189,9 +189,10 @@ class _State:
 
 
 def _settings(fit, options):
-    """What the solvers follow from."""
+    """What the solvers follow from: each also from the numbers before it, where its search begins, and the last."""
     data = b"" if fit.data is None else fit.data.contiguous().numpy().tobytes()
     return {
+        "solver": ",".join(map(str, fit.steps)),
         "images": zlib.crc32(data),
         "network": network_checksum(fit.unet),
         "noise schedule": zlib.crc32(fit.chain.alpha_bar(range(len(fit.chain))).numpy().tobytes()),

@@ -91,9 +91,11 @@ def test_a_fit_that_was_cut_off_goes_on_to_the_same_folder(tmp_path, calibrated,
     assert [*state["solvers"]] == ["2", "3"]
     with pytest.raises(InputError, match="was begun with another seed .0 instead of 1"):
         calibrate_solvers(options._replace(seed=1), cut)
+    with pytest.raises(InputError, match="was begun with another solver .2,3 instead of 3,4"):
+        calibrate_solvers(options._replace(steps=[3, 4]), cut)
     whole_state = (cut / SOLVER_STATE).read_text(encoding="utf-8")
     (cut / SOLVER_STATE).write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="was begun with another images .None instead of"):
+    with pytest.raises(InputError, match="was begun with another solver .None instead of"):
         calibrate_solvers(options, cut)
     (cut / SOLVER_STATE).write_text(whole_state, encoding="utf-8")
     monkeypatch.undo()
