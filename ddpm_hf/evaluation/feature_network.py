@@ -78,7 +78,8 @@ def _train_and_save(output, data, options):
     with moved_in_whole(output, last="config.json") as aside:
         network.save_pretrained(aside)
         # Pixels are in [-1, 1] as from `to_model_range`, and images keep their size.
-        ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(aside)
+        halves = [0.5] * network.config.num_channels
+        ViTImageProcessor(do_resize=False, image_mean=halves, image_std=halves).save_pretrained(aside)
     return accuracy
 
 

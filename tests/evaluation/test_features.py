@@ -1,6 +1,7 @@
 import importlib.util
 import sys
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,18 @@ def test_a_network_learns_what_is_to_be_told_apart(tmp_path, dark_and_bright):
     data = DataArguments(dataset=dark_and_bright)
     accuracy = train_feature_network(tmp_path / "new", data, epochs=10, batch_size=16, max_shift=1, device="cpu")
     assert accuracy > 0.9
+
+
+def test_a_network_of_colour_images_sees_all_their_channels(tmp_path, dark_and_bright):
+    rows = datasets.load_from_disk(dark_and_bright)
+    rows.map(lambda row: {"image": row["image"].convert("RGB")}).save_to_disk(tmp_path / "colours")
+    data = DataArguments(dataset=str(tmp_path / "colours"))
+    train_feature_network(tmp_path / "new", data, epochs=1, device="cpu")
+    images = torch.randint(256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    network = ResNetForImageClassification.from_pretrained(tmp_path / "new").eval()
+    with torch.no_grad():
+        pooled = network.resnet(images / 127.5 - 1).pooler_output.flatten(1)
+    assert_close(load_features(tmp_path / "new")(images), pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_the_pooled_output_before_the_last_layer(feature_network, images):
