@@ -17,6 +17,7 @@ def open_device(name=None):
     present = ["cpu"]
     if fastest.type != "cpu":
         present += [fastest.type, *(f"{fastest.type}:{i}" for i in range(torch.accelerator.device_count()))]
-    if str(name) not in present:
+    # accelerate calls the CPU of one of several processes cpu:0.
+    if str(name) not in [*present, "cpu:0"]:
         raise InputError(f"The device {name} is not there: torch {torch.__version__} finds {', '.join(present)} here.")
     return torch.device(name)

@@ -235,7 +235,7 @@ def parse(words):
 # Options that make the quickstart small; its training and its pushes are left out.
 SMALLER = {
     "sample": ["--num_images", "2", "--steps", "3"],
-    "calibrate": ["--num_images", "60", "--plan", "3"],
+    "improve": ["--minutes", "1"],
     "evaluate": ["--num_images", "4", "--steps", "5"],
 }
 
@@ -256,7 +256,7 @@ def test_each_command_of_the_quickstart_takes_what_the_one_before_it_left(models
         if words[0] not in ("train", "push"):
             typer.main.get_command(cli.app).main([*words, *SMALLER.get(words[0], [])], standalone_mode=False)
             done.append(words[0])
-    assert done == ["show", "sample", "calibrate", "sample", "evaluate"]
+    assert done == ["show", "sample", "improve", "sample", "evaluate"]
 
 
 # Formulas, papers, functions -----------------------------------------------------------------------------------------
