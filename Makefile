@@ -11,7 +11,7 @@ SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test quality format figures embedded notebooks docs clean
+.PHONY: demo test quality format figures embedded notebooks docs dist check-dist clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -87,6 +87,22 @@ embedded: $(STOCK)/model_index.json
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The sdist, and the wheel that is built from it, in dist/. What an earlier build left would go in again.
+dist: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# The wheel in a fresh environment, with dependencies from the index; the tests of the sdist run against it.
+INSTALLED := outputs/installed
+check-dist: dist
+	rm -rf $(INSTALLED) && $(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/python -m pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[dev]"
+	$(INSTALLED)/bin/python -m pip check
+	tar -xzf dist/*.tar.gz -C $(INSTALLED)
+	cd $(INSTALLED) && bin/ddpm-hf sample --output sample.png
+	cd $(INSTALLED)/ddpm_hf-* && OMP_NUM_THREADS=1 ../bin/pytest -n auto
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.installation import install_extra
 from ddpm_hf.recipes import RECIPES, check_head, prepared_count, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -46,7 +47,7 @@ def gradio_version():
     try:
         return version("gradio")
     except PackageNotFoundError:
-        raise InputError('A demo needs gradio: pip install "ddpm_hf[demo]".') from None
+        raise InputError(f"A demo needs gradio: {install_extra('demo')}.") from None
 
 
 def load_for_demo(model):
