@@ -31,7 +31,7 @@ def serve(model, port=None, device="cpu"):
     from ddpm_hf.hub.demo_page import LOOK, demo_page, with_samplers
 
     pipelines = with_samplers(pipeline, samplers_of(pipeline))
-    page = demo_page(pipelines, model_name(model), *first_choice(pipeline))
+    page = demo_page(pipelines, model_name(model), *first_choice(pipeline), address_of(model))
     try:
         _, address, _ = page.launch(
             server_name=LOOPBACK, server_port=port, share=False, quiet=True, prevent_thread_lock=True, **LOOK
@@ -87,3 +87,8 @@ def first_choice(pipeline):
 
 def model_name(model):
     return Path(model).resolve().name if Path(model).exists() else model
+
+
+def address_of(model):
+    """The page of a repository on the Hub; None for a folder."""
+    return None if Path(model).exists() else f"https://huggingface.co/{model}"
