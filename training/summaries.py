@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
-from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 

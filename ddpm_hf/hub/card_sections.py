@@ -6,7 +6,7 @@ from ddpm_hf.environment import describe_environment
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.installation import INSTALL, WHERE
-from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
 
