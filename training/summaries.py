@@ -77,7 +77,7 @@ def closing(args, folder, total_steps, seconds, names=()):
     few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {
-        f"ddpm-hf sample {where} {few}": "draws a grid of samples in few steps; without options, in all",
+        f"ddpm-hf sample {where} {few}": "draws a grid of samples in few steps; --steps all takes every timestep",
         f"ddpm-hf sample {where} {few} --class {shlex.quote(next(iter(names.values())))}"
         if names
         else "": "of a class",
