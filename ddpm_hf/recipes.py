@@ -1,7 +1,7 @@
 """Named samplers of the literature, each a few choices of the reverse kernel."""
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.portable.config import PACKED_KEY
+from ddpm_hf.portable.packed_key import PACKED_KEY
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
 from ddpm_hf.schedulers.sampler_table import PLANNED, RECIPES, check_recipe

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ddpm_hf.models.network_config import class_names_of, classes_of, to_labels
+from ddpm_hf.models.class_names import class_names_of, to_labels
+from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.samples.kind import sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient

@@ -4,6 +4,7 @@ import importlib.util
 import re
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.installation import install_extra
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 
 
@@ -51,7 +52,7 @@ RUN_CONFLICTS = (
     ),
     (
         lambda a: a.optimizer == "adamw8bit" and _is_missing("bitsandbytes"),
-        "optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf[8bit]'.",
+        f"optimizer='adamw8bit' needs bitsandbytes: {install_extra('8bit')}.",
     ),
     (
         lambda a: a.random_crop and not a.center_crop,

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
-from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 
@@ -77,7 +77,7 @@ def closing(args, folder, total_steps, seconds, names=()):
     few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {
-        f"ddpm-hf sample {where} {few}": "draws a grid of samples in few steps; without options, in all",
+        f"ddpm-hf sample {where} {few}": "draws a grid of samples in few steps; --steps all takes every timestep",
         f"ddpm-hf sample {where} {few} --class {shlex.quote(next(iter(names.values())))}"
         if names
         else "": "of a class",

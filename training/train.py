@@ -29,8 +29,8 @@ from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.batch_bytes import least_batch_bytes
+from ddpm_hf.models.class_names import class_names_of, id2label_of
 from ddpm_hf.models.named_networks import network_config
-from ddpm_hf.models.network_config import class_names_of, id2label_of
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.training.argument_parsing import parse_arguments

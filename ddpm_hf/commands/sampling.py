@@ -9,6 +9,7 @@ import typer
 
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
+from ddpm_hf.commands.default_sampler import ALL, USUAL_SAMPLER, USUAL_STEPS, choose_steps, steps_from
 from ddpm_hf.commands.options import (
     NUMBERED,
     ExecutionOptions,
@@ -36,6 +37,12 @@ EDITING = ("steps", "eta", "class_label", "guidance_scale")
 class GuidedSamplingOptions(SamplingOptions):
     """The options of `sample`, with every kind of guidance."""
 
+    steps: str | None = option(
+        None,
+        f"Number of timesteps to sample in, or {ALL} of training; by default the largest that the model has a plan or "
+        f"a fitted solver for, and without any {USUAL_STEPS} of {USUAL_SAMPLER}.",
+        metavar=f"<int|{ALL}>",
+    )
     guidance_interval: str | None = option(
         None, "LOW,HIGH: noise levels at which guidance applies, such as 0.3,3; by default all."
     )
@@ -43,6 +50,16 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.steps = steps_from(self.steps)
+
+    @property
+    def chooses_sampler(self):
+        """Whether the options name a sampler, or need one with noise."""
+        needs_noise = self.classifier_guidance_scale != 0 and self.classifier_guidance_form == "mean"
+        return self.recipe is not None or self.eta is not None or needs_noise
 
     def keywords(self):
         interval = self.guidance_interval
@@ -75,7 +92,7 @@ def sample(
 ):
     """Draw images from a model and write them as one PNG grid, or points as numbers and a scatter.
 
-    Without --steps, the largest number is taken that the model has a plan or a fitted solver for, if it has any. Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
+    Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
     keywords = sampling.keywords()
     if trajectory is not None and num_images > execution.batch_size:
@@ -84,13 +101,14 @@ def sample(
         )
     from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
     from ddpm_hf.pipelines.sample_files import files_of
-    from ddpm_hf.recipes import prepared_count
 
     accelerator = join_processes(execution.device)
     output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
     device = execution.device or accelerator.device
-    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps)
-    steps = keywords["num_inference_steps"] = sampling.steps or prepared_count(pipeline.scheduler)
+    named = None if sampling.steps == ALL else sampling.steps
+    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named)
+    steps, said = choose_steps(pipeline, sampling.steps, sampling.chooses_sampler)
+    keywords["num_inference_steps"] = steps
     samples = files_of(pipeline.unet.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
@@ -98,6 +116,8 @@ def sample(
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
     if accelerator.is_main_process:
+        if said:
+            typer.echo(said)
         calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, steps)
         batch_size = min(execution.batch_size, len(places))
         say_duration(pipeline, batch_size, calls, "lower --num_images, --steps or --batch_size")

@@ -5,7 +5,8 @@ import yaml
 from ddpm_hf.environment import describe_environment
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
-from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.installation import INSTALL, WHERE
+from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
 
@@ -20,7 +21,7 @@ TRAINING_SECTION = """## Training
 On {data}. The same training, with all of its options in [{file}]({file}):
 
 ```sh
-pip install ddpm_hf
+{install}  # {where}
 accelerate launch --num_processes {num_processes} -m ddpm_hf.training.train --config {file} \\
     --output_dir outputs/again --push_to_hub false
 ```
@@ -92,7 +93,7 @@ WITHOUT_CUSTOM_PIPELINE = """
 (`trust_remote_code=True` without `custom_pipeline` gives the stock pipeline, and does not say so.)
 """
 
-PACKAGE = """With ddpm_hf (`pip install ddpm_hf`), which trusts no code of the repository:
+PACKAGE = """With ddpm_hf (`{install}`; {where}), which trusts no code of the repository:
 
 ```python
 from ddpm_hf import GaussianDiffusionPipeline
@@ -103,7 +104,7 @@ image = pipeline(num_inference_steps=25{label}).images[0]
 
 Any other sampler is a recipe (`ddpm-hf sample {repository} --recipe ddim-2m --steps 25`)."""
 
-PACKAGE_OF_LATENTS = """With ddpm_hf (`pip install ddpm_hf`), sampled as it was calibrated:
+PACKAGE_OF_LATENTS = """With ddpm_hf (`{install}`; {where}), sampled as it was calibrated:
 
 ```python
 from ddpm_hf import GaussianDiffusionScheduler
@@ -151,9 +152,9 @@ def loading(folder, index, repository):
         warning = WITHOUT_CUSTOM_PIPELINE if is_stock else ""
         ways.append(CODE.format(repository=repository, label=label, warning=warning))
     if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", "GaussianDiffusionPipeline"):
-        ways.append(PACKAGE.format(repository=repository, label=label))
+        ways.append(PACKAGE.format(install=INSTALL, where=WHERE, repository=repository, label=label))
     elif calibration_of(folder):
-        ways.append(PACKAGE_OF_LATENTS)
+        ways.append(PACKAGE_OF_LATENTS.format(install=INSTALL, where=WHERE))
     return "\n\n".join(["## How to load it", *ways])
 
 
@@ -172,6 +173,8 @@ def training(folder):
         return ""
     environment = options.pop("environment")
     return TRAINING_SECTION.format(
+        install=INSTALL,
+        where=WHERE.replace("`", ""),
         data=data_name(options["dataset"]),
         file=TRAINING_OPTIONS.name,
         num_processes=environment["num_processes"],
