@@ -18,6 +18,7 @@ _PUBLIC = {
     "ExactDenoiser": "ddpm_hf.models.exact_denoiser",
     "ADMUNet2DModel": "ddpm_hf.models.adm_unet_2d",
     "NCSNpp2DModel": "ddpm_hf.models.ncsnpp_2d",
+    "LinearAttentionUNet2DModel": "ddpm_hf.models.linear_attention_unet_2d",
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
 }

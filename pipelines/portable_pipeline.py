@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from ddpm_hf.models.adm_unet_2d import ADMUNet2DModel
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.models.network_config import classes_of
@@ -19,7 +20,10 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 # The networks whose code is in the saved file, with their class names in the index.
 OWN_NETWORKS = {
     network.__name__: network
-    for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser, ADMUNet2DModel, NCSNpp2DModel)
+    for network in (
+        *(NoisyImageClassifier, MLPDenoiser, ExactDenoiser),
+        *(ADMUNet2DModel, NCSNpp2DModel, LinearAttentionUNet2DModel),
+    )
 }
 
 CODE_FILE = "pipeline.py"

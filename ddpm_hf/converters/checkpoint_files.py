@@ -87,9 +87,9 @@ def _of_score_sde(content):
 def _of_lucidrains(content):
     """Two networks within their diffusion processes, the second one averaged."""
     averages = content.get("ema") if isinstance(content, dict) else None
-    if not _are_weights(averages):
-        return None
     prefix = "ema_model."
+    if not _are_weights(averages) or not any(name.startswith(prefix) for name in averages):
+        return None
     averaged = {name.removeprefix(prefix): value for name, value in averages.items() if name.startswith(prefix)}
     return {"raw": content["model"] if _are_weights(content.get("model")) else {}, "ema": averaged}
 
@@ -131,7 +131,7 @@ def _content(path):
 
 
 def _why_not(path, message):
-    code = re.search(r"Unsupported (?:global|class|operand).*?(?:GLOBAL |class )?([\w.]+\.[\w.]+)", message)
+    code = re.search(r"GLOBAL ([\w.]+)", message)
     if code is not None:
         return (
             f"{path} holds {code[1]} besides weights, and reading that could run code, so it is not read: save its "

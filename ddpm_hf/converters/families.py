@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ddpm_hf.converters.ddpm import convert_ddpm, is_ddpm
+from ddpm_hf.converters.lucidrains import convert_lucidrains, is_lucidrains
 from ddpm_hf.converters.openai import convert_openai, is_openai
 from ddpm_hf.converters.score_sde import convert_score_sde, is_score_sde
 from ddpm_hf.errors import InputError
@@ -21,6 +22,7 @@ FAMILIES = (
     Family("improved-diffusion, guided-diffusion", is_openai, convert_openai),
     Family("ddim, pytorch_diffusion", is_ddpm, convert_ddpm),
     Family("score_sde", is_score_sde, convert_score_sde),
+    Family("denoising-diffusion-pytorch", is_lucidrains, convert_lucidrains),
 )
 
 

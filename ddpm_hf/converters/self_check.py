@@ -1,10 +1,12 @@
-r"""Whether a converted network was read as it was trained: its error at half noise, beside that of other readings.
+r"""Whether a converted network was read as it was trained: its error on images, beside that of other readings.
 
 A network that is read wrongly samples noise without a word. At :math:`\bar\alpha_t` nearest to 1/2 a trained one
-predicts the noise with a mean square error far below 1, the variance of the noise. Each option that the weights do not
-tell is also given the other values that fit the weights, and the one with a clearly smaller error is doubted.
+predicts the noise with a mean square error far below 1, the variance of the noise. Each option that the weights do
+not tell is also given the other values that fit the weights, and those with smaller errors on the same images and
+noise are believed more. Without images there is only the look of its samples: neighbouring pixels of images are alike.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,28 +22,39 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipel
 HALF_NOISE = 0.5
 # A network with a larger share of the noise's variance left has not been read as it was trained, or is not trained.
 LARGEST_ERROR = 0.5
-# Another reading is doubted to be the right one below this share of the error.
-CLEARLY_SMALLER = 0.9
+# Another reading is believed more if it is better by so many standard errors of the difference, image by image.
+STANDARD_ERRORS = 3
+# Between neighbouring pixels; photographs have 0.9 and more, small pictures of clothes 0.6, noise 0.
+LEAST_CORRELATION = 0.4
 DATA_RANGE = "the data range"
 
 
 class Reading(NamedTuple):
-    """A value of an option, and the errors of the network with it, of the noise and relative to the images."""
+    """A value of an option, and the mean square errors of the predicted noise with it, (N,), one for each image."""
 
     option: str
     value: object
-    noise_error: float
-    image_error: float
+    errors: torch.Tensor
+    # The factor of an error that makes it one of x0_hat, as a share of the variance of the images.
+    factor: float
+
+    @property
+    def noise_error(self):
+        return self.errors.mean().item()
+
+    def is_better_than(self, other):
+        """Whether x0_hat is nearer to the images than with another reading, and not by chance."""
+        gain = other.factor * other.errors - self.factor * self.errors
+        return gain.mean().item() > STANDARD_ERRORS * gain.std().item() / math.sqrt(len(gain))
 
 
-class Check(NamedTuple):
-    """The error of a conversion at half noise, and the readings that have smaller ones, the smallest first."""
+class ImageCheck(NamedTuple):
+    """The error of a conversion on images, and readings with smaller ones, the smallest first."""
 
-    images: str
     number: int
     noise_error: float
     better: tuple
-    others: tuple
+    options: tuple
 
     @property
     def is_doubtful(self):
@@ -51,64 +64,99 @@ class Check(NamedTuple):
     def text(self):
         """What was found, in sentences."""
         found = (
-            f"On {self.number} {self.images}, the mean square error of its predicted noise at half noise is "
+            f"On {self.number} images, the mean square error of its predicted noise at half noise is "
             f"{self.noise_error:.3g}, where 1 is that of no prediction"
         )
         if self.better:
             first, names = self.better[0], ", ".join(dict.fromkeys(each.option for each in self.better))
             return f"{found}. With {first.option}={first.value} it is {first.noise_error:.3g}: doubt {names}."
         if self.is_doubtful:
-            options = ", ".join(dict.fromkeys(each.option for each in self.others))
-            return f"{found}, which is that of a wrong reading, or of a network without training. Doubt {options}."
+            options = ", ".join(self.options)
+            return f"{found}: it was read wrongly, or the images are not like those of its training. Doubt {options}."
         return f"{found}; no other reading that fits its weights has a smaller one."
 
     def values(self):
         """The values for `conversion.json`."""
-        better = [each._asdict() for each in self.better]
+        better = [
+            {"option": each.option, "value": each.value, "noise_error": each.noise_error} for each in self.better
+        ]
         return {"text": self.text, "number": self.number, "noise_error": self.noise_error, "better": better}
 
 
-def check_reading(pipeline, conversion, reread, images, name, seed=0):
-    """The [`Check`] of a conversion on images.
+class SampleCheck(NamedTuple):
+    """How much neighbouring pixels of a network's own samples are alike."""
+
+    number: int
+    correlation: float
+    options: tuple
+
+    @property
+    def is_doubtful(self):
+        return not self.correlation > LEAST_CORRELATION
+
+    @property
+    def text(self):
+        """What was found, in sentences."""
+        found = f"Neighbouring pixels of {self.number} samples have a correlation of {self.correlation:.2f}"
+        if self.is_doubtful:
+            return f"{found}, which is that of noise: it was read wrongly. Doubt {', '.join(self.options)}."
+        return (
+            f"{found}, as pixels of images have, which does not show that each option is right: --check_images does."
+        )
+
+    def values(self):
+        """The values for `conversion.json`."""
+        return {"text": self.text, "number": self.number, "correlation": self.correlation}
+
+
+def check_on_images(pipeline, conversion, reread, images, seed=0):
+    """The [`ImageCheck`] of a conversion.
 
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): what was made of the conversion.
         conversion ([`Conversion`]): with the options that are doubtful.
         reread: a function of {option: value} that gives the pipeline with other options.
         images (`torch.Tensor`): (N, C, H, W), in [-1, 1].
-        name (`str`): what the images are, in the plural.
         seed (`int`): of the noise.
     """
-    noise_error, image_error = errors_at_half_noise(pipeline, images, seed)
+    given = Reading("", None, *errors_at_half_noise(pipeline, images, seed))
     others = [
         Reading(option, value, *errors_at_half_noise(reread({option: value}), images, seed))
         for option, values in conversion.doubtful.items()
         for value in values
     ]
     others.append(Reading(DATA_RANGE, "[0, 1]", *errors_at_half_noise(pipeline, (images + 1) / 2, seed)))
-    better = [each for each in others if each.image_error < CLEARLY_SMALLER * image_error]
-    better.sort(key=lambda each: each.image_error)
-    return Check(name, len(images), noise_error, tuple(better), tuple(others))
+    better = sorted(
+        (each for each in others if each.is_better_than(given)), key=lambda each: each.factor * each.noise_error
+    )
+    return ImageCheck(len(images), given.noise_error, tuple(better), options_to_doubt(conversion))
+
+
+def check_on_samples(conversion, samples):
+    """The [`SampleCheck`] of a conversion, for samples (N, C, H, W)."""
+    centred = samples - samples.mean()
+    products = (centred[..., 1:] * centred[..., :-1]).mean() / centred.square().mean()
+    return SampleCheck(len(samples), products.item(), options_to_doubt(conversion))
+
+
+def options_to_doubt(conversion):
+    return (*conversion.doubtful, DATA_RANGE)
 
 
 @torch.no_grad()
 def errors_at_half_noise(pipeline, images, seed=0):
-    """The mean square error of the predicted noise, and that of x0_hat as a share of the images' variance.
-
-    The second one compares readings with other ranges of the data and other noise levels.
-    """
+    """The mean square error of the predicted noise of each image, (N,), and the `factor` of a [`Reading`]."""
     scheduler, device = pipeline.scheduler, pipeline.unet.device
     t = (scheduler.alphas_cumprod - HALF_NOISE).abs().argmin()
     alpha_bar = scheduler.alphas_cumprod[t].item()
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    x0 = images.to(device)
-    x_t = scheduler.add_noise(x0, noise, t)
+    x_t = scheduler.add_noise(images.to(device), noise, t)
+    labels = pipeline.encode_labels(some_labels(pipeline.unet.config, len(x_t)), batch_size=len(x_t), device=device)
     with evaluating(pipeline.unet):
-        labels = pipeline.encode_labels(some_labels(pipeline.unet.config, len(x0)), batch_size=len(x0), device=device)
-        output = pipeline.predict(x_t, t, t.to(device), labels)[:, : x0.shape[1]]
+        output = pipeline.predict(x_t, t, t.to(device), labels)[:, : x_t.shape[1]]
     predicted = NOISE_OF[scheduler.config.prediction_type](output, x_t, alpha_bar)
-    error = (predicted - noise).square().mean().item()
-    return error, error * (1 - alpha_bar) / alpha_bar / x0.var().item()
+    errors = (predicted - noise).square().flatten(1).mean(1).cpu()
+    return errors, (1 - alpha_bar) / alpha_bar / images.var().item()
 
 
 def some_labels(config, number):
@@ -125,21 +173,6 @@ NOISE_OF = {
 }
 
 
-def own_samples(pipeline, number, steps, seed=0):
-    """Samples of the network itself, (N, C, H, W) in [-1, 1], where there are no images to check it on."""
-    labels = some_labels(pipeline.unet.config, number)
-    generator = torch.Generator().manual_seed(seed)
-    samples = pipeline(
-        batch_size=number,
-        class_labels=labels,
-        generator=generator,
-        num_inference_steps=steps,
-        eta=0.0,
-        output_type="latent",
-    ).images
-    return samples.clamp(-1, 1).cpu()
-
-
 class SelfCheck(NamedTuple):
     """Checks a conversion on images of a data set, or on samples of the network itself where there are none.
 
@@ -154,23 +187,32 @@ class SelfCheck(NamedTuple):
     tell: Callable = print
 
     def __call__(self, opened, conversion, result):
-        """The [`Check`]; None for what is no pipeline, and so has no process to check it with."""
+        """The check; None for what is no pipeline, and so has no process to check it with."""
         if not isinstance(result, GaussianDiffusionPipeline):
             self.tell("The reading is not checked, for no pipeline samples this network.")
             return None
-        images = self.images_for(result)
-        name = "samples of its own" if self.data is None else "images"
-        check = check_reading(
-            result, conversion, lambda changes: sampled(opened.read(changes)), images, name, self.seed
-        )
+        if self.data is None:
+            check = check_on_samples(conversion, self.samples_of(result))
+        else:
+            images, read = self.images_for(result), opened.read
+            check = check_on_images(result, conversion, lambda changes: sampled(read(changes)), images, self.seed)
         self.tell(check.text)
         return check
 
+    def samples_of(self, pipeline):
+        """Samples of the network itself, (N, C, H, W) in [-1, 1]."""
+        samples = pipeline(
+            batch_size=self.number,
+            class_labels=some_labels(pipeline.unet.config, self.number),
+            generator=torch.Generator().manual_seed(self.seed),
+            num_inference_steps=self.steps,
+            eta=0.0,
+            output_type="latent",
+        )
+        return samples.images.clamp(-1, 1).cpu()
+
     def images_for(self, pipeline):
-        """The images for a network, (N, C, H, W) in [-1, 1]."""
-        if self.data is None:
-            return own_samples(pipeline, self.number, self.steps, self.seed)
-        config = pipeline.unet.config
-        source = ImageData.open_for_network(self.data, config, "the converted network")
-        images = source.select(range(min(self.number, len(source)))).decode().images
+        """The images of the data, in the size of the network, (N, C, H, W) in [-1, 1]."""
+        source = ImageData.open_for_network(self.data, pipeline.unet.config, "the converted network")
+        images = source.select(range(min(self.number, len(source)))).decode()["images"]
         return pipeline.samples.from_data(images)

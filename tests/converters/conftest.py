@@ -22,7 +22,7 @@ class ForeignModel(NamedTuple):
 
     @property
     def checkpoint(self):
-        return FOLDER / f"{self.name}.safetensors"
+        return next(file for file in FOLDER.glob(f"{self.name}.*") if file.suffix in (".safetensors", ".pt"))
 
     @property
     def options(self):

@@ -9,7 +9,14 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from ddpm_hf import ADMUNet2DModel, DDPMUNet2DModel, GaussianDiffusionPipeline, NCSNpp2DModel, NoisyImageClassifier
+from ddpm_hf import (
+    ADMUNet2DModel,
+    DDPMUNet2DModel,
+    GaussianDiffusionPipeline,
+    LinearAttentionUNet2DModel,
+    NCSNpp2DModel,
+    NoisyImageClassifier,
+)
 from ddpm_hf.converters import convert_checkpoint
 from ddpm_hf.converters.processes import ConvertedNetwork
 
@@ -19,6 +26,7 @@ CLASSES = {
     "ddim_train": UNet2DModel,
     "ddpmpp": NCSNpp2DModel,
     "ncsnpp_residual": NCSNpp2DModel,
+    "lucidrains": LinearAttentionUNet2DModel,
 }
 # Sines of timesteps are computed in float32, from frequencies that are rounded in another order in other codes and on
 # other processors. That is seen in float64 alone, and not by a network that takes sigma.
@@ -41,7 +49,7 @@ def test_the_output_is_that_of_the_code(model):
     assert model.error_of(network.double(), "output_float64") < IN_FLOAT64[model.name]
 
 
-@pytest.mark.parametrize("name", ["guided_sr", "guided_classifier", "ddim_train"])
+@pytest.mark.parametrize("name", ["guided_sr", "guided_classifier", "ddim_train", "lucidrains"])
 def test_in_double_precision_at_time_zero_it_is_exact(foreign, name):
     """There all sines are 0 and all cosines 1, whatever the frequencies."""
     model = foreign(name)
