@@ -71,7 +71,7 @@ def _flags(text):
         elif name is None:
             raise InputError(f"options={text!r} has the value {word!r} without a flag before it.")
         else:
-            flags[name] = yaml.safe_load(word)
+            flags[name], name = yaml.safe_load(word), None
     return flags
 
 

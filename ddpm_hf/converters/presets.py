@@ -127,10 +127,11 @@ PRESETS = {
     # improved-diffusion
     "improved_cifar10": IMPROVED | {"image_size": 32, "dropout": 0.3},
     "improved_imagenet64": IMPROVED | {"image_size": 64},
-    "improved_imagenet64_cond": IMPROVED | {"image_size": 64, "num_channels": 192, "class_cond": True},
+    "improved_imagenet64_cond": IMPROVED
+    | {"image_size": 64, "num_channels": 192, "class_cond": True, "rescale_timesteps": False},
     "improved_upsample_64_256": IMPROVED
     | {"large_size": 256, "small_size": 64, "num_channels": 192, "num_res_blocks": 2}
-    | {"class_cond": True, "noise_schedule": "linear"},
+    | {"class_cond": True, "noise_schedule": "linear", "rescale_timesteps": False},
     "improved_lsun_bedroom": IMPROVED
     | {"image_size": 256, "num_res_blocks": 2, "num_heads": 1, "use_scale_shift_norm": False}
     | {"attention_resolutions": "16", "diffusion_steps": 1000, "noise_schedule": "linear", "rescale_timesteps": False},
@@ -142,20 +143,16 @@ PRESETS = {
     "vp_cifar10_ddpmpp": _score_sde("vpsde", False),
     "vp_cifar10_ddpmpp_continuous": _score_sde("vpsde"),
     "vp_cifar10_ddpmpp_deep_continuous": _score_sde("vpsde", num_res_blocks=8),
-    "vp_cifar10_ncsnpp": _score_sde("vpsde", False, **RESIDUAL_INPUT),
-    "vp_cifar10_ncsnpp_continuous": _score_sde("vpsde", **RESIDUAL_INPUT),
-    "vp_cifar10_ncsnpp_deep_continuous": _score_sde("vpsde", num_res_blocks=8, **RESIDUAL_INPUT),
     "subvp_cifar10_ddpmpp_continuous": _score_sde("subvpsde"),
     "subvp_cifar10_ddpmpp_deep_continuous": _score_sde("subvpsde", num_res_blocks=8),
-    "subvp_cifar10_ncsnpp_continuous": _score_sde("subvpsde", **RESIDUAL_INPUT),
-    "subvp_cifar10_ncsnpp_deep_continuous": _score_sde("subvpsde", num_res_blocks=8, **RESIDUAL_INPUT),
     "ve_cifar10_ncsnpp": _score_sde("vesde", False, scale_by_sigma=True, **RESIDUAL_INPUT),
     "ve_cifar10_ncsnpp_continuous": _score_sde("vesde", **RESIDUAL_INPUT, **OF_SIGMA),
     "ve_cifar10_ncsnpp_deep_continuous": _score_sde("vesde", num_res_blocks=8, **RESIDUAL_INPUT, **OF_SIGMA),
-    "ve_celebahq256_ncsnpp_continuous": _high_resolution(348),
-    "ve_bedroom256_ncsnpp_continuous": _high_resolution(378),
-    "ve_church256_ncsnpp_continuous": _high_resolution(380),
-    "ve_ffhq1024_ncsnpp_continuous": _high_resolution(
+    "ve_bedroom_ncsnpp_continuous": _high_resolution(378),
+    "ve_church_ncsnpp_continuous": _high_resolution(380),
+    "ve_celebahq_256_ncsnpp_continuous": _high_resolution(348),
+    "ve_ffhq_256_ncsnpp_continuous": _high_resolution(348),
+    "ve_ffhq_1024_ncsnpp_continuous": _high_resolution(
         1348, 1024, nf=16, ch_mult=[1, 2, 4, 8, 16, 32, 32, 32], num_res_blocks=1
     ),
 }

@@ -4,7 +4,10 @@ The code numbers its layers in the order in which they are used, `all_modules.0`
 walking through the network in that order.
 """
 
+import math
 from itertools import count
+
+from diffusers import UNet2DModel
 
 from ddpm_hf.converters.conversion import Conversion, network_of
 from ddpm_hf.converters.options import Options, as_bool, as_numbers, check_agreement
@@ -55,7 +58,9 @@ def convert_score_sde(weights, given):
     options = Options(given, FAMILY)
     options.check_known(KNOWN, SECTIONS)
     config = _config(weights, options)
-    network = network_of(NCSNpp2DModel, config, renamed(weights, config), FAMILY)
+    own, stock = (NCSNpp2DModel, config), (UNet2DModel, stock_config(config))
+    network_class, arguments = stock if fits_stock_class(config) else own
+    network = network_of(network_class, arguments, renamed(weights, config), FAMILY)
     return Conversion(FAMILY, network, process_of(options))
 
 
@@ -93,6 +98,45 @@ def _config(weights, options):
         "sigma_max": float(options.get("model.sigma_max", 50)),
         "num_scales": int(options.get("model.num_scales", 1000)),
         "dropout": float(options.get("model.dropout", 0)),
+    }
+
+
+# What a stock `UNet2DModel` with skip blocks always has.
+OF_STOCK_SKIP_BLOCKS = {
+    "in_channels": 3,
+    "time_embedding_type": "fourier",
+    "fir": True,
+    "skip_rescale": True,
+    "progressive": "output_skip",
+    "progressive_input": "input_skip",
+    "center_input_sample": True,
+    "scale_by_sigma": True,
+}
+# Attentions of stock skip blocks are normalized in 32 groups, and those of the code in a quarter of the width, if less.
+LEAST_STOCK_WIDTH = 128
+
+
+def fits_stock_class(config):
+    """Whether a stock `UNet2DModel` computes what an [`NCSNpp2DModel`] of this config does."""
+    widths = config["block_out_channels"]
+    beside = {near for level in config["attention_levels"] for near in (level - 1, level, level + 1)}
+    attended = [width for level, width in enumerate(widths) if level in beside]
+    has_skip_blocks = all(config[name] == value for name, value in OF_STOCK_SKIP_BLOCKS.items())
+    return has_skip_blocks and min(attended, default=LEAST_STOCK_WIDTH) >= LEAST_STOCK_WIDTH
+
+
+def stock_config(config):
+    """The arguments of [`UNet2DModel`] for those of an [`NCSNpp2DModel`] that fits it."""
+    levels = range(len(config["block_out_channels"]))
+    prefixes = ["AttnSkip" if level in config["attention_levels"] else "Skip" for level in levels]
+    shared = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "dropout")
+    return {name: config[name] for name in (*shared, "time_embedding_type", "center_input_sample")} | {
+        "down_block_types": tuple(f"{prefix}DownBlock2D" for prefix in prefixes),
+        "up_block_types": tuple(f"{prefix}UpBlock2D" for prefix in reversed(prefixes)),
+        "norm_num_groups": None,
+        "norm_eps": 1e-6,
+        "mid_block_scale_factor": math.sqrt(2),
+        "attention_head_dim": None,
     }
 
 

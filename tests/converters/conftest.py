@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from improved_names import in_improved_names
+from foreign_names import in_improved_names
 
 from ddpm_hf import ADMUNet2DModel
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from improved_names import in_improved_names
+from foreign_names import in_improved_names
 
 from ddpm_hf import ADMUNet2DModel, ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.converters.convert import open_checkpoint
