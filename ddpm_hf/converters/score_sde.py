@@ -112,7 +112,7 @@ OF_STOCK_SKIP_BLOCKS = {
     "center_input_sample": True,
     "scale_by_sigma": True,
 }
-# Attentions of stock skip blocks are normalized in 32 groups, and those of the code in a quarter of the width, if less.
+# Attentions of stock skip blocks are normalized in 32 groups; in the code, in a quarter of their width at most.
 LEAST_STOCK_WIDTH = 128
 
 
