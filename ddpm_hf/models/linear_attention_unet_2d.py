@@ -10,7 +10,7 @@ from torch import nn
 
 
 class LinearAttentionUNet2DModel(ModelMixin, ConfigMixin):
-    r"""A U-Net whose levels have linear attention (Shen et al. 2018), or full attention.
+    r"""A U-Net whose levels have linear attention, or full attention.
 
     A feature vector is normalized to the length :math:`\sqrt C` times a gain. Keys and values of every attention are
     joined by learned ones, a memory. Levels halve the image by taking 2x2 pixels as channels.
