@@ -29,7 +29,7 @@ class CheckOptions:
     check_images: str | None = option(
         None, "Images like those of its training, as a folder or a name on the Hub; by default samples of its own."
     )
-    num_images: int = option(16, "How many images.", min=1)
+    num_images: int = option(32, "How many images; of samples at most 16.", min=2)
     steps: int = option(25, "Timesteps of sampling, where there are no images.", min=1)
 
     def __post_init__(self):

@@ -27,6 +27,8 @@ STANDARD_ERRORS = 3
 # Between neighbouring pixels; photographs have 0.9 and more, small pictures of clothes 0.6, noise 0.
 LEAST_CORRELATION = 0.4
 DATA_RANGE = "the data range"
+# Drawing them takes `steps` calls of the network each, and comparing readings only as many as there are readings.
+MOST_SAMPLES = 16
 
 
 class Reading(NamedTuple):
@@ -181,7 +183,7 @@ class SelfCheck(NamedTuple):
     """
 
     data: DataArguments | None = None
-    number: int = 16
+    number: int = 32
     steps: int = 25
     seed: int = 0
     tell: Callable = print
@@ -201,9 +203,10 @@ class SelfCheck(NamedTuple):
 
     def samples_of(self, pipeline):
         """Samples of the network itself, (N, C, H, W) in [-1, 1]."""
+        number = min(self.number, MOST_SAMPLES)
         samples = pipeline(
-            batch_size=self.number,
-            class_labels=some_labels(pipeline.unet.config, self.number),
+            batch_size=number,
+            class_labels=some_labels(pipeline.unet.config, number),
             generator=torch.Generator().manual_seed(self.seed),
             num_inference_steps=self.steps,
             eta=0.0,

@@ -53,7 +53,7 @@ def test_a_checkpoint_becomes_a_folder_with_a_card(improved, images, tmp_path):
     pipeline = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new")
     assert type(pipeline.unet) is ADMUNet2DModel and pipeline.unet.config.num_attention_heads == 2
     report = json.loads((tmp_path / "new" / "conversion.json").read_text(encoding="utf-8"))
-    assert report["checkpoint"] == "model.pt" and report["check"]["number"] == 16
+    assert report["checkpoint"] == "model.pt" and report["check"]["number"] == 32
     card = ModelCard.load(tmp_path / "new" / "README.md").text
     assert "## Where it comes from" in card and "`model.pt`" in card and report["check"]["text"] in card
     check_model_folder(tmp_path / "new")
