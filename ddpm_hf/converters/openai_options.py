@@ -8,16 +8,9 @@ from ddpm_hf.errors import InputError
 OF_THE_SCRIPTS = (
     *("batch_size", "num_samples", "use_ddim", "model_path", "classifier_path", "timestep_respacing", "clip_denoised"),
     *("use_kl", "rescale_learned_sigmas", "use_checkpoint", "microbatch", "lr", "weight_decay", "lr_anneal_steps"),
-    *(
-        "ema_rate",
-        "log_interval",
-        "save_interval",
-        "resume_checkpoint",
-        "fp16_scale_growth",
-        "data_dir",
-        "base_samples",
-    ),
-    *("schedule_sampler", "classifier_scale", "iterations", "eval_interval", "val_data_dir", "anneal_lr", "noised"),
+    *("ema_rate", "log_interval", "save_interval", "resume_checkpoint", "fp16_scale_growth", "data_dir"),
+    *("base_samples", "schedule_sampler", "classifier_scale", "iterations", "eval_interval", "val_data_dir"),
+    *("anneal_lr", "noised"),
 )
 OF_THE_NETWORK = (
     *("image_size", "num_channels", "num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels"),
@@ -25,19 +18,12 @@ OF_THE_NETWORK = (
     *("use_new_attention_order", "learn_sigma", "use_fp16", "large_size", "small_size", "out_channels", "num_classes"),
 )
 OF_THE_PROCESS = (
-    *("diffusion_steps", "noise_schedule", "rescale_timesteps", "predict_xstart", "sigma_small", "data_range"),
+    *("diffusion_steps", "noise_schedule", "rescale_timesteps", "predict_xstart", "sigma_small"),
+    "data_range",
 )
-OF_THE_CLASSIFIER = tuple(
-    f"classifier_{name}"
-    for name in (
-        "use_fp16",
-        "width",
-        "depth",
-        "attention_resolutions",
-        "use_scale_shift_norm",
-        "resblock_updown",
-        "pool",
-    )
+OF_THE_CLASSIFIER = (
+    *("classifier_use_fp16", "classifier_width", "classifier_depth", "classifier_attention_resolutions"),
+    *("classifier_use_scale_shift_norm", "classifier_resblock_updown", "classifier_pool"),
 )
 KNOWN = ("codebase", "model_class", *OF_THE_SCRIPTS, *OF_THE_NETWORK, *OF_THE_PROCESS, *OF_THE_CLASSIFIER)
 
