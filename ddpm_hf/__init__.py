@@ -16,6 +16,9 @@ _PUBLIC = {
     "DDPMUNet2DModel": "ddpm_hf.models.unet_2d",
     "MLPDenoiser": "ddpm_hf.models.mlp_denoiser",
     "ExactDenoiser": "ddpm_hf.models.exact_denoiser",
+    "ADMUNet2DModel": "ddpm_hf.models.adm_unet_2d",
+    "NCSNpp2DModel": "ddpm_hf.models.ncsnpp_2d",
+    "LinearAttentionUNet2DModel": "ddpm_hf.models.linear_attention_unet_2d",
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
 }

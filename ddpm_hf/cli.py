@@ -4,13 +4,13 @@ import sys
 from itertools import pairwise
 
 from ddpm_hf.command_line import PROGRAM, Verbs
-from ddpm_hf.commands import measuring, sampling, sharing, show, training
+from ddpm_hf.commands import converting, measuring, sampling, sharing, show, training
 from ddpm_hf.errors import refuse_empty
 
 app = Verbs(
     help="Train, sample and share denoising diffusion models. Options may be written with hyphens or underscores."
 )
-for verbs in (training, sampling, measuring, sharing):
+for verbs in (training, sampling, measuring, converting, sharing):
     app.add_typer(verbs.app)
 app.add_typer(show.app, name="show")
 

@@ -11,7 +11,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.number_checks import is_whole, where_not_finite
 from ddpm_hf.pipelines.conditioning import Guidance, check_classifier, encode_labels, make_conditioning
 from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
@@ -36,7 +38,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
 
     Args:
         unet ([`UNet2DModel`]): stock or ours, with C output channels, or 2C with a variance head. For points it is an
-            [`MLPDenoiser`]; an [`ExactDenoiser`] serves for both.
+            [`MLPDenoiser`]; an [`ExactDenoiser`] serves for both. Networks of other codes are an [`ADMUNet2DModel`],
+            an [`NCSNpp2DModel`] or a [`LinearAttentionUNet2DModel`].
         scheduler ([`SchedulerMixin`]): a [`DDPMScheduler`] or [`DDIMScheduler`] becomes the equivalent
             [`GaussianDiffusionScheduler`] (eta 1 and 0); other schedulers stay.
         classifier ([`NoisyImageClassifier`], *optional*): predicts the class of x_t, for `classifier_guidance_scale`;
@@ -49,7 +52,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
 
     def __init__(
         self,
-        unet: UNet2DModel | MLPDenoiser | ExactDenoiser,
+        unet: UNet2DModel | MLPDenoiser | ExactDenoiser | NCSNpp2DModel | LinearAttentionUNet2DModel,
         scheduler: SchedulerMixin,
         classifier: ModelMixin | None = None,
     ):

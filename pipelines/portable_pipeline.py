@@ -6,8 +6,11 @@ from pathlib import Path
 
 from diffusers import DDPMScheduler, UNet2DModel
 
+from ddpm_hf.models.adm_unet_2d import ADMUNet2DModel
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
@@ -15,7 +18,13 @@ from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 # The networks whose code is in the saved file, with their class names in the index.
-OWN_NETWORKS = {network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser)}
+OWN_NETWORKS = {
+    network.__name__: network
+    for network in (
+        *(NoisyImageClassifier, MLPDenoiser, ExactDenoiser),
+        *(ADMUNet2DModel, NCSNpp2DModel, LinearAttentionUNet2DModel),
+    )
+}
 
 CODE_FILE = "pipeline.py"
 # The entry of the index for a model that only this pipeline can run: file and class.
@@ -51,7 +60,7 @@ class PortableSavingMixin:
             if file.is_file():
                 config = json.loads(file.read_text(encoding="utf-8"))
                 config.pop("_name_or_path", None)
-                if isinstance(uncompiled(network), UNet2DModel):
+                if is_stock(network):
                     config["_class_name"] = UNet2DModel.__name__
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -63,7 +72,7 @@ class PortableSavingMixin:
         own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
         stock_runs = "unet" not in own and stock_pipeline_runs(self.unet.config, self.scheduler)
         index["_class_name"] = "DDPMPipeline" if stock_runs else OWN_CLASS
-        if isinstance(uncompiled(self.unet), UNet2DModel):
+        if is_stock(self.unet):
             index["unet"] = ["diffusers", "UNet2DModel"]
         if isinstance(self.scheduler, GaussianDiffusionScheduler):
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
@@ -89,6 +98,11 @@ def stock_pipeline_runs(unet_config, scheduler):
     if unet_config.get("out_channels", channels) == channels:
         return True
     return isinstance(scheduler, GaussianDiffusionScheduler | DDPMScheduler) and variance_type == "learned_range"
+
+
+def is_stock(network):
+    """Whether a stock `UNet2DModel` with the weights and the config of a network computes the same."""
+    return isinstance(uncompiled(network), UNet2DModel) and type(uncompiled(network)).__name__ not in OWN_NETWORKS
 
 
 def uncompiled(network):

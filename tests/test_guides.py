@@ -97,6 +97,7 @@ def models(tmp_path_factory):
     unconditional.save_pretrained(folder / "outputs" / "mine")
     with_classes = GaussianDiffusionPipeline(DDPMUNet2DModel(num_classes=10, **TINY), GaussianDiffusionScheduler())
     with_classes.save_pretrained(folder / "outputs" / "with_classes")
+    shutil.copy(ROOT / "tests" / "reference" / "unets" / "lucidrains.pt", folder / "outputs" / "model-100.pt")
     stock = DDPMPipeline(UNet2DModel(**TINY, out_channels=1), DDPMScheduler())
     stock.save_pretrained(folder / "google" / "ddpm-cifar10-32")
     return folder

@@ -32,6 +32,7 @@ from ddpm_hf.models.batch_bytes import least_batch_bytes
 from ddpm_hf.models.class_names import class_names_of, id2label_of
 from ddpm_hf.models.named_networks import network_config
 from ddpm_hf.models.presets import NETWORK_PRESETS
+from ddpm_hf.pipelines.portable_pipeline import OWN_NETWORKS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
@@ -252,18 +253,24 @@ def make_unet(args, source):
 
 
 def _load_unet(args, source):
+    network_class = OWN_NETWORKS.get(_load_config(args.init_from).get("_class_name"), source.network_class)
     try:
-        unet = source.network_class.from_pretrained(args.init_from, subfolder="unet")
+        unet = network_class.from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     if unet.config.get("sample_size", ()) is None:  # the network takes any size, but samples need one
         unet.register_to_config(sample_size=source.resolution)
     added = {}
-    if args.variance_head is not None and unet.config.variance_head is None:
+    if args.variance_head is not None and unet.config.get("variance_head") is None:
         added["variance_head"] = args.variance_head
     if source.num_classes is not None and getattr(unet, "class_embedding", None) is None and not args.train_head_only:
         added["num_classes"] = source.num_classes
+    if added and not hasattr(unet, "from_unet"):
+        raise InputError(
+            f"The network of init_from={args.init_from!r} is a {type(unet).__name__}, which takes no "
+            f"{' and no '.join(added)}: train it without."
+        )
     if added:
         unet = type(unet).from_unet(unet, **added)
     wanted = {
@@ -272,9 +279,9 @@ def _load_unet(args, source):
         "variance_head": args.variance_head,
     }
     for name, value in wanted.items():
-        if unet.config[name] != value:
+        if unet.config.get(name) != value:
             raise InputError(
-                f"The network of init_from={args.init_from!r} has {name}={unet.config[name]}, but the data and "
+                f"The network of init_from={args.init_from!r} has {name}={unet.config.get(name)}, but the data and "
                 f"options ask for {value}."
             )
     if source.class_names is not None:

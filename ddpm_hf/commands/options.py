@@ -41,8 +41,8 @@ class ModelVerb(Verb):
     places: ClassVar[dict] = {
         "model": check_model_place,
         "classifier": check_model_place,
-        "dataset": check_data_name,
-        **dict.fromkeys(("folder", "run", "image", "image_a", "image_b", "mask"), check_local_place),
+        **dict.fromkeys(("dataset", "check_images"), check_data_name),
+        **dict.fromkeys(("folder", "run", "checkpoint", "image", "image_a", "image_b", "mask"), check_local_place),
     }
 
     def invoke(self, ctx):

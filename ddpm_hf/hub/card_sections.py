@@ -8,7 +8,14 @@ from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.installation import INSTALL, WHERE
 from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
-from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
+from ddpm_hf.reports.report_files import (
+    CALIBRATION,
+    COMPARED_SAMPLES,
+    CONVERSION,
+    SOLVERS,
+    TRAINING_OPTIONS,
+    calibration_of,
+)
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -56,6 +63,13 @@ network's converged probability flow are below, beside those of diffusers' solve
 {command}
 ```
 {picture}"""
+
+CONVERSION_SECTION = """## Where it comes from
+
+Converted by ddpm_hf from `{checkpoint}` (SHA-256 `{sha256}`), a checkpoint of {family}: {which} weights, which a
+`{network}` of {parameters} parameters holds exactly. {check}{notes}"""
+
+WEIGHTS_TAKEN = {"ema": "its averaged", "raw": "its raw", "only": "its only"}
 
 LIMITS = """## Limits and biases
 
@@ -126,6 +140,8 @@ def introduction(folder, index):
         return f"A denoising diffusion model, calibrated with ddpm_hf on {data} for sampling in few steps."
     if options:
         return f"A denoising diffusion model of {data_name(options['dataset'])}, trained with ddpm_hf."
+    if CONVERSION.read(folder):
+        return f"A diffusion model of another code, as a `{_class_name(index)}`."
     return f"A diffusion model, as a `{_class_name(index)}`."
 
 
@@ -179,6 +195,26 @@ def training(folder):
         file=TRAINING_OPTIONS.name,
         num_processes=environment["num_processes"],
         options=yaml.safe_dump({k: v for k, v in options.items() if k not in OF_THE_RUN}, sort_keys=False),
+    )
+
+
+def conversion(folder):
+    """What a converted checkpoint was."""
+    report = CONVERSION.read(folder)
+    return conversion_text(report) if report else ""
+
+
+def conversion_text(report):
+    """The section of a card from the values of `conversion.json`."""
+    return CONVERSION_SECTION.format(
+        checkpoint=report["checkpoint"],
+        sha256=report["sha256"],
+        family=report["family"],
+        which=WEIGHTS_TAKEN[report["weights"]],
+        network=report["network"],
+        parameters=f"{report['parameters'] / 1e6:.1f}M",
+        check=report.get("check", {}).get("text", "Its reading was not checked on images."),
+        notes="".join(f"\n\n{note}" for note in report.get("notes", ())),
     )
 
 

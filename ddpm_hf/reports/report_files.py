@@ -88,4 +88,6 @@ COMPARISON = Report("compare.json", ("settings.data", "distance", "measurements"
 COMPARED_SAMPLES = f"{COMPARISON.stem}_samples.png"
 BOUND = Report("bpd.json", ("total", "standard_error", "num_images", "timesteps"))
 ACCURACY = Report("accuracy.json")
-REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, ACCURACY)
+# Of a checkpoint of another codebase.
+CONVERSION = Report("conversion.json", ("checkpoint", "family", "weights", "network"))
+REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, ACCURACY, CONVERSION)
