@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import gather_parts, own_part
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import MOST_IN_CELL, Measurement
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
+from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
 from ddpm_hf.limits import seconds_of
@@ -27,9 +27,6 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 # Pictures have 1 (grey), 3 or 4 channels.
 PICTURE_CHANNELS = (1, 3, 4)
 LARGEST_SEED = 2**63 - 1
-FINITE_SAMPLES = (
-    "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
-)
 
 
 class Amounts(NamedTuple):
@@ -210,7 +207,6 @@ def _measure(task, name, sampler, count, bar):
     return measurement, gather_parts(shown, task.accelerator)
 
 
-@torch.no_grad()
 def _sample(task, sampler, count, seed, places, bar):
     """The uint8 images (N, C, H, W) of `places`, and the seconds for an image in each batch.
 
@@ -225,16 +221,15 @@ def _sample(task, sampler, count, seed, places, bar):
 
     for first in range(0, len(places), task.batch_size):
         batch, started = places[first : first + task.batch_size], time.perf_counter()
-        x_0 = pipeline(
-            len(batch),
-            class_labels=None if task.labels is None else task.labels[torch.tensor(batch)],
-            generator=[torch.Generator().manual_seed(seed * task.num_images + place) for place in batch],
+        levels = draw_levels(
+            pipeline,
+            [seed * task.num_images + place for place in batch],
+            batch[0],
+            None if task.labels is None else task.labels[torch.tensor(batch)],
             num_inference_steps=count,
-            output_type="latent",
             callback_on_step_end=count_call,
-        ).images
-        check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
-        images.append(to_levels(x_0).cpu())
+        )
+        images.append(levels)
         seconds.append((time.perf_counter() - started) / len(batch))
     return torch.cat(images), seconds
 

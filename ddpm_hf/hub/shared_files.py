@@ -19,6 +19,7 @@ from ddpm_hf.reports.report_files import (
     CALIBRATION,
     COMPARED_SAMPLES,
     COMPARISON,
+    MEASURES,
     REPORTS,
     SOLVERS,
     TRAINING_OPTIONS,
@@ -62,6 +63,7 @@ NOTES = LOG | {
     SOLVERS.name: "how the solvers were fitted; paths are left out",
     COMPARISON.name: "the scores of `ddpm-hf compare`; paths are left out",
     BOUND.name: "the score of `ddpm-hf evaluate`",
+    MEASURES.name: "the measures of samples of `ddpm-hf evaluate`; paths are left out",
 }
 # Files that only the run itself needs.
 OF_THE_RUN = ("checkpoints", "ema_snapshots", "logs", "__pycache__", ".cache", ".git", "*.tmp")
