@@ -26,7 +26,7 @@ from ddpm_hf.evaluation.pixel_features import CHANNELS, PIXELS, channel_network,
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim, open_data
 from ddpm_hf.evaluation.sample_metrics import Seen, Sets, check_metric, figures
 from ddpm_hf.evaluation.sampler_measurements import check_pictures
-from ddpm_hf.evaluation.samplers import set_steps
+from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with, set_steps
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_files import INDEX_FILE
 from ddpm_hf.hub.model_folder import load_pipeline
@@ -293,9 +293,10 @@ class _Evaluation:
         if self.pipeline is None:
             return
         steps = self._sampling()["num_inference_steps"] or len(self.pipeline.scheduler)
-        one_step = DrawnImages(
-            self.pipeline, len(self.samples), 0, self.samples.labels, self._sampling() | {"num_inference_steps": 1}
-        )
+        # Any sampler costs a call of the network for a step; this one takes a single step of every model.
+        pipeline = pipeline_with(make_sampler("diffusers-ddim", self.pipeline.scheduler), self.pipeline.unet)
+        sampling = self._sampling() | {"num_inference_steps": 1}
+        one_step = DrawnImages(pipeline, len(self.samples), 0, self.samples.labels, sampling)
         batch = range(min(self.request.batch_size, len(self.samples)))
         with fitting_into_memory(f"lower --batch_size, which is {self.request.batch_size}"):
             seconds = seconds_of(lambda: one_step.batch(batch))

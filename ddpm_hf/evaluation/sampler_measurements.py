@@ -50,6 +50,7 @@ class Task(NamedTuple):
     held_out: torch.Tensor
     see: Callable
     target: FeatureStatistics
+    floor: float | None  # the distance between two halves of the data
     num_images: int
     batch_size: int
     seeds: Sequence[int]
@@ -94,12 +95,19 @@ def make_task(pipeline, data, see, amounts, accelerator):
     num_images, batch_size = amounts.num_images, min(amounts.batch_size, amounts.num_images)
     # Data sets are often sorted by class, and the first images should represent all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    halves = [
+        _statistics(_own(images[half], accelerator), see, batch_size, accelerator) for half in order.tensor_split(2)
+    ]
+    target = FeatureStatistics()
+    for half in halves:
+        target.merge(half)
     return Task(
         pipeline=pipeline,
         labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
         held_out=images[order[: amounts.bound_images]],
         see=see,
-        target=_statistics(_own(images, accelerator), see, batch_size, accelerator),
+        target=target,
+        floor=frechet_distance(*halves) if min(half.count for half in halves) > 1 else None,
         num_images=num_images,
         batch_size=batch_size,
         seeds=amounts.seeds,
@@ -114,6 +122,9 @@ def settings_of(task, measurements, model, features, data):
         "model": str(model),
         "features": str(features),
         "data": f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}, {task.target.count} images",
+        "floor": "none, of so few images"
+        if task.floor is None
+        else f"{task.floor:.3g} between two halves of the data",
         "samples": f"{task.num_images} for each of the seeds {', '.join(map(str, task.seeds))}",
         "bits per dimension": f"of {len(task.held_out)} images of the data" if has_bounds else "not measured",
         "batch size and device": f"{task.batch_size}, {task.pipeline.unet.device.type}, {torch.get_num_threads()} threads, "

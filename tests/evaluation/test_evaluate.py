@@ -1,6 +1,8 @@
 """`evaluate` with metrics of samples: figures, resuming, images in place of a model, references, and mistakes."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -267,3 +269,25 @@ def test_two_processes_give_the_figures_of_one(tmp_path, model, dark_and_bright,
     assert [*one] == [*two]
     for name, figure in one.items():
         assert two[name]["value"] == pytest.approx(figure["value"], rel=1e-6, abs=1e-9), name
+
+
+MEMORY = """
+import resource, sys
+from ddpm_hf.evaluation.evaluate import evaluate
+evaluate(sys.argv[1], sys.argv[2], "fd,kid,prdc,channels", reference=sys.argv[3], features=sys.argv[4], device="cpu")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_need_bounded_memory(tmp_path, feature_network):
+    """Matrices of distances of all pairs would take 800 MB each."""
+    needed = []
+    for count in (1000, 10_000):
+        levels = np.random.default_rng(count).integers(256, size=(count, 1, 32, 32), dtype=np.uint8)
+        write_images(tmp_path / f"{count}.npz", levels.shape, [levels])
+        places = [tmp_path / f"{count}.npz", tmp_path / str(count), tmp_path / f"{count}.npz", feature_network]
+        command = [sys.executable, "-c", MEMORY, *map(str, places)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        needed.append(float(done.stdout.splitlines()[-1]))
+    assert needed[1] - needed[0] < 500, needed
