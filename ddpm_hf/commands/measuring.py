@@ -31,11 +31,19 @@ class EvaluationOptions:
 
     title: ClassVar[str] = "Evaluation"
 
+    metrics: str = option(
+        "bpd",
+        "With commas between: bpd (bits per dimension), fid, kid, prdc (precision, recall, density, coverage), is, fd, "
+        "memorisation, channels; with a network behind it, as kid_dinov2 or fd_clip.",
+    )
     num_images: int | None = option(
         None, "Samples to draw, 10,000 by default; for bpd, images of the data, all by default.", min=1
     )
     steps: int | None = option(None, "Timesteps to visit; all of training's, or the prepared ones, by default.", min=1)
     variance_type: Literal[VARIANCE_TYPES] | None = option(None, "The model's own by default.")
+
+    def __post_init__(self):
+        parse_metrics(self.metrics)  # before torch is imported, which takes seconds
 
 
 @dataclass
@@ -71,13 +79,6 @@ def evaluate(
         typer.Argument(help="A pipeline folder, a repository on the Hub, or images: a folder, or an .npz file."),
     ],
     output: Annotated[Path, typer.Option(help="The folder for figures and numbers.")],
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help="With commas between: bpd (bits per dimension), fid, kid, prdc (precision, recall, density, coverage), is, "
-            "fd, memorisation, channels; with a network behind it, as kid_dinov2 or fd_clip."
-        ),
-    ] = "bpd",
     *,
     data: offered(DataArguments, *SAMPLES, split=UNSEEN),
     evaluation: EvaluationOptions,
@@ -85,10 +86,9 @@ def evaluate(
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure how good a model is, by images it has not seen and by its samples; on all processes of `accelerate launch -m ddpm_hf.cli`."""
-    parse_metrics(metrics)  # before torch is imported, which takes seconds
     from ddpm_hf.evaluation.evaluate import evaluate
 
-    evaluate(model, output, metrics, data, **vars(evaluation), **vars(measures), **vars(execution))
+    evaluate(model, output, data=data, **vars(evaluation), **vars(measures), **vars(execution))
 
 
 @dataclass

@@ -32,6 +32,8 @@ from ddpm_hf.reports.report_files import BOUND, MEASURES, MEMORISED_SAMPLES
 from ddpm_hf.results import alone_in_free_folder
 
 SAMPLES_FILE = "samples.npz"
+OPTIONS_OF_MODELS = ("steps", "recipe", "variance_type", "num_images", "guidance_scale")
+OPTIONS_OF_SAMPLES = ("reference", "recipe", "guidance_scale", "keep_samples", "save_reference", "extrapolate")
 # Networks that are there without weights.
 OF_THE_IMAGES = {PIXELS: pixel_features, CHANNELS: channel_network}
 
@@ -98,6 +100,7 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
     metrics, data = parse_metrics(metrics), data or DataArguments(split="test")
     request = Request(model, Path(output), metrics, data, **options)
     if not metrics.of_samples:
+        _refuse(request, OPTIONS_OF_SAMPLES, f"metrics={','.join(metrics.of_the_model)} draws no samples")
         return _evaluate_model(request, Path(output))
     _check_request(request)
     return _evaluate(request)
@@ -107,14 +110,19 @@ def _check_request(request):
     for name in {_network_name(metric, request) for metric in request.metrics.of_samples} - {CHANNELS}:
         check_features(name)
     if not is_model(request.model):
-        of_models = {"steps": None, "recipe": None, "variance_type": None, "num_images": None, "guidance_scale": 1.0}
-        given = [name for name, usual in of_models.items() if getattr(request, name) != usual]
-        given += [f"metrics {name}" for name in request.metrics.of_the_model]
-        if given:
+        _refuse(request, OPTIONS_OF_MODELS, f"{request.model} has images and no model")
+        if request.metrics.of_the_model:
             raise InputError(
-                f"{request.model} has images and no model, so {given[0]} has no meaning: leave it out; all of the images are "
-                "measured."
+                f"{request.model} has images and no model, which metrics={request.metrics.of_the_model[0]!r} measures: leave "
+                "it out."
             )
+
+
+def _refuse(request, names, reason):
+    """Raises InputError for an option among `names` that was given another value than its default."""
+    for name in names:
+        if getattr(request, name) != Request._field_defaults[name]:
+            raise InputError(f"{reason}, so --{name} has no effect: leave it out.")
 
 
 def _network_name(metric, request):

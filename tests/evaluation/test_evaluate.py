@@ -227,9 +227,9 @@ def test_images_that_do_not_fit(tmp_path, samples, data, feature_network):
         evaluate(tmp_path / "floats.npz", tmp_path / "new", "fd", data, features=feature_network)
     with pytest.raises(InputError, match="statistics and no images: give it as --reference"):
         evaluate(statistics(tmp_path), tmp_path / "new", "fd", data, features=feature_network)
-    with pytest.raises(InputError, match="has images and no model, so steps has no meaning"):
+    with pytest.raises(InputError, match="has images and no model, so --steps has no effect"):
         evaluate(tmp_path / "samples.npz", tmp_path / "new", "fd", data, features=feature_network, steps=3)
-    with pytest.raises(InputError, match="has images and no model, so metrics bpd has no meaning"):
+    with pytest.raises(InputError, match="has images and no model, which metrics='bpd' measures"):
         evaluate(tmp_path / "samples.npz", tmp_path / "new", "fd,bpd", data, features=feature_network)
 
 
@@ -248,6 +248,8 @@ def test_mistakes_before_anything_is_sampled(tmp_path, model, data, options, mon
     monkeypatch.setattr(image_sets, "draw_levels", never)
     with pytest.raises(InputError, match="metrics='fdi' is not one of"):
         evaluate(model, tmp_path / "new", "fdi", data, **options)
+    with pytest.raises(InputError, match="metrics=bpd draws no samples, so --keep_samples has no effect"):
+        evaluate(model, tmp_path / "new", "bpd", data, keep_samples=True)
     with pytest.raises(InputError, match="metrics='fd' needs at least 40 samples.* num_images=39"):
         evaluate(model, tmp_path / "new", "fd", data, **options | {"num_images": 39})
     with pytest.raises(InputError, match="--extrapolate needs at least 64 samples in the 16 features"):
