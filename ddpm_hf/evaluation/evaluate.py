@@ -326,14 +326,17 @@ class _Evaluation:
 
     def _draw_memorisation(self, folder):
         neighbours = {}
-        for name in self._memorised_in():
+        for space, name in zip((PIXELS, "features"), self._memorised_in(), strict=False):
             distances, places = nearest(self.seen["samples", name].features, self.seen["train", name].features)
             found = zip(distances[:, 0].tolist(), places[:, 0].tolist(), strict=True)
-            neighbours[Path(name).name] = {place: Neighbour(*each) for place, each in enumerate(found)}
+            neighbours[space] = {place: Neighbour(*each) for place, each in enumerate(found)}
         in_pixels = neighbours[PIXELS]
         shown = sorted(in_pixels, key=lambda place: in_pixels[place].distance)[:ROWS]
         samples = {place: self._image_at(place) for place in shown}
-        title = f"The {len(shown)} of {len(self.sets.samples)} samples that are nearest to training images\n(distances below)"
+        title = (
+            f"The {len(shown)} of {len(self.sets.samples)} samples that are nearest\nto training images, with the nearest "
+            "of these\n(distances below)"
+        )
         draw_memorisation_sheet(folder, samples, neighbours, self.sets.train, title)
 
     def _image_at(self, place):

@@ -23,7 +23,7 @@ def draw_memorisation_sheet(folder, samples, neighbours, train, title):
 
     Args:
         samples (`dict`): {place: image, uint8 array (C, H, W)} of the samples to show, in their order.
-        neighbours (`dict`): {space: {place of a sample: [`Neighbour`]}}.
+        neighbours (`dict`): {space, a short name: {place of a sample: [`Neighbour`]}}.
         train: the image set of the training images.
         title (`str`): stands above the table.
     """
@@ -35,7 +35,7 @@ def draw_memorisation_sheet(folder, samples, neighbours, train, title):
             for image, row in zip(samples.values(), rows, strict=True)
         ],
         row_titles=[str(rank) for rank in range(1, len(rows) + 1)],
-        column_titles=["sample", *(f"nearest in {space}" for space in spaces)],
+        column_titles=["sample", *(f"in {space}" for space in spaces)],
         captions=[
             [f"number {place}", *(f"{each.distance:.3g}" for each in row)]
             for place, row in zip(samples, rows, strict=True)
