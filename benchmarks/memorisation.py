@@ -1,11 +1,11 @@
-"""Memorisation of a model overfitted on 200 images, beside one that was trained on 6,000: do number and sheet tell?
+"""Memorisation of a model overfitted on 200 images, beside one trained on many: do number and sheet tell them apart?
 
 python benchmarks/memorisation.py OUTPUT --features FOLDER [--model MODEL] [--num_images 200] [--steps 10]
 
 The overfitted model is the exact predictor of the first 200 training images of the embedded Fashion-MNIST, which is
-what training on them for ever gives; MODEL, by default the embedded one, was trained on all 6,000. The folders `few`
-and `many` in OUTPUT have `memorisation.png` and the figures, which are printed. FOLDER is a classifier, as
-`python -m ddpm_hf.evaluation.feature_network FOLDER` trains it.
+what training on them for ever gives. MODEL, by default the embedded one, was trained on 60,000 images, a tenth of
+which are the embedded training images. The folders `few` and `many` in OUTPUT have `memorisation.png` and the figures,
+which are printed. FOLDER is a classifier, as `python -m ddpm_hf.evaluation.feature_network FOLDER` trains it.
 """
 
 import argparse
