@@ -3,6 +3,7 @@
 import math
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
         device (`str`, *optional*): "cpu" to leave an accelerator alone; by default the fastest device.
 
     Returns:
-        [`MeasuresReport`], [`BitsPerDim`] for "bpd" alone.
+        [`MeasuresReport`]; for metrics of the model alone {name: result}, such as {"bpd": [`BitsPerDim`]}.
 
     Raises:
         InputError: before anything is sampled, for an unknown metric, a network that cannot be had, too few images,
@@ -101,7 +102,7 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
     request = Request(model, Path(output), metrics, data, **options)
     if not metrics.of_samples:
         _refuse(request, OPTIONS_OF_SAMPLES, f"metrics={','.join(metrics.of_the_model)} draws no samples")
-        return _evaluate_model(request, Path(output))
+        return {name: MODEL_METRICS[name].measure(request, request.output) for name in metrics.of_the_model}
     _check_request(request)
     return _evaluate(request)
 
@@ -141,19 +142,31 @@ def _result_names(request):
     names = [MEASURES.name, f"{MEASURES.stem}.md", MEMORISED_SAMPLES, SAMPLES_FILE]
     if request.save_reference:
         names += [_statistics_name(_network_name(metric, request)) for metric in request.metrics.of_samples]
-    return [*names, *([BOUND.name, BOUND.picture] if request.metrics.of_the_model else [])]
+    return [*names, *(file for name in request.metrics.of_the_model for file in MODEL_METRICS[name].files)]
 
 
 def _statistics_name(network):
     return f"reference_{Path(network).name}{ARCHIVE}"
 
 
-def _evaluate_model(request, output, **changes):
-    """Measures the metrics of the model, whose files are written into the folder."""
-    options = {name: getattr(request, name) for name in ("num_images", "steps", "variance_type")} | changes
-    for name in ("batch_size", "seed", "device"):
-        options[name] = getattr(request, name)
-    return evaluate_bits_per_dim(request.model, output, request.data, **options)
+def _bits_per_dim(request, folder, **changes):
+    """Writes the bound on the likelihood of the data into the folder; `changes` are options other than the request's."""
+    names = ("num_images", "steps", "variance_type", "batch_size", "seed", "device")
+    options = {name: getattr(request, name) for name in names} | changes
+    return evaluate_bits_per_dim(request.model, folder, request.data, **options)
+
+
+class ModelMetric(NamedTuple):
+    """A metric of a model: a function of the request, a folder and changes of the request, and the files that it writes.
+
+    The last file is there only when all are.
+    """
+
+    measure: Callable
+    files: tuple[str, ...]
+
+
+MODEL_METRICS = {"bpd": ModelMetric(_bits_per_dim, (BOUND.picture, BOUND.name))}
 
 
 class _Evaluation:
@@ -173,13 +186,17 @@ class _Evaluation:
         settings = self.sets.settings(request)
         together(self.accelerator, lambda: open_state(request.output, settings), main_process_only=True)
         self._say_duration()
-        if request.metrics.of_the_model and not (self.state / BOUND.name).is_file():
-            _evaluate_model(request, self.state, num_images=self._num_bound_images())
+        for metric in self._model_metrics():
+            if not (self.state / metric.files[-1]).is_file():
+                metric.measure(request, self.state, num_images=self._num_data_images())
         self._see_all()
         return together(self.accelerator, self._measure_and_write, main_process_only=True)
 
-    def _num_bound_images(self):
-        """`bpd` takes all images of the data where there are fewer than samples."""
+    def _model_metrics(self):
+        return [MODEL_METRICS[name] for name in self.request.metrics.of_the_model]
+
+    def _num_data_images(self):
+        """Metrics of the model take all images of the data where there are fewer than samples."""
         count, reference = self.request.num_images, self.sets.reference
         return None if count is None or reference is None or count >= len(reference) else count
 
@@ -298,8 +315,8 @@ class _Evaluation:
         return report
 
     def _write_pictures_and_archives(self, folder):
-        for name in (BOUND.name, BOUND.picture):
-            if (self.state / name).is_file():
+        for metric in self._model_metrics():
+            for name in metric.files:
                 shutil.copyfile(self.state / name, folder / name)
         if self.memorises:
             self._draw_memorisation(folder)

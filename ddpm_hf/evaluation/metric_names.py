@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ddpm_hf.errors import InputError
 from ddpm_hf.nearest_names import not_one_of
 
-# A new metric is a line here, and a function: of the model in `evaluation.evaluate`, of samples in `sample_metrics`.
+# A new metric is a line here and in a table of functions: `evaluate.MODEL_METRICS`, or `sample_metrics.MEASURES`.
 OF_THE_MODEL = {"bpd": "bits per dimension, the variational bound"}
 OF_SAMPLES = {
     "fd": "Frechet distance",

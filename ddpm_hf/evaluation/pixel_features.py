@@ -8,7 +8,7 @@ PIXELS, CHANNELS = "pixels", "channels"
 
 
 def pixel_features():
-    """The levels of all pixels in [0, 1], (B, C H W), between which nearest neighbours are those of the eye's images."""
+    """All pixels as numbers in [0, 1], (B, C H W)."""
     return FeatureNetwork(PIXELS, "none", "levels over 255", lambda images: (images.flatten(1).float() / 255, None))
 
 

@@ -30,6 +30,7 @@ def test_the_bias_is_that_of_the_law_of_normal_features():
     assert sum(each.bias for each in estimates) / 60 == pytest.approx(expected, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_error_covers_the_mean_of_repeated_draws(shift):
     estimates = [
@@ -40,6 +41,7 @@ def test_the_error_covers_the_mean_of_repeated_draws(shift):
     assert 0.9 <= share_covered(estimates, mean) <= 0.99
 
 
+@pytest.mark.slow
 def test_without_bias_it_is_the_distance_of_the_distributions():
     """d^2 = |shift|^2 + sum (s - 1)^2 = 3 (0.25 + 0.04)."""
     estimates = [

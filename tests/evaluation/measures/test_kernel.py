@@ -40,6 +40,7 @@ def test_rows_in_parts_are_the_whole(monkeypatch):
     assert kernel_distance(x, y)[:2] == pytest.approx(whole[:2], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_it_has_no_bias_and_its_error_covers_the_truth(scale):
     """Between N(0, s^2 I) and N(0, I), KID = 3 (s^2 - 1)^2 / D.

@@ -77,6 +77,7 @@ def test_of_separate_and_of_equal_sets():
     assert same["precision"] == same["recall"] == same["coverage"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (0.7, 0.4)])
 def test_the_errors_cover_the_means_of_repeated_draws(scale, shift):
     found = {}
