@@ -25,6 +25,7 @@ from ddpm_hf.evaluation.memorisation_sheet import ROWS, Neighbour, draw_memorisa
 from ddpm_hf.evaluation.metric_names import OF_PIXELS, Metrics, parse_metrics
 from ddpm_hf.evaluation.pixel_features import CHANNELS, PIXELS, channel_network, check_same_shape, pixel_features
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim
+from ddpm_hf.evaluation.sample_metrics import MEASURES as MEASURES_OF_SAMPLES
 from ddpm_hf.evaluation.sample_metrics import Seen, Sets, check_metric, figures
 from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
 from ddpm_hf.files import moved_in_whole
@@ -126,6 +127,10 @@ def _refuse(request, names, reason):
             raise InputError(f"{reason}, so --{name} has no effect: leave it out.")
 
 
+def _is_memorisation(metric):
+    return MEASURES_OF_SAMPLES[metric.measure].needs_training_images
+
+
 def _network_name(metric, request):
     return CHANNELS if metric.measure in OF_PIXELS else str(metric.network or request.features)
 
@@ -175,7 +180,7 @@ class _Evaluation:
     def __init__(self, request, accelerator):
         self.request, self.accelerator = request, accelerator
         self.device = request.device or str(accelerator.device)
-        self.memorises = any(metric.measure == "memorisation" for metric in request.metrics.of_samples)
+        self.memorises = any(map(_is_memorisation, request.metrics.of_samples))
 
     def run(self):
         request = self.request
@@ -276,7 +281,7 @@ class _Evaluation:
 
     def _memorised_in(self):
         """The names of the networks in which nearest training images are looked for."""
-        metrics = (metric for metric in self.request.metrics.of_samples if metric.measure == "memorisation")
+        metrics = filter(_is_memorisation, self.request.metrics.of_samples)
         return [PIXELS, *(_network_name(metric, self.request) for metric in metrics)]
 
     def _see(self, kind, network, images, batch):
@@ -332,7 +337,7 @@ class _Evaluation:
     def _figures(self, metric):
         network = self.networks[_network_name(metric, self.request)]
         found = figures(metric, network, self._sets(network), self.request.extrapolate)
-        if metric.measure == "memorisation":
+        if _is_memorisation(metric):
             in_pixels = metric._replace(name=f"{metric.name}_{PIXELS}")
             found += figures(in_pixels, self.networks[PIXELS], self._sets(self.networks[PIXELS]))
         return found

@@ -1,6 +1,7 @@
 """The measures of samples by name: what each is computed from, what it needs, and what is to be said of its figures."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,8 @@ TOLD_BIAS = 0.1
 IMAGES_PER_CLASS = 10
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True)
+class Seen:
     """What a network makes of images: features (N, D), and the logits of its classes (N, K) or None."""
 
     features: torch.Tensor
@@ -52,7 +54,7 @@ class Sets(NamedTuple):
 class Measure(NamedTuple):
     """A measure of [`Sets`].
 
-    compute: gives {part of the name, "" for the only one: [`Estimate`]}. title: by part. least: the fewest images on each
+    compute: gives {part of the name, "" for the only one: [`Estimate`]}. titles: by part. least: the fewest images on each
     side. warn: gives sentences about an estimate. takes_statistics: whether the reference may be statistics.
     needs_classes, needs_training_images: what else it needs.
     """
