@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from ddpm_hf.command_line import PROGRAM, Verbs
 from ddpm_hf.commands import converting, measuring, sampling, sharing, show, training
+from ddpm_hf.environment import check_torchvision
 from ddpm_hf.errors import refuse_empty
 
 app = Verbs(
@@ -18,6 +19,7 @@ app.add_typer(show.app, name="show")
 def main():
     try:
         refuse_empty_values(sys.argv[1:])
+        check_torchvision()
         app()
     except (ValueError, OSError) as error:  # the message tells the user what to do
         sys.exit(f"{PROGRAM}: error: {error}")

@@ -147,6 +147,10 @@ _HEAD_CONFLICTS = (
 
 _EVALUATION_CONFLICTS = (
     (
+        lambda a: a.eval_features is not None and not a.eval_every,
+        "eval_features={a.eval_features!r} has no effect without --eval_every, the updates between its measurements.",
+    ),
+    (
         lambda a: a.eval_every and a.eval_split is None,
         "eval_every={a.eval_every} needs images that are not trained on: name their split with --eval_split, or "
         "keep some back with --split 'train[:95%]' --eval_split 'train[95%:]'.",

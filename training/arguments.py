@@ -280,6 +280,12 @@ class TrainingArguments(RunArguments):
         "steps give a looser bound.",
     )
 
+    eval_features: str | None = option(
+        None,
+        "Network in which as many samples are compared with the held-out images, by their Frechet distance: inception, "
+        "dinov2, clip, or a folder of a classifier; it is tried before the training begins.",
+    )
+
     # Run folder, logs and samples
     output_dir: str | None = option(
         None,

@@ -1,30 +1,33 @@
-"""Grids of samples during training; each process draws a part of them."""
+"""Samples during training; each process draws a part of them."""
 
 import torch
 
 from ddpm_hf.distributed import gather_parts, own_part, together
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.pipelines.sample_files import files_of
 
 
 class _Stopped(Exception):
     """Sampling was stopped between two calls of the network."""
 
 
-def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
-    """One picture of all samples, or None if `is_to_stop()` became true in any process; every process must call this.
+def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: False):
+    """So many samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
     Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i
     starts from the noise of the generator `seed + i`, whichever process draws it. eta is 0, so that only the weights
     change from one grid to the next.
 
     Args:
-        args: `num_samples`, `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
+        args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
+        number (`int`): how many.
+
+    Returns:
+        a list of PIL images, or of points (d,)
 
     Raises:
         InputError: in every process, if samples in one are not finite.
     """
-    places = own_part(args.num_samples, accelerator)
+    places = own_part(number, accelerator)
 
     def draw_own_part():
         images = []
@@ -38,9 +41,7 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
 
     # The pipeline refuses samples that are not finite.
     images = gather_parts(together(accelerator, draw_own_part, ValueError), accelerator)
-    if any(image is None for image in images):
-        return None
-    return files_of(unet.config).picture(images)
+    return None if any(image is None for image in images) else images
 
 
 def _draw(unet, scheduler, places, args, is_to_stop):

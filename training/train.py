@@ -52,6 +52,7 @@ from ddpm_hf.training.run_setup import (
     resume_run,
     steps_to_do,
 )
+from ddpm_hf.training.sample_measures import HeldOutDistance
 from ddpm_hf.training.summaries import closing, describe_choice, describe_length, opening
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
@@ -191,10 +192,11 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
     set_seed(args.seed)  # gives the same initial weights in every process
     args, unet, scheduler = make_parts(args, accelerator, source)
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
+    distance = HeldOutDistance(args, held_out, accelerator) if args.eval_features else None
     with main_process_in(alone_in(args.output_dir), accelerator):
         images = begin_run(args, accelerator, source, unet, measured)
         trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
-        trainer.push, trainer.held_out = push, held_out
+        trainer.push, trainer.held_out, trainer.distance = push, held_out, distance
         resume_run(args, accelerator, source, trainer, measured)
         steps = trainer.progress.step, total_steps
         accelerator.print(opening(args, unet, source, images, steps, accelerator, (measured or {}).get(RATE)))
