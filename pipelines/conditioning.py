@@ -12,6 +12,7 @@ from ddpm_hf.samples.kind import sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 
 class Guidance(NamedTuple):
@@ -66,8 +67,7 @@ class Conditioning(NamedTuple):
         if guidance.guidance_interval is None:
             return self
         low, high = guidance.guidance_interval
-        alpha_bar = scheduler.alphas_cumprod[int(t)]
-        if low < ((1 - alpha_bar) / alpha_bar).sqrt() <= high:
+        if low < noise_to_signal(scheduler, t) <= high:
             return self
         labels = self.labels if guidance.guidance_scale == 1.0 else self.labels.chunk(2)[0]
         return self._replace(
@@ -82,6 +82,15 @@ class Conditioning(NamedTuple):
             self.classifier, x_t, t, self.classifier_labels, self.guidance.classifier_guidance_scale
         )
         return {"classifier_gradient": gradient, "guidance_form": self.guidance.classifier_guidance_form}
+
+
+def noise_to_signal(scheduler, t):
+    """sigma_t / a_t, the noise level of x_t in units of the data."""
+    if isinstance(scheduler, ScoreSDEScheduler):
+        signal, sigma = scheduler.process.levels(t)
+        return sigma / signal
+    alpha_bar = scheduler.alphas_cumprod[int(t)]
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def make_conditioning(pipeline, class_labels, guidance, batch_size, device):

@@ -16,6 +16,7 @@ from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 # The networks whose code is in the saved file, with their class names in the index.
 OWN_NETWORKS = {
@@ -25,6 +26,8 @@ OWN_NETWORKS = {
         *(ADMUNet2DModel, NCSNpp2DModel, LinearAttentionUNet2DModel),
     )
 }
+# The parts whose code is in the saved file alone, with their class names in the index.
+OWN_PARTS = OWN_NETWORKS | {part.__name__: part for part in (ScoreSDEScheduler,)}
 
 CODE_FILE = "pipeline.py"
 # The entry of the index for a model that only this pipeline can run: file and class.
@@ -69,8 +72,8 @@ class PortableSavingMixin:
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)  # the local path is of no use to readers
         own = {name: type(uncompiled(part)).__name__ for name, part in self.components.items()}
-        own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
-        stock_runs = "unet" not in own and stock_pipeline_runs(self.unet.config, self.scheduler)
+        own = {name: part for name, part in own.items() if part in OWN_PARTS}
+        stock_runs = not own.keys() & {"unet", "scheduler"} and stock_pipeline_runs(self.unet.config, self.scheduler)
         index["_class_name"] = "DDPMPipeline" if stock_runs else OWN_CLASS
         if is_stock(self.unet):
             index["unet"] = ["diffusers", "UNet2DModel"]
@@ -79,7 +82,7 @@ class PortableSavingMixin:
         if self.classifier is None:
             del index["classifier"]  # stock classes would warn that they ignore it
         # Without a module, because diffusers refuses to load a repository that names one it does not know.
-        index |= {name: [None, network] for name, network in own.items()}
+        index |= {name: [None, part] for name, part in own.items()}
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 

@@ -55,7 +55,8 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
             leaves the components of its class alone; the label `num_classes` is the null label ("no class"), used
             wherever `class_labels` is None, and leaves all.
 
-    Shapes: sample (B, C, \*), timestep () or (B,), class_labels (B,). It computes in the dtype of its components.
+    Shapes: sample (B, C, \*), timestep () or (B,), class_labels (B,). It computes in the dtype of its components. A
+    timestep between whole ones, from 0 on, has the noise level of [`ScoreSDEScheduler`] for the same chain.
 
     Raises:
         ValueError: if the components have more numbers than `MOST_NUMBERS`.
@@ -263,9 +264,14 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
     # Parts of these --------------------------------------------------------------------------------------------------
 
     def _process(self, timestep):
-        """sqrt(abar_t) and sqrt(1 - abar_t), (B, 1) or (1, 1)."""
+        """sqrt(abar_t) and sqrt(1 - abar_t), (B, 1) or (1, 1); between whole timesteps as in [`InterpolatedChain`]."""
         index = torch.as_tensor(timestep, device=self.means.device).reshape(-1, 1) + 1
-        return self.signal[index], self.sigma[index]
+        if not index.is_floating_point():
+            return self.signal[index], self.sigma[index]
+        cell = index.floor().long().clamp(1, len(self.signal) - 2)
+        log_snr = [self.signal[end].log() - self.sigma[end].log() for end in (cell, cell + 1)]
+        log_snr = torch.lerp(*log_snr, (index - cell).to(log_snr[0]))
+        return torch.sigmoid(2 * log_snr).sqrt(), torch.sigmoid(-2 * log_snr).sqrt()
 
     def _components(self, x_t, signal, sigma):
         return COVARIANCE_FORMS[self.config.covariance](self, x_t, signal, sigma)
