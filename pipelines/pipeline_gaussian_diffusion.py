@@ -138,10 +138,10 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
-        latents = self._initial_latents(batch_size, latents, generator, device)
+        latents = self.initial_latents(batch_size, latents, generator, device)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self._denoise(latents, self.scheduler.timesteps, conditioning, step_kwargs, callback)
-        return self._output(latents, output_type, return_dict)
+        return self.returned(latents, output_type, return_dict)
 
     # A run and its steps ---------------------------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         step_kwargs = step_kwargs | now.step_kwargs(latents, t_on_device)
         return update(model_output, t, latents, **step_kwargs), model_output
 
-    def _output(self, latents, output_type, return_dict):
+    def returned(self, latents, output_type, return_dict):
         """What a run returns for x_0 as the network has it."""
         images = latents
         if output_type != "latent":
@@ -217,7 +217,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in kwargs.items() if name in accepted and value is not None}
 
-    def _initial_latents(self, batch_size, latents, generator, device):
+    def initial_latents(self, batch_size, latents, generator, device):
         """x_T, always in float32, because rounding in half precision would add up over the steps."""
         samples = self.samples
         if latents is not None:

@@ -71,6 +71,21 @@ class SampleMeasureOptions:
             check_recipe(self.recipe)
 
 
+@dataclass
+class FlowOptions:
+    """How `evaluate --metrics nll` follows the probability flow."""
+
+    title: ClassVar[str] = "Probability flow"
+
+    probes: int = option(1, "Random probes and noises for each image; more reduce the standard error.", min=1)
+    rtol: float = option(1e-5, "Relative and absolute tolerance of the solver.")
+    dequantization: Literal["uniform", "gaussian"] = option(
+        "uniform",
+        "uniform: noise within each level, as in the papers; gaussian: the noise of the flow's start and a decoder, which "
+        "is comparable with the bound.",
+    )
+
+
 @app.command()
 @with_options
 def evaluate(
@@ -79,16 +94,34 @@ def evaluate(
         typer.Argument(help="A pipeline folder, a repository on the Hub, or images: a folder, or an .npz file."),
     ],
     output: Annotated[Path, typer.Option(help="The folder for figures and numbers.")],
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="What to measure, lower being better: bpd, a bound on bits per dimension; nll, their value by the probability "
+            "flow of any model; or bpd,nll."
+        ),
+    ] = "bpd",
     *,
     data: offered(DataArguments, *SAMPLES, split=UNSEEN),
     evaluation: EvaluationOptions,
-    measures: SampleMeasureOptions,
+    flow: FlowOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
-    """Measure how good a model is, by images it has not seen and by its samples; on all processes of `accelerate launch -m ddpm_hf.cli`."""
-    from ddpm_hf.evaluation.evaluate import evaluate
+    """Measure how good a model is on images that it has not seen; on all processes of `accelerate launch -m ddpm_hf.cli`."""
+    wanted = metrics.split(",")
+    if not set(wanted) <= {"bpd", "nll"}:
+        raise InputError(f"metrics={metrics!r} is not known; there are 'bpd' and 'nll', or both: bpd,nll.")
+    if "bpd" not in wanted and (evaluation.steps is not None or evaluation.variance_type is not None):
+        raise InputError("--steps and --variance_type are of the bound: leave them out, or give --metrics bpd,nll.")
+    if "nll" not in wanted and flow != FlowOptions():
+        raise InputError("--probes, --rtol and --dequantization are of the flow: give --metrics nll.")
+    from ddpm_hf.evaluation.flow_run import evaluate_flow
+    from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 
-    evaluate(model, output, data=data, **vars(evaluation), **vars(measures), **vars(execution))
+    if "bpd" in wanted:
+        evaluate_bits_per_dim(model, output, data, **vars(evaluation), **vars(execution))
+    if "nll" in wanted:
+        evaluate_flow(model, output, data, evaluation.num_images, **vars(flow), **vars(execution))
 
 
 @dataclass

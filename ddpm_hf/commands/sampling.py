@@ -71,6 +71,33 @@ class GuidedSamplingOptions(SamplingOptions):
         }
 
 
+@dataclass
+class FlowOptions:
+    """The probability flow instead of steps."""
+
+    title: ClassVar[str] = "Probability flow"
+
+    ode: bool = option(
+        False, "Follow the probability flow by an adaptive solver, deterministically, in as many calls as that takes."
+    )
+    rtol: float | None = option(None, "With --ode: relative and absolute tolerance of the solver; 1e-5 by default.")
+
+    def tolerances(self):
+        """The tolerances of the solver."""
+        rtol = 1e-5 if self.rtol is None else self.rtol
+        return {"rtol": rtol, "atol": rtol}
+
+    def check(self, **others):
+        """Raises InputError for the options of steps among `others`, which are None or False where they are not given."""
+        if not self.ode:
+            if self.rtol is not None:
+                raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
+            return
+        given = [f"--{name}" for name, value in others.items() if value]
+        if given:
+            raise InputError(f"--ode follows the probability flow without steps: leave out {' and '.join(given)}.")
+
+
 @app.command()
 @with_options
 def sample(
@@ -85,6 +112,7 @@ def sample(
     num_images: Annotated[int, typer.Option("--num_images", min=1, help="Number of images, or of points.")] = 16,
     *,
     sampling: GuidedSamplingOptions,
+    flow: FlowOptions,
     trajectory: Annotated[
         Path | None, typer.Option(help="A GIF, or a PNG strip, of the first batch on its way from the noise.")
     ] = None,
@@ -95,6 +123,15 @@ def sample(
     Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
     keywords = sampling.keywords()
+    flow.check(
+        steps=sampling.steps,
+        recipe=sampling.recipe,
+        eta=sampling.eta is not None,
+        trajectory=trajectory,
+        guidance_interval=sampling.guidance_interval,
+        guidance_rescale=sampling.guidance_rescale,
+        classifier_guidance_scale=sampling.classifier_guidance_scale,
+    )
     if trajectory is not None and num_images > execution.batch_size:
         raise InputError(
             f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
@@ -115,13 +152,16 @@ def sample(
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
-    if accelerator.is_main_process:
-        if said:
-            typer.echo(said)
+    if accelerator.is_main_process and said:
+        typer.echo(said)
+    if accelerator.is_main_process and not flow.ode:
         calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, steps)
         batch_size = min(execution.batch_size, len(places))
         say_duration(pipeline, batch_size, calls, "lower --num_images, --steps or --batch_size")
-    images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
+    if flow.ode:
+        images = _draw_by_flow(pipeline, places, execution, advice, flow.tolerances(), sampling)
+    else:
+        images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
     images = gather_parts(images, accelerator) if recorder is None else images
     if accelerator.is_main_process:
         _save_trajectory(recorder, trajectory)
@@ -163,6 +203,27 @@ def _draw(pipeline, places, execution, advice, **keywords):
         )
 
 
+def _draw_by_flow(pipeline, places, execution, advice, tolerances, sampling):
+    """The images of these places by the probability flow; says in how many calls of the network."""
+    from ddpm_hf.limits import fitting_into_memory
+    from ddpm_hf.ode_solver import time_bar
+    from ddpm_hf.pipelines.probability_flow import sample_by_flow
+
+    options = {"class_labels": sampling.class_label, "guidance_scale": sampling.guidance_scale}
+    with fitting_into_memory(advice), time_bar("flow", 1.0, 0.0) as on_call:
+        images, calls = sample_by_flow(
+            pipeline,
+            len(places),
+            execution.seed + places.start,
+            execution.batch_size,
+            **options,
+            **tolerances,
+            on_call=on_call,
+        )
+    typer.echo(f"{calls} network calls at rtol {tolerances['rtol']:g}")
+    return images
+
+
 def _save_trajectory(recorder, trajectory):
     from ddpm_hf.files import written_whole
 
@@ -182,6 +243,9 @@ class InterpolationOptions:
     num: int = option(9, "Number of images, both ends included.", min=2, max=MOST_IN_A_ROW)
     weights: str | None = option(None, "Comma-separated weights of the second image, instead of --num even ones.")
     mode: Literal["linear", "spherical"] = option("linear", "How the two are mixed.")
+    ode: bool = option(
+        False, "Mix what the probability flow makes of both, on the great circle between them; both come back exactly."
+    )
 
 
 @app.command()
@@ -204,23 +268,27 @@ def interpolate(
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.interpolation import interpolate
+    from ddpm_hf.pipelines.probability_flow import interpolate_encodings
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    channels = pipeline.unet.config.in_channels
+    pair = [read_image(image, pipeline.unet.config.in_channels) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     with fitting_into_memory(advice):
-        images = interpolate(
-            pipeline,
-            read_image(image_a, channels),
-            read_image(image_b, channels),
-            weights,
-            mixing.depth,
-            mixing.mode,
-            generator=torch.Generator().manual_seed(execution.seed),
-            **sampling.keywords(),
-        ).images
+        if mixing.ode:
+            images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.class_label)
+            typer.echo(f"{calls} network calls")
+        else:
+            images = interpolate(
+                pipeline,
+                *pair,
+                weights,
+                mixing.depth,
+                mixing.mode,
+                generator=torch.Generator().manual_seed(execution.seed),
+                **sampling.keywords(),
+            ).images
     with written_whole(output) as aside:
         image_rows([images]).save(aside)
     typer.echo(f"{len(images)} images in {output}")

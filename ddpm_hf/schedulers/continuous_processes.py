@@ -98,20 +98,34 @@ class Elucidated(NamedTuple):
 
 
 class InterpolatedChain:
-    """A discrete DDPM of T timesteps as a VP process: log(a / sigma) is interpolated linearly between the timesteps.
+    """A discrete DDPM of T timesteps as a VP process: lambda = log(a / sigma) is interpolated between the timesteps.
 
-    t = i / (T - 1) has the noise level of timestep i, so t = 0 is the first timestep and not clean data.
+    t = i / (T - 1) has the noise level of timestep i, so t = 0 is the first timestep and not clean data. The
+    interpolation is monotone and cubic (Fritsch & Butland 1984, with harmonic means of the slopes), so that the drift
+    is continuous: with a linear one, an adaptive solver would have to find the kinks at all timesteps.
 
     Args:
-        alphas_bar (`torch.Tensor`): (T,), float64, T at least 2.
+        log_snr (`torch.Tensor`): lambda of the timesteps, (T,), float64, descending, T at least 2.
     """
 
     prior_std = 1.0
 
-    def __init__(self, alphas_bar):
-        log_snr = (alphas_bar.log() - (1 - alphas_bar).log()) / 2
-        self.log_snr = log_snr.clamp(min=LEAST_LOG_SNR)
-        self.rise = self.log_snr.diff()
+    def __init__(self, log_snr):
+        log_snr = log_snr.clamp(min=LEAST_LOG_SNR)
+        rises = log_snr.diff()
+        inner = 2 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
+        slopes = torch.cat([rises[:1], inner, rises[-1:]])
+        self.cells = len(rises)
+        # Of a cell with x from 0 to 1: lambda = c0 + c1 x + c2 x^2 + c3 x^3.
+        self.polynomials = torch.stack(
+            [
+                log_snr[:-1],
+                slopes[:-1],
+                3 * rises - 2 * slopes[:-1] - slopes[1:],
+                slopes[:-1] + slopes[1:] - 2 * rises,
+            ],
+            dim=1,
+        )
         self._on_devices = {}
 
     def levels(self, t):
@@ -119,7 +133,7 @@ class InterpolatedChain:
         return torch.sigmoid(2 * log_snr).sqrt(), torch.sigmoid(-2 * log_snr).sqrt()
 
     def drift_rate(self, t):
-        """(log a)' = sigma^2 (log(a / sigma))'."""
+        """(log a)' = sigma^2 lambda'."""
         log_snr, slope = self._log_snr_and_slope(t)
         return torch.sigmoid(-2 * log_snr) * slope
 
@@ -127,14 +141,10 @@ class InterpolatedChain:
         return (-2 * self.drift_rate(t)).sqrt()
 
     def _log_snr_and_slope(self, t):
-        table, rise = self._tables(t)
-        position = t * len(rise)
-        # Times in (0, 1] lie in the cells 0 .. T - 2, of which the last includes its end.
-        cell = position.floor().long().clamp(0, len(rise) - 1)
-        slope = rise[cell]
-        return table[cell] + (position - cell) * slope, slope * len(rise)
-
-    def _tables(self, t):
         if t.device not in self._on_devices:
-            self._on_devices[t.device] = self.log_snr.to(t), self.rise.to(t)
-        return self._on_devices[t.device]
+            self._on_devices[t.device] = self.polynomials.to(t)
+        position = t * self.cells
+        # Times in [0, 1] lie in the cells 0 .. T - 2, of which the last includes its end.
+        cell = position.floor().long().clamp(0, self.cells - 1)
+        x, (c0, c1, c2, c3) = position - cell, self._on_devices[t.device][cell].unbind(-1)
+        return c0 + x * (c1 + x * (c2 + x * c3)), self.cells * (c1 + x * (2 * c2 + x * 3 * c3))

@@ -87,7 +87,8 @@ def _check_predictor(config):
 def make_process(config):
     """The process of real time that a checked config describes."""
     if config.beta_schedule is not None:
-        return InterpolatedChain(torch.from_numpy(np.cumprod(1 - make_betas(config))))
+        alphas_bar = torch.from_numpy(np.cumprod(1 - make_betas(config)))
+        return InterpolatedChain((alphas_bar.log() - (1 - alphas_bar).log()) / 2)
     if config.sde == "ve":
         return VarianceExploding(config.sigma_min, config.sigma_max)
     process = VariancePreserving if config.sde == "vp" else SubVariancePreserving
