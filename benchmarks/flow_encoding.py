@@ -26,9 +26,8 @@ def main():
     data = DataArguments(dataset=options.dataset, split="test")
     images, _ = load_data(data, pipeline.unet.config, options.num_images, options.seed)
     images = images / 255
-    print(
-        "| rtol | mean absolute error (levels) | largest | calls up | calls down | CPU seconds |\n|---|---|---|---|---|---|"
-    )
+    print("| rtol | mean absolute error (levels) | largest | calls up | calls down | CPU seconds |")
+    print("|---|---|---|---|---|---|")
     for rtol in map(float, options.rtols.split(",")):
         begun = time.process_time()
         latents, up = encode(pipeline, images, rtol=rtol, atol=rtol)

@@ -13,6 +13,7 @@ if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
 
 _PUBLIC = {
     "GaussianDiffusionScheduler": "ddpm_hf.schedulers.scheduling_gaussian_diffusion",
+    "EDMScheduler": "ddpm_hf.schedulers.scheduling_edm",
     "ScoreSDEScheduler": "ddpm_hf.schedulers.scheduling_score_sde",
     "DDPMUNet2DModel": "ddpm_hf.models.unet_2d",
     "MLPDenoiser": "ddpm_hf.models.mlp_denoiser",

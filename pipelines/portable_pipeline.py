@@ -15,6 +15,7 @@ from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
@@ -27,7 +28,7 @@ OWN_NETWORKS = {
     )
 }
 # The parts whose code is in the saved file alone, with their class names in the index.
-OWN_PARTS = OWN_NETWORKS | {part.__name__: part for part in (ScoreSDEScheduler,)}
+OWN_PARTS = OWN_NETWORKS | {part.__name__: part for part in (ScoreSDEScheduler, EDMScheduler)}
 
 CODE_FILE = "pipeline.py"
 # The entry of the index for a model that only this pipeline can run: file and class.

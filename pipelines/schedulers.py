@@ -2,6 +2,7 @@
 
 from diffusers import DDIMScheduler, DDPMScheduler, ScoreSdeVeScheduler
 
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
@@ -12,6 +13,8 @@ def own_scheduler(scheduler):
         return GaussianDiffusionScheduler.from_config(scheduler.config, eta=0.0)
     if isinstance(scheduler, DDPMScheduler) or is_copy(scheduler, GaussianDiffusionScheduler):
         return GaussianDiffusionScheduler.from_config(scheduler.config)
+    if is_copy(scheduler, EDMScheduler):
+        return EDMScheduler.from_config(scheduler.config)
     if isinstance(scheduler, ScoreSdeVeScheduler) or is_copy(scheduler, ScoreSDEScheduler):
         return ScoreSDEScheduler.from_config(scheduler.config)
     return scheduler

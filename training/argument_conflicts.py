@@ -85,6 +85,42 @@ _PROCESS_CONFLICTS = (
     ),
 )
 
+_CONTINUOUS_CONFLICTS = (
+    (
+        lambda a: (
+            a.process != "ddpm"
+            and (a.objective != "simple" or a.variance_head is not None or a.min_snr_gamma is not None)
+        ),
+        "process={a.process!r} is trained by denoising score matching alone: leave out --objective, --variance_head "
+        "and --min_snr_gamma.",
+    ),
+    (
+        lambda a: (
+            a.process != "ddpm"
+            and (a.rescale_betas_zero_snr or any(_has_own(a, name) for name in ("beta_start", "beta_end")))
+        ),
+        "process={a.process!r} has no chain of betas: leave out --beta_start, --beta_end and "
+        "--rescale_betas_zero_snr.",
+    ),
+    (
+        lambda a: a.process != "ddpm" and a.eval_every,
+        "eval_every={a.eval_every} measures the bound of a chain, which process={a.process!r} has not: leave it out, "
+        "and measure the result with `ddpm-hf evaluate --metrics nll`.",
+    ),
+    (
+        lambda a: a.process in ("ddpm", "edm") and (a.likelihood_weighting or a.discrete_levels),
+        "likelihood_weighting and discrete_levels are of vp, sub_vp and ve, not of process={a.process!r}.",
+    ),
+    (
+        lambda a: a.process != "edm" and a.sigma_data is not None,
+        "sigma_data={a.sigma_data} is of edm, not of process={a.process!r}.",
+    ),
+    (
+        lambda a: a.process not in ("ve", "edm") and a.sigma_max is not None,
+        "sigma_max={a.sigma_max} is of ve and edm, not of process={a.process!r}.",
+    ),
+)
+
 _OBJECTIVE_CONFLICTS = (
     (
         lambda a: a.objective == "hybrid" and a.variance_head is None,
@@ -204,6 +240,7 @@ TRAINING_CONFLICTS = (
         "How long should it train? Give --minutes={a.minutes:g}, --max_train_steps or --num_epochs, only one of them.",
     ),
     *_PROCESS_CONFLICTS,
+    *_CONTINUOUS_CONFLICTS,
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,
     *_EVALUATION_CONFLICTS,

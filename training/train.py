@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf import DDPMUNet2DModel, EDMScheduler, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data import count_images, data_for
 from ddpm_hf.data.for_network import data_of
 from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
@@ -34,6 +34,7 @@ from ddpm_hf.models.named_networks import network_config
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.pipelines.portable_pipeline import OWN_NETWORKS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
+from ddpm_hf.samples import kind_of
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
@@ -209,7 +210,11 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
 
 def make_parts(args, accelerator, source):
     """The options with a batch that fits, the network and the scheduler, of which it is known that they train."""
-    unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
+    unet = make_unet(args, source)
+    if args.process == "ddpm":
+        scheduler = make_scheduler(args, **source.scheduler_options)
+    else:
+        scheduler = make_continuous_scheduler(args, unet)
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
     together(accelerator, lambda: check_compiled_gradients(args, accelerator, unet, scheduler, source))
@@ -246,6 +251,8 @@ def make_unet(args, source):
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
+    if args.process == "ve" and source.network_class is DDPMUNet2DModel:
+        options["time_embedding_type"] = "fourier"
     if source.class_names is not None:
         options["id2label"] = id2label_of(source.class_names)
     try:
@@ -302,6 +309,34 @@ def make_scheduler(args, **options):
         scheduler = GaussianDiffusionScheduler(**values, **options)
     if args.train_head_only:
         scheduler = _scheduler_of_prediction(scheduler, args)
+    with _refused_as_input(f"No samples can be drawn while training with sample_steps={args.sample_steps}"):
+        scheduler.from_config(scheduler.config).set_timesteps(args.sample_steps)
+    return scheduler
+
+
+def make_continuous_scheduler(args, unet):
+    """The scheduler of a process in continuous time that `args` describe, for what the network is given as time.
+
+    Raises:
+        InputError: if the options describe no process, or its samples cannot be drawn in `sample_steps`.
+    """
+    options = {} if args.sigma_max is None else {"sigma_max": args.sigma_max}
+    with _refused_as_input("These options make no diffusion process"):
+        if args.process == "edm":
+            sigma_data = args.sigma_data or (0.5 if kind_of(unet.config).side_names else 1.0)
+            scheduler = EDMScheduler(args.num_train_timesteps, sigma_data=sigma_data, **options)
+        else:
+            reads_sigma = unet.config.get("time_embedding_type") == "fourier"
+            scheduler = ScoreSDEScheduler(
+                args.process,
+                args.num_train_timesteps,
+                corrector="langevin" if args.process == "ve" else "none",
+                prediction_type="score" if reads_sigma else args.prediction_type,
+                time_input="sigma" if reads_sigma else "timestep",
+                # Networks with Fourier features are of score-SDE repositories, whose data are in [0, 1].
+                centered=not reads_sigma,
+                **options,
+            )
     with _refused_as_input(f"No samples can be drawn while training with sample_steps={args.sample_steps}"):
         scheduler.from_config(scheduler.config).set_timesteps(args.sample_steps)
     return scheduler

@@ -14,6 +14,7 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipel
 from ddpm_hf.pipelines.sample_files import files_of
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+from ddpm_hf.training.continuous_objectives import CONTINUOUS, make_continuous_objective
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
@@ -159,4 +160,6 @@ class Trainer(TrainingLoop):
 
 
 def objective_of(args, scheduler, device):
+    if isinstance(scheduler, CONTINUOUS):
+        return make_continuous_objective(scheduler, args.likelihood_weighting, args.discrete_levels)
     return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device)

@@ -13,6 +13,7 @@ from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
@@ -133,7 +134,7 @@ def check_sampled(model, unet_config, scheduler):
     step = inspect.signature(scheduler.step).parameters.values() if hasattr(scheduler, "step") else ()
     needed = {parameter.name for parameter in step if parameter.default is inspect.Parameter.empty} - {"kwargs"}
     # Schedulers of other processes (flow matching, EDM, consistency) lack the noise levels of DDPM.
-    is_taken = isinstance(scheduler, ScoreSDEScheduler) or hasattr(scheduler, "alphas_cumprod")
+    is_taken = isinstance(scheduler, ScoreSDEScheduler | EDMScheduler) or hasattr(scheduler, "alphas_cumprod")
     if not is_taken or not needed <= OF_A_STEP:
         raise InputError(
             f"Cannot take model={str(model)!r}: its scheduler, {type(scheduler).__name__}, is of another process than "
