@@ -55,6 +55,7 @@ PICTURES = {
     "schedules.png": Picture(point_figures.schedules),
     "forward_points.png": Picture(point_figures.forward),
     "score.png": Picture(point_figures.score_field),
+    "four_samplers.png": Picture(point_figures.four_samplers),
     "langevin.png": Picture(point_figures.langevin),
     "time_index.png": Picture(point_figures.time_index),
     "swiss_roll_loss.png": Picture(point_figures.loss, ("swiss_roll",)),

@@ -128,11 +128,12 @@ def _encoded(pipeline, samples, class_labels=None, **tolerances):
     return found._replace(samples=found.samples.float())
 
 
-def sample_by_flow(pipeline, num_images, seed=0, batch_size=64, class_labels=None, guidance_scale=1.0, **tolerances):
+def sample_by_flow(pipeline, num_images, seed=0, batch_size=64, **options):
     """Samples as the pipeline returns them, sample i from the noise of the generator `seed + i`, and the calls.
 
     Args:
-        tolerances: `rtol`, `atol` and `on_call` of `solve_ode`, which holds them over each batch.
+        options: `class_labels`, `guidance_scale`, `output_type` of `decode`, and `rtol`, `atol` and `on_call` of
+            `solve_ode`, which holds them over each batch.
 
     Returns:
         The list of samples, and the number of calls of the network, those of all batches together.
@@ -142,7 +143,7 @@ def sample_by_flow(pipeline, num_images, seed=0, batch_size=64, class_labels=Non
         seeds = range(seed + first, seed + min(first + batch_size, num_images))
         generators = [torch.Generator().manual_seed(each) for each in seeds]
         latents = pipeline.initial_latents(len(generators), None, generators, pipeline.unet.device)
-        drawn, more_calls = decode(pipeline, latents, class_labels, guidance_scale, **tolerances)
+        drawn, more_calls = decode(pipeline, latents, **options)
         images.extend(drawn)
         calls += more_calls
     return images, calls

@@ -74,7 +74,7 @@ class SamplingOptions:
     steps: int | None = option(None, "Number of timesteps to sample in; by default all of training.", min=1)
     recipe: str | None = option(
         None,
-        "Name of a sampler, such as ddim-2m or analytic-ddpm, and RECIPE@SPACING for other timesteps, such as "
+        "Name of a sampler, such as ddim-2m, analytic-ddpm, predictor-corrector or langevin, and RECIPE@SPACING for other timesteps, such as "
         "ddim-2m@logsnr; by default the model's own.",
     )
     eta: float | None = option(None, "0 is DDIM, 1 is DDPM; by default the model's own.")

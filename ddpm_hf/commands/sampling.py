@@ -50,16 +50,37 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
+    ode: bool = option(
+        False,
+        "Follow the probability flow by an adaptive solver instead of steps, deterministically, in as many calls as it takes.",
+    )
+    rtol: float | None = option(None, "With --ode: relative and absolute tolerance of the solver; 1e-5 by default.")
+
+    # What steps alone have.
+    of_steps: ClassVar[tuple] = (
+        *("steps", "recipe", "eta"),
+        *("guidance_interval", "guidance_rescale", "classifier_guidance_scale"),
+    )
 
     def __post_init__(self):
         super().__post_init__()
         self.steps = steps_from(self.steps)
+        if not self.ode and self.rtol is not None:
+            raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
+        given = [f"--{name}" for name in self.of_steps if getattr(self, name) != getattr(type(self), name)]
+        if self.ode and given:
+            raise InputError(f"--ode follows the probability flow without steps: leave out {' and '.join(given)}.")
+
+    def tolerances(self):
+        """The tolerances of the solver."""
+        rtol = 1e-5 if self.rtol is None else self.rtol
+        return {"rtol": rtol, "atol": rtol}
 
     @property
     def chooses_sampler(self):
         """Whether the options name a sampler, or need one with noise."""
         needs_noise = self.classifier_guidance_scale != 0 and self.classifier_guidance_form == "mean"
-        return self.recipe is not None or self.eta is not None or needs_noise
+        return self.recipe is not None or self.eta is not None or needs_noise or self.ode
 
     def keywords(self):
         interval = self.guidance_interval
@@ -69,33 +90,6 @@ class GuidedSamplingOptions(SamplingOptions):
             "classifier_guidance_scale": self.classifier_guidance_scale,
             "classifier_guidance_form": self.classifier_guidance_form,
         }
-
-
-@dataclass
-class FlowOptions:
-    """The probability flow instead of steps."""
-
-    title: ClassVar[str] = "Probability flow"
-
-    ode: bool = option(
-        False, "Follow the probability flow by an adaptive solver, deterministically, in as many calls as that takes."
-    )
-    rtol: float | None = option(None, "With --ode: relative and absolute tolerance of the solver; 1e-5 by default.")
-
-    def tolerances(self):
-        """The tolerances of the solver."""
-        rtol = 1e-5 if self.rtol is None else self.rtol
-        return {"rtol": rtol, "atol": rtol}
-
-    def check(self, **others):
-        """Raises InputError for the options of steps among `others`, which are None or False where they are not given."""
-        if not self.ode:
-            if self.rtol is not None:
-                raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
-            return
-        given = [f"--{name}" for name, value in others.items() if value]
-        if given:
-            raise InputError(f"--ode follows the probability flow without steps: leave out {' and '.join(given)}.")
 
 
 @app.command()
@@ -112,7 +106,6 @@ def sample(
     num_images: Annotated[int, typer.Option("--num_images", min=1, help="Number of images, or of points.")] = 16,
     *,
     sampling: GuidedSamplingOptions,
-    flow: FlowOptions,
     trajectory: Annotated[
         Path | None, typer.Option(help="A GIF, or a PNG strip, of the first batch on its way from the noise.")
     ] = None,
@@ -123,15 +116,8 @@ def sample(
     Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
     keywords = sampling.keywords()
-    flow.check(
-        steps=sampling.steps,
-        recipe=sampling.recipe,
-        eta=sampling.eta is not None,
-        trajectory=trajectory,
-        guidance_interval=sampling.guidance_interval,
-        guidance_rescale=sampling.guidance_rescale,
-        classifier_guidance_scale=sampling.classifier_guidance_scale,
-    )
+    if trajectory is not None and sampling.ode:
+        raise InputError("--trajectory shows the steps of sampling, and --ode has none: leave one of them out.")
     if trajectory is not None and num_images > execution.batch_size:
         raise InputError(
             f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
@@ -154,12 +140,12 @@ def sample(
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
     if accelerator.is_main_process and said:
         typer.echo(said)
-    if accelerator.is_main_process and not flow.ode:
+    if accelerator.is_main_process and not sampling.ode:
         calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, steps)
         batch_size = min(execution.batch_size, len(places))
         say_duration(pipeline, batch_size, calls, "lower --num_images, --steps or --batch_size")
-    if flow.ode:
-        images = _draw_by_flow(pipeline, places, execution, advice, flow.tolerances(), sampling)
+    if sampling.ode:
+        images = _draw_by_flow(pipeline, places, execution, advice, sampling.tolerances(), sampling)
     else:
         images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
     images = gather_parts(images, accelerator) if recorder is None else images
@@ -387,5 +373,7 @@ def _painted(pipeline, image, mask, editing, seed, **keywords):
 
 def _steps_of(pipeline, steps):
     """The number of network calls of a trajectory; `set_timesteps` refuses more steps than training has."""
+    from ddpm_hf.pipelines.schedulers import updates
+
     most = pipeline.scheduler.config.num_train_timesteps
-    return min(steps or most, most)
+    return min(steps or most, most) * len(updates(pipeline.scheduler, 1))
