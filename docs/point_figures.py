@@ -44,7 +44,7 @@ def score_field(file):
 
 def four_samplers(file, shown=(0.0, 0.5, 0.75, 0.9, 0.97, 1.0)):
     """One exact score as ancestral chain, probability flow, predictor-corrector and annealed Langevin dynamics."""
-    points = standardised(swiss_roll(1000, torch.Generator().manual_seed(0)).points)
+    points = standardised(swiss_roll(400, torch.Generator().manual_seed(0)).points)
     chain = GaussianDiffusionScheduler(clip_sample=False)
     pipeline = GaussianDiffusionPipeline(ExactDenoiser.from_points(points, chain), chain)
     pipeline.set_progress_bar_config(disable=True)
@@ -57,7 +57,7 @@ def four_samplers(file, shown=(0.0, 0.5, 0.75, 0.9, 0.97, 1.0)):
     frames = {}
     for name, options in samplers.items():
         pipeline.scheduler = ScoreSDEScheduler.from_config(chain.config, **options)
-        steps = 100 if name == "Langevin" else 500
+        steps = 50 if name == "Langevin" else 200
         kept = {round(share * (steps - 1)) for share in shown}
 
         def keep(pipeline, i, t, tensors, name=name, kept=kept):
@@ -65,7 +65,7 @@ def four_samplers(file, shown=(0.0, 0.5, 0.75, 0.9, 0.97, 1.0)):
                 frames[f"{name}, t = {t:.2f}"] = tensors["latents"]
 
         generator = torch.Generator().manual_seed(0)
-        pipeline(500, generator=generator, num_inference_steps=steps, callback_on_step_end=keep)
+        pipeline(300, generator=generator, num_inference_steps=steps, callback_on_step_end=keep)
     save_figure(draw_path(frames, points), file)
 
 

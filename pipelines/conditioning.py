@@ -11,6 +11,7 @@ from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.samples.kind import sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
@@ -89,6 +90,8 @@ def noise_to_signal(scheduler, t):
     if isinstance(scheduler, ScoreSDEScheduler):
         signal, sigma = scheduler.process.levels(t)
         return sigma / signal
+    if isinstance(scheduler, EDMScheduler):
+        return (4 * t).exp()  # its timesteps are log(sigma) / 4
     alpha_bar = scheduler.alphas_cumprod[int(t)]
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
