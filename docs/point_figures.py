@@ -62,7 +62,7 @@ def four_samplers(file, shown=(0.0, 0.5, 0.75, 0.9, 0.97, 1.0)):
 
         def keep(pipeline, i, t, tensors, name=name, kept=kept):
             if i in kept:
-                frames[f"{name}, t = {t:.2f}"] = tensors["latents"]
+                frames[f"{name} {t:.2f}"] = tensors["latents"]
 
         generator = torch.Generator().manual_seed(0)
         pipeline(300, generator=generator, num_inference_steps=steps, callback_on_step_end=keep)

@@ -91,6 +91,31 @@ def test_the_exact_model_of_points_has_its_own_density(beta_schedule):
     assert_close(log_prob + last, denoiser.log_likelihood(samples, 0), rtol=0, atol=1e-4)
 
 
+def test_the_exact_model_of_images_has_its_own_density():
+    """The rows of a Hadamard matrix as probes give the trace exactly, here of 16 dimensions, in one batch."""
+    chain, generator = GaussianDiffusionScheduler(100, beta_end=0.2), torch.Generator().manual_seed(0)
+    means = torch.randn(3, 1, 4, 4, generator=generator, dtype=torch.float64) / 2
+    axes = torch.linalg.qr(torch.randn(3, 16, 2, generator=generator, dtype=torch.float64))[0].mT.reshape(
+        3, 2, 1, 4, 4
+    )
+    variances = torch.full((3, 2), 0.1, dtype=torch.float64)
+    denoiser = ExactDenoiser.from_low_rank_mixture(means, axes, variances, 0.01, chain)
+    scheduler = ScoreSDEScheduler.from_config(chain.config)
+    hadamard = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(4):
+        hadamard = torch.cat([torch.cat([hadamard, hadamard], 1), torch.cat([hadamard, -hadamard], 1)])
+    for image in denoiser.sample(2, generator):
+        samples = image.expand(16, 1, 4, 4)
+
+        def score(x, t):
+            return scheduler.score(denoiser(x, scheduler.network_time(t).double()).sample, t, x)
+
+        found = flow_likelihood(score, scheduler, samples, hadamard.reshape(16, 1, 4, 4), 1e-7, 1e-7)
+        last = denoiser.log_likelihood(found.latents, 99) - scheduler.prior_log_prob(found.latents)
+        log_prob = (found.log_prob + last).mean()
+        assert_close(log_prob, denoiser.log_likelihood(image[None], 0)[0], rtol=0, atol=1e-3)
+
+
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 
