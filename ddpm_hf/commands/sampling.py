@@ -80,7 +80,7 @@ class GuidedSamplingOptions(SamplingOptions):
     def chooses_sampler(self):
         """Whether the options name a sampler, or need one with noise."""
         needs_noise = self.classifier_guidance_scale != 0 and self.classifier_guidance_form == "mean"
-        return self.recipe is not None or self.eta is not None or needs_noise or self.ode
+        return self.recipe is not None or self.eta is not None or needs_noise
 
     def keywords(self):
         interval = self.guidance_interval
@@ -130,7 +130,7 @@ def sample(
     device = execution.device or accelerator.device
     named = None if sampling.steps == ALL else sampling.steps
     pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named)
-    steps, said = choose_steps(pipeline, sampling.steps, sampling.chooses_sampler)
+    steps, said = (None, "") if sampling.ode else choose_steps(pipeline, sampling.steps, sampling.chooses_sampler)
     keywords["num_inference_steps"] = steps
     samples = files_of(pipeline.unet.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
