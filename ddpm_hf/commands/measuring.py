@@ -25,23 +25,23 @@ UNSEEN = {"default": "test", "help": "One that the model has not been trained on
 SEED_OF_CHOICE = {"help": "Seed of the noise, and of the choice of images."}
 
 
-METRICS = ("bpd", "nll")
-
-
 @dataclass
 class EvaluationOptions:
-    """What `evaluate` measures, and how."""
+    """What `evaluate` measures, and on how much."""
 
     title: ClassVar[str] = "Evaluation"
 
     metrics: str = option(
         "bpd",
-        "What to measure, lower being better: bpd, a bound on bits per dimension; nll, their value by the probability flow of "
-        "any model; or bpd,nll.",
+        "With commas between: bpd (bits per dimension, a bound), nll (the same by the probability flow), fid, kid, prdc (precision, recall, density, coverage), is, fd, "
+        "memorisation, channels; with a network behind it, as kid_dinov2 or fd_clip.",
     )
-    num_images: int | None = option(None, "How many images are drawn at random; all by default.", min=1)
-    steps: int | None = option(None, "Of bpd: timesteps to visit; all of training's by default.", min=1)
-    variance_type: Literal[VARIANCE_TYPES] | None = option(None, "Of bpd: the model's own by default.")
+    num_images: int | None = option(
+        None, "Samples to draw, 10,000 by default; for bpd, images of the data, all by default.", min=1
+    )
+    steps: int | None = option(None, "Timesteps to visit; all of training's, or the prepared ones, by default.", min=1)
+    variance_type: Literal[VARIANCE_TYPES] | None = option(None, "The model's own by default.")
+
     probes: int = option(1, "Of nll: random probes and noises for each image; more reduce the standard error.", min=1)
     rtol: float = option(1e-5, "Of nll: relative and absolute tolerance of the solver.")
     dequantization: Literal["uniform", "gaussian"] = option(
@@ -50,26 +50,33 @@ class EvaluationOptions:
         "which is comparable with the bound.",
     )
 
-    of_metric: ClassVar[dict] = {"bpd": ("steps", "variance_type"), "nll": ("probes", "rtol", "dequantization")}
+    def __post_init__(self):
+        parse_metrics(self.metrics)  # before torch is imported, which takes seconds
+
+
+@dataclass
+class SampleMeasureOptions:
+    """What `evaluate` measures samples against, and in which features."""
+
+    title: ClassVar[str] = "Measures of samples"
+
+    reference: str | None = option(
+        None, "Another data set, or an .npz of images or statistics, in place of --dataset."
+    )
+    features: str = option(
+        "inception",
+        "Network of metrics that name none: inception, dinov2, clip, or a folder of a classifier, a DINOv2 or a CLIP.",
+    )
+    train_split: str = option("train", "Split of the training images, for memorisation.")
+    recipe: str | None = option(None, "Name of a sampler, as in `ddpm-hf sample`; by default the model's own.")
+    guidance_scale: float = option(1.0, "1 is no guidance.")
+    keep_samples: bool = option(False, "Write the samples as samples.npz.")
+    save_reference: bool = option(False, "Write the statistics of the reference as reference_NETWORK.npz.")
+    extrapolate: bool = option(False, "Add the limit of a Frechet distance for infinitely many samples.")
 
     def __post_init__(self):
-        if not set(self.wanted) <= set(METRICS):
-            raise InputError(f"metrics={self.metrics!r} is not known; there are 'bpd' and 'nll', or both: bpd,nll.")
-        for metric, names in self.of_metric.items():
-            given = [f"--{name}" for name in names if getattr(self, name) != getattr(type(self), name)]
-            if given and metric not in self.wanted:
-                raise InputError(
-                    f"{' and '.join(given)} would have no effect on {self.metrics}: give --metrics {metric}."
-                )
-
-    @property
-    def wanted(self):
-        """The metrics to measure."""
-        return self.metrics.split(",")
-
-    def keywords(self, metric):
-        """The arguments of the function that measures a metric."""
-        return {name: getattr(self, name) for name in ("num_images", *self.of_metric[metric])}
+        if self.recipe is not None:
+            check_recipe(self.recipe)
 
 
 @app.command()
@@ -83,15 +90,13 @@ def evaluate(
     *,
     data: offered(DataArguments, *SAMPLES, split=UNSEEN),
     evaluation: EvaluationOptions,
+    measures: SampleMeasureOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
-    """Measure how good a model is on images that it has not seen; on all processes of `accelerate launch -m ddpm_hf.cli`."""
-    from ddpm_hf.evaluation.flow_run import evaluate_flow
-    from ddpm_hf.evaluation.run import evaluate_bits_per_dim
+    """Measure how good a model is, by images it has not seen and by its samples; on all processes of `accelerate launch -m ddpm_hf.cli`."""
+    from ddpm_hf.evaluation.evaluate import evaluate
 
-    measures = {"bpd": evaluate_bits_per_dim, "nll": evaluate_flow}
-    for metric in evaluation.wanted:
-        measures[metric](model, output, data, **evaluation.keywords(metric), **vars(execution))
+    evaluate(model, output, data=data, **vars(evaluation), **vars(measures), **vars(execution))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ddpm_hf.evaluation.distances import FeatureStatistics
 from ddpm_hf.evaluation.evaluated_images import ARCHIVE, is_model, open_evaluated
 from ddpm_hf.evaluation.evaluation_state import STATE_FOLDER, Pieces, open_state
 from ddpm_hf.evaluation.features import INCEPTION, check_features, load_features
+from ddpm_hf.evaluation.flow_run import evaluate_flow
 from ddpm_hf.evaluation.image_archives import read_statistics, write_images, write_statistics
 from ddpm_hf.evaluation.image_sets import DrawnImages
 from ddpm_hf.evaluation.measures.neighbours import nearest
@@ -30,11 +31,12 @@ from ddpm_hf.evaluation.sample_metrics import Seen, Sets, check_metric, figures
 from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory, seconds_of
-from ddpm_hf.reports.report_files import BOUND, MEASURES, MEMORISED_SAMPLES
+from ddpm_hf.reports.report_files import BOUND, FLOW_BITS, MEASURES, MEMORISED_SAMPLES
 from ddpm_hf.results import alone_in_free_folder
 
 SAMPLES_FILE = "samples.npz"
 OPTIONS_OF_MODELS = ("steps", "recipe", "variance_type", "num_images", "guidance_scale")
+OPTIONS_OF_THE_FLOW = ("probes", "rtol", "dequantization")
 OPTIONS_OF_SAMPLES = ("reference", "recipe", "guidance_scale", "keep_samples", "save_reference", "extrapolate")
 # Networks that are there without weights.
 OF_THE_IMAGES = {PIXELS: pixel_features, CHANNELS: channel_network}
@@ -58,6 +60,9 @@ class Request(NamedTuple):
     keep_samples: bool = False
     save_reference: bool = False
     extrapolate: bool = False
+    probes: int = 1
+    rtol: float = 1e-5
+    dequantization: str = "uniform"
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
@@ -87,6 +92,7 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
         steps, recipe, variance_type, guidance_scale: how the model is sampled; by default as `ddpm-hf sample` does.
         keep_samples (`bool`): writes `samples.npz`, in guided-diffusion's format.
         save_reference (`bool`): writes the statistics of the reference in each network as `reference_NETWORK.npz`.
+        probes, rtol, dequantization: of `nll`, as in `evaluate_flow`.
         extrapolate (`bool`): adds the limit of each Frechet distance for infinitely many samples.
         batch_size (`int`): images at a time and process, by default 64. Another one can change roundings.
         seed (`int`): sample i is that of `seed + i`.
@@ -101,6 +107,8 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
     """
     metrics, data = parse_metrics(metrics), data or DataArguments(split="test")
     request = Request(model, Path(output), metrics, data, **options)
+    if "nll" not in metrics.of_the_model:
+        _refuse(request, OPTIONS_OF_THE_FLOW, "metrics has no 'nll'")
     if not metrics.of_samples:
         _refuse(request, OPTIONS_OF_SAMPLES, f"metrics={','.join(metrics.of_the_model)} draws no samples")
         return {name: MODEL_METRICS[name].measure(request, request.output) for name in metrics.of_the_model}
@@ -161,6 +169,13 @@ def _bits_per_dim(request, folder, **changes):
     return evaluate_bits_per_dim(request.model, folder, request.data, **options)
 
 
+def _flow_bits(request, folder, **changes):
+    """Writes the likelihood of the data by the probability flow into the folder."""
+    names = ("num_images", "probes", "rtol", "dequantization", "batch_size", "seed", "device")
+    options = {name: getattr(request, name) for name in names} | changes
+    return evaluate_flow(request.model, folder, request.data, **options)
+
+
 class ModelMetric(NamedTuple):
     """A metric of a model: a function of the request, a folder and changes of the request, and the files that it writes.
 
@@ -171,7 +186,10 @@ class ModelMetric(NamedTuple):
     files: tuple[str, ...]
 
 
-MODEL_METRICS = {"bpd": ModelMetric(_bits_per_dim, (BOUND.picture, BOUND.name))}
+MODEL_METRICS = {
+    "bpd": ModelMetric(_bits_per_dim, (BOUND.picture, BOUND.name)),
+    "nll": ModelMetric(_flow_bits, (FLOW_BITS.name,)),
+}
 
 
 class _Evaluation:

@@ -6,7 +6,10 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.nearest_names import not_one_of
 
 # A new metric is a line here and in a table of functions: `evaluate.MODEL_METRICS`, or `sample_metrics.MEASURES`.
-OF_THE_MODEL = {"bpd": "bits per dimension, the variational bound"}
+OF_THE_MODEL = {
+    "bpd": "bits per dimension, the variational bound",
+    "nll": "bits per dimension, by the probability flow",
+}
 OF_SAMPLES = {
     "fd": "Frechet distance",
     "kid": "kernel distance",
