@@ -62,7 +62,11 @@ def without_last_noise(scheduler, output):
     return output.prev_sample
 
 
+def is_centered(scheduler):
+    """Whether the data of its process are in [-1, 1] and not in [0, 1]."""
+    return not isinstance(scheduler, ScoreSDEScheduler) or scheduler.config.centered
+
+
 def centered(scheduler, samples):
     """Samples of a process of data in [0, 1] as all others are, in [-1, 1]."""
-    is_centered = not isinstance(scheduler, ScoreSDEScheduler) or scheduler.config.centered
-    return samples if is_centered else 2 * samples - 1
+    return samples if is_centered(scheduler) else 2 * samples - 1

@@ -10,6 +10,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 
 class ConvertedNetwork(NamedTuple):
@@ -70,13 +71,24 @@ def _variance_preserving(network, process):
     return _gaussian(network, options)
 
 
-def _score_sde(network, process):
-    """Processes of continuous time other than the variance-preserving one.
+def _sub_variance_preserving(network, process):
+    """The sub-VP SDE, whose network predicts the noise at the timestep (N - 1) t."""
+    options = {name: process[name] for name in ("num_train_timesteps", "beta_min", "beta_max")}
+    scheduler = ScoreSDEScheduler(sde="sub_vp", predictor="euler_maruyama", centered=process["centered"], **options)
+    return GaussianDiffusionPipeline(network, scheduler)
 
-    This is the place for a pipeline with a scheduler of continuous time, made from `process`.
+
+def _variance_exploding(network, process):
+    """The VE SDE, whose network is given sigma and predicts the score, with the sampler of its code.
+
+    Networks of the discrete form count timesteps from the largest sigma, which no scheduler here does.
     """
-    reason = "its process, a sub-VP or VE SDE, has no scheduler here"
-    return ConvertedNetwork(network, None, process, reason)
+    if not process["continuous"]:
+        reason = "its timesteps count from the largest sigma, and no scheduler here does that"
+        return ConvertedNetwork(network, None, process, reason)
+    options = {name: process[name] for name in ("num_train_timesteps", "sigma_min", "sigma_max", "snr", "centered")}
+    scheduler = ScoreSDEScheduler(sde="ve", prediction_type="score", corrector="langevin", **options)
+    return GaussianDiffusionPipeline(network, scheduler)
 
 
 PROCESSES = {
@@ -84,6 +96,6 @@ PROCESSES = {
     "upsampler": _upsampler,
     "classifier": _classifier,
     "vp": _variance_preserving,
-    "sub_vp": _score_sde,
-    "ve": _score_sde,
+    "sub_vp": _sub_variance_preserving,
+    "ve": _variance_exploding,
 }

@@ -152,6 +152,8 @@ def process_of(options):
         "beta_max": float(options.get("model.beta_max", 20)),
         "sigma_min": float(options.get("model.sigma_min", 0.01)),
         "sigma_max": float(options.get("model.sigma_max", 50)),
+        "snr": float(options.get("sampling.snr", 0.16)),
+        "centered": as_bool(options.need("data.centered", "whether the images are in [-1, 1]")),
     }
 
 

@@ -1,6 +1,6 @@
 r"""Whether a converted network was read as it was trained: its error on images, beside that of other readings.
 
-A network that is read wrongly samples noise without a word. At :math:`\bar\alpha_t` nearest to 1/2 a trained one
+A network that is read wrongly samples noise without a word. Where images and noise are equally strong a trained one
 predicts the noise with a mean square error far below 1, the variance of the noise. Each option that the weights do
 not tell is also given the other values that fit the weights, and those with smaller errors on the same images and
 noise are believed more. Without images there is only the look of its samples: neighbouring pixels of images are alike.
@@ -18,8 +18,9 @@ from ddpm_hf.data.for_network import ImageData
 from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.schedulers import is_centered, network_times
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
-HALF_NOISE = 0.5
 # A network with a larger share of the noise's variance left has not been read as it was trained, or is not trained.
 LARGEST_ERROR = 0.5
 # Another reading is believed more if it is better by so many standard errors of the difference, image by image.
@@ -27,6 +28,8 @@ STANDARD_ERRORS = 3
 # Between neighbouring pixels; photographs have 0.9 and more, small pictures of clothes 0.6, noise 0.
 LEAST_CORRELATION = 0.4
 DATA_RANGE = "the data range"
+# The ranges of data by whether they are centred.
+RANGES = {True: "[-1, 1]", False: "[0, 1]"}
 # Drawing them takes `steps` calls of the network each, and comparing readings only as many as there are readings.
 MOST_SAMPLES = 16
 
@@ -127,7 +130,9 @@ def check_on_images(pipeline, conversion, reread, images, seed=0):
         for option, values in conversion.doubtful.items()
         for value in values
     ]
-    others.append(Reading(DATA_RANGE, "[0, 1]", *errors_at_half_noise(pipeline, (images + 1) / 2, seed)))
+    other_range = not is_centered(pipeline.scheduler)
+    errors = errors_at_half_noise(pipeline, images, seed, other_range)
+    others.append(Reading(DATA_RANGE, RANGES[other_range], *errors))
     better = sorted(
         (each for each in others if each.is_better_than(given)), key=lambda each: each.factor * each.noise_error
     )
@@ -146,33 +151,50 @@ def options_to_doubt(conversion):
 
 
 @torch.no_grad()
-def errors_at_half_noise(pipeline, images, seed=0):
-    """The mean square error of the predicted noise of each image, (N,), and the `factor` of a [`Reading`]."""
+def errors_at_half_noise(pipeline, images, seed=0, centered=None):
+    """The mean square error of the predicted noise of each image, (N,), and the `factor` of a [`Reading`].
+
+    `centered` says whether the network is shown the images, which are in [-1, 1], as they are, or in [0, 1]; by
+    default as its process has them.
+    """
     scheduler, device = pipeline.scheduler, pipeline.unet.device
-    t = (scheduler.alphas_cumprod - HALF_NOISE).abs().argmin()
-    alpha_bar = scheduler.alphas_cumprod[t].item()
+    centered = is_centered(scheduler) if centered is None else centered
+    images = (images if centered else (images + 1) / 2).to(device)
+    t, ratio = half_noise(scheduler)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    x_t = scheduler.add_noise(images.to(device), noise, t)
+    x_t = scheduler.add_noise(images, noise, t)
     labels = pipeline.encode_labels(some_labels(pipeline.unet.config, len(x_t)), batch_size=len(x_t), device=device)
     with evaluating(pipeline.unet):
-        output = pipeline.predict(x_t, t, t.to(device), labels)[:, : x_t.shape[1]]
-    predicted = NOISE_OF[scheduler.config.prediction_type](output, x_t, alpha_bar)
-    errors = (predicted - noise).square().flatten(1).mean(1).cpu()
-    return errors, (1 - alpha_bar) / alpha_bar / images.var().item()
+        output = pipeline.predict(x_t, t, network_times(scheduler, t).to(device), labels)[:, : x_t.shape[1]]
+    errors = (predicted_noise(scheduler, output, t, x_t) - noise).square().flatten(1).mean(1).cpu()
+    return errors, ratio**2 / images.var().item()
+
+
+def half_noise(scheduler):
+    """The time at which the noise is as strong as images in the range of their process, and sigma / a there."""
+    if isinstance(scheduler, ScoreSDEScheduler):
+        times = scheduler.timesteps
+        signal, sigma = scheduler.process.levels(times)
+        ratios = sigma / signal
+    else:
+        times = torch.arange(len(scheduler))
+        ratios = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
+    place = (ratios - (1.0 if is_centered(scheduler) else 0.5)).abs().argmin()
+    return times[place], ratios[place].item()
+
+
+def predicted_noise(scheduler, output, t, x_t):
+    """eps_hat from the network's output at t."""
+    if isinstance(scheduler, ScoreSDEScheduler):
+        sigma = scheduler.process.levels(t)[1].to(x_t.device, x_t.dtype)
+        return -sigma * scheduler.score(output, t, x_t)
+    return scheduler.get_epsilon(output, t, x_t)
 
 
 def some_labels(config, number):
     """A label for each image, one class after the other; None for a network without classes."""
     classes = classes_of(config)[0]
     return None if classes is None else torch.arange(number) % classes
-
-
-# The predicted noise, from the output of a network of each prediction type.
-NOISE_OF = {
-    "epsilon": lambda output, x_t, alpha_bar: output,
-    "sample": lambda output, x_t, alpha_bar: (x_t - alpha_bar**0.5 * output) / (1 - alpha_bar) ** 0.5,
-    "v_prediction": lambda output, x_t, alpha_bar: alpha_bar**0.5 * output + (1 - alpha_bar) ** 0.5 * x_t,
-}
 
 
 class SelfCheck(NamedTuple):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.converters import convert_checkpoint
 from ddpm_hf.converters.options import read_options
 
@@ -84,8 +85,33 @@ def test_the_objective_is_read_from_the_weights_of_the_loss(foreign, tmp_path, o
     convert_checkpoint(tmp_path / "model.pt", {"image_size": 8, "objective": objective})
 
 
-def test_processes_without_a_pipeline_are_written_down(foreign, tmp_path):
+def test_a_ve_network_runs_with_the_sampler_of_its_code(foreign, tmp_path):
     model = foreign("ncsnpp_residual")
-    convert_checkpoint(model.checkpoint, model.options, tmp_path / "new")
+    pipeline = convert_checkpoint(model.checkpoint, model.options, tmp_path / "new")
+    config = pipeline.scheduler.config
+    assert (config.sde, config.sigma_min, config.sigma_max, config.num_train_timesteps) == ("ve", 0.01, 50.0, 1000)
+    assert (config.prediction_type, config.corrector, config.snr) == ("score", "langevin", 0.16)
+    assert config.centered is False  # data in [0, 1], which the network centres
+    loaded = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new")
+    drawn = [
+        each(num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="latent").images
+        for each in (pipeline, loaded)
+    ]
+    torch.testing.assert_close(*drawn, rtol=1e-5, atol=1e-5 * drawn[0].abs().max().item())
+
+
+def test_a_sub_vp_network_predicts_the_noise_at_timesteps(foreign):
+    model = foreign("ddpmpp")
+    options = read_options(model.options) | {"training.sde": "subvpsde"}
+    scheduler = convert_checkpoint(model.checkpoint, options).scheduler
+    assert (scheduler.config.sde, scheduler.config.prediction_type) == ("sub_vp", "epsilon")
+    assert scheduler.network_time(0.5).item() == 499.5 and scheduler.config.centered
+
+
+def test_processes_without_a_pipeline_are_written_down(foreign, tmp_path):
+    """The discrete form of VE numbers its timesteps from the largest sigma."""
+    model = foreign("ncsnpp_residual")
+    options = read_options(model.options) | {"training.continuous": False}
+    convert_checkpoint(model.checkpoint, options, tmp_path / "new")
     process = json.loads((tmp_path / "new" / "process.json").read_text(encoding="utf-8"))
-    assert process["continuous"] is True and process["sigma_max"] == 50
+    assert process["continuous"] is False and process["sigma_max"] == 50

@@ -4,17 +4,24 @@ import pytest
 import torch
 from foreign_names import in_improved_names
 
-from ddpm_hf import ADMUNet2DModel, ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import (
+    ADMUNet2DModel,
+    ExactDenoiser,
+    GaussianDiffusionPipeline,
+    GaussianDiffusionScheduler,
+    ScoreSDEScheduler,
+)
 from ddpm_hf.converters.convert import open_checkpoint
 from ddpm_hf.converters.processes import sampled
 from ddpm_hf.converters.self_check import (
     DATA_RANGE,
-    NOISE_OF,
     Reading,
     SelfCheck,
     check_on_images,
     check_on_samples,
     errors_at_half_noise,
+    half_noise,
+    predicted_noise,
 )
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.source import open_images
@@ -120,15 +127,26 @@ def test_a_network_without_training_is_doubted(improved):
     assert check.is_doubtful and check.noise_error > 0.5
 
 
-@pytest.mark.parametrize("kind", NOISE_OF)
+SCHEDULERS = {
+    "epsilon": GaussianDiffusionScheduler(),
+    "sample": GaussianDiffusionScheduler(prediction_type="sample"),
+    "v_prediction": GaussianDiffusionScheduler(prediction_type="v_prediction"),
+    "score": ScoreSDEScheduler(sde="ve", prediction_type="score", centered=False),
+    "epsilon of sub-VP": ScoreSDEScheduler(sde="sub_vp"),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
 def test_the_noise_in_the_right_output_of_each_prediction_type(kind):
-    scheduler, t = GaussianDiffusionScheduler(), torch.tensor(400)
+    scheduler = SCHEDULERS[kind]
+    t, ratio = half_noise(scheduler)
+    assert ratio == pytest.approx(0.5 if kind == "score" else 1.0, rel=0.01)
     x0, noise = torch.rand(2, 1, 8, 8, dtype=torch.float64), torch.randn(2, 1, 8, 8, dtype=torch.float64)
-    alpha_bar = scheduler.alpha_bar(t).item()
-    x_t = alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
-    velocity = alpha_bar**0.5 * noise - (1 - alpha_bar) ** 0.5 * x0
-    right = {"epsilon": noise, "sample": x0, "v_prediction": velocity}[kind]
-    torch.testing.assert_close(NOISE_OF[kind](right, x_t, alpha_bar), noise)
+    x_t = scheduler.add_noise(x0, noise, t)
+    sigma = ((x_t - scheduler.add_noise(x0, 0 * noise, t)) / noise).mean()
+    signal = sigma / ratio
+    right = {"sample": x0, "v_prediction": signal * noise - sigma * x0, "score": -noise / sigma}.get(kind, noise)
+    torch.testing.assert_close(predicted_noise(scheduler, right, t, x_t), noise, rtol=1e-5, atol=1e-5)
 
 
 def test_the_exact_denoiser_of_an_image_has_no_error():
@@ -155,11 +173,21 @@ def test_noise_does_not_look_like_images(improved, images):
 
 
 def test_what_no_pipeline_samples_is_not_checked(foreign):
-    model, said = foreign("ncsnpp_residual"), []
+    model, said = foreign("guided_sr"), []
     opened = open_checkpoint(model.checkpoint, model.options)
     conversion = opened.read()
     assert SelfCheck(tell=said.append)(opened, conversion, sampled(conversion)) is None
     assert said == ["The reading is not checked, for no pipeline samples this network."]
+
+
+def test_a_network_of_continuous_time_is_checked_too(foreign):
+    model, said = foreign("ncsnpp_residual"), []
+    opened = open_checkpoint(model.checkpoint, model.options)
+    conversion = opened.read()
+    pipeline, images = sampled(conversion), torch.rand(8, 3, 8, 8) * 2 - 1
+    check = check_on_images(pipeline, conversion, lambda changes: pipeline, images)
+    assert check.is_doubtful and check.noise_error > 0.5  # its weights are random
+    assert SelfCheck(steps=3, number=2, tell=said.append)(opened, conversion, pipeline).number == 2
 
 
 def test_images_are_read_in_the_size_of_the_network(improved):
