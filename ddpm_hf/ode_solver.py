@@ -26,8 +26,8 @@ def solve_ode(derivative, state, start, end, rtol=1e-5, atol=1e-5, on_call=None)
     """Follows dy/dt = derivative(t, y) from `start` to `end`, either of which may be the larger.
 
     A step is accepted if the root mean square of error / (atol + rtol |y|) is below 1 for each sample, the rows of
-    each tensor of y, by the embedded fourth-order method of Dormand & Prince (1980). So no sample is less exact for the
-    others of its batch.
+    each tensor of y, by the embedded fourth-order method of Dormand & Prince (1980). So no sample is less exact for
+    the others of its batch.
 
     Args:
         derivative (`Callable`): gives a tuple of tensors for t, a 0-d float64 tensor, and y, a tuple of tensors.
