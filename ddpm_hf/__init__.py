@@ -18,6 +18,7 @@ _PUBLIC = {
     "ExactDenoiser": "ddpm_hf.models.exact_denoiser",
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
+    "GaussianDiffusionUpscalePipeline": "ddpm_hf.pipelines.pipeline_upscale",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

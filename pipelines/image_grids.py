@@ -43,3 +43,10 @@ def image_rows(rows):
     size = (rows[0][0].width * factor, rows[0][0].height * factor)
     enlarged = [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row]
     return make_image_grid(enlarged, len(rows), len(rows[0])).convert(rows[0][0].mode)
+
+
+def side_by_side(images):
+    """PIL images of one shape beside each other, as one, all in the size and with the colours of the largest."""
+    size, mode = max(image.size for image in images), max((image.mode for image in images), key=len)
+    same = [image.resize(size, Image.Resampling.NEAREST).convert(mode) for image in images]
+    return make_image_grid(same, 1, len(same)).convert(mode)

@@ -7,19 +7,25 @@ from pathlib import Path
 from diffusers import DDPMScheduler, UNet2DModel
 
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.level_embedding import LabelAndLevelEmbedding
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+from ddpm_hf.models.unet_2d import DDPMUNet2DModel
 from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
+from ddpm_hf.portable.own_module import exporting
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
+from ddpm_hf.samples.condition_images import condition_of
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 # The networks whose code is in the saved file, with their class names in the index.
-OWN_NETWORKS = {network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser)}
+OWN_NETWORKS = {
+    network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser, DDPMUNet2DModel)
+}
 
 CODE_FILE = "pipeline.py"
-# The entry of the index for a model that only this pipeline can run: file and class.
-OWN_CLASS = ["pipeline", "GaussianDiffusionPipeline"]
+# The file and the class in the index of a model that only a pipeline of ours can run.
+OWN_FILE = "pipeline"
 
 
 class PortableSavingMixin:
@@ -41,7 +47,7 @@ class PortableSavingMixin:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._make_configs_portable(folder)
-        (folder / CODE_FILE).write_bytes(PIPELINE_SOURCE)
+        (folder / CODE_FILE).write_bytes(exporting(PIPELINE_SOURCE, self._class_for_readers()))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     def _make_configs_portable(self, folder):
@@ -51,19 +57,29 @@ class PortableSavingMixin:
             if file.is_file():
                 config = json.loads(file.read_text(encoding="utf-8"))
                 config.pop("_name_or_path", None)
-                if isinstance(uncompiled(network), UNet2DModel):
+                if is_stock_network(network):
                     config["_class_name"] = UNet2DModel.__name__
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def _class_for_readers(self):
+        """The name of the pipeline that the network was trained for, whichever this one is."""
+        condition = condition_of(self.unet.config)
+        upscales = condition is not None and condition.low_resolution is not None
+        return "GaussianDiffusionUpscalePipeline" if upscales else "GaussianDiffusionPipeline"
 
     def to_json_string(self):
         """The model index, with stock class names if stock classes can run the model."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)  # the local path is of no use to readers
-        own = {name: type(uncompiled(part)).__name__ for name, part in self.components.items()}
+        own = {
+            name: type(uncompiled(part)).__name__
+            for name, part in self.components.items()
+            if not is_stock_network(part)
+        }
         own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
         stock_runs = "unet" not in own and stock_pipeline_runs(self.unet.config, self.scheduler)
-        index["_class_name"] = "DDPMPipeline" if stock_runs else OWN_CLASS
-        if isinstance(uncompiled(self.unet), UNet2DModel):
+        index["_class_name"] = "DDPMPipeline" if stock_runs else [OWN_FILE, self._class_for_readers()]
+        if is_stock_network(self.unet):
             index["unet"] = ["diffusers", "UNet2DModel"]
         if isinstance(self.scheduler, GaussianDiffusionScheduler):
             index["scheduler"] = ["diffusers", "DDPMScheduler"]
@@ -80,6 +96,7 @@ def stock_pipeline_runs(unet_config, scheduler):
     variance_type, channels = config.get("variance_type"), unet_config.in_channels
     if (
         classes_of(unet_config)[0] is not None
+        or condition_of(unet_config) is not None
         or unet_config.get("sample_size") is None
         or scheduler.init_noise_sigma != 1
     ):
@@ -89,6 +106,12 @@ def stock_pipeline_runs(unet_config, scheduler):
     if unet_config.get("out_channels", channels) == channels:
         return True
     return isinstance(scheduler, GaussianDiffusionScheduler | DDPMScheduler) and variance_type == "learned_range"
+
+
+def is_stock_network(part):
+    """Whether a stock `UNet2DModel` holds a network: all but those of both classes and augmentation levels."""
+    network = uncompiled(part)
+    return isinstance(network, UNet2DModel) and not isinstance(network.class_embedding, LabelAndLevelEmbedding)
 
 
 def uncompiled(network):

@@ -144,6 +144,27 @@ _HEAD_CONFLICTS = (
     ),
 )
 
+
+def _of_condition_images(name, remedy):
+    """The conflict of an option that is about condition images."""
+    return (
+        lambda a: a.low_resolution is None and a.init_from is None and _has_own(a, name),
+        f"{name}={{a.{name}}} is about condition images, and there are none: {remedy}.",
+    )
+
+
+_CONDITION_CONFLICTS = (
+    *(
+        _of_condition_images(name, "give --low_resolution, or leave it out")
+        for name in ("max_augmentation_level", "condition_dropout")
+    ),
+    (
+        lambda a: a.condition_dropout and a.class_conditional,
+        "condition_dropout={a.condition_dropout} is for models without classes; with class_conditional it is "
+        "label_dropout that makes guidance possible.",
+    ),
+)
+
 _EVALUATION_CONFLICTS = (
     (
         lambda a: a.eval_every and a.eval_split is None,
@@ -201,6 +222,7 @@ TRAINING_CONFLICTS = (
     *_PROCESS_CONFLICTS,
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,
+    *_CONDITION_CONFLICTS,
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
     *_SAMPLE_CONFLICTS,

@@ -216,6 +216,21 @@ class TrainingArguments(RunArguments):
         False, "Teach the variance head of `init_from`, new or not, and leave all else of that network as it is."
     )
 
+    # Condition images
+    low_resolution: int | None = option(
+        None,
+        "Side of the images in low resolution, from which the model learns to make those of `resolution`: it upscales. They "
+        "are made from the data while training.",
+    )
+    max_augmentation_level: float | None = option(
+        None,
+        "Largest standard deviation of the noise on condition images, in (0, 1]: it is drawn at random for each image, and "
+        "told to the network (Ho et al. 2021). For the upscalers of a cascade; 0.5 serves well.",
+    )
+    condition_dropout: float = option(
+        0.0, "Share of condition images that are dropped, for guidance by them in sampling; 0.1 serves well."
+    )
+
     # Diffusion process: the options of the scheduler
     num_train_timesteps: int = option(1000, "Steps from data to noise.")
     beta_schedule: Literal["linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid"] | None = option(

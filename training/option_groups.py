@@ -6,6 +6,7 @@ _NAMES = {
     "Where the data is kept": "in_memory_limit_gb on_disk_limit_gb cache_dir dataloader_workers streaming "
     "shuffle_buffer",
     "Network": "model unet init_from variance_head train_head_only width layers_per_block dropout",
+    "Condition images": "low_resolution max_augmentation_level condition_dropout",
     "Diffusion process": "num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type "
     "rescale_betas_zero_snr",
     "Length and batch": "max_train_steps num_epochs minutes batch_size gradient_accumulation_steps find_batch_size",

@@ -1,8 +1,11 @@
 """Grids of samples during training; each process draws a part of them."""
 
+import numpy as np
 import torch
 
+from ddpm_hf.data import ImageStream, decode_first, to_model_range
 from ddpm_hf.distributed import gather_parts, own_part, together
+from ddpm_hf.pipelines.image_grids import side_by_side
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.sample_files import files_of
 
@@ -11,7 +14,7 @@ class _Stopped(Exception):
     """Sampling was stopped between two calls of the network."""
 
 
-def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
+def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False, examples=None):
     """One picture of all samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
     Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i
@@ -20,6 +23,8 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
 
     Args:
         args: `num_samples`, `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
+        examples (`dict`, *optional*): data from `examples_of`, for a network of condition images. Each sample is then
+            shown between the condition image and the data that it stands for.
 
     Raises:
         InputError: in every process, if samples in one are not finite.
@@ -31,7 +36,7 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
         try:
             for first in range(0, len(places), args.batch_size):
                 batch = places[first : first + args.batch_size]
-                images += _draw(unet, scheduler, batch, args, is_to_stop)
+                images += _draw(unet, scheduler, batch, args, is_to_stop, examples)
         except _Stopped:
             return [None]
         return images
@@ -43,7 +48,14 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False):
     return files_of(unet.config).picture(images)
 
 
-def _draw(unet, scheduler, places, args, is_to_stop):
+def examples_of(images, args):
+    """Data for a grid of samples, evenly spread over a data set: `{"images": uint8 (N, C, H, W)}`, and "labels"."""
+    if isinstance(images, ImageStream):
+        return decode_first(images.source, args.num_samples, args.seed)
+    return images.__getitems__(np.linspace(0, len(images) - 1, args.num_samples).astype(int))
+
+
+def _draw(unet, scheduler, places, args, is_to_stop, examples):
     """A list of the samples with these numbers; raises `_Stopped` if sampling was stopped."""
     # A separate scheduler, because sampling sets timesteps.
     pipeline = GaussianDiffusionPipeline(unet=unet, scheduler=scheduler.from_config(scheduler.config))
@@ -53,18 +65,35 @@ def _draw(unet, scheduler, places, args, is_to_stop):
         if is_to_stop():
             raise _Stopped
 
-    num_classes = unet.config.get("num_classes")
+    labels, condition = _labels(unet, places, examples), {}
+    if examples is not None:
+        data = to_model_range(examples["images"][list(places)].to(unet.device))
+        x_0, image = pipeline.samples.condition.split(data)
+        condition = {"condition_image": image / 2 + 0.5}
     was_training = unet.training
     unet.eval()
     try:
         drawn = pipeline(
             batch_size=len(places),
-            class_labels=None if num_classes is None else torch.tensor(places, device=unet.device) % num_classes,
+            class_labels=labels,
             generator=[torch.Generator().manual_seed(args.seed + place) for place in places],
             num_inference_steps=args.sample_steps,
             eta=0.0,
             callback_on_step_end=stop_if_asked,
+            **condition,
         )
-        return list(drawn.images)
     finally:
         unet.train(was_training)
+    if examples is None:
+        return list(drawn.images)
+    given, wanted = (pipeline.samples.to_output(images, "pil") for images in (image, x_0))
+    return [side_by_side(row) for row in zip(given, drawn.images, wanted, strict=True)]
+
+
+def _labels(unet, places, examples):
+    """The labels of the samples: those of the examples, or else all classes in turn; None without classes."""
+    num_classes = unet.config.get("num_classes")
+    if num_classes is None:
+        return None
+    places = torch.tensor(places)
+    return places % num_classes if examples is None else examples["labels"][places]

@@ -30,12 +30,14 @@ from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.batch_bytes import least_batch_bytes
 from ddpm_hf.models.named_networks import network_config
-from ddpm_hf.models.network_config import class_names_of, id2label_of
+from ddpm_hf.models.network_config import id2label_of
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
+from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
+from ddpm_hf.training.conditions import check_condition_kept, network_options
 from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.earlier_options import RATE, updates_per_minute, with_earlier_options
 from ddpm_hf.training.health import check_weights
@@ -200,7 +202,7 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
         trainer.fit()
         finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
         seconds = time.perf_counter() - begun
-        accelerator.print(closing(args, trainer.folder, total_steps, seconds, class_names_of(unet.config)))
+        accelerator.print(closing(args, trainer.folder, total_steps, seconds, unet.config))
     leave_processes(accelerator)
 
 
@@ -243,6 +245,7 @@ def make_unet(args, source):
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
+    options |= network_options(args, source.channels)
     if source.class_names is not None:
         options["id2label"] = id2label_of(source.class_names)
     try:
@@ -266,8 +269,13 @@ def _load_unet(args, source):
         added["num_classes"] = source.num_classes
     if added:
         unet = type(unet).from_unet(unet, **added)
+    if channels_of(unet.config) != source.channels:
+        raise InputError(
+            f"The network of init_from={args.init_from!r} makes images of {channels_of(unet.config)} channel(s), and "
+            f"the data have {source.channels}."
+        )
+    check_condition_kept(args, unet)
     wanted = {
-        "in_channels": source.channels,
         "num_classes": source.num_classes,
         "variance_head": args.variance_head,
     }

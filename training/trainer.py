@@ -12,10 +12,11 @@ from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+from ddpm_hf.training.conditions import taught_condition, told
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
-from ddpm_hf.training.samples import sample_grid
+from ddpm_hf.training.samples import examples_of, sample_grid
 from ddpm_hf.training.training_loop import Task, TrainingLoop
 
 # The folder being pushed, separate from the folder to which the run keeps writing.
@@ -44,10 +45,14 @@ class Trainer(TrainingLoop):
         self.scheduler = scheduler
         # Labels are below it, and it is the null label.
         self.num_classes = unet.config.get("num_classes")
+        self.taught = taught_condition(unet, args)
         task = Task(objective_of(args, scheduler, accelerator.device), scheduler.config.num_train_timesteps)
         # A head must learn the errors of the prediction as in sampling, without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
         super().__init__(args, accelerator, unet, task, images, total_steps)
+
+    def told(self, images, labels):
+        return told(self.taught, self.model, images, labels)
 
     def labels_to_learn(self, batch):
         labels = super().labels_to_learn(batch)
@@ -97,7 +102,10 @@ class Trainer(TrainingLoop):
         """Writes a grid of samples of the averaged weights, and sends it to the trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
-                grid = sample_grid(unet, self.scheduler, self.accelerator, self.args, lambda: self.stop.signum)
+                examples = None if self.taught is None else examples_of(self.images, self.args)
+                grid = sample_grid(
+                    *(unet, self.scheduler, self.accelerator, self.args), lambda: self.stop.signum, examples
+                )
             if grid is not None and self.accelerator.is_main_process:
                 with written_whole(self.folder / "samples" / f"step-{self.progress.step:06d}.png") as aside:
                     grid.save(aside)

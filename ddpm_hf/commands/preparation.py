@@ -54,11 +54,11 @@ def say_duration(pipeline, batch_size, calls, advice):
     if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
         return
     unet = pipeline.unet
-    x = torch.zeros(batch_size, *pipeline.samples.shape, device=unet.device, dtype=unet.dtype)
+    shape = unet.config.in_channels, *pipeline.samples.sides
+    x = torch.zeros(batch_size, *shape, device=unet.device, dtype=unet.dtype)
     t = torch.zeros((), dtype=torch.int64, device=unet.device)
-    labels = None
-    if classes_of(unet.config)[0] is not None:
-        labels = torch.zeros(batch_size, dtype=torch.int64, device=unet.device)
+    label = None if classes_of(unet.config)[0] is None else 0
+    labels = pipeline.encode_labels(label, batch_size=batch_size, device=unet.device)
     with torch.no_grad(), fitting_into_memory(advice):
         seconds = seconds_of(lambda: unet(x, t, labels, return_dict=False)[0].sum().item())
     typer.echo(f"{calls} network calls of {batch_size}: about {expected_duration(calls * seconds, advice)} (h:mm:ss)")

@@ -1,4 +1,4 @@
-"""The verbs that draw images: `sample`, `interpolate`, `edit`."""
+"""The verbs that draw images: `sample`, `upscale`, `interpolate`, `edit`."""
 
 import math
 from dataclasses import dataclass
@@ -187,7 +187,7 @@ def interpolate(
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    channels = pipeline.unet.config.in_channels
+    channels = pipeline.samples.channels
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     with fitting_into_memory(advice):
@@ -256,7 +256,7 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
 
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    given = read_image(image, pipeline.unet.config.in_channels)
+    given = read_image(image, pipeline.samples.channels)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
@@ -270,6 +270,62 @@ def edit(
     with written_whole(output) as aside:
         image_rows([row]).save(aside)
     typer.echo(f"{output}: {'x_T and the image from it' if editing.invert else f'{number} images'}")
+
+
+@dataclass
+class UpscalingOptions:
+    """The options of `upscale`: the noise on the image, and the tiles."""
+
+    title: ClassVar[str] = "Upscaling"
+
+    augmentation_level: float = option(
+        0.0, "Noise to add to the image, up to the largest of the training; it hides faults of the image."
+    )
+    tile_overlap: float = option(
+        0.25, "The share of a tile that overlaps the next one, for images larger than a tile."
+    )
+    num_images: int = option(1, "Number of results, each from its own noise.", min=1, max=MOST_IN_A_ROW)
+
+
+@app.command()
+@with_options
+def upscale(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="A picture file, as large as the model's low resolution or larger.")],
+    output: Annotated[
+        Path | None, typer.Option(help=f"The PNG file to write; {NUMBERED.format('upscaled.png')}.")
+    ] = None,
+    *,
+    upscaling: UpscalingOptions,
+    sampling: SamplingOptions,
+    execution: offered(ExecutionOptions, "seed", "device", seed={"help": "Image i is that of seed + i."}),
+):
+    """Enlarge a picture by a model that was trained with --low_resolution, in tiles if it is large."""
+    output = free_output(output, "upscaled.png", (".png",))
+    from ddpm_hf.files import written_whole
+    from ddpm_hf.limits import fitting_into_memory
+    from ddpm_hf.pipelines.image_grids import sample_images, side_by_side
+    from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.pipeline_upscale import GaussianDiffusionUpscalePipeline
+
+    pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
+    pipeline = GaussianDiffusionUpscalePipeline.from_pipe(pipeline)
+    given = read_image(image, pipeline.samples.channels)
+    advice = "give a smaller picture"
+    with fitting_into_memory(advice):
+        images = sample_images(
+            pipeline,
+            upscaling.num_images,
+            execution.seed,
+            batch_size=1,
+            image=given,
+            augmentation_level=upscaling.augmentation_level,
+            tile_overlap=upscaling.tile_overlap,
+            **sampling.keywords(),
+        )
+    with written_whole(output) as aside:
+        side_by_side(images).save(aside)
+    typer.echo(f"{output}: {given.width}x{given.height} enlarged to {images[0].width}x{images[0].height}")
 
 
 def _inverted(pipeline, image, sampling):

@@ -98,6 +98,10 @@ class PointData:
             )
         if args.random_flip:
             raise InputError("random_flip mirrors images, and points have no sides: leave it out.")
+        if args.low_resolution is not None:
+            raise InputError(
+                f"low_resolution={args.low_resolution} is for images, and points have none: leave it out."
+            )
         if args.streaming:
             raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 

@@ -7,7 +7,9 @@ from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.models.network_config import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
+from ddpm_hf.portable.pipeline_file import PIPELINES
 from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
+from ddpm_hf.samples.condition_images import condition_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -82,7 +84,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(
     "{repository}", custom_pipeline="{repository}", trust_remote_code=True
 )
-image = pipeline(num_inference_steps=25{label}).images[0]
+image = pipeline({image}num_inference_steps=25{label}).images[0]
 ```
 {warning}
 A private repository, or one without a network, is downloaded first: give the folder of
@@ -95,13 +97,17 @@ WITHOUT_CUSTOM_PIPELINE = """
 PACKAGE = """With ddpm_hf (`pip install ddpm_hf`), which trusts no code of the repository:
 
 ```python
-from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf import {pipeline}
 
-pipeline = GaussianDiffusionPipeline.from_pretrained("{repository}")
-image = pipeline(num_inference_steps=25{label}).images[0]
+pipeline = {pipeline}.from_pretrained("{repository}")
+image = pipeline({image}num_inference_steps=25{label}).images[0]
 ```
 
-Any other sampler is a recipe (`ddpm-hf sample {repository} --recipe ddim-2m --steps 25`)."""
+Any other sampler is a recipe (`ddpm-hf {verb} --recipe ddim-2m --steps 25`)."""
+
+# What is told of a picture where the model is given one.
+GIVEN = 'PIL.Image.open("photo.png"), '
+GIVEN_BY_NAME = 'condition_image=PIL.Image.open("photo.png"), '
 
 PACKAGE_OF_LATENTS = """With ddpm_hf (`pip install ddpm_hf`), sampled as it was calibrated:
 
@@ -149,9 +155,14 @@ def loading(folder, index, repository):
         ways.append(STOCK.format(name=index["_class_name"], repository=repository))
     if has_code:
         warning = WITHOUT_CUSTOM_PIPELINE if is_stock else ""
-        ways.append(CODE.format(repository=repository, label=label, warning=warning))
-    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", "GaussianDiffusionPipeline"):
-        ways.append(PACKAGE.format(repository=repository, label=label))
+        ways.append(CODE.format(repository=repository, label=label, warning=warning, image=_given_image(folder)))
+    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", *PIPELINES):
+        ours = _class_name(index) if _class_name(index) in PIPELINES else PIPELINES[0]
+        upscales = ours == "GaussianDiffusionUpscalePipeline"
+        verb = f"upscale {repository} photo.png" if upscales else f"sample {repository}"
+        ways.append(
+            PACKAGE.format(repository=repository, label=label, pipeline=ours, image=_given_image(folder), verb=verb)
+        )
     elif calibration_of(folder):
         ways.append(PACKAGE_OF_LATENTS)
     return "\n\n".join(["## How to load it", *ways])
@@ -245,6 +256,14 @@ def _class_name(index):
 
 def _has_classes(folder):
     return _network_config(folder).get("num_class_embeds") is not None
+
+
+def _given_image(folder):
+    """The argument of the call that is the condition image; "" for a network without one."""
+    condition = condition_of(_network_config(folder))
+    if condition is None:
+        return ""
+    return GIVEN_BY_NAME if condition.low_resolution is None else GIVEN
 
 
 def _class_names(folder):

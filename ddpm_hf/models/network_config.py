@@ -4,12 +4,13 @@ import difflib
 
 import torch
 
-from ddpm_hf.portable.config import PACKED_KEY
+from ddpm_hf.portable.config import own_value
+from ddpm_hf.samples.kind import channels_of
 
 
 def classes_of(config):
     """The number of classes and the null label, each None where the network has none."""
-    num_classes = config.get("num_classes", config.get(PACKED_KEY, {}).get("num_classes"))
+    num_classes = own_value(config, "num_classes")
     if num_classes is not None:
         return num_classes, num_classes
     return config.get("num_class_embeds"), None
@@ -17,8 +18,12 @@ def classes_of(config):
 
 def class_names_of(config):
     """{label: name} of the classes of a network or classifier, from its `id2label`; {} without names."""
-    id2label = config.get("id2label", config.get(PACKED_KEY, {}).get("id2label"))
-    return {int(label): name for label, name in (id2label or {}).items()}
+    return {int(label): name for label, name in (own_value(config, "id2label") or {}).items()}
+
+
+def has_head(config):
+    """Whether a network has a variance head, by the number of its output channels."""
+    return config.out_channels == 2 * channels_of(config)
 
 
 def id2label_of(names):

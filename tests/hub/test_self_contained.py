@@ -20,6 +20,7 @@ from ddpm_hf import (
     ExactDenoiser,
     GaussianDiffusionPipeline,
     GaussianDiffusionScheduler,
+    GaussianDiffusionUpscalePipeline,
     MLPDenoiser,
     NoisyImageClassifier,
     __version__,
@@ -62,8 +63,9 @@ def load(loader, case):
         return {"error": f"{type(error).__name__}: {error}"}
     pipeline.set_progress_bar_config(disable=True)
     said = {"class": type(pipeline).__name__, "parts": [type(p).__name__ for p in (pipeline.unet, pipeline.scheduler)]}
-    if said["class"] == "GaussianDiffusionPipeline":
+    if said["class"].startswith("GaussianDiffusion"):
         options = {"output_type": "latent"} | case["options"]
+        options = {name: torch.tensor(value) if name == "image" else value for name, value in options.items()}
     else:
         options = {"output_type": "np", "num_inference_steps": 3}
     said["images"] = pipeline(generator=torch.Generator().manual_seed(0), **options).images.tolist()
@@ -81,6 +83,7 @@ json.dump(report, open("report.json", "w"))
 
 def sample(pipeline, **options):
     pipeline.set_progress_bar_config(disable=True)
+    options = {name: torch.tensor(value) if name == "image" else value for name, value in options.items()}
     return pipeline(generator=torch.Generator().manual_seed(0), output_type="latent", **options).images
 
 
@@ -122,8 +125,13 @@ def models(tiny_unet):
     second_order = scheduler(eta=0.0, solver_order=2, timestep_spacing="karras")
     guided = {"class_labels": [0, 2], "guidance_scale": 2.0, "guidance_rescale": 0.5, "guidance_interval": (0.1, 9.0)}
     steered = {"class_labels": [0, 2], "classifier_guidance_scale": 2.0, "classifier_guidance_form": "mean"}
-    ours = GaussianDiffusionPipeline
+    ours, upscale = GaussianDiffusionPipeline, GaussianDiffusionUpscalePipeline
+    small = {"image": torch.rand(1, 1, 5, 4, generator=torch.Generator().manual_seed(0)).tolist()}
+    upscaler = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4, "max_augmentation_level": 0.5}
+    of_classes = tiny_unet(**upscaler, num_classes=3)
     return {
+        "upscaler": (upscale(tiny_unet(**upscaler), scheduler()), steps | small | {"augmentation_level": 0.2}),
+        "upscaler of classes": (upscale(of_classes, scheduler()), steps | small | guided),
         "plans": (ours(tiny_unet(), analytic), steps | {"batch_size": 2}),
         "2m": (ours(tiny_unet(), second_order), steps),
         "head": (ours(tiny_unet(variance_head="npr"), scheduler(variance_type="npr")), steps),
@@ -163,7 +171,7 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     images, cases = {}, []
     for name, (pipeline, options) in models.items():
         pipeline.save_pretrained(tmp_path / name)
-        images[name] = sample(GaussianDiffusionPipeline.from_pretrained(tmp_path / name), **options)
+        images[name] = sample(type(pipeline).from_pretrained(tmp_path / name), **options)
         assert_close(images[name], sample(pipeline, **options), **ROUNDING)
 
     def add(expected, name, repository, arguments, package=False, logged_in=False):
@@ -202,8 +210,9 @@ def test_loading_with_and_without_the_package(tmp_path, models):
         report = run_process(tmp_path, task, hub.endpoint)
     for (expected, name, _, case), said in zip(cases, report, strict=True):
         if expected == "ours":
-            assert said.get("class") == "GaussianDiffusionPipeline", (case, said)
+            assert said.get("class") == type(models[name][0]).__name__, (case, said)
             own = {"points": "MLPDenoiser", "exact": "ExactDenoiser", "exact images": "ExactDenoiser"}
+            own["upscaler of classes"] = "DDPMUNet2DModel"
             network = own.get(name, "UNet2DModel")
             assert said["parts"] == [network, "GaussianDiffusionScheduler"], case
             # Products of matrices round by where in memory their numbers are.
@@ -469,8 +478,8 @@ def test_files_are_put_together_in_the_order_of_their_dependence(package):
             "a defines 'log', which",
         ),
         ({"a": "from parts.b import z", "b": "x = 1"}, "imports 'z' from parts.b, which does not define it"),
-        ({"a": "import PIL.Image"}, "to where PIL may be missing; diffusers, numpy, torch are there"),
-        ({"a": "def f():\n    import PIL"}, "parts.a, line 2: `import PIL` travels to where PIL may be missing"),
+        ({"a": "import datasets.io"}, "to where datasets may be missing; PIL, diffusers, numpy, torch are there"),
+        ({"a": "def f():\n    import yaml"}, "parts.a, line 2: `import yaml` travels to where yaml may be missing"),
         ({"a": "def f():\n    from parts.b import x", "b": "x = 1"}, "at the top of the file"),
         ({"a": "from parts.b import x as y", "b": "x = 1"}, "without `as`"),
         ({"a": "from . import b", "b": "x = 1"}, "must be `from module import name`"),
