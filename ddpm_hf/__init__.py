@@ -19,6 +19,7 @@ _PUBLIC = {
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
     "GaussianDiffusionUpscalePipeline": "ddpm_hf.pipelines.pipeline_upscale",
+    "GaussianDiffusionCascadePipeline": "ddpm_hf.pipelines.pipeline_cascade",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -76,6 +76,16 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         """The kind of samples that the network makes, a [`SampleKind`]."""
         return kind_of(self.unet.config)
 
+    @property
+    def stage_parts(self):
+        """The names of the network and of the scheduler of each stage; a cascade has several."""
+        return [("unet", "scheduler")]
+
+    @property
+    def stages(self):
+        """The pipelines of the stages."""
+        return [self]
+
     @torch.no_grad()
     def __call__(
         self,

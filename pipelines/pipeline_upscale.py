@@ -16,6 +16,8 @@ class GaussianDiffusionUpscalePipeline(GaussianDiffusionPipeline):
     outputs are blended, so that the whole image is one sample without seams.
     """
 
+    tile_overlap = 0.25
+
     @torch.no_grad()
     def __call__(
         self,

@@ -47,7 +47,7 @@ class PortableSavingMixin:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._make_configs_portable(folder)
-        (folder / CODE_FILE).write_bytes(exporting(PIPELINE_SOURCE, self._class_for_readers()))
+        (folder / CODE_FILE).write_bytes(exporting(PIPELINE_SOURCE, self.class_for_readers))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     def _make_configs_portable(self, folder):
@@ -61,7 +61,8 @@ class PortableSavingMixin:
                     config["_class_name"] = UNet2DModel.__name__
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    def _class_for_readers(self):
+    @property
+    def class_for_readers(self):
         """The name of the pipeline that the network was trained for, whichever this one is."""
         condition = condition_of(self.unet.config)
         upscales = condition is not None and condition.low_resolution is not None
@@ -71,23 +72,25 @@ class PortableSavingMixin:
         """The model index, with stock class names if stock classes can run the model."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)  # the local path is of no use to readers
-        own = {
-            name: type(uncompiled(part)).__name__
-            for name, part in self.components.items()
-            if not is_stock_network(part)
-        }
-        own = {name: network for name, network in own.items() if network in OWN_NETWORKS}
-        stock_runs = "unet" not in own and stock_pipeline_runs(self.unet.config, self.scheduler)
-        index["_class_name"] = "DDPMPipeline" if stock_runs else [OWN_FILE, self._class_for_readers()]
-        if is_stock_network(self.unet):
-            index["unet"] = ["diffusers", "UNet2DModel"]
-        if isinstance(self.scheduler, GaussianDiffusionScheduler):
-            index["scheduler"] = ["diffusers", "DDPMScheduler"]
-        if self.classifier is None:
-            del index["classifier"]  # stock classes would warn that they ignore it
-        # Without a module, because diffusers refuses to load a repository that names one it does not know.
-        index |= {name: [None, network] for name, network in own.items()}
+        index["_class_name"] = self._class_in_index()
+        for name, part in self.components.items():
+            network = type(uncompiled(part)).__name__
+            if part is None:
+                del index[name]  # stock classes would warn that they ignore it
+            elif is_stock_network(part):
+                index[name] = ["diffusers", "UNet2DModel"]
+            elif isinstance(part, GaussianDiffusionScheduler):
+                index[name] = ["diffusers", "DDPMScheduler"]
+            elif network in OWN_NETWORKS:
+                # Without a module, because diffusers refuses to load a repository that names one it does not know.
+                index[name] = [None, network]
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def _class_in_index(self):
+        """The name of the stock pipeline if that can run the model, else the file and the name of ours."""
+        is_one = self.class_for_readers == "GaussianDiffusionPipeline" and is_stock_network(self.unet)
+        stock_runs = is_one and stock_pipeline_runs(self.unet.config, self.scheduler)
+        return "DDPMPipeline" if stock_runs else [OWN_FILE, self.class_for_readers]
 
 
 def stock_pipeline_runs(unet_config, scheduler):

@@ -43,6 +43,9 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
+    augmentation_level: str | None = option(
+        None, "Of a cascade: noise on what its upscalers are told; one for all, or LEVEL,LEVEL, one for each."
+    )
 
     def keywords(self):
         interval = self.guidance_interval
@@ -51,7 +54,12 @@ class GuidedSamplingOptions(SamplingOptions):
             "guidance_rescale": self.guidance_rescale,
             "classifier_guidance_scale": self.classifier_guidance_scale,
             "classifier_guidance_form": self.classifier_guidance_form,
+            **({} if self.augmentation_level is None else {"augmentation_level": self._levels()}),
         }
+
+    def _levels(self):
+        levels = fractions("augmentation_level", self.augmentation_level)
+        return levels[0] if len(levels) == 1 else levels
 
 
 @app.command()
@@ -89,24 +97,36 @@ def sample(
     accelerator = join_processes(execution.device)
     output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
     device = execution.device or accelerator.device
-    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps)
-    steps = keywords["num_inference_steps"] = sampling.steps or prepared_count(pipeline.scheduler)
-    samples = files_of(pipeline.unet.config)
+    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps, cascades=True)
+    steps = [sampling.steps or prepared_count(stage.scheduler) for stage in pipeline.stages]
+    if len(steps) == 1:
+        keywords["num_inference_steps"] = steps[0]
+    else:
+        keywords = for_cascade(keywords) | {"num_inference_steps": steps}
+    samples = files_of(pipeline.samples.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
     if accelerator.is_main_process:
-        calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, steps)
-        batch_size = min(execution.batch_size, len(places))
-        say_duration(pipeline, batch_size, calls, "lower --num_images, --steps or --batch_size")
+        batch_size, batches = min(execution.batch_size, len(places)), math.ceil(len(places) / execution.batch_size)
+        for stage, count in zip(pipeline.stages, steps, strict=True):
+            calls = batches * _steps_of(stage, count)
+            say_duration(stage, batch_size, calls, "lower --num_images, --steps or --batch_size")
     images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
     images = gather_parts(images, accelerator) if recorder is None else images
     if accelerator.is_main_process:
         _save_trajectory(recorder, trajectory)
         samples.save(images, files)
         typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
+
+
+def for_cascade(keywords):
+    """The arguments that all stages of a cascade take; InputError for those that are for one model."""
+    if keywords["classifier_guidance_scale"] != 0:
+        raise InputError("classifier_guidance_scale is for one model, and this is a cascade: leave it out.")
+    return {name: value for name, value in keywords.items() if not name.startswith("classifier")}
 
 
 def _free_outputs(output, trajectory):

@@ -9,7 +9,7 @@ from ddpm_hf.models.network_config import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import PIPELINES
 from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
-from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.samples.condition_images import both_sides, condition_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -131,6 +131,8 @@ def introduction(folder, index):
         return f"A denoising diffusion model, calibrated with ddpm_hf on {data} for sampling in few steps."
     if options:
         return f"A denoising diffusion model of {data_name(options['dataset'])}, trained with ddpm_hf."
+    if _class_name(index) == "GaussianDiffusionCascadePipeline":
+        return f"A cascade of denoising diffusion models: {_stages(folder, index)}."
     return f"A diffusion model, as a `{_class_name(index)}`."
 
 
@@ -256,6 +258,14 @@ def _class_name(index):
 
 def _has_classes(folder):
     return _network_config(folder).get("num_class_embeds") is not None
+
+
+def _stages(folder, index):
+    """The sizes of the stages of a cascade and the folders of their networks."""
+    networks = sorted(name for name in index if name.split("_")[0] == "unet")
+    sizes = (both_sides(read_mapping(folder / name / "config.json")["sample_size"]) for name in networks)
+    named = [f"{height}x{width} (`{name}`)" for name, (height, width) in zip(networks, sizes, strict=True)]
+    return ", enlarged to ".join(named)
 
 
 def _given_image(folder):

@@ -31,7 +31,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             concatenated to x_t.
         low_resolution (`int` or `tuple[int, int]`, *optional*): the size, (height, width), in which the condition
             image is the image itself; it divides `sample_size`.
-        downsampling (`str`, *optional*): makes the image of low resolution: `"bicubic"`, the default, or `"area"`;
+        downsampling (`str`, *optional*): makes the image of low resolution: `"lanczos"`, the default, or `"area"`;
             both are antialiased.
         max_augmentation_level (`float`, *optional*): the largest level of noise of the condition image in training
             (Ho et al. 2021, section 4.2), in (0, 1]. Such a network is told 1000 times the level, by `class_labels`;

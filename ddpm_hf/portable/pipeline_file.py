@@ -18,9 +18,14 @@ TRAVELLING = (
     "ddpm_hf.portable.own_module",
     "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
     "ddpm_hf.pipelines.pipeline_upscale",
+    "ddpm_hf.pipelines.pipeline_cascade",
 )
 # The pipelines in the file; it exports one of them, because diffusers takes the only one that it finds.
-PIPELINES = ("GaussianDiffusionPipeline", "GaussianDiffusionUpscalePipeline")
+PIPELINES = (
+    "GaussianDiffusionPipeline",
+    "GaussianDiffusionUpscalePipeline",
+    "GaussianDiffusionCascadePipeline",
+)
 LIBRARIES = {"torch", "numpy", "diffusers", "PIL"}
 LINE_LENGTH = 119
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from ddpm_hf.portable.config import own_value
 
-# How an image becomes one of low resolution; both filters are antialiased.
-DOWNSAMPLINGS = ("bicubic", "area")
+# How an image becomes one of low resolution: as data are resized, or by the means of blocks.
+DOWNSAMPLINGS = ("lanczos", "area")
 # Networks are told 1000 times the augmentation level, since diffusers' embeddings of time are made for 0 .. 1000.
 LEVEL_SCALE = 1000
 # The values of a condition image that was dropped: mid-grey.
@@ -39,7 +39,9 @@ class ConditionImage(NamedTuple):
         """The images (N, C, H, W) in the low resolution of this condition, in [-1, 1]."""
         if self.downsampling == "area":
             return F.interpolate(images, self.low_resolution, mode="area")
-        return F.interpolate(images, self.low_resolution, mode="bicubic", antialias=True).clamp(-1, 1)
+        sides = zip(images.shape[2:], self.low_resolution, strict=True)
+        rows, columns = (lanczos_weights(*lengths).to(images) for lengths in sides)
+        return (rows @ images @ columns.T).clamp(-1, 1)
 
     def factor(self, sides):
         """By how much an image of these sides is larger than its condition image, in height and in width."""
@@ -56,6 +58,18 @@ class ConditionImage(NamedTuple):
             return data, self.of_image(data)
         channels = data.shape[1] - self.condition_channels
         return data.split([channels, self.condition_channels], dim=1)
+
+
+def lanczos_weights(length, new_length):
+    """The weights of a line of pixels in a shorter one, (new_length, length), of the antialiased filter of data.
+
+    They are those of Pillow's `LANCZOS`: sinc(u) sinc(u / 3) for |u| < 3, u in pixels of the shorter line.
+    """
+    scale = length / new_length
+    centres = (torch.arange(new_length, dtype=torch.float64) + 0.5) * scale
+    u = (torch.arange(length) + 0.5 - centres[:, None]) / scale
+    weights = torch.sinc(u) * torch.sinc(u / 3) * (u.abs() < 3)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def condition_of(config):

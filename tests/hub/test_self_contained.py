@@ -18,6 +18,7 @@ from torch.testing import assert_close
 
 from ddpm_hf import (
     ExactDenoiser,
+    GaussianDiffusionCascadePipeline,
     GaussianDiffusionPipeline,
     GaussianDiffusionScheduler,
     GaussianDiffusionUpscalePipeline,
@@ -129,7 +130,11 @@ def models(tiny_unet):
     small = {"image": torch.rand(1, 1, 5, 4, generator=torch.Generator().manual_seed(0)).tolist()}
     upscaler = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4, "max_augmentation_level": 0.5}
     of_classes = tiny_unet(**upscaler, num_classes=3)
+    cascade = GaussianDiffusionCascadePipeline.from_stages(
+        ours(tiny_unet(sample_size=4, num_classes=3), scheduler()), upscale(of_classes, scheduler())
+    )
     return {
+        "cascade": (cascade, steps | guided | {"augmentation_level": 0.2}),
         "upscaler": (upscale(tiny_unet(**upscaler), scheduler()), steps | small | {"augmentation_level": 0.2}),
         "upscaler of classes": (upscale(of_classes, scheduler()), steps | small | guided),
         "plans": (ours(tiny_unet(), analytic), steps | {"batch_size": 2}),
@@ -187,6 +192,10 @@ def test_loading_with_and_without_the_package(tmp_path, models):
         add(without_trust, name, str(tmp_path / name), {})
         add(with_trust, name, str(tmp_path / name), {"trust_remote_code": True})
     public, private = "someone/model", "someone/private"
+    cascade = "someone/cascade"
+    add(refused, "cascade", cascade, {})
+    add("ours", "cascade", cascade, {"trust_remote_code": True})
+    add("ours", "cascade", cascade, code(cascade))
     add(refused, "classes", public, {})
     add("ours", "classes", public, {"trust_remote_code": True})
     add("ours", "classes", public, code(public))
@@ -203,7 +212,12 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     add("ours", "classifier", private, {}, package=True, logged_in=True)
 
     with running_hub() as hub:
-        pushes = [(public, "head", False, "v1"), (public, "classes", False, None), (private, "classifier", True, None)]
+        pushes = [
+            (public, "head", False, "v1"),
+            (public, "classes", False, None),
+            (cascade, "cascade", False, None),
+            (private, "classifier", True, None),
+        ]
         cases.sort(key=lambda case: case[2])
         without, package = ([case for *_, loads, case in cases if loads == with_it] for with_it in (False, True))
         task = {"pushes": pushes, "without": without, "with": package, "token": TOKEN}

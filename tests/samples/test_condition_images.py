@@ -17,11 +17,11 @@ def images():
     return torch.rand(2, 1, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_bicubic_is_that_of_pillow(images):
-    """Pillow's filter is the antialiased one, with the coefficient of Catmull and Rom."""
+def test_images_of_low_resolution_are_as_data_are_resized(images):
+    """Pillow's filter, by which `decode_image` resizes data for the base of a cascade."""
     small = condition_of(UPSCALER).of_image(images)
     for ours, image in zip(small, images, strict=True):
-        theirs = Image.fromarray(image[0].numpy()).resize((3, 4), Image.Resampling.BICUBIC)
+        theirs = Image.fromarray(image[0].numpy()).resize((3, 4), Image.Resampling.LANCZOS)
         assert_close(ours[0], torch.from_numpy(np.array(theirs)).clamp(-1, 1), rtol=0, atol=1e-5)
 
 
@@ -32,7 +32,7 @@ def test_area_is_the_mean_of_blocks(images):
 
 def test_the_image_of_low_resolution_stays_in_the_range():
     edge = torch.ones(1, 1, 8, 12)
-    edge[..., :5, :7] = -1  # bicubic interpolation overshoots at edges
+    edge[..., :5, :7] = -1  # the filter overshoots at edges
     small = condition_of(UPSCALER).of_image(edge)
     assert small.min() >= -1 and small.max() <= 1
 

@@ -66,7 +66,7 @@ def test_from_the_options_of_a_new_network_to_an_enlarged_picture(tmp_path, imag
     assert trained.exit_code == 0, trained.output
     assert f"ddpm-hf upscale {run} IMAGE" in trained.output
     condition = condition_of(GaussianDiffusionPipeline.from_pretrained(run).unet.config)
-    assert condition == (1, (4, 4), "bicubic", 0.5, False)
+    assert condition == (1, (4, 4), "lanczos", 0.5, False)
     Image.new("L", (6, 5), 100).save(tmp_path / "photo.png")
     args = ["upscale", str(run), str(tmp_path / "photo.png"), "--steps", "2", "--class", "dog", "--num_images", "2"]
     drawn = CliRunner().invoke(cli.app, [*args, "--recipe", "ddim-2m", "--output", str(tmp_path / "large.png")])
