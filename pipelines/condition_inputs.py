@@ -37,7 +37,7 @@ def prepare_condition(pipeline, condition_image, sides):
 def how_to_give(condition):
     """How the condition image of a network is given, for messages."""
     if condition.low_resolution is None:
-        return "give condition_image="
+        return "give condition_image=, or --condition_image on the command line"
     return (
         "it enlarges images, which GaussianDiffusionUpscalePipeline takes, and `ddpm-hf upscale MODEL IMAGE` on the "
         "command line"

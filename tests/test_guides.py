@@ -112,6 +112,9 @@ def models(tmp_path_factory):
     upscaler.save_pretrained(folder / "outputs" / "upscaler")
     cascade = GaussianDiffusionCascadePipeline.from_stages(unconditional, upscaler)
     cascade.save_pretrained(folder / "outputs" / "cascade")
+    colours = DDPMUNet2DModel(**TINY | {"in_channels": 4}, condition_channels=1)
+    of_pairs = GaussianDiffusionPipeline(colours, GaussianDiffusionScheduler())
+    of_pairs.save_pretrained(folder / "outputs" / "colours")
     stock = DDPMPipeline(UNet2DModel(**TINY, out_channels=1), DDPMScheduler())
     stock.save_pretrained(folder / "google" / "ddpm-cifar10-32")
     return folder

@@ -148,15 +148,26 @@ _HEAD_CONFLICTS = (
 def _of_condition_images(name, remedy):
     """The conflict of an option that is about condition images."""
     return (
-        lambda a: a.low_resolution is None and a.init_from is None and _has_own(a, name),
+        lambda a: (
+            a.low_resolution is None and a.condition_column is None and a.init_from is None and _has_own(a, name)
+        ),
         f"{name}={{a.{name}}} is about condition images, and there are none: {remedy}.",
     )
 
 
 _CONDITION_CONFLICTS = (
     *(
-        _of_condition_images(name, "give --low_resolution, or leave it out")
+        _of_condition_images(name, "give --low_resolution or --condition_column, or leave it out")
         for name in ("max_augmentation_level", "condition_dropout")
+    ),
+    (
+        lambda a: a.low_resolution is not None and a.condition_column is not None,
+        "low_resolution={a.low_resolution} makes condition images, and condition_column={a.condition_column!r} has "
+        "some: give one of them.",
+    ),
+    (
+        lambda a: a.streaming and a.condition_column is not None,
+        "condition_column={a.condition_column!r} is for data that are not streamed: leave out --streaming.",
     ),
     (
         lambda a: a.condition_dropout and a.class_conditional,

@@ -83,6 +83,12 @@ def check_condition_kept(args, unet):
                 f"{name}={value} does not go with init_from={args.init_from!r}, whose network has {name}={trained}: "
                 "leave it out, and the network keeps its own."
             )
+    is_of_pairs = has is not None and has.low_resolution is None
+    if is_of_pairs != (args.condition_column is not None):
+        raise InputError(
+            f"condition_column={args.condition_column!r} does not go with init_from={args.init_from!r}, whose network "
+            f"{'is told the images of pairs: name their column' if is_of_pairs else 'is told none: leave it out'}."
+        )
     if args.condition_dropout and (has is None or not has.condition_dropout):
         raise InputError(
             f"condition_dropout={args.condition_dropout} does not go with init_from={args.init_from!r}, whose "
@@ -90,19 +96,22 @@ def check_condition_kept(args, unet):
         )
 
 
-def network_options(args, channels):
+def network_options(args, source):
     """The options of a new network for the condition images that the options of a training ask for.
 
     Args:
-        channels (`int`): of the samples.
+        source: the opened data; pairs have the condition images themselves.
     """
-    if args.low_resolution is None:
+    if args.low_resolution is None and args.condition_column is None:
         return {}
-    return {
-        "in_channels": 2 * channels,
-        "condition_channels": channels,
+    low_resolution = {
+        "in_channels": 2 * source.channels,
+        "condition_channels": source.channels,
         "low_resolution": args.low_resolution,
         "downsampling": DOWNSAMPLINGS[0],
+    }
+    return {
+        **({} if args.low_resolution is None else low_resolution),
         "max_augmentation_level": args.max_augmentation_level,
         "condition_dropout": args.condition_dropout > 0,
     }

@@ -78,7 +78,10 @@ def closing(args, folder, total_steps, seconds, config):
     few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
     names, draws = class_names_of(config), f"sample {where}"
     what = "draws a grid of samples in few steps; without options, in all"
-    if condition_of(config) is not None:
+    condition = condition_of(config)
+    if condition is not None and condition.low_resolution is None:
+        draws, what = f"sample {where} --condition_image IMAGE", "draws samples for an image in few steps"
+    elif condition is not None:
         draws, what = f"upscale {where} IMAGE", "enlarges an image in few steps; without options, in all"
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {

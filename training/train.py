@@ -245,7 +245,7 @@ def make_unet(args, source):
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
-    options |= network_options(args, source.channels)
+    options |= network_options(args, source)
     if source.class_names is not None:
         options["id2label"] = id2label_of(source.class_names)
     try:

@@ -43,6 +43,9 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
+    condition_image: Path | None = option(
+        None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
+    )
     augmentation_level: str | None = option(
         None, "Of a cascade: noise on what its upscalers are told; one for all, or LEVEL,LEVEL, one for each."
     )
@@ -103,6 +106,8 @@ def sample(
         keywords["num_inference_steps"] = steps[0]
     else:
         keywords = for_cascade(keywords) | {"num_inference_steps": steps}
+    if sampling.condition_image is not None:
+        keywords["condition_image"] = _condition_image(sampling.condition_image, pipeline)
     samples = files_of(pipeline.samples.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
@@ -120,6 +125,22 @@ def sample(
         _save_trajectory(recorder, trajectory)
         samples.save(images, files)
         typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
+
+
+def _condition_image(path, pipeline):
+    """The picture in the channels and the size of the network's condition image."""
+    from PIL import Image
+
+    from ddpm_hf.pipelines.image_inputs import read_image
+
+    condition = pipeline.samples.condition
+    if condition is None or condition.low_resolution is not None:
+        raise InputError(
+            "--condition_image is for models of pairs (--condition_column), and this one is of another kind."
+        )
+    picture = read_image(path, condition.condition_channels)
+    height, width = pipeline.samples.sides
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def for_cascade(keywords):

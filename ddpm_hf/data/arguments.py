@@ -39,6 +39,9 @@ class DataArguments:
     dataset_config: str | None = option(None, "Configuration of a data set that has several.")
     split: str = option("train", "Split to train on; keep another one for evaluation.")
     image_column: str | None = option(None, "Column of images, needed only if there are several.")
+    condition_column: str | None = option(
+        None, "Column of the images that the model is told, to make those of the image column from them."
+    )
     label_column: str | None = option(None, "Column of class labels, needed only if there are several.")
     class_conditional: bool = option(False, "Learn the classes of the label column, for samples of a class.")
     resolution: int | None = option(

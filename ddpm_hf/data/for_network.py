@@ -102,6 +102,10 @@ class PointData:
             raise InputError(
                 f"low_resolution={args.low_resolution} is for images, and points have none: leave it out."
             )
+        if args.condition_column is not None:
+            raise InputError(
+                f"condition_column={args.condition_column!r} is of images, and these are points: leave it out."
+            )
         if args.streaming:
             raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 

@@ -1,8 +1,10 @@
 """Opens and inspects a data set of images, and checks it before the long work of decoding."""
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import datasets
 import numpy as np
@@ -12,7 +14,8 @@ from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
-from ddpm_hf.data.stored_rows import find_image_column, find_label_column, names_of_classes, open_rows, read_labels
+from ddpm_hf.data.pairs import as_stored, check_complete, check_sizes, find_columns, stored_values
+from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, open_rows, read_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel
@@ -24,7 +27,12 @@ MUCH_LARGER = 4
 
 
 class SquareImages(DataSource):
-    """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed."""
+    """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed.
+
+    `condition_channels` are those of the condition images of pairs, else None.
+    """
+
+    condition_channels = None
 
     @property
     def kind(self):
@@ -42,7 +50,11 @@ class SquareImages(DataSource):
 
     @property
     def network_options(self):
-        return {"sample_size": self.resolution, "in_channels": self.channels}
+        size = {"sample_size": self.resolution}
+        if self.condition_channels is None:
+            return size | {"in_channels": self.channels}
+        channels = self.channels + self.condition_channels
+        return size | {"in_channels": channels, "condition_channels": self.condition_channels}
 
     @property
     def scheduler_options(self):
@@ -61,7 +73,8 @@ class SquareImages(DataSource):
 class ImageSource(SquareImages):
     """An opened and inspected data set, and the form of its decoded images.
 
-    `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images.
+    `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images. `condition_column`
+    and `condition_channels` are those of the condition images of pairs, else None.
     """
 
     rows: datasets.Dataset
@@ -76,22 +89,30 @@ class ImageSource(SquareImages):
     pixels: float
     size: tuple[int, int] | None
     median_side: int
+    condition_column: str | None = None
+    condition_channels: int | None = None
 
     def __len__(self):
         return len(self.rows)
 
     @property
     def form(self):
-        return ImageForm(self.channels, self.resolution, self.center_crop)
+        return ImageForm(self.channels, self.resolution, self.center_crop, self.condition_channels)
+
+    def stored(self, rows):
+        """The stored images, or pairs, of rows with these numbers."""
+        return stored_values(self.rows[rows], self.column, self.condition_column)
 
     @cached_property
     def fingerprint(self):
         """A fingerprint of the images and their order; it takes as long as the survey."""
-        return fingerprint_of_images(spread_values(self.rows, self.column), len(self), self.labels)
+        columns = [name for name in (self.column, self.condition_column) if name is not None]
+        values = chain.from_iterable(spread_values(self.rows, column) for column in columns)
+        return fingerprint_of_images(values, len(self), self.labels)
 
     @property
     def decoded_bytes(self):
-        return len(self) * self.channels * self.resolution**2
+        return len(self) * math.prod(self.form.shape)
 
     def load(self, *limits):
         """The data set of `load_images`, which explains the limits."""
@@ -117,13 +138,14 @@ def open_images(args, default_resolution):
         default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
     """
     rows = open_rows(args)
-    column = find_image_column(rows.features, args.image_column)
+    column, condition_column = find_columns(rows.features, args)
     labels = num_classes = class_names = None
     if args.class_conditional:
         label_column = find_label_column(rows.features, args.label_column)
         labels, num_classes = read_labels(rows, label_column)
         class_names = names_of_classes(rows.features[label_column])
-    rows = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    rows = as_stored(rows, [column] if condition_column is None else [column, condition_column])
+    condition_channels = None if condition_column is None else _channels_of_conditions(rows, column, condition_column)
     seen = survey(spread_values(rows, column), column)
     return ImageSource(
         rows=rows,
@@ -138,7 +160,17 @@ def open_images(args, default_resolution):
         pixels=seen.pixels_per_image * len(rows),
         size=seen.size,
         median_side=seen.median_side,
+        condition_column=condition_column,
+        condition_channels=condition_channels,
     )
+
+
+def _channels_of_conditions(rows, column, condition_column):
+    """The channels of the condition images of pairs, which are known to be complete and of equal sizes."""
+    columns = column, condition_column
+    check_complete(rows, columns)
+    check_sizes(zip(*(spread_values(rows, name) for name in columns), strict=True), columns)
+    return survey(spread_values(rows, condition_column), condition_column).channels
 
 
 def resolution_of(args, seen, default_resolution):

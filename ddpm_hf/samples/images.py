@@ -64,4 +64,4 @@ class Images(SampleKind):
 
     def random_data(self, number):
         """Noise in the form of a data set's images, (N, C, H, W), uint8."""
-        return torch.randint(EIGHT_BITS, (number, *self.shape), dtype=torch.uint8)
+        return torch.randint(EIGHT_BITS, (number, self.data_channels, *self.sides), dtype=torch.uint8)
