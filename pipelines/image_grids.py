@@ -45,8 +45,13 @@ def image_rows(rows):
     return make_image_grid(enlarged, len(rows), len(rows[0])).convert(rows[0][0].mode)
 
 
-def side_by_side(images):
-    """PIL images of one shape beside each other, as one, all in the size and with the colours of the largest."""
-    size, mode = max(image.size for image in images), max((image.mode for image in images), key=len)
+def side_by_side(images, factor=1):
+    """PIL images of one shape beside each other, as one, with the colours of all.
+
+    Args:
+        factor (`int`): by which the largest is enlarged; the others get its size.
+    """
+    width, height = max(image.size for image in images)
+    size, mode = (factor * width, factor * height), max((image.mode for image in images), key=len)
     same = [image.resize(size, Image.Resampling.NEAREST).convert(mode) for image in images]
     return make_image_grid(same, 1, len(same)).convert(mode)

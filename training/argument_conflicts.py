@@ -5,6 +5,7 @@ import re
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
+from ddpm_hf.sizes import sides_of_size
 
 
 def refuse_conflicts(args, conflicts):
@@ -243,7 +244,7 @@ TRAINING_CONFLICTS = (
         "apache-2.0, mit, cc-by-4.0.",
     ),
     (
-        lambda a: a.dataset is None and (a.resolution or 0) > 32,
+        lambda a: a.dataset is None and max(sides_of_size(a.resolution or 1)) > 32,
         "resolution={a.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
         "your data with --dataset.",
     ),

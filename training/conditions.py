@@ -10,11 +10,11 @@ from ddpm_hf.samples.condition_images import (
     DROPPED,
     ConditionImage,
     augmented,
-    both_sides,
     condition_of,
     enlarged,
     with_levels,
 )
+from ddpm_hf.sizes import config_size, sides_of_size
 
 
 class Told(NamedTuple):
@@ -78,7 +78,7 @@ def check_condition_kept(args, unet):
     given = {name: getattr(args, name) for name in ("low_resolution", "max_augmentation_level")}
     for name, value in given.items():
         trained = None if has is None else getattr(has, name)
-        if value is not None and (both_sides(value) if name == "low_resolution" else value) != trained:
+        if value is not None and (sides_of_size(value) if name == "low_resolution" else value) != trained:
             raise InputError(
                 f"{name}={value} does not go with init_from={args.init_from!r}, whose network has {name}={trained}: "
                 "leave it out, and the network keeps its own."
@@ -104,14 +104,14 @@ def network_options(args, source):
     """
     if args.low_resolution is None and args.condition_column is None:
         return {}
-    low_resolution = {
+    low_resolution = args.low_resolution and {
         "in_channels": 2 * source.channels,
         "condition_channels": source.channels,
-        "low_resolution": args.low_resolution,
+        "low_resolution": config_size(args.low_resolution),
         "downsampling": DOWNSAMPLINGS[0],
     }
     return {
-        **({} if args.low_resolution is None else low_resolution),
+        **(low_resolution or {}),
         "max_augmentation_level": args.max_augmentation_level,
         "condition_dropout": args.condition_dropout > 0,
     }

@@ -5,7 +5,7 @@ import torch
 
 from ddpm_hf.data import ImageStream, decode_first, to_model_range
 from ddpm_hf.distributed import gather_parts, own_part, together
-from ddpm_hf.pipelines.image_grids import side_by_side
+from ddpm_hf.pipelines.image_grids import enlargement, side_by_side
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.sample_files import files_of
 
@@ -87,7 +87,8 @@ def _draw(unet, scheduler, places, args, is_to_stop, examples):
     if examples is None:
         return list(drawn.images)
     given, wanted = (pipeline.samples.to_output(images, "pil") for images in (image, x_0))
-    return [side_by_side(row) for row in zip(given, drawn.images, wanted, strict=True)]
+    factor = enlargement(max(pipeline.samples.sides))
+    return [side_by_side(row, factor) for row in zip(given, drawn.images, wanted, strict=True)]
 
 
 def _labels(unet, places, examples):

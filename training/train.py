@@ -34,6 +34,7 @@ from ddpm_hf.models.network_config import id2label_of
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.samples.kind import channels_of
+from ddpm_hf.sizes import config_size
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
@@ -261,7 +262,7 @@ def _load_unet(args, source):
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     if unet.config.get("sample_size", ()) is None:  # the network takes any size, but samples need one
-        unet.register_to_config(sample_size=source.resolution)
+        unet.register_to_config(sample_size=config_size(source.resolution))
     added = {}
     if args.variance_head is not None and unet.config.variance_head is None:
         added["variance_head"] = args.variance_head

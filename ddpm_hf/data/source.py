@@ -19,6 +19,7 @@ from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, open_r
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel
+from ddpm_hf.sizes import config_size, written_sides
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 MUCH_LARGER = 4
 
 
-class SquareImages(DataSource):
+class SizedImages(DataSource):
     """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed.
 
     `condition_channels` are those of the condition images of pairs, else None.
@@ -36,21 +37,22 @@ class SquareImages(DataSource):
 
     @property
     def kind(self):
-        return f"images of {self.channels}x{self.resolution}x{self.resolution}"
+        return f"images of {self.channels}x{written_sides(self.form.sides)}"
 
     @property
     def resizing(self):
         """A note such as "images of 28x28 are resized to 8x8"; None if the images have that size already."""
-        if self.size == (self.resolution, self.resolution):
+        height, width = self.form.sides
+        if self.size == (width, height):
             return None
-        given = "several sizes" if self.size is None else "{}x{}".format(*self.size)
-        return f"images of {given} are resized to {self.resolution}x{self.resolution}"
+        given = "several sizes" if self.size is None else written_sides(self.size[::-1])
+        return f"images of {given} are resized to {height}x{width}"
 
     network_class = DDPMUNet2DModel
 
     @property
     def network_options(self):
-        size = {"sample_size": self.resolution}
+        size = {"sample_size": config_size(self.resolution)}
         if self.condition_channels is None:
             return size | {"in_channels": self.channels}
         channels = self.channels + self.condition_channels
@@ -70,7 +72,7 @@ class SquareImages(DataSource):
 
 
 @dataclass(frozen=True)
-class ImageSource(SquareImages):
+class ImageSource(SizedImages):
     """An opened and inspected data set, and the form of its decoded images.
 
     `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images. `condition_column`
@@ -83,7 +85,7 @@ class ImageSource(SquareImages):
     num_classes: int | None
     class_names: list[str] | None
     channels: int
-    resolution: int
+    resolution: int | str
     center_crop: bool
     strict: bool
     pixels: float
@@ -174,7 +176,7 @@ def _channels_of_conditions(rows, column, condition_column):
 
 
 def resolution_of(args, seen, default_resolution):
-    """The side of the square images: the requested one, or the images' own if all agree, or the default.
+    """The size of the images: the requested one, or the images' own if all are equal squares, or the default.
 
     Args:
         args (`DataArguments`): options, which may name a resolution.
@@ -191,13 +193,13 @@ def resolution_of(args, seen, default_resolution):
         )
     form = ImageForm(seen.channels, resolution, args.center_crop)
     check_fits_memory(
-        f"resolution={resolution}: an image of {resolution}x{resolution} takes",
+        f"resolution={resolution}: an image of {written_sides(form.sides)} takes",
         form.float_bytes,
         f"choose a smaller one (the longest side of the images is {seen.longest_side})",
     )
-    if resolution > MUCH_LARGER * seen.longest_side:
+    if max(form.sides) > MUCH_LARGER * seen.longest_side:
         logger.warning(
-            "resolution=%d enlarges the images, whose longest side is %d, more than %d times: each takes %.1f MiB as "
+            "resolution=%s enlarges the images, whose longest side is %d, more than %d times: each takes %.1f MiB as "
             "floats.",
             *(resolution, seen.longest_side, MUCH_LARGER, form.float_bytes / 2**20),
         )
