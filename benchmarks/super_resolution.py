@@ -1,7 +1,8 @@
 """Upscalers and cascades: how well images of low resolution are enlarged, and what a cascade is worth.
 
     python benchmarks/super_resolution.py outputs/super_resolution [--updates 2000] [--num_images 500]
-    python benchmarks/super_resolution.py outputs/cifar --dataset ../shared/data/cifar10 --resolution 32 --low_resolution 8
+    python benchmarks/super_resolution.py outputs/cifar --dataset ../shared/data/cifar10 --unet small_32 \\
+        --resolution 32 --low_resolution 8 --name super_resolution_cifar10
 
 It trains, each in a folder of its own and unless it is there: a feature network; one model of whole images; a base of
 low resolution; and two upscalers, with levels of noise on what they are told and without. All have labels. The base
@@ -17,6 +18,7 @@ interpolation, a sample, and the original.
 """
 
 import argparse
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -34,6 +36,7 @@ from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.evaluation.distances import frechet_distance
 from ddpm_hf.evaluation.feature_network import train_feature_network
 from ddpm_hf.evaluation.features import load_features
+from ddpm_hf.models.named_networks import network_config
 from ddpm_hf.pipelines.image_grids import enlargement, sample_images
 from ddpm_hf.recipes import with_recipe
 from ddpm_hf.training.arguments import TrainingArguments
@@ -49,28 +52,45 @@ def settings(options):
     upscaler = {"resolution": options.resolution, "low_resolution": options.low_resolution}
     return {
         "single": {"resolution": options.resolution},
-        "base": {"resolution": options.low_resolution},
+        "base": {"resolution": options.low_resolution, "unet": str(base_network(options))},
         "upscaler": upscaler | {"max_augmentation_level": 0.5},
         "upscaler_without_noise": upscaler,
     }
 
 
+def base_network(options):
+    """The config of a network for the low resolution: the deepest levels of the other, as many as can be halved."""
+    config, count = dict(network_config(options.unet)), 1
+    while options.low_resolution % 2**count == 0 and count < len(config["block_out_channels"]):
+        count += 1
+    for name in ("block_out_channels", "down_block_types"):
+        config[name] = config[name][-count:]
+    config |= {
+        "_class_name": "UNet2DModel",
+        "up_block_types": config["up_block_types"][:count],
+        "sample_size": options.low_resolution,
+    }
+    file = options.output / "base.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    return file
+
+
 def arguments(options, name, updates):
-    return TrainingArguments(
+    common = {
         **{"dataset": options.dataset, "unet": options.unet, "class_conditional": True, "max_train_steps": updates},
         **{"batch_size": options.batch_size, "learning_rate": 1e-3, "adam_beta2": 0.99, "lr_warmup_steps": 100},
         **{"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "ema_decay": 0.999},
         **{"num_samples": 16, "sample_every": 0, "output_dir": str(options.output / name)},
-        **settings(options)[name],
-    )
+    }
+    return TrainingArguments(**common | settings(options)[name])
 
 
 def flops_of(folder):
     """FLOPs of a network's call on one image."""
-    unet = GaussianDiffusionPipeline.from_pretrained(folder).unet
-    x = torch.zeros(1, unet.config.in_channels, *GaussianDiffusionPipeline.from_pretrained(folder).samples.sides)
+    pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
+    x = torch.zeros(1, pipeline.unet.config.in_channels, *pipeline.samples.sides)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        unet(x, 0, torch.zeros(1, dtype=torch.int64)) if unet.config.num_class_embeds else unet(x, 0)
+        pipeline.unet(x, 0, pipeline.encode_labels(0))
     return counter.get_total_flops()
 
 
@@ -182,10 +202,8 @@ def measure_cascades(options, measured, folders):
     def draw(pipeline, seed, **keywords):
         def part(places, part_labels):
             generators = [torch.Generator().manual_seed(1000 * seed + place) for place in places.tolist()]
-            keywords["num_inference_steps"] = options.steps
-            return (
-                pipeline(class_labels=part_labels, generator=generators, output_type="pt", **keywords).images * 2 - 1
-            )
+            told = {"class_labels": part_labels, "num_inference_steps": options.steps, **keywords}
+            return pipeline(generator=generators, output_type="pt", **told).images * 2 - 1
 
         return in_batches(part, torch.arange(options.num_images), labels)
 

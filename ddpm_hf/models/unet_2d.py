@@ -143,10 +143,12 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         return self.config.num_classes is not None and self.config.max_augmentation_level is not None
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; without labels, a network gets the null label and the augmentation level 0."""
+        """As [`UNet2DModel.forward`]; without labels the null label, and without levels the level 0 is told."""
         self._check_size(*sample.shape[-2:])
         if class_labels is None:
             class_labels = self._told_by_default(sample)
+        elif self._has_labels_and_levels and class_labels.ndim == 1:
+            class_labels = with_levels(class_labels, torch.zeros(class_labels.shape, device=sample.device))
         return super().forward(sample, timestep, class_labels, return_dict)
 
     def _told_by_default(self, sample):

@@ -47,6 +47,7 @@ def test_labels_and_levels_together(tmp_path, tiny_unet, x):
     for i, one in enumerate(outputs):
         assert all((one - other).abs().max() > 1e-3 for other in outputs[:i])
     assert_close(unet(x, 7).sample, outputs[3])  # the null label, without noise
+    assert_close(unet(x, 7, torch.tensor([2, 2])).sample, outputs[2])
     unet.save_pretrained(tmp_path)
     assert_close(DDPMUNet2DModel.from_pretrained(tmp_path)(x, 7, torch.tensor([[2, 0.0]] * 2)).sample, outputs[2])
 
