@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
@@ -35,6 +36,14 @@ def image_grid(images):
     blanks = [Image.new(images[0].mode, images[0].size)] * (-len(images) % columns)
     images = [*images, *blanks]
     return image_rows([images[first : first + columns] for first in range(0, len(images), columns)])
+
+
+def array_grid(images):
+    """A grid of arrays (H, W), about as wide as high, as one array."""
+    columns = math.ceil(math.sqrt(len(images)))
+    blanks = [np.zeros_like(images[0])] * (-len(images) % columns)
+    images = [*images, *blanks]
+    return np.vstack([np.hstack(images[first : first + columns]) for first in range(0, len(images), columns)])
 
 
 def image_rows(rows):

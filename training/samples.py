@@ -8,6 +8,7 @@ from ddpm_hf.distributed import gather_parts, own_part, together
 from ddpm_hf.pipelines.image_grids import enlargement, side_by_side
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.sample_files import files_of
+from ddpm_hf.samples import kind_of_batch
 
 
 class _Stopped(Exception):
@@ -86,9 +87,10 @@ def _draw(unet, scheduler, places, args, is_to_stop, examples):
         unet.train(was_training)
     if examples is None:
         return list(drawn.images)
-    given, wanted = (pipeline.samples.to_output(images, "pil") for images in (image, x_0))
-    factor = enlargement(max(pipeline.samples.sides))
-    return [side_by_side(row, factor) for row in zip(given, drawn.images, wanted, strict=True)]
+    files, factor = files_of(unet.config), enlargement(max(pipeline.samples.sides))
+    given = kind_of_batch(image).to_output(image, "pil")
+    rows = zip(given, drawn.images, pipeline.samples.to_output(x_0, "np"), strict=True)
+    return [side_by_side([row[0], *map(files.preview, row[1:])], factor) for row in rows]
 
 
 def _labels(unet, places, examples):

@@ -12,6 +12,7 @@ from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+from ddpm_hf.samples import kind_of
 from ddpm_hf.training.conditions import taught_condition, told
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
@@ -46,7 +47,9 @@ class Trainer(TrainingLoop):
         # Labels are below it, and it is the null label.
         self.num_classes = unet.config.get("num_classes")
         self.taught = taught_condition(unet, args)
-        task = Task(objective_of(args, scheduler, accelerator.device), scheduler.config.num_train_timesteps)
+        task = Task(
+            objective_of(args, scheduler, unet.config, accelerator.device), scheduler.config.num_train_timesteps
+        )
         # A head must learn the errors of the prediction as in sampling, without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
         super().__init__(args, accelerator, unet, task, images, total_steps)
@@ -139,5 +142,6 @@ class Trainer(TrainingLoop):
                 tracker.log({"samples": trackio.Image(image)}, step=step)
 
 
-def objective_of(args, scheduler, device):
-    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device)
+def objective_of(args, scheduler, unet_config, device):
+    levels = kind_of(unet_config).levels
+    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device, levels)

@@ -48,7 +48,7 @@ class Trial:
         check_set_up(args, self.model, accelerator.device)
         set_up_model(self.model, args, accelerator.device)
         self.taught = taught_condition(self.model, args)
-        self.objective = objective_of(args, scheduler, accelerator.device)
+        self.objective = objective_of(args, scheduler, unet.config, accelerator.device)
         self.num_train_timesteps = scheduler.config.num_train_timesteps
         self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], args)
         self.ema = make_ema(self.model.parameters(), args)

@@ -72,7 +72,8 @@ def sample(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="PNG: a grid of images, or points as a scatter; CSV or NPY: points, with a scatter beside; "
+            help="PNG: a grid of images, or points as a scatter; NPY: the values of images or points; CSV: points, "
+            "with a scatter beside; "
             f"{NUMBERED.format('samples.png')}."
         ),
     ] = None,

@@ -9,66 +9,23 @@ from itertools import chain
 import datasets
 import numpy as np
 
-from ddpm_hf.data.data_source import DataSource, labels_at
+from ddpm_hf.data.arrays import array_column, is_of_arrays, open_array_file, open_arrays
+from ddpm_hf.data.data_source import labels_at
 from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
 from ddpm_hf.data.pairs import as_stored, check_complete, check_sizes, find_columns, stored_values
+from ddpm_hf.data.sized_images import SizedImages
 from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, open_rows, read_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
-from ddpm_hf.models.unet_2d import DDPMUNet2DModel
-from ddpm_hf.sizes import config_size, written_sides
+from ddpm_hf.sizes import written_sides
 
 logger = logging.getLogger(__name__)
 
 # Images enlarged by more than this factor are reported.
 MUCH_LARGER = 4
-
-
-class SizedImages(DataSource):
-    """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed.
-
-    `condition_channels` are those of the condition images of pairs, else None.
-    """
-
-    condition_channels = None
-
-    @property
-    def kind(self):
-        return f"images of {self.channels}x{written_sides(self.form.sides)}"
-
-    @property
-    def resizing(self):
-        """A note such as "images of 28x28 are resized to 8x8"; None if the images have that size already."""
-        height, width = self.form.sides
-        if self.size == (width, height):
-            return None
-        given = "several sizes" if self.size is None else written_sides(self.size[::-1])
-        return f"images of {given} are resized to {height}x{width}"
-
-    network_class = DDPMUNet2DModel
-
-    @property
-    def network_options(self):
-        size = {"sample_size": config_size(self.resolution)}
-        if self.condition_channels is None:
-            return size | {"in_channels": self.channels}
-        channels = self.channels + self.condition_channels
-        return size | {"in_channels": channels, "condition_channels": self.condition_channels}
-
-    @property
-    def scheduler_options(self):
-        """Empty, because the scheduler's defaults suit images."""
-        return {}
-
-    def check_batch_fits(self, batch_size):
-        check_fits_memory(
-            f"resolution={self.resolution}: a batch of {batch_size} images takes",
-            batch_size * self.form.float_bytes,
-            "choose a smaller --resolution or --batch_size",
-        )
 
 
 @dataclass(frozen=True)
@@ -132,14 +89,20 @@ class ImageSource(SizedImages):
         return replace(self, rows=self.rows.select(chosen), labels=labels_at(self.labels, chosen))
 
 
-def open_images(args, default_resolution):
-    """Opens images and checks them, before the long work of decoding.
+def open_images(args, default_resolution, config=None):
+    """Opens images and checks them, before the long work of decoding; arrays as an [`ArraySource`].
 
     Args:
         args (`DataArguments`): which data.
         default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
+        config (*optional*): config of a trained network, whose range of values arrays then have.
     """
+    if is_of_arrays(args):
+        return open_array_file(args, config)
     rows = open_rows(args)
+    arrays = array_column(rows.features, args.image_column)
+    if arrays is not None:
+        return open_arrays(rows, arrays, args, config)
     column, condition_column = find_columns(rows.features, args)
     labels = num_classes = class_names = None
     if args.class_conditional:

@@ -38,6 +38,9 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             with classes these are (B, 2), labels and levels (`condition_images.with_levels`).
         condition_dropout (`bool`): the condition image was dropped in training now and then, so that guidance by it
             is possible.
+        value_range (`tuple[float, float]`, *optional*): the values of the data that become [-1, 1], if they are not
+            of 8 bits from 0 to 255.
+        levels (`int`, *optional*): with `value_range`: the number of values of the data; None for floats.
         kwargs: arguments of [`UNet2DModel`]; `in_channels` are the channels of the sample and of the condition image;
             `out_channels` follows from these and the head.
 
@@ -47,7 +50,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     _own_keys = (
         *("num_classes", "variance_head", "id2label", "condition_channels", "low_resolution", "downsampling"),
-        *("max_augmentation_level", "condition_dropout"),
+        *("max_augmentation_level", "condition_dropout", "value_range", "levels"),
     )
 
     def __init__(
@@ -60,6 +63,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         downsampling=None,
         max_augmentation_level=None,
         condition_dropout=False,
+        value_range=None,
+        levels=None,
         **kwargs,
     ):
         condition = {
@@ -85,6 +90,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         kwargs.setdefault("out_channels", channels)
         super().__init__(**kwargs)
         self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label, **condition)
+        self.register_to_config(value_range=value_range, levels=levels)
         if self._has_labels_and_levels:
             first = self.time_embedding.linear_1
             self.class_embedding = LabelAndLevelEmbedding(

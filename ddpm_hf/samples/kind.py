@@ -32,7 +32,11 @@ class SampleKind:
 
     def __init__(self, config, levels=None):
         self.config, self.sides = config, sides_of(config)
-        self.levels = levels or self.levels
+        self.levels = levels or self.levels_of_data()
+
+    def levels_of_data(self):
+        """The number of values that the data of the network can take."""
+        return self.levels
 
     @property
     def channels(self):
