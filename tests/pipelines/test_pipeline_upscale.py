@@ -13,6 +13,8 @@ from ddpm_hf import (
 )
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.pipelines.pipeline_img2img import GaussianDiffusionImg2ImgPipeline
+from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
+from ddpm_hf.pipelines.pipeline_inversion import GaussianDiffusionInversionPipeline
 from ddpm_hf.pipelines.tiles import tiles_of
 
 UPSCALER = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4}
@@ -133,13 +135,25 @@ def test_the_base_pipeline_takes_the_image_by_name(upscaler, small, tmp_path):
 
 
 def test_editing_with_a_condition_image(upscaler, small):
-    edit = GaussianDiffusionImg2ImgPipeline.from_pipe(upscaler())
-    edit.set_progress_bar_config(disable=True)
-    images = [
-        edit(torch.full((1, 1, 8, 8), 0.5), 0.5, condition_image=image, **STEPS, generator=generator()).images
-        for image in (small[:1], small[1:])
-    ]
-    assert (images[0] - images[1]).abs().max() > 1e-4
+    """The image counts in each kind of editing; DDIM inversion with it leads back to the image."""
+    pipeline, image, mask = upscaler(), torch.full((1, 1, 8, 8), 0.5), torch.ones(1, 1, 8, 8)
+    calls = {
+        GaussianDiffusionImg2ImgPipeline: {"strength": 0.5, "generator": 0},
+        GaussianDiffusionInpaintPipeline: {"mask_image": mask, "jump_n_sample": 1, "generator": 0},
+        GaussianDiffusionInversionPipeline: {},
+    }
+    for kind, call in calls.items():
+        edit = kind.from_pipe(pipeline)
+        edit.set_progress_bar_config(disable=True)
+        drawn = []
+        for told in (small[:1], small[1:]):
+            seeded = {"generator": generator(), "output_type": "pt"} if "generator" in call else {}
+            drawn.append(edit(image, **call | seeded, condition_image=told, num_inference_steps=3)[0])
+        assert (drawn[0] - drawn[1]).abs().max() > 1e-4, kind
+    steps = {"timesteps": [400, 300, 200, 100, 0]}
+    x_t = edit(image, condition_image=small[1:], num_fixed_point_iterations=30, **steps).latents
+    back = pipeline(small[1:], latents=x_t, eta=0.0, output_type="pt", **steps).images
+    assert_close(back, image, rtol=0, atol=0.01)
 
 
 def test_a_network_that_ignores_its_image_has_the_likelihood_of_one_without(tiny_unet):
