@@ -41,7 +41,9 @@ class DataArguments:
     split: str = option("train", "Split to train on; keep another one for evaluation.")
     image_column: str | None = option(None, "Column of images, needed only if there are several.")
     condition_column: str | None = option(
-        None, "Column of the images that the model is told, to make those of the image column from them."
+        None,
+        "Column of the images that the model is told, to make those of the image column from them; or a folder that "
+        "has a file of the same name for each file of the data.",
     )
     label_column: str | None = option(None, "Column of class labels, needed only if there are several.")
     class_conditional: bool = option(False, "Learn the classes of the label column, for samples of a class.")

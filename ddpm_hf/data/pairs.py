@@ -4,6 +4,8 @@ A stored pair is a tuple of two stored images. It is decoded to one tensor that 
 those of the condition image, so that both are cropped and mirrored together, and kept as every other image is.
 """
 
+from pathlib import Path
+
 import datasets
 import pyarrow.compute as pc
 
@@ -23,6 +25,42 @@ def find_columns(features, args):
         raise InputError(f"image_column and condition_column are both {condition!r}: give two columns of images.")
     others = {name: feature for name, feature in features.items() if name != condition}
     return find_image_column(others, args.image_column), condition
+
+
+def with_condition_folder(rows, args):
+    """The rows with a column of the files of a folder, if `condition_column` is a folder and no column.
+
+    Each image of a folder of files gets the file with the same path and name within the other folder, whatever its
+    suffix.
+
+    Raises:
+        InputError: for images without such a file, and for data that are no folder of image files.
+    """
+    folder = args.condition_column
+    if folder is None or folder in rows.features or not Path(folder).is_dir():
+        return rows
+    root, column = Path(args.dataset or ""), find_image_column(rows.features, args.image_column)
+    values = rows.cast_column(column, datasets.Image(decode=False))[:][column]
+    if args.dataset is None or not root.is_dir() or any(value["bytes"] is not None for value in values):
+        raise InputError(
+            f"condition_column={folder!r} is a folder, by whose names of files only a folder of image files is "
+            "completed: name a column of images instead."
+        )
+    there = {_name_in(path, folder): str(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    names = [_name_in(value["path"], root) for value in values]
+    missing = [name for name in names if name not in there]
+    if missing:
+        more = f" and {len(missing) - MISSING_TO_NAME} more" if len(missing) > MISSING_TO_NAME else ""
+        raise InputError(
+            f"{len(missing)} of {len(names)} images have no file of the same name in condition_column={folder!r}: "
+            f"{', '.join(missing[:MISSING_TO_NAME])}{more}."
+        )
+    return rows.add_column(folder, [there[name] for name in names]).cast_column(folder, datasets.Image())
+
+
+def _name_in(path, folder):
+    """The path within a folder, without its suffix."""
+    return Path(path).resolve().relative_to(Path(folder).resolve()).with_suffix("").as_posix()
 
 
 def stored_values(batch, column, condition_column):

@@ -15,7 +15,14 @@ from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
-from ddpm_hf.data.pairs import as_stored, check_complete, check_sizes, find_columns, stored_values
+from ddpm_hf.data.pairs import (
+    as_stored,
+    check_complete,
+    check_sizes,
+    find_columns,
+    stored_values,
+    with_condition_folder,
+)
 from ddpm_hf.data.sized_images import SizedImages
 from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, open_rows, read_labels
 from ddpm_hf.errors import InputError
@@ -103,6 +110,7 @@ def open_images(args, default_resolution, config=None):
     arrays = array_column(rows.features, args.image_column)
     if arrays is not None:
         return open_arrays(rows, arrays, args, config)
+    rows = with_condition_folder(rows, args)
     column, condition_column = find_columns(rows.features, args)
     labels = num_classes = class_names = None
     if args.class_conditional:

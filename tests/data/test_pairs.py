@@ -84,6 +84,24 @@ def test_pairs_that_do_not_match(pairs, colours):
             open_images(options(pairs), None)
 
 
+def test_two_folders_with_equal_names(tmp_path, colours, pairs):
+    """The suffix and the order of the files may differ; names that are missing are told."""
+    for i, image in enumerate(colours):
+        for kind, picture in (("colour", image), ("red", image[..., 0])):
+            path = tmp_path / kind / ("a" if i % 2 else "b") / f"{i:02d}.{'png' if kind == 'colour' else 'bmp'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+    told = {"condition_column": str(tmp_path / "red")}
+    images = open_images(DataArguments(dataset=str(tmp_path / "colour"), **told), None).decode()["images"]
+    assert images.shape == (NUMBER, 4, 8, 8) and torch.equal(images[:, 3], images[:, 0])
+    for i in (1, 3):
+        (tmp_path / "red" / "a" / f"{i:02d}.bmp").unlink()
+    with pytest.raises(InputError, match=f"2 of {NUMBER} images have no file of the same name in .*: a/01, a/03"):
+        open_images(DataArguments(dataset=str(tmp_path / "colour"), **told), None)
+    with pytest.raises(InputError, match="only a folder of image files is completed"):
+        open_images(DataArguments(**told), None)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
