@@ -16,7 +16,8 @@ from ddpm_hf import (
 )
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.cascade import make_cascade
-from ddpm_hf.hub.model_folder import load_cascade, load_pipeline
+from ddpm_hf.hub.model_folder import check_model_folder, load_cascade, load_pipeline
+from ddpm_hf.hub.shared_files import files_to_share
 
 STEPS = {"num_inference_steps": 2}
 
@@ -154,6 +155,9 @@ def test_the_verbs_of_a_cascade(tmp_path, stage):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "4x4 (`unet`), enlarged to 8x8 (`unet_2`)" in card
     assert "GaussianDiffusionCascadePipeline.from_pretrained" in card
+    check_model_folder(folder)
+    weights = [name for name in files_to_share(folder) if name.endswith(".safetensors")]
+    assert [name.split("/")[0] for name in weights] == ["unet", "unet_2"]
     options = ["--num_images", 2, "--steps", 2, "--recipe", "ddim-2m", "--device", "cpu"]
     for name in ("a", "b"):
         drawn = run("sample", folder, *options, "--augmentation_level", 0.2, "--output", tmp_path / f"{name}.png")

@@ -56,6 +56,12 @@ def test_a_run_of_an_upscaler_resumes_to_the_same_weights(options, tmp_path, pix
     assert "from ddpm_hf import GaussianDiffusionUpscalePipeline" in card and "ddpm-hf upscale" in card
 
 
+def test_the_plan_of_a_run(options, capsys):
+    """A trial is told condition images too; nothing is written."""
+    folder = train(TrainingArguments(**options, dry_run=True, find_batch_size=True))
+    assert "4 updates, 16 images" in capsys.readouterr().out and not folder.exists()
+
+
 def test_from_the_options_of_a_new_network_to_an_enlarged_picture(tmp_path, image_folder):
     """With classes, levels and a head; drawn by the command."""
     run = tmp_path / "run"
