@@ -26,7 +26,15 @@ from ddpm_hf import (
     NoisyImageClassifier,
     __version__,
 )
-from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, TRAVELLING, assemble, pipeline_source
+from ddpm_hf.portable.own_module import exporting
+from ddpm_hf.portable.pipeline_file import (
+    LIBRARIES,
+    PIPELINE_SOURCE,
+    PIPELINES,
+    TRAVELLING,
+    assemble,
+    pipeline_source,
+)
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may round otherwise
@@ -431,6 +439,17 @@ def test_no_pickle(tmp_path, models):
 # The file of code -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_file_shows_one_pipeline(tmp_path, name):
+    """Diffusers takes the only pipeline of a file; each file exports its own, made from that of any other."""
+    for source in (PIPELINE_SOURCE, exporting(PIPELINE_SOURCE, PIPELINES[-1])):
+        (tmp_path / "pipeline.py").write_bytes(exporting(source, name))
+        names = {"__name__": "a_module", "__file__": str(tmp_path / "pipeline.py")}
+        exec(exporting(source, name), names)
+        shown = [each for each in names.values() if isinstance(each, type) and issubclass(each, DiffusionPipeline)]
+        assert [each.__name__ for each in shown if each.__module__.split(".")[0] != "diffusers"] == [name]
+
+
 def test_the_file_is_whole_and_the_same_every_time():
     source = pipeline_source()
     assert source.encode() == PIPELINE_SOURCE
@@ -444,7 +463,7 @@ def test_the_file_is_whole_and_the_same_every_time():
         elif isinstance(node, ast.ClassDef) and "DiffusionPipeline" in [ast.unparse(base) for base in node.bases]:
             pipelines.append(node.name)
     assert imported - sys.stdlib_module_names == LIBRARIES
-    assert pipelines == ["GaussianDiffusionPipeline"]
+    assert pipelines == ["GaussianDiffusionPipeline", "GaussianDiffusionCascadePipeline"]
     for module in ("ddpm_hf.schedulers.timestep_spacings", *TRAVELLING):
         assert f"# {module} -" in source
 
