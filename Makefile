@@ -11,7 +11,7 @@ SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test quality format figures embedded notebooks docs clean
+.PHONY: demo demo-more test quality format figures embedded notebooks docs dist check-dist clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -20,14 +20,25 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-# Trains, or continues what was interrupted; then draws from the result, with ours and as someone without it would.
+# Draws from the embedded model at once. Then trains a model of its own, or continues what was interrupted, and draws
+# from it, with ours and as someone without it would.
 demo: $(VENV)/installed
+	test -f $(DEMO)_embedded.png || $(BIN)/ddpm-hf sample --num_images 36 --output $(DEMO)_embedded.png
+	@echo "Drawn by the embedded model: $(DEMO)_embedded.png. Now a model of your own is trained, from nothing."
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) \
 		training/train.py --preset fashion_mnist --output_dir $(DEMO)
-	test -f $(DEMO)/samples.png || $(BIN)/ddpm-hf sample $(DEMO) --num_images 36 --steps 100 --output $(DEMO)/samples.png
+	test -f $(DEMO)/samples.png || $(BIN)/ddpm-hf sample $(DEMO) --num_images 36 --output $(DEMO)/samples.png
 	$(BIN)/python docs/load_stock.py
 	@echo "Samples: $(DEMO)/samples.png. Loss curve: $(DEMO)/loss.png. Model: DiffusionPipeline.from_pretrained('$(DEMO)')."
+	@echo "With more time: make demo-more MINUTES=30 goes on from this model."
+
+# Goes on from the model of `make demo`, in a second decay of the learning rate, for so many minutes.
+MINUTES := 30
+demo-more: $(DEMO)/model_index.json
+	$(BIN)/ddpm-hf train --init_from $(DEMO) --minutes $(MINUTES) --batch_size 32 --learning_rate 1e-3 --lr_scheduler cosine \
+		--lr_warmup_steps 40 --adam_beta2 0.99 --ema_decay 0.998 --timestep_sampling low_discrepancy --output_dir $(DEMO)_more
+	test -f $(DEMO)_more/samples.png || $(BIN)/ddpm-hf sample $(DEMO)_more --num_images 36 --output $(DEMO)_more/samples.png
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -41,10 +52,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Every picture of README and docs. Models that are missing are trained first: minutes for points and the demo, hours on
-# a CPU for the stock model and what is made from it.
-figures: $(foreach m,$(DEMO) $(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED),$(m)/model_index.json)
-	$(BIN)/python docs/figures.py --model demo=$(DEMO) --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
+# Every picture of README and docs. Models that are missing are trained first: minutes for points, hours on a CPU for the
+# stock model and what is made from it.
+figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED),$(m)/model_index.json)
+	$(BIN)/python docs/figures.py --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
 		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED)
 
 $(DEMO)/model_index.json: | $(VENV)/installed
@@ -87,6 +98,22 @@ embedded: $(STOCK)/model_index.json
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The sdist, and the wheel that is built from it, in dist/. What an earlier build left would go in again.
+dist: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# The wheel in a fresh environment, with dependencies from the index; the tests of the sdist run against it.
+INSTALLED := outputs/installed
+check-dist: dist
+	rm -rf $(INSTALLED) && $(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/python -m pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[dev]"
+	$(INSTALLED)/bin/python -m pip check
+	tar -xzf dist/*.tar.gz -C $(INSTALLED)
+	cd $(INSTALLED) && bin/ddpm-hf sample --output sample.png
+	cd $(INSTALLED)/ddpm_hf-* && OMP_NUM_THREADS=1 ../bin/pytest -n auto
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -4,17 +4,17 @@ python benchmarks/command_line.py [--repeats 7]
 
 Each is a new process. `wall` is what a user waits, and `cpu` what the process computes (user and system time), which
 counts where the machine is shared; both are medians. Everything but `import torch`, for comparison, should take less
-than a second on a quiet core.
+than a second on a quiet core. The figures go to benchmarks/results, with the load of the machine.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
+
+from side_by_side import report
 
 CLI = ("-m", "ddpm_hf.cli")
 COMMANDS = {
@@ -27,6 +27,7 @@ COMMANDS = {
     "a mistyped value of train": (*CLI, "train", "--beta_schedule", "linaer"),
     "a mistyped recipe": (*CLI, "sample", "someone/model", "--recipe", "ddmi-2m"),
     "a mistyped folder": (*CLI, "sample", "./my_modle"),
+    "a mistyped class": (*CLI, "sample", "--class", "Snaeker"),
     "import ddpm_hf": ("-c", "import ddpm_hf"),
     "import torch": ("-c", "import torch"),
 }
@@ -44,9 +45,7 @@ def main():
         }
         for name, runs in measured.items()
     }
-    machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
-    load = os.getloadavg()[0]
-    print(json.dumps({"seconds": medians, "repeats": repeats, "load": round(load, 1), "machine": machine}, indent=2))
+    report("command_line", {"seconds": medians, "repeats": repeats, "load": round(os.getloadavg()[0], 1)})
 
 
 def seconds_of(arguments):

@@ -13,9 +13,14 @@ if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
 
 _PUBLIC = {
     "GaussianDiffusionScheduler": "ddpm_hf.schedulers.scheduling_gaussian_diffusion",
+    "EDMScheduler": "ddpm_hf.schedulers.scheduling_edm",
+    "ScoreSDEScheduler": "ddpm_hf.schedulers.scheduling_score_sde",
     "DDPMUNet2DModel": "ddpm_hf.models.unet_2d",
     "MLPDenoiser": "ddpm_hf.models.mlp_denoiser",
     "ExactDenoiser": "ddpm_hf.models.exact_denoiser",
+    "ADMUNet2DModel": "ddpm_hf.models.adm_unet_2d",
+    "NCSNpp2DModel": "ddpm_hf.models.ncsnpp_2d",
+    "LinearAttentionUNet2DModel": "ddpm_hf.models.linear_attention_unet_2d",
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
     "GaussianDiffusionUpscalePipeline": "ddpm_hf.pipelines.pipeline_upscale",

@@ -4,13 +4,14 @@ import sys
 from itertools import pairwise
 
 from ddpm_hf.command_line import PROGRAM, Verbs
-from ddpm_hf.commands import measuring, sampling, sharing, show, training
+from ddpm_hf.commands import converting, measuring, sampling, sharing, show, training
+from ddpm_hf.environment import check_torchvision
 from ddpm_hf.errors import refuse_empty
 
 app = Verbs(
     help="Train, sample and share denoising diffusion models. Options may be written with hyphens or underscores."
 )
-for verbs in (training, sampling, measuring, sharing):
+for verbs in (training, sampling, measuring, converting, sharing):
     app.add_typer(verbs.app)
 app.add_typer(show.app, name="show")
 
@@ -18,6 +19,7 @@ app.add_typer(show.app, name="show")
 def main():
     try:
         refuse_empty_values(sys.argv[1:])
+        check_torchvision()
         app()
     except (ValueError, OSError) as error:  # the message tells the user what to do
         sys.exit(f"{PROGRAM}: error: {error}")

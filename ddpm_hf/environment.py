@@ -2,10 +2,13 @@
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 import ddpm_hf
+from ddpm_hf.errors import InputError
 
 LIBRARIES = ("torch", "diffusers", "accelerate", "datasets", "transformers", "huggingface_hub")
 
@@ -24,3 +27,27 @@ def _git_commit():
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def check_torchvision():
+    """Checks that torchvision, which this package does not need, fits the installed torch, before it is imported.
+
+    diffusers and transformers import it where it is there, and fail with it. It fits if its requirement is met, and if
+    it is built for CPUs alone as torch is.
+
+    Raises:
+        InputError: with the line that repairs the environment.
+    """
+    try:
+        torchvision, needed = version("torchvision"), requires("torchvision")
+    except PackageNotFoundError:
+        return
+    torch = version("torch")
+    wanted = [Requirement(each) for each in needed or () if Requirement(each).name == "torch"]
+    is_other_build = torch.endswith("+cpu") and not torchvision.endswith("+cpu")
+    if is_other_build or not all(each.specifier.contains(torch, prereleases=True) for each in wanted):
+        raise InputError(
+            f"torchvision {torchvision} does not fit the installed torch {torch}, and diffusers and transformers "
+            "cannot be imported beside it: `pip uninstall torchvision`, which nothing here needs, or install the one "
+            "for your torch."
+        )

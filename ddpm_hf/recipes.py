@@ -5,8 +5,9 @@ from ddpm_hf.models.network_config import has_head
 from ddpm_hf.portable.config import own_value
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
-from ddpm_hf.schedulers.sampler_table import PLANNED, RECIPES, check_recipe
+from ddpm_hf.schedulers.sampler_table import PLANNED, RECIPES, SDE_RECIPES, check_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 # Analytic-DPM's code clips to this for DDPM on cosine schedules too.
 COSINE_CLIP_VARIANCE_PIXELS = 1
@@ -15,12 +16,14 @@ COSINE_CLIP_VARIANCE_PIXELS = 1
 def with_recipe(scheduler, name, **changes):
     """A new [`GaussianDiffusionScheduler`] with the choices of the recipe and otherwise the config of `scheduler`.
 
+    A recipe of `SDE_RECIPES` gives a [`ScoreSDEScheduler`] of the same process in continuous time, without changes.
+
     Timestep plans in the config are dropped, because they were made for one kernel; `timestep_plans=` restores them.
 
     Args:
         scheduler ([`SchedulerMixin`]): the model's scheduler, stock or ours.
-        name (`str`): a key of `RECIPES`; `NAME@SPACING` for another `timestep_spacing`, and `NAME@planned` for the
-            `timestep_plans` of the scheduler's config.
+        name (`str`): a key of `RECIPES` or `SDE_RECIPES`; for the former also `NAME@SPACING` for another
+            `timestep_spacing`, and `NAME@planned` for the `timestep_plans` of the scheduler's config.
         changes: changes of the recipe, as arguments of the scheduler: `timestep_spacing="optimal"`.
 
     Raises:
@@ -28,6 +31,8 @@ def with_recipe(scheduler, name, **changes):
     """
     check_recipe(name)
     base, _, spacing = name.partition("@")
+    if base in SDE_RECIPES:
+        return _in_continuous_time(scheduler, base)
     recipe = RECIPES[base]
     values = recipe | _trajectory(spacing, scheduler) | changes
     if values["clip_variance_pixels"] is not None and "clip_variance_pixels" not in changes:
@@ -35,6 +40,13 @@ def with_recipe(scheduler, name, **changes):
         values["clip_variance_pixels"] = COSINE_CLIP_VARIANCE_PIXELS if cosine else recipe["clip_variance_pixels"]
     try:
         return GaussianDiffusionScheduler.from_config(scheduler.config, **values)
+    except ValueError as error:
+        raise InputError(f"Recipe {name!r}: {error}") from error
+
+
+def _in_continuous_time(scheduler, name):
+    try:
+        return ScoreSDEScheduler.from_config(scheduler.config, **SDE_RECIPES[name])
     except ValueError as error:
         raise InputError(f"Recipe {name!r}: {error}") from error
 
@@ -73,7 +85,7 @@ def check_head(unet, scheduler):
         unet ([`UNet2DModel`]): stock or ours; a network of 2C channels that does not name its head is trusted.
         scheduler ([`GaussianDiffusionScheduler`]): the scheduler with the `variance_type`.
     """
-    wanted = scheduler.config.variance_type
+    wanted = scheduler.config.get("variance_type")  # none in continuous time
     if wanted not in LEARNED_VARIANCE_TYPES + COVARIANCE_HEADS:
         return
     head = own_value(unet.config, "variance_head")

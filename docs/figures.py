@@ -20,7 +20,6 @@ IMAGES = Path(__file__).parent / "images"
 
 # The models, by the name of their folder in outputs/, and how each is made; `make figures` makes missing ones.
 MODELS = {
-    "demo": "make demo",
     "stock": "python benchmarks/train_stock_model.py outputs/stock",
     "with_classes": "the command in docs/guidance.md, from outputs/stock",
     "steered": "the command in docs/guidance.md, from outputs/stock",
@@ -38,13 +37,15 @@ class Picture(NamedTuple):
 
 
 PICTURES = {
-    "noise_to_images.png": Picture(image_figures.noise_to_images, ("demo",)),
+    "noise_to_images.png": Picture(image_figures.noise_to_images),
     "forward_images.png": Picture(image_figures.forward),
     "exact_images.png": Picture(image_figures.exact_model),
     "copies.png": Picture(image_figures.copies),
     "few_calls.png": Picture(image_figures.few_calls),
+    "improved.png": Picture(image_figures.improved, ("stock",)),
     "guidance.png": Picture(image_figures.guidance, ("with_classes", "steered")),
-    "demo.png": Picture(demo_figures.page, ("with_classes",)),
+    "demo.png": Picture(demo_figures.page),
+    "demo_phone.png": Picture(demo_figures.phone),
     "image_to_image.png": Picture(editing_figures.image_to_image, ("stock",)),
     "inpainting.png": Picture(editing_figures.inpainting, ("stock",)),
     "interpolation.png": Picture(editing_figures.interpolation, ("stock",)),
@@ -54,6 +55,7 @@ PICTURES = {
     "schedules.png": Picture(point_figures.schedules),
     "forward_points.png": Picture(point_figures.forward),
     "score.png": Picture(point_figures.score_field),
+    "four_samplers.png": Picture(point_figures.four_samplers),
     "langevin.png": Picture(point_figures.langevin),
     "time_index.png": Picture(point_figures.time_index),
     "swiss_roll_loss.png": Picture(point_figures.loss, ("swiss_roll",)),

@@ -1,6 +1,8 @@
 """Pictures of images in README, docs/guidance.md, point_clouds.md and sampling.md; `figures.py` lists their models."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,16 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf.calibration.improve import ImproveOptions, improve
 from ddpm_hf.data import decode_all, draw_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
+from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
 from ddpm_hf.pipelines.image_grids import sample_images
+from ddpm_hf.places import EMBEDDED_MODEL
+from ddpm_hf.recipes import with_recipe
+from ddpm_hf.reports.report_files import COMPARED_SAMPLES
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 from ddpm_hf.visualization.style import new_figure
 
@@ -27,9 +34,10 @@ OTHER_FITS = {"half the paths", "another seed"}
 CLASSES = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"
 
 
-def noise_to_images(file, demo, rows=4, columns=11, steps=100, seed=1):
-    """A strip for each image: x_t on the way from noise (left) to the image (right), more of it near the end."""
-    pipeline = GaussianDiffusionPipeline.from_pretrained(demo)
+def noise_to_images(file, labels=(0, 1, 8, 9), columns=11, steps=100, seed=1):
+    """A strip for each class: x_t on the way from noise (left) to the image (right), more of it near the end."""
+    pipeline, rows = load_pipeline(EMBEDDED_MODEL), len(labels)
+    pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, "ddpm"))
     kept = {round((steps - 1) * (i / (columns - 2)) ** 0.4) for i in range(columns - 1)}
     start = torch.randn(
         rows, pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2,
@@ -42,7 +50,8 @@ def noise_to_images(file, demo, rows=4, columns=11, steps=100, seed=1):
             states.append(tensors["latents"])
 
     generator = torch.Generator().manual_seed(seed)
-    pipeline(latents=start, num_inference_steps=steps, generator=generator, callback_on_step_end=keep)
+    drawn = {"latents": start, "class_labels": list(labels), "num_inference_steps": steps}
+    pipeline(**drawn, generator=generator, callback_on_step_end=keep)
     strips = [pipeline.image_processor.postprocess(state, "pil") for state in states]
     tiles = [
         strips[column][row].resize((84, 84), Image.Resampling.NEAREST)
@@ -50,6 +59,13 @@ def noise_to_images(file, demo, rows=4, columns=11, steps=100, seed=1):
         for column in range(columns)
     ]
     make_image_grid(tiles, rows, columns).convert("L").save(file)
+
+
+def improved(file, stock):
+    """The picture that `ddpm-hf improve` ends with: samples before and after."""
+    with tempfile.TemporaryDirectory() as folder:
+        improve(ImproveOptions(str(stock)), Path(folder, "improved"))
+        shutil.copy(Path(folder, "improved", COMPARED_SAMPLES), file)
 
 
 def forward(file, num_images=300):

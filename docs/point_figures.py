@@ -3,7 +3,7 @@
 import torch
 from matplotlib.patches import Rectangle
 
-from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.point_clouds import swiss_roll, two_moons
 from ddpm_hf.evaluation.forward_process import forward_marginals
@@ -40,6 +40,33 @@ def score_field(file):
     points = standardised(swiss_roll(1000, torch.Generator().manual_seed(0)).points)
     scheduler, predict = exact_model(points)
     save_figure(draw_score_field(scheduler, predict, points, [9, 99, 199, 299, 499, 999]), file)
+
+
+def four_samplers(file, shown=(0.0, 0.5, 0.75, 0.9, 0.97, 1.0)):
+    """One exact score as ancestral chain, probability flow, predictor-corrector and annealed Langevin dynamics."""
+    points = standardised(swiss_roll(400, torch.Generator().manual_seed(0)).points)
+    chain = GaussianDiffusionScheduler(clip_sample=False)
+    pipeline = GaussianDiffusionPipeline(ExactDenoiser.from_points(points, chain), chain)
+    pipeline.set_progress_bar_config(disable=True)
+    samplers = {
+        "ancestral": {"predictor": "ancestral"},
+        "flow": {"predictor": "reverse_diffusion", "probability_flow": True},
+        "corrected": {"predictor": "reverse_diffusion", "corrector": "langevin"},
+        "Langevin": {"predictor": "none", "corrector": "annealed_langevin", "correct_steps": 10},
+    }
+    frames = {}
+    for name, options in samplers.items():
+        pipeline.scheduler = ScoreSDEScheduler.from_config(chain.config, **options)
+        steps = 50 if name == "Langevin" else 200
+        kept = {round(share * (steps - 1)) for share in shown}
+
+        def keep(pipeline, i, t, tensors, name=name, kept=kept):
+            if i in kept:
+                frames[f"{name} {t:.2f}"] = tensors["latents"]
+
+        generator = torch.Generator().manual_seed(0)
+        pipeline(300, generator=generator, num_inference_steps=steps, callback_on_step_end=keep)
+    save_figure(draw_path(frames, points), file)
 
 
 def langevin(file, t=99, share=0.1, shown=(0, 3, 10, 30, 100, 1000)):

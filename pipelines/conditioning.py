@@ -7,13 +7,16 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ddpm_hf.models.network_config import class_names_of, classes_of, to_labels
+from ddpm_hf.models.class_names import class_names_of, to_labels
+from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.condition_inputs import prepare_condition
 from ddpm_hf.samples.condition_images import DROPPED, augmented, condition_of, enlarged, with_levels
 from ddpm_hf.samples.kind import channels_of, sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 
 class Guidance(NamedTuple):
@@ -81,8 +84,7 @@ class Conditioning(NamedTuple):
         if guidance.guidance_interval is None:
             return self
         low, high = guidance.guidance_interval
-        alpha_bar = scheduler.alphas_cumprod[int(t)]
-        if low < ((1 - alpha_bar) / alpha_bar).sqrt() <= high:
+        if low < noise_to_signal(scheduler, t) <= high:
             return self
         labels, image = self.labels, self.image
         if guidance.guidance_scale != 1.0:
@@ -98,6 +100,17 @@ class Conditioning(NamedTuple):
             self.classifier, x_t, t, self.classifier_labels, self.guidance.classifier_guidance_scale
         )
         return {"classifier_gradient": gradient, "guidance_form": self.guidance.classifier_guidance_form}
+
+
+def noise_to_signal(scheduler, t):
+    """sigma_t / a_t, the noise level of x_t in units of the data."""
+    if isinstance(scheduler, ScoreSDEScheduler):
+        signal, sigma = scheduler.process.levels(t)
+        return sigma / signal
+    if isinstance(scheduler, EDMScheduler):
+        return (4 * t).exp()  # its timesteps are log(sigma) / 4
+    alpha_bar = scheduler.alphas_cumprod[int(t)]
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def make_conditioning(pipeline, class_labels, guidance, batch_size, device, condition=None, generator=None):

@@ -2,7 +2,7 @@
 
 import inspect
 
-from ddpm_hf.pipelines.portable_pipeline import OWN_FILE, OWN_NETWORKS
+from ddpm_hf.pipelines.portable_pipeline import OWN_FILE, OWN_PARTS
 
 # How the names of all pipelines of ours begin.
 OWN_PREFIX = "GaussianDiffusion"
@@ -34,13 +34,8 @@ class PortableLoadingMixin:
     def extract_init_dict(cls, config_dict, **kwargs):
         """Reads an index written by `to_json_string`."""
         own = {
-            name: [OWN_NETWORKS[part[1]].__module__, part[1]]
+            name: [OWN_PARTS[part[1]].__module__, part[1]]
             for name, part in config_dict.items()
-            if isinstance(part, (list, tuple)) and part[0] is None and part[1] in OWN_NETWORKS
+            if isinstance(part, (list, tuple)) and part[0] is None and part[1] in OWN_PARTS
         }
         return super().extract_init_dict(config_dict | own, **kwargs)
-
-
-def is_copy(component, own_class):
-    """Whether a component's class is another copy of `own_class`, from a repository's code or from the package."""
-    return type(component).__name__ == own_class.__name__ and not isinstance(component, own_class)

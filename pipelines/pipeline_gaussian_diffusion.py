@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DModel
+from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.number_checks import is_whole, where_not_finite
 from ddpm_hf.pipelines.conditioning import (
     ConditionInput,
@@ -20,8 +22,16 @@ from ddpm_hf.pipelines.conditioning import (
     encode_labels,
     make_conditioning,
 )
-from ddpm_hf.pipelines.loading import PortableLoadingMixin, is_copy
+from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
+from ddpm_hf.pipelines.schedulers import (
+    centered,
+    check_time_input,
+    network_times,
+    own_scheduler,
+    updates,
+    without_last_noise,
+)
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
 from ddpm_hf.schedulers.choices import LEARNED_VARIANCE_TYPES
@@ -42,9 +52,11 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
 
     Args:
         unet ([`UNet2DModel`]): stock or ours, with C output channels, or 2C with a variance head. For points it is an
-            [`MLPDenoiser`]; an [`ExactDenoiser`] serves for both.
+            [`MLPDenoiser`]; an [`ExactDenoiser`] serves for both. Networks of other codes are an [`ADMUNet2DModel`],
+            an [`NCSNpp2DModel`] or a [`LinearAttentionUNet2DModel`].
         scheduler ([`SchedulerMixin`]): a [`DDPMScheduler`] or [`DDIMScheduler`] becomes the equivalent
-            [`GaussianDiffusionScheduler`] (eta 1 and 0); other schedulers stay.
+            [`GaussianDiffusionScheduler`] (eta 1 and 0), a [`ScoreSdeVeScheduler`] a [`ScoreSDEScheduler`]; other
+            schedulers stay.
         classifier ([`NoisyImageClassifier`], *optional*): predicts the class of x_t, for `classifier_guidance_scale`;
             its image size, channels and classes equal the network's.
     """
@@ -55,17 +67,13 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
 
     def __init__(
         self,
-        unet: UNet2DModel | MLPDenoiser | ExactDenoiser,
+        unet: UNet2DModel | MLPDenoiser | ExactDenoiser | NCSNpp2DModel | LinearAttentionUNet2DModel,
         scheduler: SchedulerMixin,
         classifier: ModelMixin | None = None,
     ):
         super().__init__()
-        if isinstance(scheduler, DDPMScheduler):
-            scheduler = GaussianDiffusionScheduler.from_config(scheduler.config)
-        elif isinstance(scheduler, DDIMScheduler):
-            scheduler = GaussianDiffusionScheduler.from_config(scheduler.config, eta=0.0)
-        elif is_copy(scheduler, GaussianDiffusionScheduler):
-            scheduler = GaussianDiffusionScheduler.from_config(scheduler.config)
+        scheduler = own_scheduler(scheduler)
+        check_time_input(unet.config, scheduler)
         if classifier is not None:
             check_classifier(classifier.config, unet.config)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
@@ -154,40 +162,45 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
-        latents = self._initial_latents(batch_size, latents, generator, device)
+        latents = self.initial_latents(batch_size, latents, generator, device)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self._denoise(latents, self.scheduler.timesteps, conditioning, step_kwargs, callback)
-        return self._output(latents, output_type, return_dict)
+        return self.returned(latents, output_type, return_dict)
 
     # A run and its steps ---------------------------------------------------------------------------------------------
 
     def _denoise(self, latents, timesteps, conditioning, step_kwargs, callback):
         """The latents after all `timesteps`, which are on the host."""
         # The scheduler reads timesteps on the host and the network on the device, so that neither waits for the other.
-        steps = list(zip(timesteps, timesteps.to(latents.device), strict=True))
+        on_device = network_times(self.scheduler, timesteps).to(latents.device)
+        steps = list(zip(timesteps, on_device, strict=True))
         for i, (t, t_on_device) in enumerate(self.progress_bar(steps)):
-            step, model_output = self._denoise_step(latents, t, t_on_device, conditioning, step_kwargs)
+            for update in updates(self.scheduler, i):
+                step, model_output = self._updated(update, latents, t, t_on_device, conditioning, step_kwargs)
+                latents = step.prev_sample
+            if i == len(steps) - 1:
+                latents = without_last_noise(self.scheduler, step)
             x0 = getattr(step, "pred_original_sample", None)
-            tensors = {"latents": step.prev_sample, "model_output": model_output, "pred_original_sample": x0}
+            tensors = {"latents": latents, "model_output": model_output, "pred_original_sample": x0}
             latents = callback(self, i, t, tensors)
         return latents
 
-    def _denoise_step(self, latents, t, t_on_device, conditioning, step_kwargs):
-        """One step from x_t: the outputs of the scheduler and of the network."""
+    def _updated(self, update, latents, t, t_on_device, conditioning, step_kwargs):
+        """One update of x_t by the scheduler's method `update`: the outputs of the scheduler and of the network."""
         now = conditioning.at(t, self.scheduler)
         guidance = now.guidance
         model_output = self.predict(
             latents, t, t_on_device, now.labels, guidance.guidance_scale, guidance.guidance_rescale, now.image
         )
         step_kwargs = step_kwargs | now.step_kwargs(latents, t_on_device)
-        return self.scheduler.step(model_output, t, latents, **step_kwargs), model_output
+        return update(model_output, t, latents, **step_kwargs), model_output
 
-    def _output(self, latents, output_type, return_dict):
+    def returned(self, latents, output_type, return_dict):
         """What a run returns for x_0 as the network has it."""
         images = latents
         if output_type != "latent":
             _check_finite(latents)
-            images = self.samples.to_output(latents, output_type)
+            images = self.samples.to_output(centered(self.scheduler, latents), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -231,6 +244,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
     # The scheduler and its beginning ---------------------------------------------------------------------------------
 
     def _set_timesteps(self, num_inference_steps, timesteps):
+        check_time_input(self.unet.config, self.scheduler)  # the scheduler may have been replaced
         given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps}
         given = {name: value for name, value in given.items() if value is not None}
         if not given and not isinstance(self.scheduler, GaussianDiffusionScheduler):
@@ -242,7 +256,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in kwargs.items() if name in accepted and value is not None}
 
-    def _initial_latents(self, batch_size, latents, generator, device):
+    def initial_latents(self, batch_size, latents, generator, device):
         """x_T, always in float32, because rounding in half precision would add up over the steps."""
         samples = self.samples
         if latents is not None:

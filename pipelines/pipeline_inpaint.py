@@ -78,13 +78,13 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         samples = self._denoise(
-            self._initial_latents(batch_size, latents, generator, x_0.device),
+            self.initial_latents(batch_size, latents, generator, x_0.device),
             torch.tensor(visited),
             conditioning,
             self._step_kwargs(eta=eta, generator=generator),
             RestoringCallback(x_0, painted, visited, generator, callback),
         )
-        return self._output(samples, output_type, return_dict)
+        return self.returned(samples, output_type, return_dict)
 
 
 class RestoringCallback(NamedTuple):

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from diffusers import DDPMScheduler, UNet2DModel
 
+from ddpm_hf.models.adm_unet_2d import ADMUNet2DModel
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
 from ddpm_hf.models.level_embedding import LabelAndLevelEmbedding
+from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
+from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel
@@ -16,12 +19,20 @@ from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.own_module import exporting
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
 from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 # The networks whose code is in the saved file, with their class names in the index.
 OWN_NETWORKS = {
-    network.__name__: network for network in (NoisyImageClassifier, MLPDenoiser, ExactDenoiser, DDPMUNet2DModel)
+    network.__name__: network
+    for network in (
+        *(NoisyImageClassifier, MLPDenoiser, ExactDenoiser, DDPMUNet2DModel),
+        *(ADMUNet2DModel, NCSNpp2DModel, LinearAttentionUNet2DModel),
+    )
 }
+# The parts whose code is in the saved file alone, with their class names in the index.
+OWN_PARTS = OWN_NETWORKS | {part.__name__: part for part in (ScoreSDEScheduler, EDMScheduler)}
 
 CODE_FILE = "pipeline.py"
 # The file and the class in the index of a model that only a pipeline of ours can run.
@@ -57,7 +68,7 @@ class PortableSavingMixin:
             if file.is_file():
                 config = json.loads(file.read_text(encoding="utf-8"))
                 config.pop("_name_or_path", None)
-                if is_stock_network(network):
+                if is_stock(network):
                     config["_class_name"] = UNet2DModel.__name__
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -74,21 +85,22 @@ class PortableSavingMixin:
         index.pop("_name_or_path", None)  # the local path is of no use to readers
         index["_class_name"] = self._class_in_index()
         for name, part in self.components.items():
-            network = type(uncompiled(part)).__name__
+            kind = type(uncompiled(part)).__name__
             if part is None:
                 del index[name]  # stock classes would warn that they ignore it
-            elif is_stock_network(part):
+            elif is_stock(part):
                 index[name] = ["diffusers", "UNet2DModel"]
             elif isinstance(part, GaussianDiffusionScheduler):
                 index[name] = ["diffusers", "DDPMScheduler"]
-            elif network in OWN_NETWORKS:
+            elif kind in OWN_PARTS:
                 # Without a module, because diffusers refuses to load a repository that names one it does not know.
-                index[name] = [None, network]
+                index[name] = [None, kind]
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def _class_in_index(self):
         """The name of the stock pipeline if that can run the model, else the file and the name of ours."""
-        is_one = self.class_for_readers == "GaussianDiffusionPipeline" and is_stock_network(self.unet)
+        own = {type(uncompiled(part)).__name__ for part in (self.unet, self.scheduler) if not is_stock(part)}
+        is_one = self.class_for_readers == "GaussianDiffusionPipeline" and not own & OWN_PARTS.keys()
         stock_runs = is_one and stock_pipeline_runs(self.unet.config, self.scheduler)
         return "DDPMPipeline" if stock_runs else [OWN_FILE, self.class_for_readers]
 
@@ -111,10 +123,13 @@ def stock_pipeline_runs(unet_config, scheduler):
     return isinstance(scheduler, GaussianDiffusionScheduler | DDPMScheduler) and variance_type == "learned_range"
 
 
-def is_stock_network(part):
-    """Whether a stock `UNet2DModel` holds a network: all but those of both classes and augmentation levels."""
+def is_stock(part):
+    """Whether a stock `UNet2DModel` with the weights and the config of a network computes the same."""
     network = uncompiled(part)
-    return isinstance(network, UNet2DModel) and not isinstance(network.class_embedding, LabelAndLevelEmbedding)
+    # By names, because the network may be of another copy of the code. No stock class embeds both labels and levels.
+    if type(network).__name__ == DDPMUNet2DModel.__name__:
+        return type(network.class_embedding).__name__ != LabelAndLevelEmbedding.__name__
+    return isinstance(network, UNet2DModel) and type(network).__name__ not in OWN_NETWORKS
 
 
 def uncompiled(network):

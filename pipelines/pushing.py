@@ -11,7 +11,7 @@ logger = logging.get_logger(__name__)
 
 WITHOUT_PACKAGE = (
     "ddpm_hf is not installed, so that %s gets the model card of diffusers, which is to be filled in by hand. "
-    "`pip install ddpm_hf` and push again for the whole card."
+    "Install ddpm_hf, as its README says, and push again for the whole card."
 )
 
 

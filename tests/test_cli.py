@@ -140,7 +140,7 @@ def test_evaluate(tmp_path, model, image_folder):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--metrics", "beauty"], "metrics='beauty' is not known; there is 'bpd'"),
+        (["--metrics", "beauty"], "metrics='beauty' is not one of 'bpd', 'nll', 'fid'"),
         (["--steps", "5000"], "num_inference_steps=5000 must be in 1 .. 1000"),
         (["--split", "train"], "Cannot read split 'train'"),
         (["--num_images", "13"], "13 samples are more than the 12 of split 'test'"),

@@ -21,6 +21,8 @@ SOURCES = sorted(path for name in ("ddpm_hf", "pipelines", "training") for path 
 OF_OTHERS = {
     "--body-text-color-subdued": "a style sheet",
     "--type": "hf upload",
+    "--image_size": "improved-diffusion",
+    "--num_heads": "improved-diffusion",
     "--logdir": "tensorboard",
     "--num_processes": "accelerate launch",
     "--config_file": "accelerate launch",

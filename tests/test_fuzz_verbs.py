@@ -72,7 +72,8 @@ VERBS = {
     | {"--num_images": "2", "--recipe": "ddim", "--augmentation_level": "0.2", "--tile_overlap": "0.5"},
     "interpolate": SAMPLING | LABELLED | {"--num": "3", "--depth": "500", "--weights": "0,1", "--mode": "linear"},
     "evaluate": MEASURED
-    | {"--seed": "1", "--num_images": "2", "--steps": "2", "--variance_type": "fixed_large", "--metrics": "bpd"},
+    | {"--seed": "1", "--num_images": "2", "--steps": "2", "--variance_type": "fixed_large", "--metrics": "bpd"}
+    | {"--train_split": "train"},
     "calibrate": MEASURED | {"--seed": "1", "--num_images": "6", "--plan": "2", "--plan_cost": "local_error"},
     SOLVER: MEASURED
     | {"--solver": "2,3", "--num_images": "16", "--guidance_scale": "1.5", "--features": "features", "--seed": "1"},

@@ -115,6 +115,7 @@ def models(tmp_path_factory):
     colours = DDPMUNet2DModel(**TINY | {"in_channels": 4}, condition_channels=1)
     of_pairs = GaussianDiffusionPipeline(colours, GaussianDiffusionScheduler())
     of_pairs.save_pretrained(folder / "outputs" / "colours")
+    shutil.copy(ROOT / "tests" / "reference" / "unets" / "lucidrains.pt", folder / "outputs" / "model-100.pt")
     stock = DDPMPipeline(UNet2DModel(**TINY, out_channels=1), DDPMScheduler())
     stock.save_pretrained(folder / "google" / "ddpm-cifar10-32")
     return folder

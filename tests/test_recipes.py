@@ -3,9 +3,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch.testing import assert_close
 
-from ddpm_hf import GaussianDiffusionScheduler
+from ddpm_hf import GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.errors import InputError
 from ddpm_hf.recipes import RECIPES, check_head, with_recipe
+from ddpm_hf.schedulers.sampler_table import SDE_RECIPES
 
 GAMMA = [0.5] * 1000
 
@@ -121,3 +122,13 @@ def test_a_head_is_known_from_what_a_stock_class_loads(tmp_path, tiny_unet):
 def test_recipes_without_a_head_take_any_network(tiny_unet, stock_unet, name):
     for unet in (stock_unet, tiny_unet(variance_head="learned_range")):
         check_head(unet, with_recipe(DDPMScheduler(), name))
+
+
+@pytest.mark.parametrize("name", SDE_RECIPES)
+def test_recipes_of_continuous_time_read_a_stock_scheduler(name):
+    scheduler = with_recipe(DDPMScheduler(200, beta_end=0.1), name)
+    assert isinstance(scheduler, ScoreSDEScheduler)
+    assert SDE_RECIPES[name].items() <= dict(scheduler.config).items()
+    assert scheduler.config.beta_end == 0.1
+    with pytest.raises(InputError, match="takes no spacing"):
+        with_recipe(DDPMScheduler(), f"{name}@trailing")

@@ -53,6 +53,7 @@ def test_a_run_whose_options_are_damaged_is_refused_in_a_sentence(tmp_path, text
 def test_the_name_of_each_file_stands_in_one_place():
     names = {report.name for report in REPORTS} | {report.picture for report in REPORTS}
     names |= {loss_curve.LOSS_FILE, loss_curve.LOSS_PICTURE, loss_curve.BITS_PER_DIM_FILE}
+    names |= {loss_curve.CHANNELS_FILE, loss_curve.DISTANCE_FILE}
     found = {}
     for folder in ("ddpm_hf", "pipelines", "training"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -28,7 +28,8 @@ RANGES = (
     (
         "greater than 0",
         lambda value: value > 0,
-        "num_epochs minutes save_images_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma",
+        "num_epochs minutes save_images_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma "
+        "sigma_max sigma_data",
     ),
     # Adam moves each weight by about so much in an update.
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),

@@ -4,6 +4,7 @@ import importlib.util
 import re
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.installation import install_extra
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 from ddpm_hf.sizes import sides_of_size
 
@@ -52,7 +53,7 @@ RUN_CONFLICTS = (
     ),
     (
         lambda a: a.optimizer == "adamw8bit" and _is_missing("bitsandbytes"),
-        "optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf[8bit]'.",
+        f"optimizer='adamw8bit' needs bitsandbytes: {install_extra('8bit')}.",
     ),
     (
         lambda a: a.random_crop and not a.center_crop,
@@ -82,6 +83,42 @@ _PROCESS_CONFLICTS = (
         ),
         "variance_type={a.variance_type!r} does not go with variance_head={a.variance_head!r}: what a "
         "head predicts is used as what it is; leave variance_type out and it follows the head.",
+    ),
+)
+
+_CONTINUOUS_CONFLICTS = (
+    (
+        lambda a: (
+            a.process != "ddpm"
+            and (a.objective != "simple" or a.variance_head is not None or a.min_snr_gamma is not None)
+        ),
+        "process={a.process!r} is trained by denoising score matching alone: leave out --objective, --variance_head "
+        "and --min_snr_gamma.",
+    ),
+    (
+        lambda a: (
+            a.process != "ddpm"
+            and (a.rescale_betas_zero_snr or any(_has_own(a, name) for name in ("beta_start", "beta_end")))
+        ),
+        "process={a.process!r} has no chain of betas: leave out --beta_start, --beta_end and "
+        "--rescale_betas_zero_snr.",
+    ),
+    (
+        lambda a: a.process != "ddpm" and a.eval_every,
+        "eval_every={a.eval_every} measures the bound of a chain, which process={a.process!r} has not: leave it out, "
+        "and measure the result with `ddpm-hf evaluate --metrics nll`.",
+    ),
+    (
+        lambda a: a.process in ("ddpm", "edm") and (a.likelihood_weighting or a.discrete_levels),
+        "likelihood_weighting and discrete_levels are of vp, sub_vp and ve, not of process={a.process!r}.",
+    ),
+    (
+        lambda a: a.process != "edm" and a.sigma_data is not None,
+        "sigma_data={a.sigma_data} is of edm, not of process={a.process!r}.",
+    ),
+    (
+        lambda a: a.process not in ("ve", "edm") and a.sigma_max is not None,
+        "sigma_max={a.sigma_max} is of ve and edm, not of process={a.process!r}.",
     ),
 )
 
@@ -179,6 +216,10 @@ _CONDITION_CONFLICTS = (
 
 _EVALUATION_CONFLICTS = (
     (
+        lambda a: a.eval_features is not None and not a.eval_every,
+        "eval_features={a.eval_features!r} has no effect without --eval_every, the updates between its measurements.",
+    ),
+    (
         lambda a: a.eval_every and a.eval_split is None,
         "eval_every={a.eval_every} needs images that are not trained on: name their split with --eval_split, or "
         "keep some back with --split 'train[:95%]' --eval_split 'train[95%:]'.",
@@ -232,6 +273,7 @@ TRAINING_CONFLICTS = (
         "How long should it train? Give --minutes={a.minutes:g}, --max_train_steps or --num_epochs, only one of them.",
     ),
     *_PROCESS_CONFLICTS,
+    *_CONTINUOUS_CONFLICTS,
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,
     *_CONDITION_CONFLICTS,

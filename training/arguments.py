@@ -15,7 +15,7 @@ from ddpm_hf.training.argument_conflicts import (
     TRAINING_CONFLICTS,
     refuse_conflicts,
 )
-from ddpm_hf.training.choices import OBJECTIVES, TIMESTEP_SAMPLINGS
+from ddpm_hf.training.choices import OBJECTIVES, PROCESSES, TIMESTEP_SAMPLINGS
 
 PRESETS = Path(__file__).parent / "presets"
 CALLS_PER_SAMPLE = 50
@@ -233,6 +233,24 @@ class TrainingArguments(RunArguments):
     )
 
     # Diffusion process: the options of the scheduler
+    process: Literal[PROCESSES] = option(
+        "ddpm",
+        "ddpm: a chain of steps; or continuous time: vp, sub_vp, ve (Song et al. 2021), edm (Karras et al. 2022), which have "
+        "no betas.",
+    )
+    likelihood_weighting: bool = option(
+        False, "Of vp, sub_vp and ve: weight by g^2, for the likelihood, instead of sigma^2, for samples."
+    )
+    discrete_levels: bool = option(
+        False, "Of vp, sub_vp and ve: train at num_train_timesteps noise levels alone, as NCSN and DDPM are."
+    )
+    sigma_max: float | None = option(
+        None,
+        "Of ve and edm: the largest noise; by default 50 and 80. Of ve, the largest distance of two images serves well.",
+    )
+    sigma_data: float | None = option(
+        None, "Of edm: the standard deviation of the data; by default 0.5 for images, and 1 for points."
+    )
     num_train_timesteps: int = option(1000, "Steps from data to noise.")
     beta_schedule: Literal["linear", "scaled_linear", "quadratic", "squaredcos_cap_v2", "sigmoid"] | None = option(
         None,
@@ -294,6 +312,12 @@ class TrainingArguments(RunArguments):
         None,
         f"Network calls per image, by default {CALLS_PER_SAMPLE}, or num_train_timesteps if that is less; fewer than training's "
         "steps give a looser bound.",
+    )
+
+    eval_features: str | None = option(
+        None,
+        "Network in which as many samples are compared with the held-out images, by their Frechet distance: inception, "
+        "dinov2, clip, or a folder of a classifier; it is tried before the training begins.",
     )
 
     # Run folder, logs and samples

@@ -5,3 +5,4 @@ from ddpm_hf.schedulers.choices import COVARIANCE_HEADS
 # The last three train the variance head of the same name, on a trained network.
 OBJECTIVES = ("simple", "hybrid", "vlb", *COVARIANCE_HEADS)
 TIMESTEP_SAMPLINGS = ("uniform", "low_discrepancy", "importance")
+PROCESSES = ("ddpm", "vp", "sub_vp", "ve", "edm")

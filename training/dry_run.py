@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.hub.cards import CARD_FILE
-from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
+from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, DISTANCE_FILE, LOSS_FILE, LOSS_PICTURE
 from ddpm_hf.training.health import peak_memory_gb
 from ddpm_hf.training.run_length import seconds_per_update
 from ddpm_hf.training.summaries import describe_end
@@ -119,6 +119,8 @@ def describe_files(args, memory, total_steps):
         parts.append(f"ema_snapshots of {tqdm.format_sizeof(snapshots * memory['averages'], 'B')}")
     if args.eval_every:
         parts.append(BITS_PER_DIM_FILE)
+    if args.eval_features:
+        parts.append(DISTANCE_FILE)
     return f"into {args.output_dir}: {'; '.join(parts)}"
 
 

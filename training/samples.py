@@ -1,4 +1,4 @@
-"""Grids of samples during training; each process draws a part of them."""
+"""Samples during training; each process draws a part of them."""
 
 import numpy as np
 import torch
@@ -8,29 +8,32 @@ from ddpm_hf.distributed import gather_parts, own_part, together
 from ddpm_hf.pipelines.image_grids import enlargement, side_by_side
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.sample_files import files_of
-from ddpm_hf.samples import kind_of_batch
+from ddpm_hf.samples import kind_of, kind_of_batch
 
 
 class _Stopped(Exception):
     """Sampling was stopped between two calls of the network."""
 
 
-def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False, examples=None):
-    """One picture of all samples, or None if `is_to_stop()` became true in any process; every process must call this.
+def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: False, examples=None):
+    """So many samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
     Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i
     starts from the noise of the generator `seed + i`, whichever process draws it. eta is 0, so that only the weights
     change from one grid to the next.
 
     Args:
-        args: `num_samples`, `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
-        examples (`dict`, *optional*): data from `examples_of`, for a network of condition images. Each sample is then
-            shown between the condition image and the data that it stands for.
+        args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
+        number (`int`): how many.
+        examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images.
+
+    Returns:
+        a list of what the pipeline returns: PIL images, arrays, or points (d,)
 
     Raises:
         InputError: in every process, if samples in one are not finite.
     """
-    places = own_part(args.num_samples, accelerator)
+    places = own_part(number, accelerator)
 
     def draw_own_part():
         images = []
@@ -44,16 +47,23 @@ def sample_grid(unet, scheduler, accelerator, args, is_to_stop=lambda: False, ex
 
     # The pipeline refuses samples that are not finite.
     images = gather_parts(together(accelerator, draw_own_part, ValueError), accelerator)
-    if any(image is None for image in images):
-        return None
-    return files_of(unet.config).picture(images)
+    return None if any(image is None for image in images) else images
 
 
-def examples_of(images, args):
-    """Data for a grid of samples, evenly spread over a data set: `{"images": uint8 (N, C, H, W)}`, and "labels"."""
+def examples_of(images, number, seed):
+    """Data for condition images, evenly spread over a data set: `{"images": (N, C, H, W)}`, and "labels" if any."""
     if isinstance(images, ImageStream):
-        return decode_first(images.source, args.num_samples, args.seed)
-    return images.__getitems__(np.linspace(0, len(images) - 1, args.num_samples).astype(int))
+        return decode_first(images.source, number, seed)
+    return images.__getitems__(np.linspace(0, len(images) - 1, number).astype(int))
+
+
+def beside_examples(samples, unet_config, examples):
+    """Pictures of the samples, each between its condition image and the data that it stands for."""
+    files, kind = files_of(unet_config), kind_of(unet_config)
+    x_0, image = kind.condition.split(to_model_range(examples["images"]))
+    rows = zip(kind_of_batch(image).to_output(image, "pil"), samples, kind.to_output(x_0, "np"), strict=True)
+    factor = enlargement(max(kind.sides))
+    return [side_by_side([told, files.preview(sample), files.preview(data)], factor) for told, sample, data in rows]
 
 
 def _draw(unet, scheduler, places, args, is_to_stop, examples):
@@ -66,31 +76,25 @@ def _draw(unet, scheduler, places, args, is_to_stop, examples):
         if is_to_stop():
             raise _Stopped
 
-    labels, condition = _labels(unet, places, examples), {}
+    condition = {}
     if examples is not None:
         data = to_model_range(examples["images"][list(places)].to(unet.device))
-        x_0, image = pipeline.samples.condition.split(data)
-        condition = {"condition_image": image / 2 + 0.5}
+        condition = {"condition_image": pipeline.samples.condition.split(data)[1] / 2 + 0.5}
     was_training = unet.training
     unet.eval()
     try:
         drawn = pipeline(
             batch_size=len(places),
-            class_labels=labels,
+            class_labels=_labels(unet, places, examples),
             generator=[torch.Generator().manual_seed(args.seed + place) for place in places],
             num_inference_steps=args.sample_steps,
             eta=0.0,
             callback_on_step_end=stop_if_asked,
             **condition,
         )
+        return list(drawn.images)
     finally:
         unet.train(was_training)
-    if examples is None:
-        return list(drawn.images)
-    files, factor = files_of(unet.config), enlargement(max(pipeline.samples.sides))
-    given = kind_of_batch(image).to_output(image, "pil")
-    rows = zip(given, drawn.images, pipeline.samples.to_output(x_0, "np"), strict=True)
-    return [side_by_side([row[0], *map(files.preview, row[1:])], factor) for row in rows]
 
 
 def _labels(unet, places, examples):

@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
+from ddpm_hf import DDPMUNet2DModel, EDMScheduler, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data import count_images, data_for
 from ddpm_hf.data.for_network import data_of
 from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
@@ -29,10 +29,12 @@ from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.batch_bytes import least_batch_bytes
+from ddpm_hf.models.class_names import id2label_of
 from ddpm_hf.models.named_networks import network_config
-from ddpm_hf.models.network_config import id2label_of
 from ddpm_hf.models.presets import NETWORK_PRESETS
+from ddpm_hf.pipelines.portable_pipeline import OWN_NETWORKS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
+from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.sizes import config_size
 from ddpm_hf.training.argument_parsing import parse_arguments
@@ -54,6 +56,7 @@ from ddpm_hf.training.run_setup import (
     resume_run,
     steps_to_do,
 )
+from ddpm_hf.training.sample_measures import HeldOutDistance
 from ddpm_hf.training.summaries import closing, describe_choice, describe_length, opening
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
@@ -193,10 +196,11 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
     set_seed(args.seed)  # gives the same initial weights in every process
     args, unet, scheduler = make_parts(args, accelerator, source)
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
+    distance = HeldOutDistance(args, held_out, accelerator) if args.eval_features else None
     with main_process_in(alone_in(args.output_dir), accelerator):
         images = begin_run(args, accelerator, source, unet, measured)
         trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
-        trainer.push, trainer.held_out = push, held_out
+        trainer.push, trainer.held_out, trainer.distance = push, held_out, distance
         resume_run(args, accelerator, source, trainer, measured)
         steps = trainer.progress.step, total_steps
         accelerator.print(opening(args, unet, source, images, steps, accelerator, (measured or {}).get(RATE)))
@@ -209,7 +213,11 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
 
 def make_parts(args, accelerator, source):
     """The options with a batch that fits, the network and the scheduler, of which it is known that they train."""
-    unet, scheduler = make_unet(args, source), make_scheduler(args, **source.scheduler_options)
+    unet = make_unet(args, source)
+    if args.process == "ddpm":
+        scheduler = make_scheduler(args, **source.scheduler_options)
+    else:
+        scheduler = make_continuous_scheduler(args, unet)
     if args.find_batch_size:
         args = with_fitting_batch(args, accelerator, unet, scheduler, source)
     together(accelerator, lambda: check_compiled_gradients(args, accelerator, unet, scheduler, source))
@@ -247,6 +255,8 @@ def make_unet(args, source):
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
     options |= network_options(args, source)
+    if args.process == "ve" and source.network_class is DDPMUNet2DModel:
+        options["time_embedding_type"] = "fourier"
     if source.class_names is not None:
         options["id2label"] = id2label_of(source.class_names)
     try:
@@ -256,18 +266,24 @@ def make_unet(args, source):
 
 
 def _load_unet(args, source):
+    network_class = OWN_NETWORKS.get(_load_config(args.init_from).get("_class_name"), source.network_class)
     try:
-        unet = source.network_class.from_pretrained(args.init_from, subfolder="unet")
+        unet = network_class.from_pretrained(args.init_from, subfolder="unet")
     except (OSError, ValueError) as error:
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     if unet.config.get("sample_size", ()) is None:  # the network takes any size, but samples need one
         unet.register_to_config(sample_size=config_size(source.resolution))
     added = {}
-    if args.variance_head is not None and unet.config.variance_head is None:
+    if args.variance_head is not None and unet.config.get("variance_head") is None:
         added["variance_head"] = args.variance_head
     if source.num_classes is not None and getattr(unet, "class_embedding", None) is None and not args.train_head_only:
         added["num_classes"] = source.num_classes
+    if added and not hasattr(unet, "from_unet"):
+        raise InputError(
+            f"The network of init_from={args.init_from!r} is a {type(unet).__name__}, which takes no "
+            f"{' and no '.join(added)}: train it without."
+        )
     if added:
         unet = type(unet).from_unet(unet, **added)
     if channels_of(unet.config) != source.channels:
@@ -281,9 +297,9 @@ def _load_unet(args, source):
         "variance_head": args.variance_head,
     }
     for name, value in wanted.items():
-        if unet.config[name] != value:
+        if unet.config.get(name) != value:
             raise InputError(
-                f"The network of init_from={args.init_from!r} has {name}={unet.config[name]}, but the data and "
+                f"The network of init_from={args.init_from!r} has {name}={unet.config.get(name)}, but the data and "
                 f"options ask for {value}."
             )
     if source.class_names is not None:
@@ -302,6 +318,34 @@ def make_scheduler(args, **options):
         scheduler = GaussianDiffusionScheduler(**values, **options)
     if args.train_head_only:
         scheduler = _scheduler_of_prediction(scheduler, args)
+    with _refused_as_input(f"No samples can be drawn while training with sample_steps={args.sample_steps}"):
+        scheduler.from_config(scheduler.config).set_timesteps(args.sample_steps)
+    return scheduler
+
+
+def make_continuous_scheduler(args, unet):
+    """The scheduler of a process in continuous time that `args` describe, for what the network is given as time.
+
+    Raises:
+        InputError: if the options describe no process, or its samples cannot be drawn in `sample_steps`.
+    """
+    options = {} if args.sigma_max is None else {"sigma_max": args.sigma_max}
+    with _refused_as_input("These options make no diffusion process"):
+        if args.process == "edm":
+            sigma_data = args.sigma_data or (0.5 if kind_of(unet.config).side_names else 1.0)
+            scheduler = EDMScheduler(args.num_train_timesteps, sigma_data=sigma_data, **options)
+        else:
+            reads_sigma = unet.config.get("time_embedding_type") == "fourier"
+            scheduler = ScoreSDEScheduler(
+                args.process,
+                args.num_train_timesteps,
+                corrector="langevin" if args.process == "ve" else "none",
+                prediction_type="score" if reads_sigma else args.prediction_type,
+                time_input="sigma" if reads_sigma else "timestep",
+                # Networks with Fourier features are of score-SDE repositories, whose data are in [0, 1].
+                centered=not reads_sigma,
+                **options,
+            )
     with _refused_as_input(f"No samples can be drawn while training with sample_steps={args.sample_steps}"):
         scheduler.from_config(scheduler.config).set_timesteps(args.sample_steps)
     return scheduler

@@ -25,7 +25,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
-from ddpm_hf.models.network_config import id2label_of
+from ddpm_hf.models.class_names import id2label_of
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import ACCURACY
 from ddpm_hf.samples.kind import channels_of

@@ -1,6 +1,7 @@
 """Training of a diffusion model: the common training loop with label dropout, grids of samples and pushes."""
 
 import shutil
+from functools import cached_property
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
@@ -10,14 +11,17 @@ from ddpm_hf.files import written_whole
 from ddpm_hf.hub.cards import CARD_FILE, card_of
 from ddpm_hf.hub.shared_files import files_to_share
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.sample_files import files_of
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.samples import kind_of
 from ddpm_hf.training.conditions import taught_condition, told
+from ddpm_hf.training.continuous_objectives import CONTINUOUS, make_continuous_objective
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
-from ddpm_hf.training.samples import examples_of, sample_grid
+from ddpm_hf.training.sample_measures import channel_row, channels_of_data
+from ddpm_hf.training.samples import beside_examples, draw_samples, examples_of
 from ddpm_hf.training.training_loop import Task, TrainingLoop
 
 # The folder being pushed, separate from the folder to which the run keeps writing.
@@ -37,16 +41,18 @@ class Trainer(TrainingLoop):
     Attributes:
         push (`BackgroundPush`, *optional*): uploads the model at every save; only in the main process.
         held_out (*optional*): images from `load_held_out` on which bits per dimension are measured.
+        distance (`HeldOutDistance`, *optional*): measures samples against them.
     """
 
-    logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE)
-    push = held_out = None
+    logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE, loss_curve.CHANNELS_FILE, loss_curve.DISTANCE_FILE)
+    push = held_out = distance = None
 
     def __init__(self, args, accelerator, unet, scheduler, images, total_steps):
         self.scheduler = scheduler
         # Labels are below it, and it is the null label.
         self.num_classes = unet.config.get("num_classes")
         self.taught = taught_condition(unet, args)
+        self.channels_of_sample = kind_of(unet.config).channels
         task = Task(
             objective_of(args, scheduler, unet.config, accelerator.device), scheduler.config.num_train_timesteps
         )
@@ -105,29 +111,61 @@ class Trainer(TrainingLoop):
         """Writes a grid of samples of the averaged weights, and sends it to the trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
-                examples = None if self.taught is None else examples_of(self.images, self.args)
-                grid = sample_grid(
-                    *(unet, self.scheduler, self.accelerator, self.args), lambda: self.stop.signum, examples
-                )
-            if grid is not None and self.accelerator.is_main_process:
+                number = self.args.num_samples
+                images = self._draw(unet, number)
+                files = files_of(unet.config)
+            if images is not None and self.accelerator.is_main_process:
+                shown = images
+                if self.taught is not None:
+                    shown = beside_examples(images, unet.config, self._examples(number))
+                grid = files.picture(shown)
                 with written_whole(self.folder / "samples" / f"step-{self.progress.step:06d}.png") as aside:
                     grid.save(aside)
                 self._track_image(grid)
+            if images is not None and self.channels is not None:
+                self._append_row(loss_curve.CHANNELS_FILE, channel_row(images, self.channels))
             self.stop_if_asked()
 
+    @cached_property
+    def channels(self):
+        """The means and deviations of the channels of the data; None for points and streams."""
+        return channels_of_data(self.images, self.channels_of_sample)
+
+    def _draw(self, unet, number):
+        return draw_samples(
+            *(unet, self.scheduler, self.accelerator, self.args, number),
+            lambda: self.stop.signum,
+            self._examples(number),
+        )
+
+    def _examples(self, number):
+        """So many data whose condition images the samples are told; None for a network that is told none."""
+        return None if self.taught is None else examples_of(self.images, number, self.args.seed)
+
     def evaluate(self):
-        """Writes bits per dimension of the held-out images with the averaged weights to the table and trackers."""
+        """Writes what is measured on held-out images with the averaged weights to the tables and trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
                 measured = measure_held_out(unet, self.scheduler, self.held_out, self.args, self.accelerator)
-            step, table = self.progress.step, self.folder / loss_curve.BITS_PER_DIM_FILE
-            self.accelerator.log(measured, step=step)
+                samples = None if self.distance is None else self._draw(unet, self.distance.count)
+            self._append_row(loss_curve.BITS_PER_DIM_FILE, measured)
+            told = f"{measured['bits_per_dim']:.4f} bits per dimension on held-out images"
+            if samples is not None:
+                distance = self.distance.measure(samples)
+                self._append_row(loss_curve.DISTANCE_FILE, {"frechet_distance": distance})
+                told += f", a Frechet distance of {distance:.4g} to them" if self.accelerator.is_main_process else ""
             if self.accelerator.is_main_process:
-                # Replaces a measurement of this step from before the run was stopped.
-                loss_curve.drop_rows_after(table, step - 1)
-                loss_curve.append_row(table, {"step": step, **measured})
-                tqdm.write(f"{measured['bits_per_dim']:.4f} bits per dimension on held-out images after update {step}")
+                tqdm.write(f"{told} after update {self.progress.step}")
             self.stop_if_asked()
+
+    def _append_row(self, name, measured):
+        """Adds a row of this step to a table and to the trackers; every process must call this."""
+        step, table = self.progress.step, self.folder / name
+        self.accelerator.log(measured, step=step)
+        if self.accelerator.is_main_process:
+            # Replaces a measurement of this step from before the run was stopped.
+            loss_curve.drop_rows_after(table, step - 1)
+            loss_curve.append_row(table, {"step": step, **measured})
 
     def _track_image(self, image):
         pixels, step = np.asarray(image.convert("RGB"))[None], self.progress.step
@@ -143,5 +181,7 @@ class Trainer(TrainingLoop):
 
 
 def objective_of(args, scheduler, unet_config, device):
+    if isinstance(scheduler, CONTINUOUS):
+        return make_continuous_objective(scheduler, args.likelihood_weighting, args.discrete_levels)
     levels = kind_of(unet_config).levels
     return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device, levels)

@@ -11,6 +11,7 @@ import torch
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
+from ddpm_hf.models.network_checksum import network_checksum
 from ddpm_hf.reports.report_files import Report
 
 # The name of the file in the folder of the result. Each of several processes has its own file beside it.
@@ -109,9 +110,3 @@ def save_progress(progress, batch, labels):
 def _checksum(batch, labels):
     labels = b"" if labels is None else torch.as_tensor(labels).cpu().numpy().tobytes()
     return zlib.crc32(labels, zlib.crc32(batch.cpu().contiguous().numpy().tobytes()))
-
-
-def network_checksum(unet):
-    """A checksum of the first weights alone: training changes all of them, and a large network is not read for it."""
-    first = next(iter(unet.parameters()), torch.zeros(0))
-    return zlib.crc32(first.detach().float().cpu().numpy().tobytes())

@@ -15,7 +15,7 @@ from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_fol
 from ddpm_hf.calibration.options import told_of
 from ddpm_hf.calibration.path_choice import PathChoice, distance_of_flow
 from ddpm_hf.calibration.plots import draw_solvers
-from ddpm_hf.calibration.progress_file import SOLVER_STATE, network_checksum
+from ddpm_hf.calibration.progress_file import SOLVER_STATE
 from ddpm_hf.calibration.solver_comparison import (
     calls_of_comparison,
     distances_to_paths,
@@ -32,6 +32,7 @@ from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.files import read_mapping, written_whole
 from ddpm_hf.hub.push import prepare_repository
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+from ddpm_hf.models.network_checksum import network_checksum
 from ddpm_hf.reports.report_files import SOLVERS
 from ddpm_hf.results import check_apart
 from ddpm_hf.samples import kind_of

@@ -11,8 +11,9 @@ from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.options import IMAGES, SAMPLES, ExecutionOptions, Model, ModelVerb, numbers
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.metric_names import parse_metrics
 from ddpm_hf.schedulers.choices import VARIANCE_TYPES
-from ddpm_hf.schedulers.sampler_table import check_sampler_name
+from ddpm_hf.schedulers.sampler_table import check_recipe, check_sampler_name
 
 app = Verbs(ModelVerb)
 
@@ -26,32 +27,76 @@ SEED_OF_CHOICE = {"help": "Seed of the noise, and of the choice of images."}
 
 @dataclass
 class EvaluationOptions:
-    """What `evaluate` measures a bound of."""
+    """What `evaluate` measures, and on how much."""
 
     title: ClassVar[str] = "Evaluation"
 
-    num_images: int | None = option(None, "How many images are drawn at random; all by default.", min=1)
-    steps: int | None = option(None, "Timesteps to visit; all of training's by default.", min=1)
+    metrics: str = option(
+        "bpd",
+        "With commas between: bpd (bits per dimension, a bound), nll (the same by the probability flow), fid, kid, prdc (precision, recall, density, coverage), is, fd, "
+        "memorisation, channels; with a network behind it, as kid_dinov2 or fd_clip.",
+    )
+    num_images: int | None = option(
+        None, "Samples to draw, 10,000 by default; for bpd, images of the data, all by default.", min=1
+    )
+    steps: int | None = option(None, "Timesteps to visit; all of training's, or the prepared ones, by default.", min=1)
     variance_type: Literal[VARIANCE_TYPES] | None = option(None, "The model's own by default.")
+
+    probes: int = option(1, "Of nll: random probes and noises for each image; more reduce the standard error.", min=1)
+    rtol: float = option(1e-5, "Of nll: relative and absolute tolerance of the solver.")
+    dequantization: Literal["uniform", "gaussian"] = option(
+        "uniform",
+        "Of nll: uniform, noise within each level, as in the papers; or gaussian, the noise of the flow's start and a decoder, "
+        "which is comparable with the bound.",
+    )
+
+    def __post_init__(self):
+        parse_metrics(self.metrics)  # before torch is imported, which takes seconds
+
+
+@dataclass
+class SampleMeasureOptions:
+    """What `evaluate` measures samples against, and in which features."""
+
+    title: ClassVar[str] = "Measures of samples"
+
+    reference: str | None = option(
+        None, "Another data set, or an .npz of images or statistics, in place of --dataset."
+    )
+    features: str = option(
+        "inception",
+        "Network of metrics that name none: inception, dinov2, clip, or a folder of a classifier, a DINOv2 or a CLIP.",
+    )
+    train_split: str = option("train", "Split of the training images, for memorisation.")
+    recipe: str | None = option(None, "Name of a sampler, as in `ddpm-hf sample`; by default the model's own.")
+    guidance_scale: float = option(1.0, "1 is no guidance.")
+    keep_samples: bool = option(False, "Write the samples as samples.npz.")
+    save_reference: bool = option(False, "Write the statistics of the reference as reference_NETWORK.npz.")
+    extrapolate: bool = option(False, "Add the limit of a Frechet distance for infinitely many samples.")
+
+    def __post_init__(self):
+        if self.recipe is not None:
+            check_recipe(self.recipe)
 
 
 @app.command()
 @with_options
 def evaluate(
-    model: Model,
+    model: Annotated[
+        str,
+        typer.Argument(help="A pipeline folder, a repository on the Hub, or images: a folder, or an .npz file."),
+    ],
     output: Annotated[Path, typer.Option(help="The folder for figures and numbers.")],
-    metrics: Annotated[str, typer.Option(help="What to measure: bpd, bits per dimension (lower is better).")] = "bpd",
     *,
     data: offered(DataArguments, *SAMPLES, split=UNSEEN),
     evaluation: EvaluationOptions,
+    measures: SampleMeasureOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
-    """Measure how good a model is on images that it has not seen; on all processes of `accelerate launch -m ddpm_hf.cli`."""
-    if metrics != "bpd":
-        raise InputError(f"metrics={metrics!r} is not known; there is 'bpd'.")
-    from ddpm_hf.evaluation.run import evaluate_bits_per_dim
+    """Measure how good a model is, by images it has not seen and by its samples; on all processes of `accelerate launch -m ddpm_hf.cli`."""
+    from ddpm_hf.evaluation.evaluate import evaluate
 
-    evaluate_bits_per_dim(model, output, data, **vars(evaluation), **vars(execution))
+    evaluate(model, output, data=data, **vars(evaluation), **vars(measures), **vars(execution))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from ddpm_hf.command_line import Verb
 from ddpm_hf.data.arguments import check_data_name, option
 from ddpm_hf.errors import InputError
+from ddpm_hf.files import read_mapping
+from ddpm_hf.models.class_names import class_names_of, to_labels
 from ddpm_hf.places import check_local_place, check_model_place
 from ddpm_hf.schedulers.sampler_table import check_recipe
 
@@ -38,9 +41,10 @@ class ModelVerb(Verb):
     places: ClassVar[dict] = {
         "model": check_model_place,
         "classifier": check_model_place,
-        "dataset": check_data_name,
+        **dict.fromkeys(("dataset", "check_images"), check_data_name),
         **dict.fromkeys(
-            ("folder", "run", "image", "image_a", "image_b", "mask", "condition_image"), check_local_place
+            ("folder", "run", "checkpoint", "image", "image_a", "image_b", "mask", "condition_image"),
+            check_local_place,
         ),
     }
 
@@ -48,7 +52,20 @@ class ModelVerb(Verb):
         for name in self.places.keys() & ctx.params.keys():
             if ctx.params[name] is not None:
                 self.places[name](str(ctx.params[name]))
+        if ctx.params.get("class_label") is not None:
+            _check_class_name(ctx.params["class_label"], Path(ctx.params["model"]))
         return super().invoke(ctx)
+
+
+def _check_class_name(name, model):
+    """Raises InputError for a name that no class of a local model has, if its config names the classes."""
+    config = model / "unet" / "config.json"
+    if not config.is_file() or not (names := class_names_of(read_mapping(config))):
+        return
+    try:
+        to_labels(name, names)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 @dataclass
@@ -60,7 +77,7 @@ class SamplingOptions:
     steps: int | None = option(None, "Number of timesteps to sample in; by default all of training.", min=1)
     recipe: str | None = option(
         None,
-        "Name of a sampler, such as ddim-2m or analytic-ddpm, and RECIPE@SPACING for other timesteps, such as "
+        "Name of a sampler, such as ddim-2m, analytic-ddpm, predictor-corrector or langevin, and RECIPE@SPACING for other timesteps, such as "
         "ddim-2m@logsnr; by default the model's own.",
     )
     eta: float | None = option(None, "0 is DDIM, 1 is DDPM; by default the model's own.")

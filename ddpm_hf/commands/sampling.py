@@ -9,6 +9,7 @@ import typer
 
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
+from ddpm_hf.commands.default_sampler import ALL, USUAL_SAMPLER, USUAL_STEPS, choose_steps, steps_from
 from ddpm_hf.commands.options import (
     NUMBERED,
     ExecutionOptions,
@@ -36,6 +37,12 @@ EDITING = ("steps", "eta", "class_label", "guidance_scale")
 class GuidedSamplingOptions(SamplingOptions):
     """The options of `sample`, with every kind of guidance."""
 
+    steps: str | None = option(
+        None,
+        f"Number of timesteps to sample in, or {ALL} of training; by default the largest that the model has a plan or "
+        f"a fitted solver for, and without any {USUAL_STEPS} of {USUAL_SAMPLER}.",
+        metavar=f"<int|{ALL}>",
+    )
     guidance_interval: str | None = option(
         None, "LOW,HIGH: noise levels at which guidance applies, such as 0.3,3; by default all."
     )
@@ -49,6 +56,37 @@ class GuidedSamplingOptions(SamplingOptions):
     augmentation_level: str | None = option(
         None, "Of a cascade: noise on what its upscalers are told; one for all, or LEVEL,LEVEL, one for each."
     )
+    ode: bool = option(
+        False,
+        "Follow the probability flow by an adaptive solver instead of steps, deterministically, in as many calls as it takes.",
+    )
+    rtol: float | None = option(None, "With --ode: relative and absolute tolerance of the solver; 1e-5 by default.")
+
+    # What steps alone have.
+    of_steps: ClassVar[tuple] = (
+        *("steps", "recipe", "eta"),
+        *("guidance_interval", "guidance_rescale", "classifier_guidance_scale"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.steps = steps_from(self.steps)
+        if not self.ode and self.rtol is not None:
+            raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
+        given = [f"--{name}" for name in self.of_steps if getattr(self, name) != getattr(type(self), name)]
+        if self.ode and given:
+            raise InputError(f"--ode follows the probability flow without steps: leave out {' and '.join(given)}.")
+
+    def tolerances(self):
+        """The tolerances of the solver."""
+        rtol = 1e-5 if self.rtol is None else self.rtol
+        return {"rtol": rtol, "atol": rtol}
+
+    @property
+    def chooses_sampler(self):
+        """Whether the options name a sampler, or need one with noise."""
+        needs_noise = self.classifier_guidance_scale != 0 and self.classifier_guidance_form == "mean"
+        return self.recipe is not None or self.eta is not None or needs_noise
 
     def keywords(self):
         interval = self.guidance_interval
@@ -87,26 +125,27 @@ def sample(
 ):
     """Draw images from a model and write them as one PNG grid, or points as numbers and a scatter.
 
-    Without --steps, the largest number is taken that the model has a plan or a fitted solver for, if it has any. Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
+    Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
     keywords = sampling.keywords()
+    if trajectory is not None and sampling.ode:
+        raise InputError("--trajectory shows the steps of sampling, and --ode has none: leave one of them out.")
     if trajectory is not None and num_images > execution.batch_size:
         raise InputError(
             f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
         )
     from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
     from ddpm_hf.pipelines.sample_files import files_of
-    from ddpm_hf.recipes import prepared_count
 
     accelerator = join_processes(execution.device)
     output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
     device = execution.device or accelerator.device
-    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, sampling.steps, cascades=True)
-    steps = [sampling.steps or prepared_count(stage.scheduler) for stage in pipeline.stages]
-    if len(steps) == 1:
-        keywords["num_inference_steps"] = steps[0]
-    else:
-        keywords = for_cascade(keywords) | {"num_inference_steps": steps}
+    named = None if sampling.steps == ALL else sampling.steps
+    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named, cascades=True)
+    steps, said = (None, "") if sampling.ode else steps_of_stages(pipeline, sampling)
+    keywords["num_inference_steps"] = steps
+    if len(pipeline.stages) > 1:
+        keywords = for_cascade(keywords, sampling)
     if sampling.condition_image is not None:
         keywords["condition_image"] = _condition_image(sampling.condition_image, pipeline)
     samples = files_of(pipeline.samples.config)
@@ -115,12 +154,17 @@ def sample(
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and said:
+        typer.echo(said)
+    if accelerator.is_main_process and not sampling.ode:
         batch_size, batches = min(execution.batch_size, len(places)), math.ceil(len(places) / execution.batch_size)
-        for stage, count in zip(pipeline.stages, steps, strict=True):
+        for stage, count in zip(pipeline.stages, steps if isinstance(steps, list) else [steps], strict=True):
             calls = batches * _steps_of(stage, count)
             say_duration(stage, batch_size, calls, "lower --num_images, --steps or --batch_size")
-    images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
+    if sampling.ode:
+        images = _draw_by_flow(pipeline, places, execution, advice, sampling.tolerances(), sampling)
+    else:
+        images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
     images = gather_parts(images, accelerator) if recorder is None else images
     if accelerator.is_main_process:
         _save_trajectory(recorder, trajectory)
@@ -144,8 +188,18 @@ def _condition_image(path, pipeline):
     return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def for_cascade(keywords):
+def steps_of_stages(pipeline, sampling):
+    """The number of steps, or for a cascade a list of one for each stage, and what is said of the choice."""
+    chosen = [choose_steps(stage, sampling.steps, sampling.chooses_sampler) for stage in pipeline.stages]
+    if len(chosen) == 1:
+        return chosen[0]
+    return [steps for steps, _ in chosen], "\n".join(said for _, said in chosen if said)
+
+
+def for_cascade(keywords, sampling):
     """The arguments that all stages of a cascade take; InputError for those that are for one model."""
+    if sampling.ode:
+        raise InputError("--ode is for one model, and this is a cascade: leave it out.")
     if keywords["classifier_guidance_scale"] != 0:
         raise InputError("classifier_guidance_scale is for one model, and this is a cascade: leave it out.")
     return {name: value for name, value in keywords.items() if not name.startswith("classifier")}
@@ -185,6 +239,27 @@ def _draw(pipeline, places, execution, advice, **keywords):
         )
 
 
+def _draw_by_flow(pipeline, places, execution, advice, tolerances, sampling):
+    """The images of these places by the probability flow; says in how many calls of the network."""
+    from ddpm_hf.limits import fitting_into_memory
+    from ddpm_hf.ode_solver import time_bar
+    from ddpm_hf.pipelines.probability_flow import sample_by_flow
+
+    options = {"class_labels": sampling.class_label, "guidance_scale": sampling.guidance_scale}
+    with fitting_into_memory(advice), time_bar("flow", 1.0, 0.0) as on_call:
+        images, calls = sample_by_flow(
+            pipeline,
+            len(places),
+            execution.seed + places.start,
+            execution.batch_size,
+            **options,
+            **tolerances,
+            on_call=on_call,
+        )
+    typer.echo(f"{calls} network calls at rtol {tolerances['rtol']:g}")
+    return images
+
+
 def _save_trajectory(recorder, trajectory):
     from ddpm_hf.files import written_whole
 
@@ -204,6 +279,9 @@ class InterpolationOptions:
     num: int = option(9, "Number of images, both ends included.", min=2, max=MOST_IN_A_ROW)
     weights: str | None = option(None, "Comma-separated weights of the second image, instead of --num even ones.")
     mode: Literal["linear", "spherical"] = option("linear", "How the two are mixed.")
+    ode: bool = option(
+        False, "Mix what the probability flow makes of both, on the great circle between them; both come back exactly."
+    )
 
 
 @app.command()
@@ -226,23 +304,27 @@ def interpolate(
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.interpolation import interpolate
+    from ddpm_hf.pipelines.probability_flow import interpolate_encodings
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    channels = pipeline.samples.channels
+    pair = [read_image(image, pipeline.samples.channels) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     with fitting_into_memory(advice):
-        images = interpolate(
-            pipeline,
-            read_image(image_a, channels),
-            read_image(image_b, channels),
-            weights,
-            mixing.depth,
-            mixing.mode,
-            generator=torch.Generator().manual_seed(execution.seed),
-            **sampling.keywords(),
-        ).images
+        if mixing.ode:
+            images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.class_label)
+            typer.echo(f"{calls} network calls")
+        else:
+            images = interpolate(
+                pipeline,
+                *pair,
+                weights,
+                mixing.depth,
+                mixing.mode,
+                generator=torch.Generator().manual_seed(execution.seed),
+                **sampling.keywords(),
+            ).images
     with written_whole(output) as aside:
         image_rows([images]).save(aside)
     typer.echo(f"{len(images)} images in {output}")
@@ -397,5 +479,7 @@ def _painted(pipeline, image, mask, editing, seed, **keywords):
 
 def _steps_of(pipeline, steps):
     """The number of network calls of a trajectory; `set_timesteps` refuses more steps than training has."""
+    from ddpm_hf.pipelines.schedulers import updates
+
     most = pipeline.scheduler.config.num_train_timesteps
-    return min(steps or most, most)
+    return min(steps or most, most) * len(updates(pipeline.scheduler, 1))

@@ -1,6 +1,7 @@
 """Distances between two sets of samples: between points, and between the features of images."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -120,11 +121,57 @@ class FeatureStatistics:
         self.mean = self.mean + shift * (count / total)
         self.count = total
 
+    def without(self, part):
+        """The statistics of the samples that are not in `part`, which is the statistics of some of them."""
+        rest = FeatureStatistics()
+        rest.count = self.count - part.count
+        rest.mean = self.mean + (self.mean - part.mean) * (part.count / rest.count)
+        shift = part.mean - rest.mean
+        lost = part._scatter + torch.outer(shift, shift) * (rest.count * part.count / self.count)
+        rest._scatter = self._scatter - lost
+        return rest
+
     @property
     def covariance(self):
         if self.count < 2:
             raise ValueError(f"A covariance needs at least 2 samples; there are {self.count}.")
         return self._scatter / (self.count - 1)
+
+
+class Moments(NamedTuple):
+    """Mean (D,) and covariance (D, D) in float64 that others have measured; `count` is None if they do not say."""
+
+    count: int | None
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+
+class RootedStatistics:
+    """Statistics with the root of their covariance, to measure many distances to them.
+
+    A^(1/2) B A^(1/2) is symmetric, so its root's trace is the sum of the roots of real eigenvalues; with fewer samples
+    than dimensions some are 0, and rounding makes them slightly negative.
+
+    Args:
+        statistics: [`FeatureStatistics`] or [`Moments`].
+    """
+
+    def __init__(self, statistics):
+        self._statistics = statistics
+        values, vectors = torch.linalg.eigh(statistics.covariance)
+        self._root = vectors * values.clamp(min=0).sqrt()
+
+    def distance_to(self, other):
+        """The squared Frechet distance, as in `frechet_distance`, to other statistics."""
+        a, b = self._statistics, other
+        if a.mean.shape != b.mean.shape:
+            raise ValueError(
+                f"Features of {len(a.mean)} and {len(b.mean)} dimensions: both must be of the same network."
+            )
+        covariance = b.covariance
+        overlap = torch.linalg.eigvalsh(self._root.T @ covariance @ self._root).clamp(min=0).sqrt().sum()
+        squared_shift = (a.mean - b.mean).square().sum()
+        return (squared_shift + a.covariance.trace() + covariance.trace() - 2 * overlap).item()
 
 
 def frechet_distance(a, b):
@@ -136,21 +183,13 @@ def frechet_distance(a, b):
     only values of equal numbers of samples and the same features compare.
 
     Args:
-        a, b ([`FeatureStatistics`] or `torch.Tensor`): statistics, or features (N, D).
+        a, b ([`FeatureStatistics`], [`Moments`] or `torch.Tensor`): statistics, or features (N, D).
 
     Returns:
         `float`: at least 0, apart from rounding.
     """
-    a, b = (x if isinstance(x, FeatureStatistics) else FeatureStatistics(x) for x in (a, b))
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"Features of {len(a.mean)} and {len(b.mean)} dimensions: both must be of the same network.")
-    # A^(1/2) B A^(1/2) is symmetric, so its root's trace is the sum of the roots of real eigenvalues; with fewer
-    # samples than dimensions some are 0, and rounding makes them slightly negative.
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = vectors * values.clamp(min=0).sqrt()
-    overlap = torch.linalg.eigvalsh(root.T @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    squared_shift = (a.mean - b.mean).square().sum()
-    return (squared_shift + a.covariance.trace() + b.covariance.trace() - 2 * overlap).item()
+    a, b = (FeatureStatistics(x) if isinstance(x, torch.Tensor) else x for x in (a, b))
+    return RootedStatistics(a).distance_to(b)
 
 
 def mean_and_spread(values):

@@ -91,14 +91,22 @@ class Measuring(NamedTuple):
 
 
 @contextmanager
-def noised_batches(pipeline, measuring, calls_per_batch, description):
-    """Gives the [`NoisedBatches`] of this process, with dropout switched off inside the block."""
+def noised_batches(pipeline, measuring, calls_per_batch, description, unit="call"):
+    """Gives the [`NoisedBatches`] of this process, with dropout switched off inside the block.
+
+    `calls_per_batch` is what the progress bar counts for a batch, in `unit`s.
+    """
     batches, rank, processes = measuring.batches, measuring.rank, measuring.processes
     own = len(range(rank, len(batches), processes)) if hasattr(batches, "__len__") else None
     calls = None if own is None else own * calls_per_batch
     hidden = not measuring.progress_bar or rank > 0
-    with evaluating(pipeline.unet), tqdm(total=calls, desc=description, unit="call", disable=hidden) as bar:
+    with evaluating(pipeline.unet), _bar(calls, description, unit, hidden) as bar:
         yield NoisedBatches(pipeline, measuring, batches, bar)
+
+
+def _bar(total, description, unit, hidden):
+    # Parts of a unit are shown with two digits.
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=unit != "call", disable=hidden)
 
 
 class NoisedBatches:

@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import gather_parts, own_part
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import MOST_IN_CELL, Measurement
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
+from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
 from ddpm_hf.limits import seconds_of
@@ -27,9 +27,6 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 # Pictures have 1 (grey), 3 or 4 channels.
 PICTURE_CHANNELS = (1, 3, 4)
 LARGEST_SEED = 2**63 - 1
-FINITE_SAMPLES = (
-    "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
-)
 
 
 class Amounts(NamedTuple):
@@ -53,6 +50,7 @@ class Task(NamedTuple):
     held_out: torch.Tensor
     see: Callable
     target: FeatureStatistics
+    floor: float | None  # the distance between two halves of the data
     num_images: int
     batch_size: int
     seeds: Sequence[int]
@@ -97,12 +95,19 @@ def make_task(pipeline, data, see, amounts, accelerator):
     num_images, batch_size = amounts.num_images, min(amounts.batch_size, amounts.num_images)
     # Data sets are often sorted by class, and the first images should represent all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    halves = [
+        _statistics(_own(images[half], accelerator), see, batch_size, accelerator) for half in order.tensor_split(2)
+    ]
+    target = FeatureStatistics()
+    for half in halves:
+        target.merge(half)
     return Task(
         pipeline=pipeline,
         labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
         held_out=images[order[: amounts.bound_images]],
         see=see,
-        target=_statistics(_own(images, accelerator), see, batch_size, accelerator),
+        target=target,
+        floor=frechet_distance(*halves) if min(half.count for half in halves) > 1 else None,
         num_images=num_images,
         batch_size=batch_size,
         seeds=amounts.seeds,
@@ -117,6 +122,9 @@ def settings_of(task, measurements, model, features, data):
         "model": str(model),
         "features": str(features),
         "data": f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}, {task.target.count} images",
+        "floor": "none, of so few images"
+        if task.floor is None
+        else f"{task.floor:.3g} between two halves of the data",
         "samples": f"{task.num_images} for each of the seeds {', '.join(map(str, task.seeds))}",
         "bits per dimension": f"of {len(task.held_out)} images of the data" if has_bounds else "not measured",
         "batch size and device": f"{task.batch_size}, {task.pipeline.unet.device.type}, {torch.get_num_threads()} threads, "
@@ -210,7 +218,6 @@ def _measure(task, name, sampler, count, bar):
     return measurement, gather_parts(shown, task.accelerator)
 
 
-@torch.no_grad()
 def _sample(task, sampler, count, seed, places, bar):
     """The uint8 images (N, C, H, W) of `places`, and the seconds for an image in each batch.
 
@@ -225,16 +232,15 @@ def _sample(task, sampler, count, seed, places, bar):
 
     for first in range(0, len(places), task.batch_size):
         batch, started = places[first : first + task.batch_size], time.perf_counter()
-        x_0 = pipeline(
-            len(batch),
-            class_labels=None if task.labels is None else task.labels[torch.tensor(batch)],
-            generator=[torch.Generator().manual_seed(seed * task.num_images + place) for place in batch],
+        levels = draw_levels(
+            pipeline,
+            [seed * task.num_images + place for place in batch],
+            batch[0],
+            None if task.labels is None else task.labels[torch.tensor(batch)],
             num_inference_steps=count,
-            output_type="latent",
             callback_on_step_end=count_call,
-        ).images
-        check_all_finite(x_0, lambda image, *_, first=batch[0]: f"Sample {first + image}", FINITE_SAMPLES)
-        images.append(to_levels(x_0).cpu())
+        )
+        images.append(levels)
         seconds.append((time.perf_counter() - started) / len(batch))
     return torch.cat(images), seconds
 

@@ -6,9 +6,11 @@ from huggingface_hub import EvalResult
 
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import public_report
-from ddpm_hf.reports.report_files import BOUND, COMPARISON
+from ddpm_hf.reports.report_files import BOUND, COMPARISON, MEASURES
 
 TASK = "unconditional-image-generation"
+# {name in the results: (the file, an entry that only it has)}
+KINDS = {"compare": (COMPARISON, "measurements"), "measures": (MEASURES, "figures"), "bpd": (BOUND, None)}
 
 
 def read_results(folder, evaluations=()):
@@ -18,7 +20,7 @@ def read_results(folder, evaluations=()):
         evaluations: result files, or folders with them; later ones take precedence.
 
     Returns:
-        `dict`: "compare" and "bpd" in their public form, if the files exist.
+        `dict`: "compare", "measures" and "bpd" in their public form, if the files exist.
 
     Raises:
         InputError: naming the file, if it cannot be read, or lacks an entry of its kind.
@@ -26,13 +28,13 @@ def read_results(folder, evaluations=()):
     results = {}
     for place in (folder, *evaluations):
         place = Path(place)
-        files = [place / COMPARISON.name, place / BOUND.name] if place.is_dir() else [place]
+        files = [place / report.name for report, _ in KINDS.values()] if place.is_dir() else [place]
         for file in files:
             if file.is_file():
                 content = public_report(read_mapping(file))
-                is_comparison = "measurements" in content
-                (COMPARISON if is_comparison else BOUND).check(file, content)
-                results["compare" if is_comparison else "bpd"] = content
+                kind = next(name for name, (_, entry) in KINDS.items() if entry is None or entry in content)
+                KINDS[kind][0].check(file, content)
+                results[kind] = content
     return results
 
 
@@ -43,6 +45,8 @@ def results_text(results):
         comparison = results["compare"]
         how = "\n".join(f"- {name}: {value}" for name, value in comparison["settings"].items() if name != "model")
         parts.append(f"{sampler_table(comparison)}\n\n{how}")
+    if "measures" in results:
+        parts.append(measures_table(results["measures"]))
     if "bpd" in results:
         bound = results["bpd"]
         error = "" if bound["standard_error"] is None else f" ± {bound['standard_error']:.3f}"
@@ -51,6 +55,31 @@ def results_text(results):
             f"standard error over {bound['num_images']} images, {len(bound['timesteps'])} steps)."
         )
     return "\n\n".join(parts)
+
+
+def measures_table(measures):
+    """A table with a row per figure of samples, with its error and its floor, and all that the figures depend on."""
+    head = ("measure", "value", "floor", "features")
+    rows = [head, ("---",) * len(head), *map(_cells_of_figure, measures["figures"])]
+    conditions = [
+        f"- {side}: {', '.join(f'{name} {value}' for name, value in measures[side].items() if name != 'of')}"
+        for side in ("samples", "reference")
+    ]
+    floor = (
+        "The floor is the same measure between two parts of the reference, of as many images as the brackets say. "
+        "Figures of other numbers of samples, references or features do not compare."
+    )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + "\n".join(conditions) + f"\n\n{floor}"
+
+
+def _cells_of_figure(figure):
+    error, floor, features = figure["standard_error"], figure["floor"], figure["features"]
+    return (
+        f"{figure['name']}: {figure['title']}",
+        f"{figure['value']:.4g}" + ("" if error is None else f" ± {error:.2g}"),
+        "" if floor is None else f"{floor['value']:.4g} ({floor['num_samples']}/{floor['num_reference']})",
+        f"{features['network']}, {features['preprocessing']}",
+    )
 
 
 def sampler_table(comparison):
@@ -82,6 +111,8 @@ def eval_results(results, dataset_id, dataset_name):
     found = []
     if "compare" in results:
         found += _results_of_comparison(results["compare"])
+    if "measures" in results:
+        found += _results_of_measures(results["measures"])
     if "bpd" in results:
         bound = results["bpd"]
         found.append(
@@ -92,6 +123,33 @@ def eval_results(results, dataset_id, dataset_name):
             )
         )
     return found
+
+
+def _results_of_measures(measures):
+    """A result for each figure, with its conditions: numbers of samples and steps, features, and floor."""
+    samples, reference = measures["samples"], measures["reference"]
+    name, _, split = reference["name"].partition(", ")
+    data = {
+        "task_type": TASK,
+        "dataset_type": name.replace(" ", "-"),
+        "dataset_name": name,
+        "dataset_split": split or None,
+    }
+    steps = f", {samples['num_inference_steps']} steps" if "num_inference_steps" in samples else ""
+    return [
+        EvalResult(
+            **data,
+            metric_type=figure["name"].replace("_", "-"),
+            metric_name=f"{figure['title']} ({samples['count']} samples{steps}, {figure['features']['network']})",
+            metric_value=figure["value"],
+            metric_args={
+                "samples": samples,
+                "reference": reference,
+                **{key: figure[key] for key in ("standard_error", "bias", "floor", "features")},
+            },
+        )
+        for figure in measures["figures"]
+    ]
 
 
 def _results_of_comparison(comparison):

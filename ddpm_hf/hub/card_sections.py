@@ -5,10 +5,18 @@ import yaml
 from ddpm_hf.environment import describe_environment
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
-from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.installation import INSTALL, WHERE
+from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import PIPELINES
-from ddpm_hf.reports.report_files import CALIBRATION, COMPARED_SAMPLES, SOLVERS, TRAINING_OPTIONS, calibration_of
+from ddpm_hf.reports.report_files import (
+    CALIBRATION,
+    COMPARED_SAMPLES,
+    CONVERSION,
+    SOLVERS,
+    TRAINING_OPTIONS,
+    calibration_of,
+)
 from ddpm_hf.samples.condition_images import both_sides, condition_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
@@ -22,7 +30,7 @@ TRAINING_SECTION = """## Training
 On {data}. The same training, with all of its options in [{file}]({file}):
 
 ```sh
-pip install ddpm_hf
+{install}  # {where}
 accelerate launch --num_processes {num_processes} -m ddpm_hf.training.train --config {file} \\
     --output_dir outputs/again --push_to_hub false
 ```
@@ -57,6 +65,13 @@ network's converged probability flow are below, beside those of diffusers' solve
 {command}
 ```
 {picture}"""
+
+CONVERSION_SECTION = """## Where it comes from
+
+Converted by ddpm_hf from `{checkpoint}` (SHA-256 `{sha256}`), a checkpoint of {family}: {which} weights, which a
+`{network}` of {parameters} parameters holds exactly. {check}{notes}"""
+
+WEIGHTS_TAKEN = {"ema": "its averaged", "raw": "its raw", "only": "its only"}
 
 LIMITS = """## Limits and biases
 
@@ -94,7 +109,7 @@ WITHOUT_CUSTOM_PIPELINE = """
 (`trust_remote_code=True` without `custom_pipeline` gives the stock pipeline, and does not say so.)
 """
 
-PACKAGE = """With ddpm_hf (`pip install ddpm_hf`), which trusts no code of the repository:
+PACKAGE = """With ddpm_hf (`{install}`; {where}), which trusts no code of the repository:
 
 ```python
 from ddpm_hf import {pipeline}
@@ -109,7 +124,7 @@ Any other sampler is a recipe (`ddpm-hf {verb} --recipe ddim-2m --steps 25`)."""
 GIVEN = 'PIL.Image.open("photo.png"), '
 GIVEN_BY_NAME = 'condition_image=PIL.Image.open("photo.png"), '
 
-PACKAGE_OF_LATENTS = """With ddpm_hf (`pip install ddpm_hf`), sampled as it was calibrated:
+PACKAGE_OF_LATENTS = """With ddpm_hf (`{install}`; {where}), sampled as it was calibrated:
 
 ```python
 from ddpm_hf import GaussianDiffusionScheduler
@@ -133,6 +148,8 @@ def introduction(folder, index):
         return f"A denoising diffusion model of {data_name(options['dataset'])}, trained with ddpm_hf."
     if _class_name(index) == "GaussianDiffusionCascadePipeline":
         return f"A cascade of denoising diffusion models: {_stages(folder, index)}."
+    if CONVERSION.read(folder):
+        return f"A diffusion model of another code, as a `{_class_name(index)}`."
     return f"A diffusion model, as a `{_class_name(index)}`."
 
 
@@ -162,11 +179,10 @@ def loading(folder, index, repository):
         ours = _class_name(index) if _class_name(index) in PIPELINES else PIPELINES[0]
         upscales = ours == "GaussianDiffusionUpscalePipeline"
         verb = f"upscale {repository} photo.png" if upscales else f"sample {repository}"
-        ways.append(
-            PACKAGE.format(repository=repository, label=label, pipeline=ours, image=_given_image(folder), verb=verb)
-        )
+        told = {"label": label, "image": _given_image(folder), "verb": verb}
+        ways.append(PACKAGE.format(install=INSTALL, where=WHERE, repository=repository, pipeline=ours, **told))
     elif calibration_of(folder):
-        ways.append(PACKAGE_OF_LATENTS)
+        ways.append(PACKAGE_OF_LATENTS.format(install=INSTALL, where=WHERE))
     return "\n\n".join(["## How to load it", *ways])
 
 
@@ -185,10 +201,32 @@ def training(folder):
         return ""
     environment = options.pop("environment")
     return TRAINING_SECTION.format(
+        install=INSTALL,
+        where=WHERE.replace("`", ""),
         data=data_name(options["dataset"]),
         file=TRAINING_OPTIONS.name,
         num_processes=environment["num_processes"],
         options=yaml.safe_dump({k: v for k, v in options.items() if k not in OF_THE_RUN}, sort_keys=False),
+    )
+
+
+def conversion(folder):
+    """What a converted checkpoint was."""
+    report = CONVERSION.read(folder)
+    return conversion_text(report) if report else ""
+
+
+def conversion_text(report):
+    """The section of a card from the values of `conversion.json`."""
+    return CONVERSION_SECTION.format(
+        checkpoint=report["checkpoint"],
+        sha256=report["sha256"],
+        family=report["family"],
+        which=WEIGHTS_TAKEN[report["weights"]],
+        network=report["network"],
+        parameters=f"{report['parameters'] / 1e6:.1f}M",
+        check=report.get("check", {}).get("text", "Its reading was not checked on images."),
+        notes="".join(f"\n\n{note}" for note in report.get("notes", ())),
     )
 
 

@@ -50,6 +50,7 @@ def card_of(folder, repository, license=None, evaluations=()):
         sections.classes(folder),
         f"## Samplers and scores\n\n{measured}" if measured else "",
         sections.compared_samples(folder),
+        sections.conversion(folder),
         sections.calibration(folder),
         sections.few_steps(folder),
         sections.training(folder),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.installation import install_extra
 from ddpm_hf.recipes import RECIPES, check_head, prepared_count, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -30,7 +31,7 @@ def serve(model, port=None, device="cpu"):
     from ddpm_hf.hub.demo_page import LOOK, demo_page, with_samplers
 
     pipelines = with_samplers(pipeline, samplers_of(pipeline))
-    page = demo_page(pipelines, model_name(model), *first_choice(pipeline))
+    page = demo_page(pipelines, model_name(model), *first_choice(pipeline), address_of(model))
     try:
         _, address, _ = page.launch(
             server_name=LOOPBACK, server_port=port, share=False, quiet=True, prevent_thread_lock=True, **LOOK
@@ -46,7 +47,7 @@ def gradio_version():
     try:
         return version("gradio")
     except PackageNotFoundError:
-        raise InputError('A demo needs gradio: pip install "ddpm_hf[demo]".') from None
+        raise InputError(f"A demo needs gradio: {install_extra('demo')}.") from None
 
 
 def load_for_demo(model):
@@ -86,3 +87,8 @@ def first_choice(pipeline):
 
 def model_name(model):
     return Path(model).resolve().name if Path(model).exists() else model
+
+
+def address_of(model):
+    """The page of a repository on the Hub; None for a folder."""
+    return None if Path(model).exists() else f"https://huggingface.co/{model}"

@@ -7,9 +7,13 @@ import gradio as gr
 from ddpm_hf.hub.drawing import LARGEST_SEED, draw
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import class_names
+from ddpm_hf.schedulers.sampler_lines import SAMPLER_LINES
 
 NO_CLASS = -1
 MOST_IMAGES = 16
+USUAL_COUNTS = (5, 10, 25, 50, 100)
+# The page draws when it opens, so that a network of large images begins with few of them: (largest side, images).
+FIRST_IMAGES = ((64, 9), (128, 4))
 
 # System fonts, visible pixels for small images, and no external resources.
 THEME = gr.themes.Base(
@@ -25,14 +29,22 @@ THEME = gr.themes.Base(
     block_label_background_fill="transparent",
     button_primary_shadow="*shadow_drop",
 )
+# The space of the picture is kept while there is none, so that nothing moves when it comes.
 STYLE = """
 .gradio-container { max-width: 1160px !important; margin: 0 auto; }
 #title h1 { font-size: 1.9rem; letter-spacing: -0.02em; margin: 0; }
-#title p, #status p, #caption p { color: var(--body-text-color-subdued); }
-#status p, #caption p { text-align: center; font-variant-numeric: tabular-nums; }
-#image, #strip { border: 0; background: none; box-shadow: none; }
-#image img, #strip img { image-rendering: pixelated; object-fit: contain; width: 100%; height: 100%; }
+#title p, #status p, #caption p, #compared p { color: var(--body-text-color-subdued); }
+#status p, #caption p, #compared p { text-align: center; font-variant-numeric: tabular-nums; }
+#image, #strip, #slider { border: 0; background: none; box-shadow: none; }
+#image { aspect-ratio: 1; max-height: 540px; }
+#strip { aspect-ratio: 6; }
+#slider { max-width: 420px; margin: 0 auto; }
+#image img, #strip img, #slider img { image-rendering: pixelated; object-fit: contain; width: 100%; height: 100%; }
 #image img, #strip img { border-radius: 6px; }
+@media (max-width: 640px) {
+  .gradio-container main { padding: 12px !important; }
+  #title h1 { font-size: 1.4rem; }
+}
 """
 # Arguments of `Blocks.launch`; the browser keeps no history of runs.
 LOOK = {"theme": THEME, "css": STYLE, "footer_links": ["api"], "run_history": False}
@@ -53,16 +65,60 @@ def with_samplers(pipeline, samplers):
     return pipelines
 
 
-def demo_page(pipelines, title, sampler, num_inference_steps):
+def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
     """A [`gradio.Blocks`]; `page.launch(**LOOK)` serves it.
 
     Args:
         pipelines (`dict`): pipelines by the name of the sampler, as from `with_samplers`.
         title (`str`): the model's name.
         sampler (`str`), num_inference_steps (`int`): the initial choices.
+        link (`str`, *optional*): the address of the model, for the title.
     """
     pipeline = pipelines[sampler]
+    heading = title if link is None else f"[{title}]({link})"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(f"# {heading}\n{_description(pipeline)}", elem_id="title")
+        with gr.Row():
+            with gr.Column(scale=6, min_width=320):
+                image = _picture("image", "The images")
+                status = gr.Markdown("The first images are about to form.", elem_id="status")
+                with gr.Row():
+                    begin = gr.Button("Draw", variant="primary", elem_id="draw", min_width=120)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=120, visible=False)
+                    another = gr.Button("Another seed", elem_id="another", min_width=120)
+            with gr.Column(scale=5, min_width=320):
+                inputs = _choices(pipelines, sampler, num_inference_steps)
+                examples = _examples(pipelines, inputs)
+        strip = _picture("strip", "The way from noise to the first image")
+        gr.Markdown(
+            "From noise to the first image: the image as it is (above), and what the network expects it to become "
+            "(below).",
+            elem_id="caption",
+        )
+        slider, compared, last = _before_and_after()
 
+        def drawn_after(event, **options):
+            """Events that draw once `event` has happened, with Stop in place of Draw meanwhile."""
+            started = event(lambda: _buttons(running=True), outputs=[begin, stop], api_visibility="private")
+            # No progress overlay may cover the image while it forms.
+            run = started.then(_show(pipelines), inputs, [image, strip, status], show_progress="hidden", **options)
+            run.then(lambda: _buttons(running=False), outputs=[begin, stop], api_visibility="private")
+            beside = [last, image, inputs[0], inputs[1], inputs[-1]]
+            run.success(_compared, beside, [slider, compared, last], show_progress="hidden", api_visibility="private")
+            return run
+
+        reseeded = another.click(lambda: random.randint(0, LARGEST_SEED), outputs=inputs[-1], api_visibility="private")
+        runs = [drawn_after(begin.click, api_name="draw")]
+        for event in (page.load, reseeded.then, examples.load_input_event.then):
+            runs.append(drawn_after(event, api_visibility="private"))
+        stop.click(lambda: _buttons(running=False), outputs=[begin, stop], cancels=runs, api_visibility="private")
+        inputs[0].change(
+            lambda name: gr.Dropdown(info=SAMPLER_LINES.get(name)), inputs[0], inputs[0], api_visibility="private"
+        )
+    return page
+
+
+def _show(pipelines):
     def show(sampler, num_inference_steps, class_label, guidance_scale, classifier_guidance_scale, num_images, seed):
         """Yields the current images, the path of the first, and the time; the last images are the result."""
         options = {
@@ -80,29 +136,30 @@ def demo_page(pipelines, title, sampler, num_inference_steps):
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(f"# {title}\n{_description(pipeline)}", elem_id="title")
-        with gr.Row():
-            with gr.Column(scale=4, min_width=300):
-                inputs = _choices(pipelines, sampler, num_inference_steps)
-                with gr.Row():
-                    another = gr.Button("Another seed", elem_id="another")
-                    stop = gr.Button("Stop", elem_id="stop")
-                begin = gr.Button("Draw", variant="primary", size="lg", elem_id="draw")
-            with gr.Column(scale=7, min_width=400):
-                image = _picture("image", "The images", height=540)
-                status = gr.Markdown("Press *Draw*, and watch the images form.", elem_id="status")
-        strip = _picture("strip", "The way from noise to the first image", height=200)
-        gr.Markdown(
-            "From noise to the first image: the image as it is (above), and what the network expects it to become "
-            "(below).",
-            elem_id="caption",
-        )
-        # No progress overlay may cover the image while it forms.
-        run = begin.click(show, inputs, [image, strip, status], show_progress="hidden", api_name="draw")
-        stop.click(None, cancels=[run], api_visibility="private")
-        another.click(lambda: random.randint(0, LARGEST_SEED), outputs=inputs[-1], api_visibility="private")
-    return page
+    return show
+
+
+def _buttons(running):
+    """Draw, or Stop in its place."""
+    return gr.Button(visible=not running), gr.Button(visible=running)
+
+
+def _before_and_after():
+    """The slider between the last two results, the text below it, and the last result; hidden until there are two."""
+    slider = gr.ImageSlider(
+        format="png", visible=False, elem_id="slider", show_label=False, max_height=420, buttons=["fullscreen"]
+    )
+    return slider, gr.Markdown(visible=False, elem_id="compared"), gr.State(None)
+
+
+def _compared(last, image, sampler, num_inference_steps, seed):
+    """The slider, its text, and this result as the next one's last."""
+    said = f"{sampler} in {num_inference_steps} steps, seed {seed}"
+    if last is None:
+        return gr.skip(), gr.skip(), (image, said)
+    pair = gr.ImageSlider((last[0], image), visible=True)
+    text = f"Before and after: **{last[1]}** on the left, **{said}** on the right; drag the line."
+    return pair, gr.Markdown(text, visible=True), (image, said)
 
 
 def _choices(pipelines, sampler, num_inference_steps):
@@ -113,24 +170,65 @@ def _choices(pipelines, sampler, num_inference_steps):
     has_classifier = pipeline.classifier is not None
     # Without classes in the model, only the classifier uses the label.
     by_classifier = int(has_classifier and num_classes is None)
+    named = {"label": "Sampler", "info": SAMPLER_LINES.get(sampler)}
     towards = {"label": "Guidance", "info": "Towards the class; 1 is off", "visible": null_label is not None}
     steered = {"label": "Guidance by the classifier", "info": "0 is off", "visible": has_classifier}
+    seeded = {"label": "Seed", "info": "Each image has the seed of the one before plus 1"}
+    counts = step_choices(pipeline, num_inference_steps)
     return [
-        gr.Dropdown(list(pipelines), value=sampler, label="Sampler", elem_id="sampler"),
-        gr.Slider(1, len(pipeline.scheduler), num_inference_steps, step=1, label="Steps", elem_id="steps"),
+        gr.Dropdown(list(pipelines), value=sampler, elem_id="sampler", **named),
+        gr.Radio(counts, value=num_inference_steps, label="Steps", elem_id="steps"),
         gr.Dropdown(labels, value=first_label, label="Class", visible=bool(labels), elem_id="class"),
         gr.Slider(0, 10, 1, step=0.1, elem_id="guidance", **towards),
         gr.Slider(0, 10, by_classifier, step=0.1, elem_id="classifier_guidance", **steered),
-        gr.Slider(1, MOST_IMAGES, 9, step=1, label="Images", elem_id="num_images"),
-        gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, elem_id="seed"),
+        gr.Slider(1, MOST_IMAGES, first_images(pipeline), step=1, label="Images", elem_id="num_images"),
+        gr.Number(0, precision=0, minimum=0, maximum=LARGEST_SEED, elem_id="seed", **seeded),
     ]
 
 
-def _picture(name, text, height):
+def _examples(pipelines, inputs):
+    """Buttons that set the inputs and draw."""
+    values = [part.value for part in inputs]
+    found = example_changes(pipelines, values[0], [label for label, _ in inputs[2].choices], inputs[3].visible)
+    rows = [[changes.get(i, value) for i, value in enumerate(values)] for changes in found.values()]
+    return gr.Examples(
+        rows, inputs, example_labels=[*found], elem_id="examples", api_visibility="private", preload=False
+    )
+
+
+def example_changes(pipelines, sampler, labels, has_guidance):
+    """{text: {position of an input: its value}}, for what the model has."""
+    most = len(pipelines[sampler].scheduler)
+    found = {
+        f"{name} in {count} steps": {0: name, 1: count}
+        for name, count in ((sampler, 5), ("ddim", 10), ("ddpm", 100))
+        if name in pipelines and count < most
+    }
+    if has_guidance and "ddim-2m" in pipelines and most > 25:
+        # `labels` begins with that of no class.
+        found |= {
+            f"{label}, guided": {0: "ddim-2m", 1: 25, 2: number, 3: 3} for number, label in enumerate(labels[1:3])
+        }
+    return found or {"seed 1": {6: 1}}
+
+
+def step_choices(pipeline, initial):
+    """[(text, number of steps)]: the usual numbers, the initial one, and all."""
+    every = len(pipeline.scheduler)
+    counts = sorted(count for count in {*USUAL_COUNTS, initial} if count < every)
+    return [*((str(count), count) for count in counts), (f"all {every}", every)]
+
+
+def first_images(pipeline):
+    """The number of images that the page draws when it opens."""
+    return next((count for side, count in FIRST_IMAGES if max(pipeline.samples.sides) <= side), 1)
+
+
+def _picture(name, text):
     """An image component that sends PNG, which keeps every pixel exactly."""
     return gr.Image(
         format="png",
-        height=height,
+        type="pil",
         elem_id=name,
         alt_text=text,
         show_label=False,

@@ -10,6 +10,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.cards import save_card
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.reading import INDEX_FILE
+from ddpm_hf.pipelines.portable_pipeline import is_stock
 from ddpm_hf.results import alone_in_free_folder, check_apart
 from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.schedulers.choices import COVARIANCE_TYPES, OWN_SPACINGS
@@ -114,7 +115,7 @@ def _export_stock(model, output_dir):
 
 
 def _check(model, pipeline):
-    if not isinstance(pipeline.unet, UNet2DModel):
+    if not is_stock(pipeline.unet):
         raise InputError(
             f"{model} has a {type(pipeline.unet).__name__}, which no stock pipeline samples. Share it as "
             "`ddpm-hf push` does, with the code that can."

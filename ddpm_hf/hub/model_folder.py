@@ -14,6 +14,8 @@ from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_cascade import GaussianDiffusionCascadePipeline
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # From the Hub's documentation on storage limits (2025).
@@ -155,7 +157,8 @@ def check_sampled(model, unet_config, scheduler):
     step = inspect.signature(scheduler.step).parameters.values() if hasattr(scheduler, "step") else ()
     needed = {parameter.name for parameter in step if parameter.default is inspect.Parameter.empty} - {"kwargs"}
     # Schedulers of other processes (flow matching, EDM, consistency) lack the noise levels of DDPM.
-    if not hasattr(scheduler, "alphas_cumprod") or not needed <= OF_A_STEP:
+    is_taken = isinstance(scheduler, ScoreSDEScheduler | EDMScheduler) or hasattr(scheduler, "alphas_cumprod")
+    if not is_taken or not needed <= OF_A_STEP:
         raise InputError(
             f"Cannot take model={str(model)!r}: its scheduler, {type(scheduler).__name__}, is of another process than "
             f"DDPM. {WHAT_IS_TAKEN}"

@@ -13,12 +13,14 @@ from ddpm_hf.hub.public_names import public_name, public_report
 from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
-from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, LOSS_FILE, LOSS_PICTURE
+from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, CHANNELS_FILE, DISTANCE_FILE, LOSS_FILE, LOSS_PICTURE
 from ddpm_hf.reports.report_files import (
     BOUND,
     CALIBRATION,
     COMPARED_SAMPLES,
     COMPARISON,
+    MEASURES,
+    MEMORISED_SAMPLES,
     REPORTS,
     SOLVERS,
     TRAINING_OPTIONS,
@@ -33,10 +35,13 @@ SHARED = (
         LOSS_FILE,
         LOSS_PICTURE,
         BITS_PER_DIM_FILE,
+        CHANNELS_FILE,
+        DISTANCE_FILE,
         CALIBRATION.picture,
         SOLVERS.picture,
         COMPARISON.picture,
         COMPARED_SAMPLES,
+        MEMORISED_SAMPLES,
         BOUND.picture,
     ),
     *("samples.png", "samples_*.png", "samples/*.png"),
@@ -52,6 +57,8 @@ LOG = {
     LOSS_FILE: "the loss by update",
     LOSS_PICTURE: "the curve of the loss",
     BITS_PER_DIM_FILE: "bits per dimension by update",
+    CHANNELS_FILE: "the channels of the samples by update, beside the data's",
+    DISTANCE_FILE: "the distance of samples to held-out images by update",
 }
 NOTES = LOG | {
     TRAINING_OPTIONS.name: "the options of the training, for the command in the card; paths are left out",
@@ -62,6 +69,7 @@ NOTES = LOG | {
     SOLVERS.name: "how the solvers were fitted; paths are left out",
     COMPARISON.name: "the scores of `ddpm-hf compare`; paths are left out",
     BOUND.name: "the score of `ddpm-hf evaluate`",
+    MEASURES.name: "the measures of samples of `ddpm-hf evaluate`; paths are left out",
 }
 # Files that only the run itself needs.
 OF_THE_RUN = ("checkpoints", "ema_snapshots", "logs", "__pycache__", ".cache", ".git", "*.tmp")

@@ -32,7 +32,7 @@ SAMPLER, STEPS = {sampler!r}, {steps}  # when the page opens
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model = GaussianDiffusionPipeline.from_pretrained(MODEL).to(device)
-demo = demo_page(with_samplers(model, SAMPLERS), MODEL, SAMPLER, STEPS)
+demo = demo_page(with_samplers(model, SAMPLERS), MODEL, SAMPLER, STEPS, f"https://huggingface.co/{{MODEL}}")
 
 if __name__ == "__main__":
     demo.launch(**LOOK)

@@ -7,6 +7,7 @@ mixture with S_k = 0.
 """
 
 import math
+from functools import cached_property
 
 import torch
 from diffusers import ModelMixin
@@ -16,6 +17,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from ddpm_hf.models.gaussian_components import DiagonalComponents, FullComponents, PointComponents
 from ddpm_hf.models.low_rank_components import LowRankComponents
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
+from ddpm_hf.schedulers.continuous_processes import InterpolatedChain
 from ddpm_hf.schedulers.scheduler_outputs import GaussianOutput
 
 COVARIANCE_FORMS = {
@@ -55,7 +57,8 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
             leaves the components of its class alone; the label `num_classes` is the null label ("no class"), used
             wherever `class_labels` is None, and leaves all.
 
-    Shapes: sample (B, C, \*), timestep () or (B,), class_labels (B,). It computes in the dtype of its components.
+    Shapes: sample (B, C, \*), timestep () or (B,), class_labels (B,). It computes in the dtype of its components. A
+    timestep between whole ones, from 0 on, has the noise level of [`ScoreSDEScheduler`] for the same chain.
 
     Raises:
         ValueError: if the components have more numbers than `MOST_NUMBERS`.
@@ -263,9 +266,16 @@ class ExactDenoiser(ModelMixin, ConfigMixin):
     # Parts of these --------------------------------------------------------------------------------------------------
 
     def _process(self, timestep):
-        """sqrt(abar_t) and sqrt(1 - abar_t), (B, 1) or (1, 1)."""
-        index = torch.as_tensor(timestep, device=self.means.device).reshape(-1, 1) + 1
-        return self.signal[index], self.sigma[index]
+        """sqrt(abar_t) and sqrt(1 - abar_t), (B, 1) or (1, 1); between whole timesteps as in [`InterpolatedChain`]."""
+        timestep = torch.as_tensor(timestep, device=self.means.device).reshape(-1, 1)
+        if not timestep.is_floating_point():
+            return self.signal[timestep + 1], self.sigma[timestep + 1]
+        levels = self._chain.levels(timestep.to(self.signal.dtype) / self._chain.cells)
+        return tuple(level.to(self.means.dtype) for level in levels)
+
+    @cached_property
+    def _chain(self):
+        return InterpolatedChain(self.signal[1:].log() - self.sigma[1:].log())
 
     def _components(self, x_t, signal, sigma):
         return COVARIANCE_FORMS[self.config.covariance](self, x_t, signal, sigma)

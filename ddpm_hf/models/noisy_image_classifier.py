@@ -11,6 +11,8 @@ from ddpm_hf.schedulers.config_checks import check_choice
 
 DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
 TIME_SCALE_SHIFTS = ("default", "scale_shift")
+# What stands for a block where levels halve the image in this way; `DownBlock2D` itself takes a convolution alone.
+RESAMPLING_BLOCKS = {"conv": {}, "resnet": {"DownBlock2D": "ResnetDownsampleBlock2D"}}
 
 
 class NoisyImageClassifier(ModelMixin, ConfigMixin):
@@ -34,6 +36,12 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         dropout (`float`): dropout probability in the residual blocks.
         resnet_time_scale_shift (`str`): how blocks take t: `"scale_shift"`, as in the paper, or `"default"`, added.
         flip_sin_to_cos (`bool`), freq_shift (`int`): parameters of the embedding of t.
+        downsample_type (`str`): levels halve the image by a convolution, `"conv"`, or, as the classifiers of the
+            paper, inside a residual block, `"resnet"`.
+        attn_norm_num_groups (`int`, *optional*): groups of the normalization before the attention of the middle block;
+            without it, that attention has one only with `resnet_time_scale_shift="default"`. The paper's have 32.
+        time_embedding_channels (`int`, *optional*): number of sines and cosines of t; by default the first width.
+        timestep_scale (`float`): the classifier embeds `timestep_scale` t, as [`ADMUNet2DModel`].
         id2label (`dict`, *optional*): names of the classes by label, as in [`DDPMUNet2DModel`].
 
     Raises:
@@ -59,16 +67,22 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         flip_sin_to_cos: bool = True,
         freq_shift: int = 0,
         id2label: dict[str, str] | None = None,
+        downsample_type: str = "conv",
+        attn_norm_num_groups: int | None = None,
+        time_embedding_channels: int | None = None,
+        timestep_scale: float = 1.0,
     ):
         super().__init__()
         _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim)
         check_choice("resnet_time_scale_shift", resnet_time_scale_shift, TIME_SCALE_SHIFTS)
+        check_choice("downsample_type", downsample_type, tuple(RESAMPLING_BLOCKS))
         if num_classes < 2:
             raise ValueError(
                 f"num_classes={num_classes} must be at least 2: with fewer there is nothing to tell apart."
             )
         first, last = block_out_channels[0], block_out_channels[-1]
-        time_embed_dim = 4 * first
+        time_channels = time_embedding_channels or first
+        time_embed_dim = 4 * time_channels
         shared = {
             "temb_channels": time_embed_dim,
             "resnet_eps": norm_eps,
@@ -78,22 +92,23 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
             "resnet_time_scale_shift": resnet_time_scale_shift,
             "dropout": dropout,
         }
-        self.time_proj = Timesteps(first, flip_sin_to_cos, freq_shift)
-        self.time_embedding = TimestepEmbedding(first, time_embed_dim)
+        self.time_proj = Timesteps(time_channels, flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(time_channels, time_embed_dim)
         self.conv_in = nn.Conv2d(in_channels, first, kernel_size=3, padding=1)
         self.down_blocks = nn.ModuleList(
             get_down_block(
-                block_type,
+                RESAMPLING_BLOCKS[downsample_type].get(block_type, block_type),
                 num_layers=layers_per_block,
                 in_channels=block_out_channels[max(level - 1, 0)],
                 out_channels=block_out_channels[level],
                 add_downsample=level < len(block_out_channels) - 1,
                 downsample_padding=1,
+                downsample_type=downsample_type,
                 **shared,
             )
             for level, block_type in enumerate(down_block_types)
         )
-        self.mid_block = UNetMidBlock2D(in_channels=last, **shared)
+        self.mid_block = UNetMidBlock2D(in_channels=last, attn_groups=attn_norm_num_groups, **shared)
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, last, eps=norm_eps)
         self.conv_act = nn.SiLU()
         height, width = (_downsampled(side, len(block_out_channels) - 1) for side in _height_and_width(sample_size))
@@ -111,6 +126,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         """
         timesteps = torch.as_tensor(timestep, device=sample.device)
         self._check_shapes(sample, timesteps)
+        timesteps = timesteps * self.config.timestep_scale
         # The embedding is made in float32, whatever the precision of the weights.
         embedding = self.time_embedding(self.time_proj(timesteps.expand(len(sample))).to(sample.dtype))
         hidden = self.conv_in(sample)

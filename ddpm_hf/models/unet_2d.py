@@ -102,7 +102,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     @staticmethod
     def _get_init_keys(input_class):
-        own = set(DDPMUNet2DModel._own_keys) if issubclass(input_class, DDPMUNet2DModel) else set()
+        own = set(input_class._own_keys) if issubclass(input_class, DDPMUNet2DModel) else set()
         return UNet2DModel._get_init_keys(UNet2DModel if own else input_class) | own
 
     @classmethod

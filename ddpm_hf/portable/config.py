@@ -10,7 +10,7 @@ import json
 
 from diffusers.configuration_utils import FrozenDict
 
-PACKED_KEY = "_ddpm_hf"
+from ddpm_hf.portable.packed_key import PACKED_KEY
 
 
 def own_value(config, key):

@@ -1,4 +1,4 @@
-"""The tables of a run: `loss.csv`, with a line for each logged interval and a curve, and `bits_per_dim.csv`."""
+"""The tables of a run: `loss.csv`, with a line for each logged interval and a curve, `bits_per_dim.csv`, and more."""
 
 import csv
 from pathlib import Path
@@ -10,6 +10,8 @@ from ddpm_hf.visualization.style import save_figure
 
 LOSS_FILE, LOSS_PICTURE = "loss.csv", "loss.png"
 BITS_PER_DIM_FILE = "bits_per_dim.csv"
+# The Frechet distance of samples to held-out images, and the channels of the samples of each grid beside the data's.
+DISTANCE_FILE, CHANNELS_FILE = "frechet_distance.csv", "sample_channels.csv"
 
 
 def append_row(path, row):

@@ -87,5 +87,11 @@ COMPARISON = Report("compare.json", ("settings.data", "distance", "measurements"
 # Beside the table and the curves of a comparison: samples of each sampler at each number of steps.
 COMPARED_SAMPLES = f"{COMPARISON.stem}_samples.png"
 BOUND = Report("bpd.json", ("total", "standard_error", "num_images", "timesteps"))
+MEASURES = Report("measures.json", ("samples.count", "reference.name", "figures"))
+# Beside the measures: the samples that lie nearest to training images, with these.
+MEMORISED_SAMPLES = "memorisation.png"
+FLOW_BITS = Report("nll.json", ("total", "standard_error", "num_images", "dequantization"))
 ACCURACY = Report("accuracy.json")
-REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, ACCURACY)
+# Of a checkpoint of another codebase.
+CONVERSION = Report("conversion.json", ("checkpoint", "family", "weights", "network"))
+REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, FLOW_BITS, MEASURES, ACCURACY, CONVERSION)

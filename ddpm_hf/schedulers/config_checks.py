@@ -19,6 +19,7 @@ OTHER_PROCESSES = {
     "snr_shift_scale": "of CogVideoX, which shifts the signal-to-noise ratio (snr_shift_scale)",
     "clip_denoised": "of a consistency model (clip_denoised)",
     "s_churn": "of the variance-exploding process of Karras et al. 2022 (s_churn)",
+    "sde": "in continuous time (sde)",
     "snr": "of the variance-exploding SDE of Song et al. 2021 (snr)",
     "scaler": "of Wuerstchen (scaler)",
 }

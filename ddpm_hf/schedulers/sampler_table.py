@@ -50,6 +50,18 @@ RECIPES = {
     "ddim-2m-pc": _recipe(eta=0.0, solver_order=2, timestep_spacing="karras", corrector=True),  # Zhao et al. 2023
 }
 
+# The model's process in continuous time (Song et al. 2021), as arguments of `ScoreSDEScheduler`. A step takes one call
+# of the network for the predictor and one for each correction.
+SDE_RECIPES = {
+    "euler-maruyama": {"predictor": "euler_maruyama", "corrector": "none"},
+    "reverse-diffusion": {"predictor": "reverse_diffusion", "corrector": "none"},
+    "ancestral": {"predictor": "ancestral", "corrector": "none"},
+    "predictor-corrector": {"predictor": "reverse_diffusion", "corrector": "langevin", "snr": 0.16},
+    "flow-euler": {"predictor": "euler_maruyama", "corrector": "none", "probability_flow": True},
+    # Annealed Langevin dynamics (Song & Ermon 2019); the paper's step size has snr = sqrt(2e-5) / (2 * 0.01)
+    "langevin": {"predictor": "none", "corrector": "annealed_langevin", "snr": 0.2236, "correct_steps": 10},
+}
+
 # The class of diffusers and its options. Users make these by `from_config` from the scheduler of the model, whose
 # timestep_spacing they inherit.
 STOCK_SAMPLERS = {
@@ -73,7 +85,7 @@ SPACINGS = (*STOCK_SPACINGS, *OWN_SPACINGS, PLANNED)
 
 def check_recipe(name):
     """Raises InputError, with the nearest name, unless `name` is a recipe, or RECIPE@SPACING."""
-    _check("recipe", name, RECIPES)
+    _check("recipe", name, (*RECIPES, *SDE_RECIPES))
 
 
 def check_sampler_name(name):
@@ -86,6 +98,8 @@ def _check(kind, name, names):
     base, at, spacing = name.partition("@")
     if base not in names or (base == FITTED and at):
         raise InputError(f"The {kind} {name!r} is not known; there are {', '.join(names)}{did_you_mean(base, names)}")
+    if at and base in SDE_RECIPES:
+        raise InputError(f"The {kind} {name!r} visits even times and takes no spacing: give {base!r} alone.")
     spacings = SPACINGS if base in RECIPES else STOCK_SPACINGS
     if at and spacing not in spacings:
         raise InputError(f"The spacing of the {kind} {name!r} {not_one_of(spacing, spacings)}")

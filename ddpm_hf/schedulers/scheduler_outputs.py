@@ -28,3 +28,16 @@ class ReverseKernelOutput(GaussianOutput):
 
     pred_original_sample: torch.Tensor = None
     pred_epsilon: torch.Tensor = None
+
+
+@dataclass
+class ScoreSDESchedulerOutput(BaseOutput):
+    """What `step` and `correct` of [`ScoreSDEScheduler`] return, all of the sample's shape.
+
+    `prev_sample` is `prev_sample_mean` with its noise; `pred_original_sample` is x0_hat = (x_t + sigma_t^2 score)
+    / a_t.
+    """
+
+    prev_sample: torch.Tensor
+    prev_sample_mean: torch.Tensor
+    pred_original_sample: torch.Tensor | None = None

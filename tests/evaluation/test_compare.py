@@ -73,6 +73,7 @@ def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network
     table = (output / "compare.md").read_text(encoding="utf-8")
     best = min((m for m in measurements if m.steps == 4), key=lambda m: m.mean)
     assert f"**{best.mean:.3g} ± {best.spread:.2g}**" in table and "| sampler | 2 | 4 |" in table
+    assert "between two halves of the data" in written["settings"]["floor"]
     assert "## Bits per dimension" in table and f"| ddpm | {measurements[0].bits_per_dim:.3f} |" in table
     (line,) = [line for line in printed.splitlines() if line.startswith(best.sampler + " ")]
     assert f" {best.mean:.3g} ± {best.spread:.2g}* " in line
@@ -119,6 +120,7 @@ def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
         None,
         None,
         None,
+        None,
         5,
         2,
         [0],
@@ -141,7 +143,7 @@ def test_samples_that_are_not_finite(tiny_unet):
     unet = tiny_unet().eval()
     unet.conv_out.bias.data.fill_(math.nan)
     pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda: None)
-    task = Task(pipeline, None, None, None, None, 5, 2, [0], Accelerator())
+    task = Task(pipeline, None, None, None, None, None, 5, 2, [0], Accelerator())
     with pytest.raises(ValueError, match="Sample 3 is nan, and 128 of 128 .* not finite"):
         _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar)
 

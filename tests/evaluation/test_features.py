@@ -1,12 +1,27 @@
 import importlib.util
+import shutil
 import sys
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
+from torch.nn.functional import interpolate
 from torch.testing import assert_close
-from transformers import ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
@@ -78,7 +93,7 @@ def test_what_is_no_network(tmp_path, feature_network, images):
     with pytest.raises(InputError, match=r"no config.json: .*python -m ddpm_hf.evaluation.feature_network FOLDER"):
         load_features(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be read as an image classifier"):
+    with pytest.raises(InputError, match="The feature network .* cannot be read"):
         load_features(tmp_path)
     with pytest.raises(InputError, match="Images of 3 channels do not fit a feature network for 1"):
         load_features(feature_network)(images.expand(-1, 3, -1, -1))
@@ -115,11 +130,133 @@ def test_a_file_of_a_package_is_imported_without_its_init(package_that_does_not_
         importlib.import_module(package)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
-def test_inception_needs_no_torchvision(monkeypatch):
+HAS_FIDELITY = importlib.util.find_spec("torch_fidelity") is not None
+NEEDS_FIDELITY = pytest.mark.skipif(not HAS_FIDELITY, reason="torch-fidelity is not installed")
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory):
+    """A folder for torch.hub, and in it a file of the name and the shapes of Inception's weights, with random values."""
+    with without_init("torch_fidelity"):
+        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+    folder = tmp_path_factory.mktemp("hub")
+    (folder / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *args, **options: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *args: None)
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    file = folder / "checkpoints" / module.URL_INCEPTION_V3.split("/")[-1]
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@NEEDS_FIDELITY
+def test_inception_with_its_weights_needs_no_torchvision(monkeypatch, inception_weights):
     """The weights are random, because those of Inception are a download."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **options: {})
-    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *args: None)
-    features = load_features("inception")(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(inception_weights.parent.parent))
+    network = load_features("inception")
+    features, logits = network.see(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     assert features.shape == (2, 2048) and features.isfinite().all()
+    assert logits.shape == (2, 1008) and network.has_classes
+    assert network.library.startswith("torch-fidelity") and "299x299" in network.preprocessing
+
+
+@NEEDS_FIDELITY
+def test_inception_without_its_weights_says_where_they_belong(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def no_network(*args, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    with pytest.raises(InputError, match=r"fetch https://.*weights-inception.*pth .* copy it to .*checkpoints"):
+        load_features("inception")
+
+
+@NEEDS_FIDELITY
+def test_unreadable_weights_of_inception(monkeypatch, tmp_path, inception_weights):
+    (tmp_path / "checkpoints").mkdir()
+    cut = tmp_path / "checkpoints" / inception_weights.name
+    cut.write_bytes(inception_weights.read_bytes()[:5000])
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match="cannot be read .*: remove the file"):
+        load_features("inception")
+
+
+@pytest.fixture(scope="session")
+def tiny_dinov2(tmp_path_factory):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    folder = tmp_path_factory.mktemp("dinov2")
+    Dinov2Model(Dinov2Config(image_size=56, patch_size=14, **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    folder = tmp_path_factory.mktemp("clip")
+    config = CLIPVisionConfig(image_size=32, patch_size=16, projection_dim=12, **sizes)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
+def test_dinov2_is_seen_by_its_class_token(tiny_dinov2, images):
+    """As in EDM2's code: bicubic to 224x224, the statistics of ImageNet, and the class token after the last norm."""
+    network = load_features(str(tiny_dinov2))
+    pixels = interpolate(images.expand(-1, 3, -1, -1).float(), (224, 224), mode="bicubic", antialias=True) / 255
+    pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
+    with torch.no_grad():
+        expected = Dinov2Model.from_pretrained(tiny_dinov2).eval()(pixels).last_hidden_state[:, 0]
+    assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+    assert not network.has_classes and "224x224" in network.preprocessing
+
+
+def test_clip_is_seen_by_its_image_embedding(tiny_clip, images):
+    network = load_features(str(tiny_clip))
+    features, logits = network.see(images)
+    assert features.shape == (12, 12) and logits is None and features.std(0).min() > 0
+    whole = CLIPModel(
+        CLIPConfig(vision_config=CLIPVisionConfig.from_pretrained(tiny_clip).to_dict(), projection_dim=12)
+    )
+    state = CLIPVisionModelWithProjection.from_pretrained(tiny_clip).state_dict()
+    whole.load_state_dict(state, strict=False)
+    pixels = interpolate(images.expand(-1, 3, -1, -1).float(), (32, 32), mode="bicubic", antialias=True) / 255
+    mean, std = CLIPImageProcessor().image_mean, CLIPImageProcessor().image_std
+    pixels = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.no_grad():
+        expected = whole.eval().get_image_features(pixels)
+    expected = getattr(expected, "pooler_output", expected)
+    assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_classifier_has_classes(feature_network, images):
+    network = load_features(feature_network)
+    features, logits = network.see(images)
+    assert features.shape == (12, 128) and logits.shape == (12, 2) and network.has_classes
+    assert network.conditions == {
+        "network": feature_network,
+        "library": f"transformers {transformers.__version__}, {feature_network}",
+        "preprocessing": "not resized",
+    }
+
+
+def test_unreadable_weights_of_a_folder(tiny_dinov2, tmp_path):
+    shutil.copytree(tiny_dinov2, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="The feature network .*cut' cannot be read"):
+        load_features(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("name, repository", [("dinov2", "facebook/dinov2-large"), ("clip", "openai/clip-vit-base")])
+def test_a_network_of_the_hub_without_the_hub(name, repository, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=f"{repository}.* cannot be read .*`hf download {repository}"):
+        load_features(name)

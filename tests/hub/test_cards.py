@@ -66,6 +66,33 @@ def test_its_scores_are_a_model_index_that_the_hub_takes(trained, hub):
     assert card.data.model_name == "cats-ddpm"
 
 
+MEASURES = {
+    "samples": {"of": "/home/me/run", "count": 10000, "num_inference_steps": 25, "seed": 0},
+    "reference": {"name": "someone/cats, test", "count": 1000},
+    "figures": [
+        {
+            **{"name": "fid", "title": "Frechet distance", "value": 12.3456, "standard_error": 0.21, "bias": 0.5},
+            "floor": {"value": 3.21, "num_samples": 500, "num_reference": 500},
+            "features": {"network": "inception", "library": "torch-fidelity 0.4.0", "preprocessing": "enlarged"},
+            "warnings": [],
+        }
+    ],
+}
+
+
+def test_measures_of_samples_stand_with_their_conditions(trained, tmp_path, hub):
+    (tmp_path / "measures.json").write_text(json.dumps(MEASURES), encoding="utf-8")
+    card = ModelCard(card_of(trained, "someone/cats-ddpm", evaluations=[tmp_path]))
+    card.validate()
+    assert metadata_errors(str(card)) == []
+    assert "| fid: Frechet distance | 12.35 ± 0.21 | 3.21 (500/500) | inception, enlarged |" in card.text
+    assert "samples: count 10000, num_inference_steps 25" in card.text and "/home/me" not in str(card)
+    (score,) = (each for each in card.data.eval_results if each.metric_type == "fid")
+    assert score.metric_name == "Frechet distance (10000 samples, 25 steps, inception)"
+    assert (score.metric_value, score.dataset_split) == (12.3456, "test")
+    assert score.metric_args["floor"]["value"] == 3.21 and score.metric_args["samples"]["count"] == 10000
+
+
 def test_the_lines_that_load_it_are_those_that_work_for_the_folder(trained, tiny_unet, tmp_path):
     text = card_of(trained, "someone/model")
     assert 'DiffusionPipeline.from_pretrained("someone/model")' in text

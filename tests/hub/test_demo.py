@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import time
 
 import numpy as np
@@ -15,8 +16,11 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.hub.demo import OWN, first_choice, load_for_demo, samplers_of, serve
 from ddpm_hf.hub.drawing import MOST_VIEWS, draw, shown_by
 from ddpm_hf.hub.space import write_space
+from ddpm_hf.installation import install_extra
 from ddpm_hf.pipelines.image_grids import image_grid, sample_images
 from ddpm_hf.recipes import with_recipe
+from ddpm_hf.schedulers.sampler_lines import SAMPLER_LINES
+from ddpm_hf.schedulers.sampler_table import RECIPES
 
 WITHOUT_ANYTHING = ["ddpm", "ddpm-large", "ddim", "ddim-2m", "ddpm-2m", "ddim-2m-pc"]
 CALIBRATED = {"mean_square_epsilon": [0.99] * 1000, "timestep_plans": {"4": [999, 700, 250, 20], "3": [999, 400, 20]}}
@@ -158,6 +162,42 @@ def test_a_page_has_what_the_model_has(page_of, tiny_unet):
     assert shown(pipeline_of(tiny_unet(), classifier())) == (steered, labels)
 
 
+def test_steps_are_the_usual_numbers_and_all(tiny_unet):
+    from ddpm_hf.hub.demo_page import step_choices
+
+    usual = [("5", 5), ("10", 10), ("25", 25), ("50", 50), ("100", 100)]
+    assert step_choices(pipeline_of(tiny_unet()), 25) == [*usual, ("all 1000", 1000)]
+    planned = step_choices(pipeline_of(tiny_unet(), **CALIBRATED), 4)
+    assert planned == [("4", 4), *usual, ("all 1000", 1000)]
+    short = pipeline_of(tiny_unet(), num_train_timesteps=12)
+    assert step_choices(short, 12) == [("5", 5), ("10", 10), ("all 12", 12)]
+
+
+def test_every_sampler_is_explained_in_a_line():
+    assert set(SAMPLER_LINES) == {OWN, *RECIPES}
+
+
+@pytest.mark.parametrize(
+    "network, scheduler, texts",
+    [
+        ({}, {}, ["ddim-2m in 5 steps", "ddim in 10 steps", "ddpm in 100 steps"]),
+        ({}, {"num_train_timesteps": 4}, ["seed 1"]),
+        (
+            {"num_classes": 2, "id2label": {"0": "cats", "1": "dogs"}},
+            {"num_train_timesteps": 60},
+            ["ddim-2m in 5 steps", "ddim in 10 steps", "cats, guided", "dogs, guided"],
+        ),
+        ({"num_class_embeds": 3}, {"num_train_timesteps": 12}, ["ddim-2m in 5 steps", "ddim in 10 steps"]),
+    ],
+)
+def test_examples_are_of_what_the_model_has(page_of, tiny_unet, network, scheduler, texts):
+    page = page_of(pipeline_of(tiny_unet(**network), **scheduler))
+    (examples,) = [part for part in page.blocks.values() if getattr(part, "elem_id", None) == "examples"]
+    assert examples.sample_labels == texts
+    labels = [row[2] for row, text in zip(examples.samples, texts, strict=True) if "guided" in text]
+    assert labels == [*range(len(labels))]
+
+
 def test_the_page_served_gives_the_pictures_of_the_pipeline(page_of, tiny_unet):
     from gradio_client import Client
     from gradio_client.exceptions import AppError
@@ -244,5 +284,5 @@ def test_without_gradio_there_is_no_demo(shared, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ddpm_hf.hub.demo.version", missing)
     for make in (serve, lambda model: write_space(model, tmp_path / "space")):
-        with pytest.raises(InputError, match=r'pip install "ddpm_hf\[demo\]"'):
+        with pytest.raises(InputError, match=re.escape(install_extra("demo"))):
             make(shared)

@@ -42,7 +42,7 @@ class Browser:
     def __init__(self, driver, address):
         self.driver, self.address = driver, address
         driver.get(address)
-        self.wait(lambda: "Press Draw" in self.text("status"))
+        self.wait(lambda: "per image" in self.text("status"))  # it draws when it opens
 
     def part(self, name, inside=""):
         from selenium.webdriver.common.by import By
@@ -62,6 +62,34 @@ class Browser:
 
         self.part(name, "input[type=number]").send_keys(Keys.CONTROL, "a")
         self.part(name, "input[type=number]").send_keys(str(value), Keys.TAB)
+
+    def pick(self, name, text):
+        from selenium.webdriver.common.by import By
+
+        self.part(name).find_element(By.XPATH, f".//label[normalize-space()='{text}']").click()
+
+    def is_shown(self, name):
+        from selenium.common.exceptions import NoSuchElementException
+
+        try:
+            return self.part(name).is_displayed()
+        except NoSuchElementException:
+            return False
+
+    def example(self, text):
+        from selenium.webdriver.common.by import By
+
+        self.driver.find_element(By.XPATH, f"//button[normalize-space()='{text}']").click()
+
+    def see(self, width, height, file):
+        """Opens the page anew in a window, and writes a screenshot once it has drawn: (the picture, its places)."""
+        window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+        self.driver.get(self.address)
+        self.wait(lambda: "per image" in self.text("status") and self.is_shown("draw"))
+        self.driver.save_screenshot(str(file))
+        places = {name: self.part(name).rect for name in ("image", "status", "draw")}
+        return Image.open(file).convert("L"), places
 
     def choose(self, name, value):
         from selenium.webdriver.common.by import By
@@ -156,37 +184,58 @@ def test_a_click_draws_what_the_pipeline_gives(driver, served, pipeline, hub, tm
 
 def use(page, pipeline):
     page.choose("sampler", "ddim")
+    page.wait(lambda: "the same noise gives the same image" in page.text("sampler"))
     page.choose("class", "2")
-    for name, value in (("steps", 40), ("guidance", 2), ("num_images", 2), ("seed", 5)):
+    page.pick("steps", "50")
+    for name, value in (("guidance", 2), ("num_images", 2), ("seed", 5)):
         page.put(name, value)
+    assert not page.is_shown("stop")
     page.click("draw")
     seen = set()
-    page.wait(lambda: seen.add(page.text("status")) or "per image" in page.text("status"))
-    assert any(re.fullmatch(r"step \d+ of 40", said) for said in seen), seen  # it was seen to form
-    assert re.fullmatch(r"[\d.e-]+ s per image, in 40 steps", page.text("status"))
+    page.wait(lambda: seen.add(page.text("status")) or "in 50 steps" in page.text("status"))
+    assert any(re.fullmatch(r"step \d+ of 50", said) for said in seen), seen  # it was seen to form
+    assert re.fullmatch(r"[\d.e-]+ s per image, in 50 steps", page.text("status"))
+    # The result before this one is beside it.
+    page.wait(lambda: "ddim-2m in 25 steps, seed 0 on the left, ddim in 50 steps, seed 5" in page.text("compared"))
 
     pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, "ddim"))
-    options = {"num_inference_steps": 40, "class_labels": 2, "guidance_scale": 2.0}
+    options = {"num_inference_steps": 50, "class_labels": 2, "guidance_scale": 2.0}
     expected = image_grid(sample_images(pipeline, 2, seed=5, **options))
     # The same weights elsewhere in memory may round otherwise.
     assert np.abs(np.int16(page.picture("image")) - np.int16(expected)).max() <= 1
     assert page.picture("strip").size == (12 * 64, 2 * 64)
 
-    page.put("steps", 1000)
+    page.pick("steps", "all 1000")
     page.click("draw")
     page.wait(lambda: "of 1000" in page.text("status"))
+    assert page.is_shown("stop") and not page.is_shown("draw")
     page.click("stop")
+    page.wait(lambda: page.is_shown("draw") and not page.is_shown("stop"))
     time.sleep(2)
     stopped = page.text("status")
     time.sleep(2)
     assert page.text("status") == stopped and "of 1000" in stopped
-    page.put("steps", 3)
+    page.pick("steps", "5")
     page.click("another")
-    page.wait(lambda: page.part("seed", "input").get_attribute("value") != "5")
-    page.click("draw")
-    page.wait(lambda: "in 3 steps" in page.text("status"))
+    page.wait(lambda: "in 5 steps" in page.text("status"))
+    assert page.part("seed", "input").get_attribute("value") != "5"
     assert np.abs(np.int16(page.picture("image")) - np.int16(expected)).max() > 1
+
+    page.example("ddim in 10 steps")
+    page.wait(lambda: "in 10 steps" in page.text("status"))
 
     asked = page.requests()
     assert len(asked) > 10 and all(url.startswith((page.address, "data:")) for url in asked)
     assert page.errors() == []
+
+
+@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
+def test_the_result_is_in_sight(driver, served, pipeline, tmp_path, width, height):
+    address = served("-m", "ddpm_hf.cli", "demo", str(tmp_path / "model"), "--device", "cpu")
+    seen, places = Browser(driver, address).see(width, height, tmp_path / f"{width}.png")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    for place in places.values():
+        assert place["x"] >= 0 and place["x"] + place["width"] <= width and place["y"] + place["height"] <= height
+    x, y, side = (round(places["image"][name]) for name in ("x", "y", "width"))
+    pixels = np.asarray(seen.crop((x, y, x + side, y + round(places["image"]["height"]))))
+    assert pixels.std() > 20  # images, and no empty frame

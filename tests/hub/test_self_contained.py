@@ -17,11 +17,13 @@ from hub_server import TOKEN, running_hub
 from torch.testing import assert_close
 
 from ddpm_hf import (
+    ADMUNet2DModel,
     ExactDenoiser,
     GaussianDiffusionCascadePipeline,
     GaussianDiffusionPipeline,
     GaussianDiffusionScheduler,
     GaussianDiffusionUpscalePipeline,
+    LinearAttentionUNet2DModel,
     MLPDenoiser,
     NoisyImageClassifier,
     __version__,
@@ -117,6 +119,20 @@ def tiny_mlp():
     return MLPDenoiser(width=8, time_embedding_dim=8, num_classes=3, variance_head="npr", **units).eval()
 
 
+def tiny_foreign():
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    levels = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    return ADMUNet2DModel(sample_size=8, in_channels=1, num_attention_heads=2, timestep_scale=0.5, **blocks, **levels)
+
+
+def tiny_linear_attention():
+    torch.manual_seed(0)
+    heads = {"full_attention": (False, True), "attention_heads": (2, 2), "attention_head_dim": (4, 4)}
+    widths = {"first_channels": 8, "block_out_channels": (8, 16), "time_embedding_channels": 8, "memory_size": (2, 2)}
+    return LinearAttentionUNet2DModel(sample_size=8, in_channels=1, out_channels=1, **heads, **widths)
+
+
 def exact_of_images(scheduler):
     """The mixture is one of images of 1x2x2, with two axes a component and a class for each."""
     generator = torch.Generator().manual_seed(0)
@@ -157,6 +173,8 @@ def models(tiny_unet):
         ),
         "exact": (ours(ExactDenoiser.from_points(torch.eye(3), scheduler()), scheduler()), steps | {"batch_size": 2}),
         "exact images": (ours(exact_of_images(scheduler()), scheduler()), steps | guided),
+        "foreign": (ours(tiny_foreign(), scheduler()), steps | {"batch_size": 2}),
+        "linear attention": (ours(tiny_linear_attention(), scheduler()), steps),
     }
 
 
@@ -235,6 +253,7 @@ def test_loading_with_and_without_the_package(tmp_path, models):
             assert said.get("class") == type(models[name][0]).__name__, (case, said)
             own = {"points": "MLPDenoiser", "exact": "ExactDenoiser", "exact images": "ExactDenoiser"}
             own["upscaler of classes"] = "DDPMUNet2DModel"
+            own |= {"foreign": "ADMUNet2DModel", "linear attention": "LinearAttentionUNet2DModel"}
             network = own.get(name, "UNet2DModel")
             assert said["parts"] == [network, "GaussianDiffusionScheduler"], case
             # Products of matrices round by where in memory their numbers are.

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm_hf import GaussianDiffusionPipeline, cli
-from ddpm_hf.models.network_config import class_names_of
+from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.recipes import prepared_count
 

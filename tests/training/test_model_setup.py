@@ -1,6 +1,7 @@
 """Networks compute the same with every memory layout and compilation option."""
 
 import importlib.util
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.errors import InputError
+from ddpm_hf.installation import install_extra
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
 from ddpm_hf.training.dry_run import saved_activations
@@ -141,7 +143,7 @@ def test_what_does_not_go_together_is_refused(options):
 def test_a_missing_extra_is_named(options):
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(
-            InputError, match=r"optimizer='adamw8bit' needs bitsandbytes: pip install 'ddpm_hf\[8bit\]'"
+            InputError, match=re.escape(f"optimizer='adamw8bit' needs bitsandbytes: {install_extra('8bit')}")
         ):
             TrainingArguments(**options, optimizer="adamw8bit")
     else:

@@ -30,7 +30,7 @@ from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import list_checkpoints
 from ddpm_hf.training.run_setup import make_accelerator
-from ddpm_hf.training.samples import _draw, sample_grid
+from ddpm_hf.training.samples import _draw, draw_samples
 from ddpm_hf.training.sharding import SavedWhole
 from ddpm_hf.training.train import train
 
@@ -117,11 +117,12 @@ def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
     difference = np.stack([np.asarray(a).astype(int) - np.asarray(b) for a, b in zip(whole, parts, strict=True)])
     assert np.abs(difference).max() <= 1  # rounding to 8 bits
     assert len({image.tobytes() for image in whole}) == 5
-    grids = [
-        sample_grid(unet, scheduler, make_accelerator(), replace(args, batch_size=batch_size)) for batch_size in (2, 5)
+    drawn = [
+        draw_samples(unet, scheduler, make_accelerator(), replace(args, batch_size=batch_size), 5)
+        for batch_size in (2, 5)
     ]
-    assert grids[0].size == (3 * 64, 2 * 64)
-    assert np.abs(np.asarray(grids[0]).astype(int) - grids[1]).max() <= 1
+    first, second = (np.stack([np.asarray(image) for image in images]).astype(int) for images in drawn)
+    assert len(first) == 5 and np.abs(first - second).max() <= 1
 
 
 def test_processes_wait_for_one_that_works_alone(monkeypatch):

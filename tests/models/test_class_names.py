@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddpm_hf.models.network_config import class_names_of, id2label_of, to_labels
+from ddpm_hf.models.class_names import class_names_of, id2label_of, to_labels
 
 NAMES = {0: "10", 1: "Cats", 2: "dogs"}
 

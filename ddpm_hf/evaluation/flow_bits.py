@@ -1,0 +1,188 @@
+"""The likelihood of data in bits per dimension by the probability flow of any model, stock or ours."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ddpm_hf.evaluation.flow_likelihood import flow_likelihood
+from ddpm_hf.evaluation.image_labels import check_labels
+from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches, numbered
+from ddpm_hf.evaluation.seeded_noise import image_generators
+from ddpm_hf.evaluation.variational_bound import discretized_gaussian_log_likelihood
+from ddpm_hf.number_checks import check_count
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.probability_flow import Score, in_continuous_time
+from ddpm_hf.samples import kind_of
+from ddpm_hf.schedulers.config_checks import check_choice
+
+DEQUANTIZATIONS = ("uniform", "gaussian")
+
+
+@dataclass(frozen=True)
+class FlowBitsPerDim:
+    """-log2 of the likelihood per dimension (pixel and channel), a mean over images; lower is better.
+
+    standard_error: standard error of `total` over images, probes and noise; None for one image. probe_standard_error:
+    the part of it that comes from probes and dequantisation, None for one probe. per_image: the mean over probes of each
+    image. calls: calls of the network for a batch and probe, a mean. dequantization, levels, num_probes, rtol, atol,
+    seed: what they were measured with; levels is None for points, whose bits are of a density in the network's units.
+    """
+
+    total: float
+    standard_error: float | None
+    probe_standard_error: float | None
+    per_image: list[float]
+    calls: float
+    dequantization: str | None
+    levels: int | None
+    num_probes: int
+    rtol: float
+    atol: float
+    seed: int
+
+    def to_dict(self):
+        return {"unit": "bits per dimension", "num_images": len(self.per_image), **asdict(self)}
+
+
+def flow_bits_per_dim(
+    unet,
+    scheduler,
+    images,
+    num_probes=1,
+    rtol=1e-5,
+    atol=1e-5,
+    dequantization="uniform",
+    levels=None,
+    **measuring,
+):
+    """Bits per dimension of `images` under the probability flow of a model (Song et al. 2021, section 4.3).
+
+    Images have levels, and the flow a density. `uniform` adds noise that spreads each level over its own cell, the cell
+    of the bound's decoder: x = 2 (k + u - 1/2) / (levels - 1) - 1 with u uniform in [0, 1], for data in [-1, 1], so
+    bits = -log2 p(x) / d + log2((levels - 1) / 2). The published code has (k + u) / levels instead, which is 0.006 bits
+    less and half a level away from the values that networks are trained on. `gaussian` adds the process's own noise of
+    the time where the flow begins, and takes a decoder from there to the levels,
+
+        -log p(x0) <= E[-log p(x_eps) - log p(x0 | x_eps) + log q(x_eps | x0)],
+
+    the variational bound with the flow in place of all of its steps but the last. It does not suffer from a density that
+    is smooth over many levels, as a DDPM's is at its first timestep.
+
+    Args:
+        unet, scheduler, images, levels, measuring: as in `bits_per_dim`; the scheduler may be in continuous time, and
+            that of a DDPM is read as a VP process.
+        num_probes (`int`): random probes of the divergence and noises for each image; each costs a run of the flow.
+        rtol, atol (`float`): tolerances of the solver over each batch.
+        dequantization (`str`): `uniform` or `gaussian`; points need none.
+
+    Returns:
+        [`FlowBitsPerDim`]
+
+    Raises:
+        ValueError: for data off the grid, another process, and where the solver does not converge.
+    """
+    check_choice("dequantization", dequantization, DEQUANTIZATIONS)
+    check_count("num_probes", num_probes)
+    measuring = Measuring(images, **measuring)
+    pipeline = in_continuous_time(GaussianDiffusionPipeline(measuring.unwrapped(unet), scheduler))
+    samples = kind_of(pipeline.unet.config, levels)
+    if isinstance(images, torch.Tensor):
+        for first, batch in numbered(measuring.batches):  # checked before the work
+            samples.check_data(batch, first)
+        check_labels(measuring.class_labels, len(images))
+    rows, calls = [], 0
+    with noised_batches(pipeline, measuring, num_probes, "flow", unit="solution") as batches:
+        for batch in batches:
+            samples.check_data(batch.data, batch.first)
+            x0 = samples.from_data(batch.data).to(pipeline.unet.device)
+            flow = _Flow(pipeline.scheduler, Score(pipeline, batch.labels, batch_size=len(x0)), rtol, atol, batch.bar)
+            generators = image_generators(measuring.seed, batch.first, x0)
+            for probe in range(num_probes):
+                if samples.levels is None:
+                    nats = -flow.log_prob(x0.double(), generators)
+                else:
+                    nats = NATS[dequantization](flow, x0, samples.levels, generators)
+                rows.append((batch.first, probe, nats.cpu() / (x0[0].numel() * math.log(2))))
+            calls += flow.calls
+    bits = _gathered(rows, batches.num_images, num_probes, measuring)
+    solutions = math.ceil(batches.num_images / measuring.batch_size) * num_probes
+    calls = measuring.total(torch.tensor([calls], dtype=torch.float64)).item()
+    means, number = bits.mean(1), len(bits)
+    return FlowBitsPerDim(
+        total=means.mean().item(),
+        standard_error=(means.std() / math.sqrt(number)).item() if number > 1 else None,
+        probe_standard_error=(bits.var(1).sum() / num_probes).sqrt().item() / number if num_probes > 1 else None,
+        per_image=means.tolist(),
+        calls=calls / solutions,
+        dequantization=None if samples.levels is None else dequantization,
+        levels=samples.levels,
+        num_probes=num_probes,
+        rtol=rtol,
+        atol=atol,
+        seed=measuring.seed,
+    )
+
+
+class _Flow:
+    """The probability flow of a model with given tolerances; `calls` counts the calls of the network."""
+
+    def __init__(self, scheduler, score, rtol, atol, bar):
+        self.scheduler, self.score, self.rtol, self.atol, self.bar = scheduler, score, rtol, atol, bar
+        self.calls = 0
+        # The process may be one of data in [0, 1].
+        self.scale = 1.0 if scheduler.config.centered else 0.5
+
+    def log_prob(self, x, generators):
+        """log p(x) in nats at the time where likelihoods begin, (B,), with a probe of signs from the generators."""
+        signs = [torch.randint(2, x.shape[1:], generator=g, device=x.device) for g in generators]
+        begun = self.bar.n
+
+        def on_call(t):
+            done = (t - self.scheduler.likelihood_eps) / (1 - self.scheduler.likelihood_eps)
+            self.bar.update(max(0.0, begun + done - self.bar.n))
+
+        probe = torch.stack(signs).double() * 2 - 1
+        found = flow_likelihood(self.score, self.scheduler, x, probe, self.rtol, self.atol, on_call)
+        self.calls += found.calls
+        return found.log_prob
+
+
+def uniform_nats(flow, x0, levels, generators):
+    """-log p(level) = -log p(x) - log(width of a cell), in nats, (B,), with x uniform in the cell of x0."""
+    width = 2 * flow.scale / (levels - 1)
+    offsets = [torch.rand(x0.shape[1:], generator=g, device=x0.device, dtype=torch.float64) - 0.5 for g in generators]
+    data = x0.double() if flow.scale == 1 else (x0.double() + 1) / 2
+    return -flow.log_prob(data + width * torch.stack(offsets), generators) - x0[0].numel() * math.log(width)
+
+
+def gaussian_nats(flow, x0, levels, generators):
+    """-log p(x_eps) - log p(x0 | x_eps) + log q(x_eps | x0), in nats, (B,).
+
+    The decoder is N(x0_hat(x_eps), sigma^2 / a^2) over the cells of the levels.
+    """
+    times = torch.full((len(x0),), flow.scheduler.likelihood_eps, dtype=torch.float64, device=x0.device)
+    signal, sigma = (level[0].item() for level in flow.scheduler.process.levels(times))
+    noise = [torch.randn(x0.shape[1:], generator=g, device=x0.device, dtype=torch.float64) for g in generators]
+    noise = torch.stack(noise)
+    data = x0.double() if flow.scale == 1 else (x0.double() + 1) / 2
+    x = signal * data + sigma * noise
+    with torch.no_grad():
+        x0_hat = (x + sigma**2 * flow.score(x, times)) / signal
+    flow.calls += 1
+    x0_hat = x0_hat if flow.scale == 1 else 2 * x0_hat - 1
+    log_std = torch.tensor(math.log(sigma / (signal * flow.scale)), dtype=torch.float64, device=x0.device)
+    decoder = discretized_gaussian_log_likelihood(x0.double(), x0_hat, log_std, levels).flatten(1).sum(1)
+    log_q = -noise.square().flatten(1).sum(1) / 2 - x0[0].numel() * math.log(sigma * math.sqrt(2 * math.pi))
+    return -flow.log_prob(x, generators) - decoder + log_q
+
+
+NATS = {"uniform": uniform_nats, "gaussian": gaussian_nats}
+
+
+def _gathered(rows, num_images, num_probes, measuring):
+    """The bits of all images and probes, (N, probes), from rows (first image, probe, (B,)) of all processes."""
+    bits = torch.zeros(num_images, num_probes, dtype=torch.float64)
+    for first, probe, values in rows:
+        bits[first : first + len(values), probe] = values
+    return measuring.total(bits.flatten()).reshape(num_images, num_probes)

@@ -1,0 +1,1 @@
+"""Measures of a set of samples against a reference set, as functions of their features, each with its error."""

@@ -1,0 +1,53 @@
+"""A torchvision that does not fit is found before it breaks the imports of transformers and diffusers."""
+
+import importlib.metadata
+import importlib.util
+
+import pytest
+
+from ddpm_hf.environment import check_torchvision
+from ddpm_hf.errors import InputError
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A function that makes torch and torchvision appear installed in these versions."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(torch, torchvision, needs):
+        for name, version, lines in (("torch", torch, ""), ("torchvision", torchvision, f"Requires-Dist: {needs}\n")):
+            folder = tmp_path / f"{name}-{version}.dist-info"
+            folder.mkdir()
+            text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{lines}"
+            (folder / "METADATA").write_text(text, encoding="utf-8")
+        importlib.invalidate_caches()
+
+    return install
+
+
+@pytest.mark.parametrize(
+    "torch, torchvision, needs",
+    [
+        ("2.13.0+cpu", "0.28.0", "torch==2.13.0"),
+        ("2.13.0", "0.29.1", "torch==2.14.1"),
+        ("2.13.0+cpu", "0.29.1+cpu", "torch (==2.14)"),
+    ],
+)
+def test_one_that_does_not_fit(installed, torch, torchvision, needs):
+    installed(torch, torchvision, needs)
+    with pytest.raises(InputError) as raised:
+        check_torchvision()
+    assert f"torchvision {torchvision} does not fit the installed torch {torch}" in str(raised.value)
+    assert "pip uninstall torchvision" in str(raised.value)
+
+
+@pytest.mark.parametrize("build", ["+cpu", "", "+cu130"])
+def test_one_that_fits(installed, build):
+    installed(f"2.13.0{build}", f"0.28.0{build}", "torch==2.13.0")
+    check_torchvision()
+
+
+def test_none():
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed")
+    check_torchvision()
