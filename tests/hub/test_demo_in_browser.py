@@ -95,10 +95,16 @@ class Browser:
         from selenium.webdriver.common.by import By
         from selenium.webdriver.common.keys import Keys
 
-        self.part(name, "input").click()
-        self.part(name, "input").send_keys(Keys.CONTROL, "a")
-        self.part(name, "input").send_keys(value)
-        self.driver.find_element(By.CSS_SELECTOR, f"li[role=option][aria-label='{value}']").click()
+        def options():
+            """The option in the open list, which closes when another part of the page is drawn anew."""
+            self.part(name, "input").click()
+            self.part(name, "input").send_keys(Keys.CONTROL, "a")
+            self.part(name, "input").send_keys(value)
+            return self.driver.find_elements(By.CSS_SELECTOR, f"li[role=option][aria-label='{value}']")
+
+        found = []
+        self.wait(lambda: found.extend(options()) or found)
+        found[0].click()
 
     def click(self, name):
         self.part(name).click()
