@@ -23,6 +23,8 @@ _PUBLIC = {
     "LinearAttentionUNet2DModel": "ddpm_hf.models.linear_attention_unet_2d",
     "NoisyImageClassifier": "ddpm_hf.models.noisy_image_classifier",
     "GaussianDiffusionPipeline": "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
+    "GaussianDiffusionUpscalePipeline": "ddpm_hf.pipelines.pipeline_upscale",
+    "GaussianDiffusionCascadePipeline": "ddpm_hf.pipelines.pipeline_cascade",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -1,7 +1,8 @@
 """Named samplers of the literature, each a few choices of the reverse kernel."""
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.portable.packed_key import PACKED_KEY
+from ddpm_hf.models.network_config import has_head
+from ddpm_hf.portable.config import own_value
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
 from ddpm_hf.schedulers.sampler_table import PLANNED, RECIPES, SDE_RECIPES, check_recipe
@@ -87,9 +88,8 @@ def check_head(unet, scheduler):
     wanted = scheduler.config.get("variance_type")  # none in continuous time
     if wanted not in LEARNED_VARIANCE_TYPES + COVARIANCE_HEADS:
         return
-    config = unet.config
-    head = config.get("variance_head", config.get(PACKED_KEY, {}).get("variance_head"))
-    if head == wanted or (head is None and config.out_channels == 2 * config.in_channels):
+    head = own_value(unet.config, "variance_head")
+    if head == wanted or (head is None and has_head(unet.config)):
         return
     has = f"the head {head!r}" if head else "no variance head"
     raise InputError(

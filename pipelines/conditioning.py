@@ -1,14 +1,17 @@
-"""The conditioning of a run: class labels, null labels, and the gradient of a classifier."""
+"""The conditioning of a run: class labels, condition images, null labels, and the gradient of a classifier."""
 
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.class_names import class_names_of, to_labels
 from ddpm_hf.models.network_config import classes_of
-from ddpm_hf.samples.kind import sides_of
+from ddpm_hf.pipelines.condition_inputs import prepare_condition
+from ddpm_hf.samples.condition_images import DROPPED, augmented, condition_of, enlarged, with_levels
+from ddpm_hf.samples.kind import channels_of, sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
@@ -52,15 +55,28 @@ class Guidance(NamedTuple):
             )
 
 
-class Conditioning(NamedTuple):
-    """The labels for the network and the classifier in a run, checked and on the device."""
+class ConditionInput(NamedTuple):
+    """The condition image of a call: `condition_image` and `augmentation_level` as in a pipeline's `__call__`.
 
-    # for the network: (B,), or (2B,) followed by null labels if the scale is not 1, or None without classes
+    sides: the (height, width) of x_t.
+    """
+
+    image: Any = None
+    augmentation_level: float = 0.0
+    sides: tuple[int, int] | None = None
+
+
+class Conditioning(NamedTuple):
+    """The labels and images for the network and the classifier in a run, checked and on the device."""
+
+    # for the network: (B, ..), or (2B, ..) followed by null labels if the scale is not 1, or None without classes
     labels: torch.Tensor | None
     guidance: Guidance
     # for the classifier: (B,)
     classifier: Any = None
     classifier_labels: torch.Tensor | None = None
+    # the condition image in the size of x_t, (B, ..), or (2B, ..) as the labels are, or None for networks without one
+    image: torch.Tensor | None = None
 
     def at(self, t, scheduler):
         """The conditioning at timestep t: outside the guidance interval without guidance and null labels."""
@@ -70,10 +86,11 @@ class Conditioning(NamedTuple):
         low, high = guidance.guidance_interval
         if low < noise_to_signal(scheduler, t) <= high:
             return self
-        labels = self.labels if guidance.guidance_scale == 1.0 else self.labels.chunk(2)[0]
-        return self._replace(
-            labels=labels, guidance=guidance._replace(guidance_scale=1.0, classifier_guidance_scale=0.0)
-        )
+        labels, image = self.labels, self.image
+        if guidance.guidance_scale != 1.0:
+            labels, image = (None if told is None else told.chunk(2)[0] for told in (labels, image))
+        unguided = guidance._replace(guidance_scale=1.0, classifier_guidance_scale=0.0)
+        return self._replace(labels=labels, image=image, guidance=unguided)
 
     def step_kwargs(self, x_t, t):
         """The arguments of classifier guidance for the scheduler's `step`; t is on the device."""
@@ -96,16 +113,18 @@ def noise_to_signal(scheduler, t):
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def make_conditioning(pipeline, class_labels, guidance, batch_size, device):
+def make_conditioning(pipeline, class_labels, guidance, batch_size, device, condition=None, generator=None):
     """The [`Conditioning`] of a run.
 
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): the pipeline with network, classifier and scheduler.
         class_labels: labels as in `__call__`.
         guidance ([`Guidance`]): the strength of guidance.
+        condition ([`ConditionInput`], *optional*): the condition image.
+        generator: draws the noise of the condition image.
 
     Raises:
-        ValueError: for labels or guidance that the model does not support.
+        ValueError: for labels, guidance or condition images that the model does not support.
     """
     guidance.check()
     class_labels = to_labels(class_labels, class_names(pipeline))
@@ -116,8 +135,11 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, device):
         )
         if classes_of(pipeline.unet.config)[0] is None:
             for_unet = None
-    labels = encode_labels(pipeline.unet.config, for_unet, guidance.guidance_scale, batch_size, device)
-    return Conditioning(labels, guidance, pipeline.classifier, for_classifier)
+    condition, config = condition or ConditionInput(), pipeline.unet.config
+    level = checked_level(config, condition.augmentation_level)
+    labels = encode_labels(config, for_unet, guidance.guidance_scale, batch_size, device, level)
+    image = _condition_image(pipeline, condition, guidance.guidance_scale, batch_size, generator)
+    return Conditioning(labels, guidance, pipeline.classifier, for_classifier, image)
 
 
 def class_names(pipeline):
@@ -126,14 +148,29 @@ def class_names(pipeline):
     return next((names for network in networks if (names := class_names_of(network.config))), {})
 
 
-def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, device=None):
-    """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network."""
+def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, device=None, augmentation_level=0.0):
+    """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network.
+
+    A network that is told augmentation levels gets what `with_levels` makes of the labels and the level.
+    """
+    labels, levels = _class_labels(unet_config, class_labels, guidance_scale, batch_size, device), None
+    condition = condition_of(unet_config)
+    if condition is not None and condition.max_augmentation_level is not None:
+        copies = 1 if guidance_scale == 1.0 else 2
+        levels = torch.full((copies * batch_size,), float(augmentation_level), device=device)
+    return with_levels(labels, levels)
+
+
+def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device):
     num_classes, null_label = classes_of(unet_config)
+    condition = condition_of(unet_config)
     if num_classes is None:
-        if class_labels is not None or guidance_scale != 1.0:
+        drops_image = condition is not None and condition.condition_dropout
+        if class_labels is not None or (guidance_scale != 1.0 and not drops_image):
             raise ValueError(
                 f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model; "
-                "this one has no classes. Leave both out, or steer it by a classifier: classifier_guidance_scale=1."
+                "this one has no classes. Leave both out, or steer it by a classifier: classifier_guidance_scale=1. "
+                "Guidance by a condition image needs a model trained with --condition_dropout."
             )
         return None
     if class_labels is None:
@@ -162,10 +199,49 @@ def checked_labels(class_labels, num_classes, null_label=None):
     return torch.from_numpy(labels.astype(np.int64))
 
 
+def checked_level(unet_config, level):
+    """The augmentation level of a condition image; ValueError for one that the network was not trained at."""
+    condition = condition_of(unet_config)
+    most = None if condition is None else condition.max_augmentation_level
+    if most is None and level != 0:
+        raise ValueError(
+            f"augmentation_level={level} is for a model that was trained with noise on its condition image "
+            "(--max_augmentation_level), and this one was not: leave it out."
+        )
+    if not 0 <= level <= (most or 0):
+        raise ValueError(
+            f"augmentation_level={level} must be in [0, {most:g}], the levels that the model was trained at."
+        )
+    return level
+
+
+def _condition_image(pipeline, condition, guidance_scale, batch_size, generator):
+    """The condition image in the size of x_t, (B, C, H, W), or (2B, ..) followed by what is told without one."""
+    wanted = condition_of(pipeline.unet.config)
+    if wanted is None:
+        if condition.image is not None:
+            raise ValueError("condition_image is for a model that was trained with condition images: leave it out.")
+        return None
+    image = prepare_condition(pipeline, condition.image, condition.sides)
+    if len(image) not in (1, batch_size):
+        raise ValueError(
+            f"condition_image has {len(image)} images for {batch_size} samples: give one for all or for each."
+        )
+    image = image.expand(batch_size, *image.shape[1:])
+    if condition.augmentation_level != 0:
+        noise = randn_tensor(image.shape, generator, image.device, image.dtype)
+        image = augmented(image, condition.augmentation_level, noise)
+    image = enlarged(image, condition.sides)
+    if guidance_scale == 1.0:
+        return image
+    without = image if classes_of(pipeline.unet.config)[0] is not None else torch.full_like(image, DROPPED)
+    return torch.cat([image, without])
+
+
 def check_classifier(classifier, unet):
     """Raises ValueError unless the classifier was made for the images and classes of the network; both are configs."""
     values = {
-        "in_channels": (classifier.in_channels, unet.in_channels),
+        "in_channels": (classifier.in_channels, channels_of(unet)),
         "num_classes": (classifier.num_classes, classes_of(unet)[0]),
     }
     if None not in sides_of(unet):

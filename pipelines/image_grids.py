@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
@@ -37,9 +38,29 @@ def image_grid(images):
     return image_rows([images[first : first + columns] for first in range(0, len(images), columns)])
 
 
+def array_grid(images):
+    """A grid of arrays (H, W), about as wide as high, as one array."""
+    columns = math.ceil(math.sqrt(len(images)))
+    blanks = [np.zeros_like(images[0])] * (-len(images) % columns)
+    images = [*images, *blanks]
+    return np.vstack([np.hstack(images[first : first + columns]) for first in range(0, len(images), columns)])
+
+
 def image_rows(rows):
     """A grid of rows of images, all of one size."""
     factor = enlargement(max(rows[0][0].size))
     size = (rows[0][0].width * factor, rows[0][0].height * factor)
     enlarged = [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row]
     return make_image_grid(enlarged, len(rows), len(rows[0])).convert(rows[0][0].mode)
+
+
+def side_by_side(images, factor=1):
+    """PIL images of one shape beside each other, as one, with the colours of all.
+
+    Args:
+        factor (`int`): by which the largest is enlarged; the others get its size.
+    """
+    width, height = max(image.size for image in images)
+    size, mode = (factor * width, factor * height), max((image.mode for image in images), key=len)
+    same = [image.resize(size, Image.Resampling.NEAREST).convert(mode) for image in images]
+    return make_image_grid(same, 1, len(same)).convert(mode)

@@ -63,15 +63,32 @@ def prepare_images(pipeline, image):
     Raises:
         ValueError: for other types, channels or values.
     """
-    images = _tensors("image", image, pipeline.unet.config.in_channels)
-    for one in images:
-        _check_range(one)
+    images = images_as_given("image", image, pipeline.samples.channels)
     size = _sample_size(pipeline, images)
     for given in sorted(set(_sizes(images)) - {size}):
         logger.warning(f"An image is resized from {_named(given)} to {_named(size)} (height x width).")
-    x_0 = torch.cat([F.interpolate(one, size, mode="bilinear", antialias=True) for one in images])
+    return in_network_range(
+        pipeline, torch.cat([F.interpolate(one, size, mode="bilinear", antialias=True) for one in images])
+    )
+
+
+def images_as_given(name, image, channels):
+    """Images as a list of tensors (N, C, H, W) in [0, 1], in the sizes that they have.
+
+    Args:
+        name (`str`): name of the argument, for messages.
+        image: as for `prepare_images`.
+    """
+    images = _tensors(name, image, channels)
+    for one in images:
+        _check_range(one)
+    return images
+
+
+def in_network_range(pipeline, images):
+    """Images in [0, 1] as the network takes them: in [-1, 1], on its device, in float32 or better."""
     dtype = torch.promote_types(torch.float32, pipeline.unet.dtype)
-    return VaeImageProcessor.normalize(x_0.to(pipeline._execution_device, dtype))
+    return VaeImageProcessor.normalize(images.to(pipeline._execution_device, dtype))
 
 
 def prepare_mask(pipeline, mask_image, image):
@@ -86,7 +103,7 @@ def prepare_mask(pipeline, mask_image, image):
         ValueError: for another size, or other values.
     """
     masks = [mask.float() for mask in _tensors("mask_image", mask_image, channels=1)]
-    images = _tensors("image", image, pipeline.unet.config.in_channels)
+    images = _tensors("image", image, pipeline.samples.channels)
     mask_sizes, image_sizes = _sizes(masks), _sizes(images)
     count = max(len(mask_sizes), len(image_sizes))
     pairs = [sizes * count if len(sizes) == 1 else sizes for sizes in (mask_sizes, image_sizes)]

@@ -2,7 +2,10 @@
 
 import inspect
 
-from ddpm_hf.pipelines.portable_pipeline import OWN_CLASS, OWN_PARTS
+from ddpm_hf.pipelines.portable_pipeline import OWN_FILE, OWN_PARTS
+
+# How the names of all pipelines of ours begin.
+OWN_PREFIX = "GaussianDiffusion"
 
 
 class PortableLoadingMixin:
@@ -22,7 +25,8 @@ class PortableLoadingMixin:
     def _dict_from_json_file(cls, json_file):
         """The index, with our own class replaced by this one, so that loading needs no `trust_remote_code`."""
         index = super()._dict_from_json_file(json_file)
-        if index.get("_class_name") == OWN_CLASS:
+        name = index.get("_class_name")
+        if isinstance(name, list) and name[0] == OWN_FILE and name[1].startswith(OWN_PREFIX):
             index["_class_name"] = cls.__name__
         return index
 

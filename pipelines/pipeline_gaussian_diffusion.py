@@ -15,7 +15,13 @@ from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.number_checks import is_whole, where_not_finite
-from ddpm_hf.pipelines.conditioning import Guidance, check_classifier, encode_labels, make_conditioning
+from ddpm_hf.pipelines.conditioning import (
+    ConditionInput,
+    Guidance,
+    check_classifier,
+    encode_labels,
+    make_conditioning,
+)
 from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.pipelines.schedulers import (
@@ -78,6 +84,16 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         """The kind of samples that the network makes, a [`SampleKind`]."""
         return kind_of(self.unet.config)
 
+    @property
+    def stage_parts(self):
+        """The names of the network and of the scheduler of each stage; a cascade has several."""
+        return [("unet", "scheduler")]
+
+    @property
+    def stages(self):
+        """The pipelines of the stages."""
+        return [self]
+
     @torch.no_grad()
     def __call__(
         self,
@@ -97,6 +113,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         guidance_rescale: float = 0.0,
         classifier_guidance_scale: float = 0.0,
         classifier_guidance_form: str = "score",
+        condition_image=None,
+        augmentation_level: float = 0.0,
     ):
         """Draw images, or points.
 
@@ -123,6 +141,10 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             callback_on_step_end: called as f(pipeline, step, timestep, tensors) after every step, with the tensors
                 named in `callback_on_step_end_tensor_inputs` (`latents`, `model_output`, `pred_original_sample`, which
                 is None if the scheduler gives none); it may return new `latents`.
+            condition_image: what a model of condition images is told: PIL, numpy or torch, one for all or one for
+                each, of the samples' size or of the model's low resolution (`condition_inputs.prepare_condition`).
+            augmentation_level: noise to add to it, up to the highest level of its training (Ho et al. 2021): more
+                hides faults of the condition image, and follows it less.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
@@ -134,7 +156,9 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         guidance = Guidance(
             guidance_scale, guidance_interval, guidance_rescale, classifier_guidance_scale, classifier_guidance_form
         )
-        conditioning = make_conditioning(self, class_labels, guidance, batch_size, device)
+        sides = self.samples.sides if latents is None else tuple(latents.shape[2:])
+        condition = ConditionInput(condition_image, augmentation_level, sides)
+        conditioning = make_conditioning(self, class_labels, guidance, batch_size, device, condition, generator)
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
@@ -166,7 +190,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         now = conditioning.at(t, self.scheduler)
         guidance = now.guidance
         model_output = self.predict(
-            latents, t, t_on_device, now.labels, guidance.guidance_scale, guidance.guidance_rescale
+            latents, t, t_on_device, now.labels, guidance.guidance_scale, guidance.guidance_rescale, now.image
         )
         step_kwargs = step_kwargs | now.step_kwargs(latents, t_on_device)
         return update(model_output, t, latents, **step_kwargs), model_output
@@ -180,23 +204,38 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0):
+    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0, condition_image=None):
         """The network's guided output for x_t, in float32; a variance head keeps its channels for the class.
 
         Args:
             t, t_on_device: the timestep on the host for the scheduler, and on the device for the network.
             labels: the result of `encode_labels`.
+            condition_image: in the size of x_t, for each image, followed by what is told without one where it is
+                guided.
         """
+        if (condition_image is None) != (self.samples.condition is None):
+            raise ValueError("This model is told a condition image, for which there is no place here.")
         channels, guided = latents.shape[1], guidance_scale != 1.0
         model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
         if guided:
             model_input = torch.cat([model_input, model_input])
-        output = self.unet(model_input, t_on_device, labels, return_dict=False)[0].to(latents.dtype)
+        if condition_image is not None:
+            model_input = torch.cat([model_input, condition_image.to(model_input.dtype)], dim=1)
+        with self._telling_levels():
+            output = self.unet(model_input, t_on_device, labels, return_dict=False)[0].to(latents.dtype)
         if guided:
             output = classifier_free_guidance(output, channels, guidance_scale, guidance_rescale)
         if not _reads_head(self.scheduler):
             output = output[:, :channels]
         return output
+
+    def _telling_levels(self):
+        """A context in which a stock network in half precision takes levels, whose waves it leaves in float32."""
+        of_levels = getattr(self.unet.config, "class_embed_type", None) == "timestep"
+        is_half = self.unet.dtype in (torch.float16, torch.bfloat16)
+        return torch.autocast(
+            self.unet.device.type, self.unet.dtype if is_half else None, enabled=of_levels and is_half
+        )
 
     def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
         """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network."""

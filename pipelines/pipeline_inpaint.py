@@ -6,7 +6,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.number_checks import check_count
-from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
+from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
     GaussianDiffusionPipeline,
@@ -41,6 +41,8 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
+        condition_image=None,
+        augmentation_level: float = 0.0,
         **guidance,
     ):
         """Paint a part of images anew; the rest is returned unchanged.
@@ -52,8 +54,8 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
             jump_n_sample: how often each stretch of that length is denoised; 1 means no jumps. The network is called
                 about `jump_n_sample` times per step.
             batch_size: number of samples, implied by lists of labels, generators, images, masks, or by `latents`.
-            class_labels .. callback_on_step_end_tensor_inputs, guidance: as in [`GaussianDiffusionPipeline`]. The
-                callback sees `latents` with the known pixels restored.
+            class_labels .. augmentation_level, guidance: as in [`GaussianDiffusionPipeline`]. The callback sees
+                `latents` with the known pixels restored.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
@@ -68,7 +70,10 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
             batch_size, class_labels=class_labels, latents=latents, generator=generator, **several
         )
         x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
-        conditioning = make_conditioning(self, class_labels, Guidance(**guidance), batch_size, x_0.device)
+        condition = ConditionInput(condition_image, augmentation_level, tuple(x_0.shape[2:]))
+        conditioning = make_conditioning(
+            self, class_labels, Guidance(**guidance), batch_size, x_0.device, condition, generator
+        )
         self._set_timesteps(num_inference_steps, timesteps)
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)

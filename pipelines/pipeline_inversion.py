@@ -6,7 +6,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from ddpm_hf.number_checks import check_count
-from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
+from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
     GaussianDiffusionPipeline,
@@ -55,6 +55,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         callback_on_step_end=None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
+        condition_image=None,
     ):
         """Find x_T of images.
 
@@ -62,8 +63,8 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
             image: PIL, numpy or torch, one for all or a list of one for each (`image_inputs.prepare_images`).
             batch_size: number of samples, which a list of labels or images implies too.
             num_fixed_point_iterations: iterations per step, each with one network call; 1 is the usual inversion.
-            class_labels, guidance_scale, num_inference_steps, timesteps, guidance_interval, guidance_rescale: as in
-                [`GaussianDiffusionPipeline`].
+            class_labels, guidance_scale, num_inference_steps, timesteps, guidance_interval, guidance_rescale,
+                condition_image: as in [`GaussianDiffusionPipeline`].
             callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x_t}) after every step, with the
                 timestep at which it arrived; it may return new `latents`.
 
@@ -78,7 +79,8 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         )
         latents = for_each(latents, batch_size)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale)
-        conditioning = make_conditioning(self, class_labels, guidance, batch_size, latents.device)
+        condition = ConditionInput(condition_image, sides=tuple(latents.shape[2:]))
+        conditioning = make_conditioning(self, class_labels, guidance, batch_size, latents.device, condition)
         self._set_timesteps(num_inference_steps, timesteps)
         _check_ends_with_signal(self.scheduler)
         callback, ascending = StepCallback(callback_on_step_end), self.scheduler.timesteps.flip(0)
@@ -95,7 +97,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         now, x_t = conditioning.at(t, self.scheduler), shrinking * x_s
         scale, rescale = now.guidance.guidance_scale, now.guidance.guidance_rescale
         for _ in range(iterations):
-            output = self.predict(x_t, t, t_on_device, now.labels, scale, rescale)
+            output = self.predict(x_t, t, t_on_device, now.labels, scale, rescale, now.image)
             x_t = x_t + shrinking * (x_s - self.scheduler.p_mean_variance(output, t, x_t, eta=0.0).mean)
         return x_t
 

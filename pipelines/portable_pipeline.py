@@ -8,13 +8,17 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from ddpm_hf.models.adm_unet_2d import ADMUNet2DModel
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.level_embedding import LabelAndLevelEmbedding
 from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
+from ddpm_hf.models.unet_2d import DDPMUNet2DModel
 from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
+from ddpm_hf.portable.own_module import exporting
 from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
+from ddpm_hf.samples.condition_images import condition_of
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
@@ -23,7 +27,7 @@ from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 OWN_NETWORKS = {
     network.__name__: network
     for network in (
-        *(NoisyImageClassifier, MLPDenoiser, ExactDenoiser),
+        *(NoisyImageClassifier, MLPDenoiser, ExactDenoiser, DDPMUNet2DModel),
         *(ADMUNet2DModel, NCSNpp2DModel, LinearAttentionUNet2DModel),
     )
 }
@@ -31,8 +35,8 @@ OWN_NETWORKS = {
 OWN_PARTS = OWN_NETWORKS | {part.__name__: part for part in (ScoreSDEScheduler, EDMScheduler)}
 
 CODE_FILE = "pipeline.py"
-# The entry of the index for a model that only this pipeline can run: file and class.
-OWN_CLASS = ["pipeline", "GaussianDiffusionPipeline"]
+# The file and the class in the index of a model that only a pipeline of ours can run.
+OWN_FILE = "pipeline"
 
 
 class PortableSavingMixin:
@@ -54,7 +58,7 @@ class PortableSavingMixin:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._make_configs_portable(folder)
-        (folder / CODE_FILE).write_bytes(PIPELINE_SOURCE)
+        (folder / CODE_FILE).write_bytes(exporting(PIPELINE_SOURCE, self.class_for_readers))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     def _make_configs_portable(self, folder):
@@ -68,23 +72,37 @@ class PortableSavingMixin:
                     config["_class_name"] = UNet2DModel.__name__
                 file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
+    @property
+    def class_for_readers(self):
+        """The name of the pipeline that the network was trained for, whichever this one is."""
+        condition = condition_of(self.unet.config)
+        upscales = condition is not None and condition.low_resolution is not None
+        return "GaussianDiffusionUpscalePipeline" if upscales else "GaussianDiffusionPipeline"
+
     def to_json_string(self):
         """The model index, with stock class names if stock classes can run the model."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)  # the local path is of no use to readers
-        own = {name: type(uncompiled(part)).__name__ for name, part in self.components.items()}
-        own = {name: part for name, part in own.items() if part in OWN_PARTS}
-        stock_runs = not own.keys() & {"unet", "scheduler"} and stock_pipeline_runs(self.unet.config, self.scheduler)
-        index["_class_name"] = "DDPMPipeline" if stock_runs else OWN_CLASS
-        if is_stock(self.unet):
-            index["unet"] = ["diffusers", "UNet2DModel"]
-        if isinstance(self.scheduler, GaussianDiffusionScheduler):
-            index["scheduler"] = ["diffusers", "DDPMScheduler"]
-        if self.classifier is None:
-            del index["classifier"]  # stock classes would warn that they ignore it
-        # Without a module, because diffusers refuses to load a repository that names one it does not know.
-        index |= {name: [None, part] for name, part in own.items()}
+        index["_class_name"] = self._class_in_index()
+        for name, part in self.components.items():
+            kind = type(uncompiled(part)).__name__
+            if part is None:
+                del index[name]  # stock classes would warn that they ignore it
+            elif is_stock(part):
+                index[name] = ["diffusers", "UNet2DModel"]
+            elif isinstance(part, GaussianDiffusionScheduler):
+                index[name] = ["diffusers", "DDPMScheduler"]
+            elif kind in OWN_PARTS:
+                # Without a module, because diffusers refuses to load a repository that names one it does not know.
+                index[name] = [None, kind]
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def _class_in_index(self):
+        """The name of the stock pipeline if that can run the model, else the file and the name of ours."""
+        own = {type(uncompiled(part)).__name__ for part in (self.unet, self.scheduler) if not is_stock(part)}
+        is_one = self.class_for_readers == "GaussianDiffusionPipeline" and not own & OWN_PARTS.keys()
+        stock_runs = is_one and stock_pipeline_runs(self.unet.config, self.scheduler)
+        return "DDPMPipeline" if stock_runs else [OWN_FILE, self.class_for_readers]
 
 
 def stock_pipeline_runs(unet_config, scheduler):
@@ -93,6 +111,7 @@ def stock_pipeline_runs(unet_config, scheduler):
     variance_type, channels = config.get("variance_type"), unet_config.in_channels
     if (
         classes_of(unet_config)[0] is not None
+        or condition_of(unet_config) is not None
         or unet_config.get("sample_size") is None
         or scheduler.init_noise_sigma != 1
     ):
@@ -104,9 +123,13 @@ def stock_pipeline_runs(unet_config, scheduler):
     return isinstance(scheduler, GaussianDiffusionScheduler | DDPMScheduler) and variance_type == "learned_range"
 
 
-def is_stock(network):
+def is_stock(part):
     """Whether a stock `UNet2DModel` with the weights and the config of a network computes the same."""
-    return isinstance(uncompiled(network), UNet2DModel) and type(uncompiled(network)).__name__ not in OWN_NETWORKS
+    network = uncompiled(part)
+    # By names, because the network may be of another copy of the code. No stock class embeds both labels and levels.
+    if type(network).__name__ == DDPMUNet2DModel.__name__:
+        return type(network.class_embedding).__name__ != LabelAndLevelEmbedding.__name__
+    return isinstance(network, UNet2DModel) and type(network).__name__ not in OWN_NETWORKS
 
 
 def uncompiled(network):

@@ -3,16 +3,18 @@
 import math
 
 import numpy as np
+from PIL import Image
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
-from ddpm_hf.pipelines.image_grids import enlargement, image_grid
+from ddpm_hf.pipelines.image_grids import array_grid, enlargement, image_grid
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 from ddpm_hf.results import check_free_file
 from ddpm_hf.samples import kind_of
 from ddpm_hf.visualization.point_sets import draw_points
 from ddpm_hf.visualization.style import save_figure, to_image
 
+SIXTEEN_BIT_RANGE = (0, 65535)
 # Grey, grey with alpha, colour, colour with alpha.
 PNG_CHANNELS = (1, 2, 3, 4)
 BYTES_PER_NUMBER = 8
@@ -63,24 +65,52 @@ class SampleFiles:
 
 
 class ImageFiles(SampleFiles):
-    """Images are one PNG."""
+    """Images are one PNG. Those whose values are not of 8 bits are an NPY file, or a grey PNG of 16 bits."""
+
+    endings = (".png", ".npy")
+
+    @property
+    def is_deep(self):
+        """Whether the values of the data are not of 8 bits."""
+        return self.samples.value_range is not None
 
     def free_files(self, path):
         """The files for `path`, as for all samples; InputError for images that no PNG can hold."""
         channels = self.samples.channels
+        if path.suffix.lower() == ".npy":
+            check_free_file(path, self.endings)
+            return [path]
+        if self.is_deep and (channels, self.samples.value_range) != (1, SIXTEEN_BIT_RANGE):
+            raise InputError(
+                f"The model makes images of {channels} channel(s) with values in {self.samples.value_range}, which "
+                "no PNG holds: give --output samples.npy."
+            )
         if channels not in PNG_CHANNELS:
             raise InputError(
                 f"The model makes images of {channels} channels, and a PNG holds {', '.join(map(str, PNG_CHANNELS))}: "
-                "call the pipeline in Python with output_type='np'."
+                "give --output samples.npy, or call the pipeline in Python with output_type='np'."
             )
         return super().free_files(path)
 
     def picture(self, images):
-        """A PIL image of all."""
-        return image_grid(images)
+        """A PIL image of all, in 8 bits, of at most the first three channels."""
+        return image_grid([self.preview(image) for image in images])
+
+    def preview(self, image):
+        """A PIL image of 8 bits, of one that the pipeline returned."""
+        if isinstance(image, Image.Image):
+            return image
+        low, high = self.samples.value_range or (0, 1)
+        levels = ((image.astype(np.float64) - low) * (255 / (high - low))).round().clip(0, 255).astype(np.uint8)
+        return Image.fromarray(levels[..., :3] if levels.shape[-1] >= 3 else levels[..., 0])
 
     def write(self, images, file):
-        self.picture(images).save(file)
+        if file.suffix.lower() == ".npy":
+            np.save(file, np.stack([np.asarray(image) for image in images]))
+        elif self.is_deep:
+            Image.fromarray(array_grid([image[..., 0] for image in images])).save(file)
+        else:
+            self.picture(images).save(file)
 
     def picture_bytes(self, number):
         """The bytes of so many images as levels, and of their grid, which is put together twice."""
@@ -91,6 +121,8 @@ class ImageFiles(SampleFiles):
 
     def recorder(self, num_frames):
         """The callback that records so many frames of the way from the noise."""
+        if self.is_deep or self.samples.channels not in PNG_CHANNELS:
+            raise InputError("--trajectory is of grey or colour images of 8 bits: leave it out.")
         return TrajectoryRecorder(num_frames)
 
 

@@ -31,18 +31,19 @@ FUZZED = settings(FUZZED, max_examples=int(EXAMPLES or 400))
 
 # Fitting solvers is another path through `calibrate`, with options of its own.
 SOLVER = "calibrate --solver 2,3"
-MODELS = ["images", "classes", "points", "power", "short", "short_classes"]
+MODELS = ["images", "classes", "points", "power", "short", "short_classes", "upscaler"]
 # What is measured at every timestep needs few of them.
 RIGHT_MODELS = {
     "calibrate": ["short"],
     SOLVER: ["short", "short_classes"],
     "compare": ["short"],
+    "upscale": ["upscaler"],
     "ema": ["power"],
     "train": ["images", "classes"],
 }
 BROKEN = ["list", "truncated", "latin", "weights", "size", "flow", "empty", "nothing", "", "image.png"]
 DATA = {"images": ["data", "classes_data"], "classes": ["classes_data"], "short": ["data"]}
-DATA["short_classes"] = ["classes_data"]
+DATA |= {name: ["classes_data"] for name in ("short_classes", "upscaler")}
 DATA |= {name: ["points.csv", "two_moons"] for name in ("points", "power")}
 BAD_DATA = ["empty", "", "nothing", "truncated_data", "deep_data", "latin.csv", "words.csv", "image.png", "text"]
 TEXTS = ["", "nan", "inf", "-1", "0", "1e400", "²", "1,2", "a", "-", "99999999", "0x10", " ", "1.5", "1e-320", "None"]
@@ -66,6 +67,9 @@ VERBS = {
     | {"--num_images": "2", "--batch_size": "2", "--recipe": "ddim", "--guidance_interval": "0.1,1"}
     | {"--guidance_rescale": "0.5", "--classifier_guidance_scale": "0", "--trajectory": "way.png"},
     "edit": SAMPLING | LABELLED | {"--num_images": "2", "--strength": "0.5"},
+    "upscale": SAMPLING
+    | LABELLED
+    | {"--num_images": "2", "--recipe": "ddim", "--augmentation_level": "0.2", "--tile_overlap": "0.5"},
     "interpolate": SAMPLING | LABELLED | {"--num": "3", "--depth": "500", "--weights": "0,1", "--mode": "linear"},
     "evaluate": MEASURED
     | {"--seed": "1", "--num_images": "2", "--steps": "2", "--variance_type": "fixed_large", "--metrics": "bpd"}
@@ -101,7 +105,8 @@ VERBS = {
     | {"--beta_end": "0.1", "--beta_schedule": "sigmoid", "--num_train_timesteps": "20", "--min_snr_gamma": "5"}
     | {"--label_dropout": "0.1", "--ema": "power", "--ema_stds": "0.05,0.1", "--dry_run": "True"}
     | {"--variance_head": "learned_range", "--objective": "hybrid", "--rescale_betas_zero_snr": "True"}
-    | {"--streaming": "True", "--shuffle_buffer": "4"},
+    | {"--streaming": "True", "--shuffle_buffer": "4"}
+    | {"--low_resolution": "4", "--max_augmentation_level": "0.5", "--condition_dropout": "0.1"},
     "train_classifier": TRAINED
     | {"--width": "8", "--layers_per_block": "1", "--dropout": "0.1", "--eval_split": "train"},
 }
@@ -114,7 +119,7 @@ OUTPUTS |= {"compare": ("--output", "out"), "ema": ("--output", "out"), "push": 
 OUTPUTS |= {"train": ("--output_dir", "out"), "train_classifier": ("--output_dir", "out")}
 OF_DATA = ("evaluate", "calibrate", SOLVER, "compare", "train", "train_classifier")
 OF_DATA += ("show forward", "show samples", "show score", "show variances")
-ON_DEVICES = ("sample", "edit", "interpolate", "evaluate", "calibrate", SOLVER, "compare")
+ON_DEVICES = ("sample", "edit", "upscale", "interpolate", "evaluate", "calibrate", SOLVER, "compare")
 OF_MODELS = ("push", "export", "ema", "demo", "show", *(name.split()[0] for name in ON_DEVICES))
 # Their files stay where they fail: a run goes on from them.
 RUNS = ("train", "train_classifier")
@@ -129,6 +134,9 @@ def given_files(tmp_path_factory):
     scheduler = GaussianDiffusionScheduler()
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), scheduler).save_pretrained(folder / "images")
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY, num_classes=3), scheduler).save_pretrained(folder / "classes")
+    upscaler = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4, "max_augmentation_level": 0.5}
+    told = DDPMUNet2DModel(**TINY | upscaler, num_classes=3)
+    GaussianDiffusionPipeline(told, scheduler).save_pretrained(folder / "upscaler")
     GaussianDiffusionPipeline(MLPDenoiser(in_channels=2, width=8), scheduler).save_pretrained(folder / "points")
     short = GaussianDiffusionScheduler(4, beta_start=0.3, beta_end=0.95)
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), short).save_pretrained(folder / "short")
@@ -235,7 +243,11 @@ def written_out(given_files, folder, verb, model, data, options):
         )
     else:
         arguments += ["--model", path_of(model)]
-    arguments += {"edit": [path_of("image.png")], "interpolate": [path_of("image.png")] * 2}.get(verb, [])
+    arguments += {
+        "edit": [path_of("image.png")],
+        "upscale": [path_of("image.png")],
+        "interpolate": [path_of("image.png")] * 2,
+    }.get(verb, [])
     arguments += ["someone/model"] if verb == "push" else []
     option, output = OUTPUTS.get(verb, ("--output", "out.png"))
     arguments += [option, str(folder / output)] if option else []

@@ -20,7 +20,14 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from printed_output import check_printed
 
-from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf import (
+    DDPMUNet2DModel,
+    GaussianDiffusionCascadePipeline,
+    GaussianDiffusionPipeline,
+    GaussianDiffusionScheduler,
+    GaussianDiffusionUpscalePipeline,
+    cli,
+)
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
@@ -97,6 +104,17 @@ def models(tmp_path_factory):
     unconditional.save_pretrained(folder / "outputs" / "mine")
     with_classes = GaussianDiffusionPipeline(DDPMUNet2DModel(num_classes=10, **TINY), GaussianDiffusionScheduler())
     with_classes.save_pretrained(folder / "outputs" / "with_classes")
+    told = DDPMUNet2DModel(
+        **TINY | {"sample_size": 16, "in_channels": 2},
+        **{"condition_channels": 1, "low_resolution": 8, "max_augmentation_level": 0.5},
+    )
+    upscaler = GaussianDiffusionUpscalePipeline(told, GaussianDiffusionScheduler())
+    upscaler.save_pretrained(folder / "outputs" / "upscaler")
+    cascade = GaussianDiffusionCascadePipeline.from_stages(unconditional, upscaler)
+    cascade.save_pretrained(folder / "outputs" / "cascade")
+    colours = DDPMUNet2DModel(**TINY | {"in_channels": 4}, condition_channels=1)
+    of_pairs = GaussianDiffusionPipeline(colours, GaussianDiffusionScheduler())
+    of_pairs.save_pretrained(folder / "outputs" / "colours")
     shutil.copy(ROOT / "tests" / "reference" / "unets" / "lucidrains.pt", folder / "outputs" / "model-100.pt")
     stock = DDPMPipeline(UNet2DModel(**TINY, out_channels=1), DDPMScheduler())
     stock.save_pretrained(folder / "google" / "ddpm-cifar10-32")

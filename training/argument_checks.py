@@ -14,8 +14,8 @@ RANGES = (
     (
         "at least 1",
         lambda value: value >= 1,
-        "resolution num_points shuffle_buffer num_train_timesteps batch_size gradient_accumulation_steps "
-        "max_train_steps "
+        "num_points shuffle_buffer num_train_timesteps batch_size "
+        "gradient_accumulation_steps max_train_steps "
         "log_every num_samples sample_steps checkpoints_limit num_eval_images eval_steps max_nonfinite_steps "
         "ema_snapshot_every width layers_per_block",
     ),
@@ -35,7 +35,8 @@ RANGES = (
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
     # A value that float32 rounds to 0 would be a divisor of 0.
     ("from 1e-37 to 1", lambda value: 1e-37 <= value <= 1, "adam_epsilon"),
-    ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout"),
+    ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout condition_dropout"),
+    ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "max_augmentation_level"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
     ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),
 )
@@ -51,6 +52,10 @@ LIMITS = {
 }
 
 
+# Options that are one number or two.
+SIZES = ("resolution", "low_resolution")
+
+
 def option_names(kind):
     """The options of a kind of training; what has no choice there is a field, but no option."""
     return [f.name for f in dataclasses.fields(kind) if f.init]
@@ -60,7 +65,8 @@ def check_each(args):
     """Raises InputError for the first option whose value is not allowed, whatever the others are."""
     hints = typing.get_type_hints(type(args))
     for name in option_names(type(args)):
-        _check_type(name, getattr(args, name), hints[name])
+        if name not in SIZES:  # these are checked where they are parsed
+            _check_type(name, getattr(args, name), hints[name])
     for allowed, holds, names in RANGES:
         for name, value in _given(args, names.split()):
             if not holds(value):

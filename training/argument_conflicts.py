@@ -6,6 +6,7 @@ import re
 from ddpm_hf.errors import InputError
 from ddpm_hf.installation import install_extra
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
+from ddpm_hf.sizes import sides_of_size
 
 
 def refuse_conflicts(args, conflicts):
@@ -181,6 +182,38 @@ _HEAD_CONFLICTS = (
     ),
 )
 
+
+def _of_condition_images(name, remedy):
+    """The conflict of an option that is about condition images."""
+    return (
+        lambda a: (
+            a.low_resolution is None and a.condition_column is None and a.init_from is None and _has_own(a, name)
+        ),
+        f"{name}={{a.{name}}} is about condition images, and there are none: {remedy}.",
+    )
+
+
+_CONDITION_CONFLICTS = (
+    *(
+        _of_condition_images(name, "give --low_resolution or --condition_column, or leave it out")
+        for name in ("max_augmentation_level", "condition_dropout")
+    ),
+    (
+        lambda a: a.low_resolution is not None and a.condition_column is not None,
+        "low_resolution={a.low_resolution} makes condition images, and condition_column={a.condition_column!r} has "
+        "some: give one of them.",
+    ),
+    (
+        lambda a: a.streaming and a.condition_column is not None,
+        "condition_column={a.condition_column!r} is for data that are not streamed: leave out --streaming.",
+    ),
+    (
+        lambda a: a.condition_dropout and a.class_conditional,
+        "condition_dropout={a.condition_dropout} is for models without classes; with class_conditional it is "
+        "label_dropout that makes guidance possible.",
+    ),
+)
+
 _EVALUATION_CONFLICTS = (
     (
         lambda a: a.eval_features is not None and not a.eval_every,
@@ -243,6 +276,7 @@ TRAINING_CONFLICTS = (
     *_CONTINUOUS_CONFLICTS,
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,
+    *_CONDITION_CONFLICTS,
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
     *_SAMPLE_CONFLICTS,
@@ -252,7 +286,7 @@ TRAINING_CONFLICTS = (
         "apache-2.0, mit, cc-by-4.0.",
     ),
     (
-        lambda a: a.dataset is None and (a.resolution or 0) > 32,
+        lambda a: a.dataset is None and max(sides_of_size(a.resolution or 1)) > 32,
         "resolution={a.resolution} would blow up the embedded Fashion-MNIST, which has 28x28 pixels: name "
         "your data with --dataset.",
     ),

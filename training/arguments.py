@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS, check_network_name
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
+from ddpm_hf.sizes import parsed_size
 from ddpm_hf.training.argument_checks import check_each, read_stds
 from ddpm_hf.training.argument_conflicts import (
     RUN_CONFLICTS,
@@ -216,6 +217,21 @@ class TrainingArguments(RunArguments):
         False, "Teach the variance head of `init_from`, new or not, and leave all else of that network as it is."
     )
 
+    # Condition images
+    low_resolution: str | None = option(
+        None,
+        "Side, or HEIGHTxWIDTH, of the images in low resolution, from which the model learns to make those of `resolution`: it upscales. They "
+        "are made from the data while training.",
+    )
+    max_augmentation_level: float | None = option(
+        None,
+        "Largest standard deviation of the noise on condition images, in (0, 1]: it is drawn at random for each image, and "
+        "told to the network (Ho et al. 2021). For the upscalers of a cascade; 0.5 serves well.",
+    )
+    condition_dropout: float = option(
+        0.0, "Share of condition images that are dropped, for guidance by them in sampling; 0.1 serves well."
+    )
+
     # Diffusion process: the options of the scheduler
     process: Literal[PROCESSES] = option(
         "ddpm",
@@ -330,6 +346,7 @@ class TrainingArguments(RunArguments):
     hub_license: str | None = option(None, "Licence of the model for its card, as the Hub spells it: apache-2.0.")
 
     def __post_init__(self):
+        self.low_resolution = parsed_size("low_resolution", self.low_resolution)
         is_named = self.unet is not None or self.init_from is not None
         self._fill(WITH_NAMED_NETWORK if is_named else {})
         self._fill({} if self.has_no_length or self.minutes is not None else self.intervals_to_fill())

@@ -1,5 +1,7 @@
 """Training of a variance head alone, on a trained network whose prediction must not change."""
 
+from ddpm_hf.samples.kind import channels_of
+
 
 def freeze_all_but_head(unet):
     """Freezes all weights of `unet` except the channels of its variance head; returns `unet`.
@@ -8,7 +10,7 @@ def freeze_all_but_head(unet):
     Adam and the average of the weights leave them bit for bit unchanged (weight decay would not).
     """
     unet.requires_grad_(False)
-    channels = unet.config.in_channels
+    channels = channels_of(unet.config)
 
     def without_prediction(gradient):
         gradient = gradient.clone()

@@ -5,6 +5,7 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import main_process_first
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
+from ddpm_hf.sizes import size_of
 
 
 def load_held_out(args, source, accelerator):
@@ -20,11 +21,12 @@ def load_held_out(args, source, accelerator):
     Raises:
         InputError: if the split does not exist or has other images or classes, or if the training data are points.
     """
-    _, resolution, _ = source.samples.image_shape(
+    _, height, width = source.samples.image_shape(
         otherwise=InputError(
             f"eval_every={args.eval_every} measures bits per dimension, which points do not have: leave it out."
         )
     )
+    resolution = size_of(height, width)
     data = DataArguments.among(args, split=args.eval_split, resolution=resolution)
     open_data = open_stream if args.streaming else open_images
     held_out = main_process_first(accelerator, lambda: open_data(data, resolution))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ddpm_hf.data import count_images
+from ddpm_hf.sizes import sides_of_size, written_sides
 
 # Larger images are reduced to this side, so that a CPU too sees enough of them.
 LARGEST_SIDE = 64
@@ -39,7 +40,8 @@ def choose_for_images(args, source, device):
     resolution = args.resolution or fitting_resolution(source)
     number, is_cpu = count_images(source), device.type == "cpu"
     is_large = not is_cpu and (number is None or number >= MANY_IMAGES)
-    side = 32 if resolution <= 40 else 64 if resolution <= 96 else 128
+    sides = sides_of_size(resolution)
+    side = 32 if max(sides) <= 40 else 64 if max(sides) <= 96 else 128
     unet = f"medium_{side}" if is_large and side < 128 else f"small_{side}"
     if side == 32 and source.channels == 1 and not is_large:
         unet = "fashion_mnist"
@@ -56,7 +58,7 @@ def choose_for_images(args, source, device):
     how_many = "images of a stream" if number is None else f"{number} images"
     colours = "grey" if source.channels == 1 else "in colour"
     where = "a CPU" if is_cpu else f"a device of the kind {device.type}"
-    return Choice(settings, f"for {how_many} of {resolution}x{resolution}, {colours}, on {where}")
+    return Choice(settings, f"for {how_many} of {written_sides(sides)}, {colours}, on {where}")
 
 
 def choose_for_points(args, source, device):

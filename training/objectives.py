@@ -23,7 +23,7 @@ class NoisyBatch(NamedTuple):
     timesteps: torch.Tensor
 
 
-def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device="cpu"):
+def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device="cpu", levels="own"):
     r"""The loss `objective(unet, images, timesteps, class_labels=None, noise=None)`, differentiable, of shape (B,).
 
     `simple`: L_simple; `vlb`: the variational bound L_vlb; `hybrid`: L_simple + vlb_weight * L_vlb with the mean held
@@ -35,6 +35,8 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
         vlb_weight (`float`): lambda of `hybrid`.
         min_snr_gamma (`float`, *optional*): gamma of `min_snr_weights` for L_simple.
         device: the device of the images.
+        levels (`int`, *optional*): number of values of the data, None for continuous data; by default those of their
+            kind, 256 for images.
 
     Arguments of the objective:
         unet: its first C channels predict `scheduler.config.prediction_type`.
@@ -55,9 +57,9 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
             case "simple":
                 return simple_losses(scheduler, output, batch, snr_weights)
             case "vlb":
-                return vlb_losses(unclipped, output, batch)
+                return vlb_losses(unclipped, output, batch, levels)
             case "hybrid":
-                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch)
+                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch, levels)
                 return simple_losses(scheduler, output, batch, snr_weights) + vlb_weight * vlb
             case "npr":
                 return npr_losses(unclipped, output, batch)
@@ -89,14 +91,14 @@ def simple_losses(scheduler, output, batch, snr_weights=None):
     return losses * snr_weights[batch.timesteps]
 
 
-def vlb_losses(scheduler, output, batch):
+def vlb_losses(scheduler, output, batch, levels="own"):
     """The estimate of L_vlb from one timestep: T times its term, in bits per dimension, (B,).
 
     The mean over uniform timesteps is the variational bound without its prior term, which does not depend on the
     network. Bits and the factor T follow Improved DDPM's code, for which the weight 0.001 of the paper's hybrid loss
     was tuned: it multiplies the term by T/1000 (its RESCALED_MSE; RESCALED_KL is this loss).
     """
-    levels = kind_of_batch(batch.images).levels
+    levels = kind_of_batch(batch.images).levels if levels == "own" else levels
     nats = bound_term(scheduler, output, batch.timesteps, batch.images, batch.noisy, levels=levels)
     dimensions = batch.images[0].numel()
     return nats * (scheduler.config.num_train_timesteps / (dimensions * math.log(2)))

@@ -1,11 +1,12 @@
 """The groups in which the help of a training shows its options."""
 
 _NAMES = {
-    "Data": "dataset dataset_config split image_column label_column class_conditional label_dropout resolution "
-    "center_crop random_crop random_flip point_columns num_points strict_data",
+    "Data": "dataset dataset_config split image_column condition_column label_column class_conditional label_dropout "
+    "resolution center_crop random_crop random_flip point_columns num_points strict_data",
     "Where the data is kept": "in_memory_limit_gb on_disk_limit_gb cache_dir dataloader_workers streaming "
     "shuffle_buffer",
     "Network": "model unet init_from variance_head train_head_only width layers_per_block dropout",
+    "Condition images": "low_resolution max_augmentation_level condition_dropout",
     "Diffusion process": "process num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type "
     "rescale_betas_zero_snr sigma_max sigma_data",
     "Length and batch": "max_train_steps num_epochs minutes batch_size gradient_accumulation_steps find_batch_size",

@@ -13,18 +13,19 @@ from ddpm_hf.evaluation.measures.channels import channel_features, channel_momen
 MOST_IMAGES = 1000
 
 
-def channels_of_data(images):
+def channels_of_data(images, channels):
     """The means and deviations of the channels of the training images, from the first thousand of a random order.
 
     Args:
         images: a data set of `ddpm_hf.data`; a stream, which cannot be read twice, and points give None.
+        channels (`int`): the channels of a sample; further ones of the data are of condition images.
     """
     count = count_images(images)
     if count is None:
         return None
     order = np.random.default_rng(0).permutation(count)[:MOST_IMAGES]
     levels = images.__getitems__(order)["images"]
-    return channel_moments(channel_features(levels)) if levels.dtype == torch.uint8 else None
+    return channel_moments(channel_features(levels[:, :channels])) if levels.dtype == torch.uint8 else None
 
 
 def channel_row(pictures, of_data):

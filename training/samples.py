@@ -1,16 +1,21 @@
 """Samples during training; each process draws a part of them."""
 
+import numpy as np
 import torch
 
+from ddpm_hf.data import ImageStream, decode_first, to_model_range
 from ddpm_hf.distributed import gather_parts, own_part, together
+from ddpm_hf.pipelines.image_grids import enlargement, side_by_side
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.sample_files import files_of
+from ddpm_hf.samples import kind_of, kind_of_batch
 
 
 class _Stopped(Exception):
     """Sampling was stopped between two calls of the network."""
 
 
-def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: False):
+def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: False, examples=None):
     """So many samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
     Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i
@@ -20,9 +25,10 @@ def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: 
     Args:
         args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
         number (`int`): how many.
+        examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images.
 
     Returns:
-        a list of PIL images, or of points (d,)
+        a list of what the pipeline returns: PIL images, arrays, or points (d,)
 
     Raises:
         InputError: in every process, if samples in one are not finite.
@@ -34,7 +40,7 @@ def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: 
         try:
             for first in range(0, len(places), args.batch_size):
                 batch = places[first : first + args.batch_size]
-                images += _draw(unet, scheduler, batch, args, is_to_stop)
+                images += _draw(unet, scheduler, batch, args, is_to_stop, examples)
         except _Stopped:
             return [None]
         return images
@@ -44,7 +50,23 @@ def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: 
     return None if any(image is None for image in images) else images
 
 
-def _draw(unet, scheduler, places, args, is_to_stop):
+def examples_of(images, number, seed):
+    """Data for condition images, evenly spread over a data set: `{"images": (N, C, H, W)}`, and "labels" if any."""
+    if isinstance(images, ImageStream):
+        return decode_first(images.source, number, seed)
+    return images.__getitems__(np.linspace(0, len(images) - 1, number).astype(int))
+
+
+def beside_examples(samples, unet_config, examples):
+    """Pictures of the samples, each between its condition image and the data that it stands for."""
+    files, kind = files_of(unet_config), kind_of(unet_config)
+    x_0, image = kind.condition.split(to_model_range(examples["images"]))
+    rows = zip(kind_of_batch(image).to_output(image, "pil"), samples, kind.to_output(x_0, "np"), strict=True)
+    factor = enlargement(max(kind.sides))
+    return [side_by_side([told, files.preview(sample), files.preview(data)], factor) for told, sample, data in rows]
+
+
+def _draw(unet, scheduler, places, args, is_to_stop, examples):
     """A list of the samples with these numbers; raises `_Stopped` if sampling was stopped."""
     # A separate scheduler, because sampling sets timesteps.
     pipeline = GaussianDiffusionPipeline(unet=unet, scheduler=scheduler.from_config(scheduler.config))
@@ -54,18 +76,31 @@ def _draw(unet, scheduler, places, args, is_to_stop):
         if is_to_stop():
             raise _Stopped
 
-    num_classes = unet.config.get("num_classes")
+    condition = {}
+    if examples is not None:
+        data = to_model_range(examples["images"][list(places)].to(unet.device))
+        condition = {"condition_image": pipeline.samples.condition.split(data)[1] / 2 + 0.5}
     was_training = unet.training
     unet.eval()
     try:
         drawn = pipeline(
             batch_size=len(places),
-            class_labels=None if num_classes is None else torch.tensor(places, device=unet.device) % num_classes,
+            class_labels=_labels(unet, places, examples),
             generator=[torch.Generator().manual_seed(args.seed + place) for place in places],
             num_inference_steps=args.sample_steps,
             eta=0.0,
             callback_on_step_end=stop_if_asked,
+            **condition,
         )
         return list(drawn.images)
     finally:
         unet.train(was_training)
+
+
+def _labels(unet, places, examples):
+    """The labels of the samples: those of the examples, or else all classes in turn; None without classes."""
+    num_classes = unet.config.get("num_classes")
+    if num_classes is None:
+        return None
+    places = torch.tensor(places)
+    return places % num_classes if examples is None else examples["labels"][places]

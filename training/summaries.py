@@ -8,6 +8,7 @@ from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
 from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+from ddpm_hf.samples.condition_images import condition_of
 
 MOST_NAMES = 10
 
@@ -63,24 +64,29 @@ def describe_end(minutes):
     return f", until about {end:%H:%M}{day}"
 
 
-def closing(args, folder, total_steps, seconds, names=()):
+def closing(args, folder, total_steps, seconds, config):
     """Where the result is, its loss and its time, and the commands that come next.
 
     Args:
         seconds (`float`): what this part of the run took.
-        names (`dict`): the names of the classes by label, if there are some.
+        config: the config of the network.
     """
     table = folder / LOSS_FILE
     rows = read_rows(table) if table.exists() else []
     loss = f", with a loss of {rows[-1]['loss']:.4f}" if rows else ""
     where = shlex.quote(str(folder))
     few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
+    names, draws = class_names_of(config), f"sample {where}"
+    what = "draws a grid of samples in few steps; --steps all takes every timestep"
+    condition = condition_of(config)
+    if condition is not None and condition.low_resolution is None:
+        draws, what = f"sample {where} --condition_image IMAGE", "draws samples for an image in few steps"
+    elif condition is not None:
+        draws, what = f"upscale {where} IMAGE", "enlarges an image in few steps; without options, in all"
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {
-        f"ddpm-hf sample {where} {few}": "draws a grid of samples in few steps; --steps all takes every timestep",
-        f"ddpm-hf sample {where} {few} --class {shlex.quote(next(iter(names.values())))}"
-        if names
-        else "": "of a class",
+        f"ddpm-hf {draws} {few}": what,
+        f"ddpm-hf {draws} {few} --class {shlex.quote(next(iter(names.values())))}" if names else "": "of a class",
         f"tensorboard --logdir {shlex.quote(str(folder / args.logging_dir))}"
         if is_tracked
         else "": "shows the curves",

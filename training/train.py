@@ -29,15 +29,18 @@ from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.batch_bytes import least_batch_bytes
-from ddpm_hf.models.class_names import class_names_of, id2label_of
+from ddpm_hf.models.class_names import id2label_of
 from ddpm_hf.models.named_networks import network_config
 from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.pipelines.portable_pipeline import OWN_NETWORKS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.samples import kind_of
+from ddpm_hf.samples.kind import channels_of
+from ddpm_hf.sizes import config_size
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
+from ddpm_hf.training.conditions import check_condition_kept, network_options
 from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.earlier_options import RATE, updates_per_minute, with_earlier_options
 from ddpm_hf.training.health import check_weights
@@ -204,7 +207,7 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
         trainer.fit()
         finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
         seconds = time.perf_counter() - begun
-        accelerator.print(closing(args, trainer.folder, total_steps, seconds, class_names_of(unet.config)))
+        accelerator.print(closing(args, trainer.folder, total_steps, seconds, unet.config))
     leave_processes(accelerator)
 
 
@@ -251,6 +254,7 @@ def make_unet(args, source):
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
+    options |= network_options(args, source)
     if args.process == "ve" and source.network_class is DDPMUNet2DModel:
         options["time_embedding_type"] = "fourier"
     if source.class_names is not None:
@@ -269,7 +273,7 @@ def _load_unet(args, source):
         check_readable(Path(args.init_from) / "unet")
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     if unet.config.get("sample_size", ()) is None:  # the network takes any size, but samples need one
-        unet.register_to_config(sample_size=source.resolution)
+        unet.register_to_config(sample_size=config_size(source.resolution))
     added = {}
     if args.variance_head is not None and unet.config.get("variance_head") is None:
         added["variance_head"] = args.variance_head
@@ -282,8 +286,13 @@ def _load_unet(args, source):
         )
     if added:
         unet = type(unet).from_unet(unet, **added)
+    if channels_of(unet.config) != source.channels:
+        raise InputError(
+            f"The network of init_from={args.init_from!r} makes images of {channels_of(unet.config)} channel(s), and "
+            f"the data have {source.channels}."
+        )
+    check_condition_kept(args, unet)
     wanted = {
-        "in_channels": source.channels,
         "num_classes": source.num_classes,
         "variance_head": args.variance_head,
     }

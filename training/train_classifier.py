@@ -28,6 +28,8 @@ from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.class_names import id2label_of
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import ACCURACY
+from ddpm_hf.samples.kind import channels_of
+from ddpm_hf.sizes import config_size, sides_of_size
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
@@ -149,11 +151,11 @@ def measure(args, classifier, scheduler, held_out):
 
 def make_classifier(args, source):
     """The network for the size, channels and classes of the data."""
-    sides = [source.resolution]
+    sides = [max(sides_of_size(source.resolution))]
     while sides[-1] > LAST_SIDE:
         sides.append(math.ceil(sides[-1] / 2))
     return NoisyImageClassifier(
-        sample_size=source.resolution,
+        sample_size=config_size(source.resolution),
         in_channels=source.channels,
         num_classes=source.num_classes,
         block_out_channels=tuple(args.width * min(level, 4) for level in range(1, len(sides) + 1)),
@@ -191,10 +193,10 @@ def open_labelled_images(args, split, unet_config):
             "whose network says its sample_size."
         )
     source = open_images(sized, None)
-    if source.channels != unet_config.in_channels:
+    if source.channels != channels_of(unet_config):
         raise InputError(
             f"The images of split {split!r} have {source.channels} channel(s), and those of model={args.model!r} "
-            f"{unet_config.in_channels}: give images of the kind that the model was trained on."
+            f"{channels_of(unet_config)}: give images of the kind that the model was trained on."
         )
     return source
 

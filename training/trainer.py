@@ -14,12 +14,14 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipel
 from ddpm_hf.pipelines.sample_files import files_of
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+from ddpm_hf.samples import kind_of
+from ddpm_hf.training.conditions import taught_condition, told
 from ddpm_hf.training.continuous_objectives import CONTINUOUS, make_continuous_objective
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
 from ddpm_hf.training.sample_measures import channel_row, channels_of_data
-from ddpm_hf.training.samples import draw_samples
+from ddpm_hf.training.samples import beside_examples, draw_samples, examples_of
 from ddpm_hf.training.training_loop import Task, TrainingLoop
 
 # The folder being pushed, separate from the folder to which the run keeps writing.
@@ -49,10 +51,17 @@ class Trainer(TrainingLoop):
         self.scheduler = scheduler
         # Labels are below it, and it is the null label.
         self.num_classes = unet.config.get("num_classes")
-        task = Task(objective_of(args, scheduler, accelerator.device), scheduler.config.num_train_timesteps)
+        self.taught = taught_condition(unet, args)
+        self.channels_of_sample = kind_of(unet.config).channels
+        task = Task(
+            objective_of(args, scheduler, unet.config, accelerator.device), scheduler.config.num_train_timesteps
+        )
         # A head must learn the errors of the prediction as in sampling, without dropout.
         unet = freeze_all_but_head(unet).eval() if args.train_head_only else unet.train()
         super().__init__(args, accelerator, unet, task, images, total_steps)
+
+    def told(self, images, labels):
+        return told(self.taught, self.model, images, labels)
 
     def labels_to_learn(self, batch):
         labels = super().labels_to_learn(batch)
@@ -102,10 +111,14 @@ class Trainer(TrainingLoop):
         """Writes a grid of samples of the averaged weights, and sends it to the trackers."""
         with self.clock_stopped():
             with self.averaged_model() as unet:
-                images = self._draw(unet, self.args.num_samples)
-                picture = files_of(unet.config).picture
+                number = self.args.num_samples
+                images = self._draw(unet, number)
+                files = files_of(unet.config)
             if images is not None and self.accelerator.is_main_process:
-                grid = picture(images)
+                shown = images
+                if self.taught is not None:
+                    shown = beside_examples(images, unet.config, self._examples(number))
+                grid = files.picture(shown)
                 with written_whole(self.folder / "samples" / f"step-{self.progress.step:06d}.png") as aside:
                     grid.save(aside)
                 self._track_image(grid)
@@ -116,10 +129,18 @@ class Trainer(TrainingLoop):
     @cached_property
     def channels(self):
         """The means and deviations of the channels of the data; None for points and streams."""
-        return channels_of_data(self.images)
+        return channels_of_data(self.images, self.channels_of_sample)
 
     def _draw(self, unet, number):
-        return draw_samples(unet, self.scheduler, self.accelerator, self.args, number, lambda: self.stop.signum)
+        return draw_samples(
+            *(unet, self.scheduler, self.accelerator, self.args, number),
+            lambda: self.stop.signum,
+            self._examples(number),
+        )
+
+    def _examples(self, number):
+        """So many data whose condition images the samples are told; None for a network that is told none."""
+        return None if self.taught is None else examples_of(self.images, number, self.args.seed)
 
     def evaluate(self):
         """Writes what is measured on held-out images with the averaged weights to the tables and trackers."""
@@ -159,7 +180,8 @@ class Trainer(TrainingLoop):
                 tracker.log({"samples": trackio.Image(image)}, step=step)
 
 
-def objective_of(args, scheduler, device):
+def objective_of(args, scheduler, unet_config, device):
     if isinstance(scheduler, CONTINUOUS):
         return make_continuous_objective(scheduler, args.likelihood_weighting, args.discrete_levels)
-    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device)
+    levels = kind_of(unet_config).levels
+    return make_objective(args.objective, scheduler, args.vlb_weight, args.min_snr_gamma, device, levels)

@@ -29,6 +29,7 @@ from ddpm_hf.interruptions import Interrupted, StopRequest
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.training.batch_seeds import seed_batch
 from ddpm_hf.training.checkpoints import load_newest_checkpoint, remove_old_checkpoints, save_checkpoint
+from ddpm_hf.training.conditions import Told
 from ddpm_hf.training.engine_state import read_engine_state
 from ddpm_hf.training.health import (
     UpdateStatistics,
@@ -235,10 +236,10 @@ class TrainingLoop:
         seed_batch(self.args.seed, place)
         batch = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         images = to_model_range(batch["images"], self.args.random_flip)
-        labels = self.labels_to_learn(batch)
+        told = self.told(images, self.labels_to_learn(batch))
         timesteps, weights = self.timestep_sampler.sample(len(images), place)
         with self.accelerator.accumulate(self.model):
-            losses = self.objective(self.model, images, timesteps, labels)
+            losses = self.objective(told.network, told.images, timesteps, told.labels)
             loss = (weights * losses).mean()
             self.accelerator.backward(refuse_nonfinite(loss))
             if self.accelerator.sync_gradients:
@@ -253,6 +254,10 @@ class TrainingLoop:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
         # DeepSpeed's norm is a number.
         return norm if isinstance(norm, torch.Tensor) else torch.tensor(norm, device=self.accelerator.device)
+
+    def told(self, images, labels):
+        """What the objective takes of a batch: [`conditions.Told`]."""
+        return Told(self.model, images, labels)
 
     def labels_to_learn(self, batch):
         """The labels for the objective, (B,), or None."""

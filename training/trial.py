@@ -7,6 +7,7 @@ from accelerate.utils import DistributedType
 
 from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
+from ddpm_hf.training.conditions import taught_condition, told
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.model_setup import check_set_up, set_up_model
 from ddpm_hf.training.optimizers import make_optimizer
@@ -46,7 +47,8 @@ class Trial:
         self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
         check_set_up(args, self.model, accelerator.device)
         set_up_model(self.model, args, accelerator.device)
-        self.objective = objective_of(args, scheduler, accelerator.device)
+        self.taught = taught_condition(self.model, args)
+        self.objective = objective_of(args, scheduler, unet.config, accelerator.device)
         self.num_train_timesteps = scheduler.config.num_train_timesteps
         self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], args)
         self.ema = make_ema(self.model.parameters(), args)
@@ -56,7 +58,8 @@ class Trial:
         images = to_model_range(batch["images"])
         timesteps = torch.randint(self.num_train_timesteps, (len(images),), device=images.device)
         with self.accelerator.autocast():
-            return self.objective(self.model, images, timesteps, batch.get("labels")).mean()
+            network, images, labels = told(self.taught, self.model, images, batch.get("labels"))
+            return self.objective(network, images, timesteps, labels).mean()
 
     def update(self, batch):
         """One update, with `batch` in each accumulation step."""

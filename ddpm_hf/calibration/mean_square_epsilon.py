@@ -132,9 +132,10 @@ def _summed_draws(pipeline, measuring, per_image, encode, state_file):
             if progress.has(number, batch.data, batch.labels):
                 batch.bar.update(per_image)
                 continue
-            x0 = _network_images(batch.data, pipeline.unet, encode, batch.first)
+            data = _network_images(batch.data, pipeline.unet, encode, batch.first)
+            x0, condition_image = pipeline.samples.split(data)
             timesteps = image_timesteps(batch.first, len(x0), per_image, steps, measuring.seed)
-            draws = _draws_of_batch(batch, x0, timesteps)
+            draws = _draws_of_batch(batch, x0, condition_image, timesteps)
             _check_finite(draws[0], timesteps, batch.first)
             if number == 1 and measuring.rank == 0:
                 _warn_if_worse_than_none(draws[2], timesteps, steps)
@@ -177,10 +178,10 @@ def image_timesteps(first, count, per_image, steps, seed):
     return (torch.arange(per_image) * unit + offsets[:, None]) * steps // (per_image * unit)
 
 
-def _draws_of_batch(batch, x0, timesteps):
+def _draws_of_batch(batch, x0, condition_image, timesteps):
     """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), float64, on the host, which waits only here."""
     predicted, known, residual = [], [], []
-    for t, noise, x_t, output in batch.noised(x0, timesteps.T):
+    for t, noise, x_t, output in batch.noised(x0, timesteps.T, condition_image):
         epsilon = batch.pipeline.scheduler.get_epsilon(output, t, x_t)
         predicted.append(_mean_square(epsilon))
         known.append(_mean_square(noise) - 1)
@@ -231,7 +232,7 @@ def _network_images(batch, unet, encode, first):
     images = to_model_range(batch.to(unet.device))
     if encode is not None:
         images = encode(images).float()
-    wanted = samples.shape
+    wanted = (samples.data_channels, *samples.sides)
     fits = len(wanted) == images.ndim - 1 and all(
         side in (None, given) for side, given in zip(wanted, images.shape[1:], strict=True)
     )

@@ -27,10 +27,12 @@ from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.push import prepare_repository
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+from ddpm_hf.models.network_config import has_head
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, with_recipe
 from ddpm_hf.reports.report_files import CALIBRATION
 from ddpm_hf.results import check_apart
+from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 
@@ -139,14 +141,10 @@ def _calibrated_scheduler(pipeline, mean_square_epsilon, plan_cost):
     changes = changes_for(pipeline.unet.config) | measured
     if plan_cost != "bound":
         return with_recipe(scheduler, "ddim-2m-pc", **changes)
-    if _has_head(pipeline.unet):
+    if has_head(pipeline.unet.config):
         return GaussianDiffusionScheduler.from_config(scheduler.config, timestep_plans=None, **measured)
     eta = scheduler.config.get("eta", 1.0)
     return with_recipe(scheduler, "analytic-ddim" if eta == 0 else "analytic-ddpm", **changes)
-
-
-def _has_head(unet):
-    return unet.config.out_channels == 2 * unet.config.in_channels
 
 
 def _print_summary(gamma, scheduler, made, output_dir):
@@ -198,8 +196,9 @@ def _seconds_per_call(loaded, images, labels):
     unet = loaded.pipeline.unet
     x = to_model_range(images.to(unet.device))
     x = x if loaded.encode is None else loaded.encode(x)
+    x0, condition_image = kind_of(unet.config).split(x)
     pipeline = GaussianDiffusionPipeline(unet, loaded.pipeline.scheduler)
     measuring, first = Measuring(images, labels, len(images), progress_bar=False), torch.zeros(1, dtype=torch.int64)
     with noised_batches(pipeline, measuring, 1, "") as batches:
         (batch,) = batches
-        return seconds_of(lambda: [noised.output.sum().item() for noised in batch.noised(x, first)])
+        return seconds_of(lambda: [noised.output.sum().item() for noised in batch.noised(x0, first, condition_image)])

@@ -90,8 +90,9 @@ def _bound_terms(pipeline, measuring, candidates, samples):
     transitions, decoders = torch.zeros(2, nodes, nodes, dtype=torch.float64)
     with noised_batches(pipeline, measuring, len(candidates), "bound") as batches:
         for batch in batches:
-            x0 = samples.from_data(batch.data).to(pipeline.unet.device)
-            for node, (t, _, x_t, output) in enumerate(batch.noised(x0, torch.tensor(candidates)), start=1):
+            x0, condition_image = samples.split(samples.from_data(batch.data).to(pipeline.unet.device))
+            noised = batch.noised(x0, torch.tensor(candidates), condition_image)
+            for node, (t, _, x_t, output) in enumerate(noised, start=1):
                 state = (output, t, x0, x_t)
                 transitions[1:node, node] += _summed(
                     _term(chain, state, samples.levels, s) for s in candidates[: node - 1]

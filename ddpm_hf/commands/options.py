@@ -19,7 +19,7 @@ from ddpm_hf.schedulers.sampler_table import check_recipe
 LARGEST_SEED = 2**62
 
 # The fields of `DataArguments` that say which data a model is measured on; how they are read follows from the model.
-IMAGES = ("dataset", "dataset_config", "split", "image_column", "label_column")
+IMAGES = ("dataset", "dataset_config", "split", "image_column", "condition_column", "label_column")
 POINTS = ("dataset", "dataset_config", "point_columns", "split")
 SAMPLES = (*IMAGES, "point_columns")
 
@@ -42,7 +42,10 @@ class ModelVerb(Verb):
         "model": check_model_place,
         "classifier": check_model_place,
         **dict.fromkeys(("dataset", "check_images"), check_data_name),
-        **dict.fromkeys(("folder", "run", "checkpoint", "image", "image_a", "image_b", "mask"), check_local_place),
+        **dict.fromkeys(
+            ("folder", "run", "checkpoint", "image", "image_a", "image_b", "mask", "condition_image"),
+            check_local_place,
+        ),
     }
 
     def invoke(self, ctx):

@@ -6,8 +6,11 @@ import typer
 CALLS_WORTH_SAYING = 200
 
 
-def open_pipeline(model, device, classifier=None, recipe=None, steps=None):
+def open_pipeline(model, device, classifier=None, recipe=None, steps=None, cascades=False):
     """The pipeline of a folder or repository, on its device, with the named sampler.
+
+    Args:
+        cascades (`bool`): whether it may be a cascade, whose stages all get the named sampler.
 
     Raises:
         InputError: for what is no model, a device that is not there, a sampler that the model does not have, and for
@@ -15,19 +18,21 @@ def open_pipeline(model, device, classifier=None, recipe=None, steps=None):
     """
     from ddpm_hf.devices import open_device
     from ddpm_hf.evaluation.samplers import set_steps
-    from ddpm_hf.hub.model_folder import load_pipeline
+    from ddpm_hf.hub.model_folder import is_cascade, load_cascade, load_pipeline
     from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
     from ddpm_hf.recipes import changes_for, check_head, with_recipe
 
     parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
     device = open_device(device)
-    pipeline = load_pipeline(model, **parts).to(device)
-    if recipe is not None:
-        config = pipeline.unet.config
-        pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, recipe, **changes_for(config)))
-        check_head(pipeline.unet, pipeline.scheduler)
-    if steps is not None:
-        set_steps(pipeline.scheduler, steps, f"{type(pipeline.scheduler).__name__} of {model}")
+    pipeline = (load_cascade(model) if cascades and is_cascade(model) else load_pipeline(model, **parts)).to(device)
+    for network, name in pipeline.stage_parts:
+        unet, scheduler = getattr(pipeline, network), getattr(pipeline, name)
+        if recipe is not None:
+            scheduler = with_recipe(scheduler, recipe, **changes_for(unet.config))
+            check_head(unet, scheduler)
+            pipeline.register_modules(**{name: scheduler})
+        if steps is not None:
+            set_steps(scheduler, steps, f"{type(scheduler).__name__} of {model}")
     return pipeline
 
 
@@ -36,7 +41,8 @@ def check_batch(pipeline, batch_size, advice):
     from ddpm_hf.limits import check_fits_memory
     from ddpm_hf.models.batch_bytes import least_batch_bytes
 
-    check_fits_memory("a batch takes at least", least_batch_bytes(pipeline.unet.config, batch_size), advice)
+    needed = max(least_batch_bytes(stage.unet.config, batch_size) for stage in pipeline.stages)
+    check_fits_memory("a batch takes at least", needed, advice)
 
 
 def say_duration(pipeline, batch_size, calls, advice):
@@ -54,11 +60,11 @@ def say_duration(pipeline, batch_size, calls, advice):
     if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
         return
     unet = pipeline.unet
-    x = torch.zeros(batch_size, *pipeline.samples.shape, device=unet.device, dtype=unet.dtype)
+    shape = unet.config.in_channels, *pipeline.samples.sides
+    x = torch.zeros(batch_size, *shape, device=unet.device, dtype=unet.dtype)
     t = torch.zeros((), dtype=torch.int64, device=unet.device)
-    labels = None
-    if classes_of(unet.config)[0] is not None:
-        labels = torch.zeros(batch_size, dtype=torch.int64, device=unet.device)
+    label = None if classes_of(unet.config)[0] is None else 0
+    labels = pipeline.encode_labels(label, batch_size=batch_size, device=unet.device)
     with torch.no_grad(), fitting_into_memory(advice):
         seconds = seconds_of(lambda: unet(x, t, labels, return_dict=False)[0].sum().item())
     typer.echo(f"{calls} network calls of {batch_size}: about {expected_duration(calls * seconds, advice)} (h:mm:ss)")

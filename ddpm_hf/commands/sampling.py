@@ -1,4 +1,4 @@
-"""The verbs that draw images: `sample`, `interpolate`, `edit`."""
+"""The verbs that draw images: `sample`, `upscale`, `interpolate`, `edit`."""
 
 import math
 from dataclasses import dataclass
@@ -50,6 +50,12 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
+    condition_image: Path | None = option(
+        None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
+    )
+    augmentation_level: str | None = option(
+        None, "Of a cascade: noise on what its upscalers are told; one for all, or LEVEL,LEVEL, one for each."
+    )
     ode: bool = option(
         False,
         "Follow the probability flow by an adaptive solver instead of steps, deterministically, in as many calls as it takes.",
@@ -89,7 +95,12 @@ class GuidedSamplingOptions(SamplingOptions):
             "guidance_rescale": self.guidance_rescale,
             "classifier_guidance_scale": self.classifier_guidance_scale,
             "classifier_guidance_form": self.classifier_guidance_form,
+            **({} if self.augmentation_level is None else {"augmentation_level": self._levels()}),
         }
+
+    def _levels(self):
+        levels = fractions("augmentation_level", self.augmentation_level)
+        return levels[0] if len(levels) == 1 else levels
 
 
 @app.command()
@@ -99,7 +110,8 @@ def sample(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="PNG: a grid of images, or points as a scatter; CSV or NPY: points, with a scatter beside; "
+            help="PNG: a grid of images, or points as a scatter; NPY: the values of images or points; CSV: points, "
+            "with a scatter beside; "
             f"{NUMBERED.format('samples.png')}."
         ),
     ] = None,
@@ -129,10 +141,14 @@ def sample(
     output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
     device = execution.device or accelerator.device
     named = None if sampling.steps == ALL else sampling.steps
-    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named)
-    steps, said = (None, "") if sampling.ode else choose_steps(pipeline, sampling.steps, sampling.chooses_sampler)
+    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named, cascades=True)
+    steps, said = (None, "") if sampling.ode else steps_of_stages(pipeline, sampling)
     keywords["num_inference_steps"] = steps
-    samples = files_of(pipeline.unet.config)
+    if len(pipeline.stages) > 1:
+        keywords = for_cascade(keywords, sampling)
+    if sampling.condition_image is not None:
+        keywords["condition_image"] = _condition_image(sampling.condition_image, pipeline)
+    samples = files_of(pipeline.samples.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
@@ -141,9 +157,10 @@ def sample(
     if accelerator.is_main_process and said:
         typer.echo(said)
     if accelerator.is_main_process and not sampling.ode:
-        calls = math.ceil(len(places) / execution.batch_size) * _steps_of(pipeline, steps)
-        batch_size = min(execution.batch_size, len(places))
-        say_duration(pipeline, batch_size, calls, "lower --num_images, --steps or --batch_size")
+        batch_size, batches = min(execution.batch_size, len(places)), math.ceil(len(places) / execution.batch_size)
+        for stage, count in zip(pipeline.stages, steps if isinstance(steps, list) else [steps], strict=True):
+            calls = batches * _steps_of(stage, count)
+            say_duration(stage, batch_size, calls, "lower --num_images, --steps or --batch_size")
     if sampling.ode:
         images = _draw_by_flow(pipeline, places, execution, advice, sampling.tolerances(), sampling)
     else:
@@ -153,6 +170,39 @@ def sample(
         _save_trajectory(recorder, trajectory)
         samples.save(images, files)
         typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
+
+
+def _condition_image(path, pipeline):
+    """The picture in the channels and the size of the network's condition image."""
+    from PIL import Image
+
+    from ddpm_hf.pipelines.image_inputs import read_image
+
+    condition = pipeline.samples.condition
+    if condition is None or condition.low_resolution is not None:
+        raise InputError(
+            "--condition_image is for models of pairs (--condition_column), and this one is of another kind."
+        )
+    picture = read_image(path, condition.condition_channels)
+    height, width = pipeline.samples.sides
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def steps_of_stages(pipeline, sampling):
+    """The number of steps, or for a cascade a list of one for each stage, and what is said of the choice."""
+    chosen = [choose_steps(stage, sampling.steps, sampling.chooses_sampler) for stage in pipeline.stages]
+    if len(chosen) == 1:
+        return chosen[0]
+    return [steps for steps, _ in chosen], "\n".join(said for _, said in chosen if said)
+
+
+def for_cascade(keywords, sampling):
+    """The arguments that all stages of a cascade take; InputError for those that are for one model."""
+    if sampling.ode:
+        raise InputError("--ode is for one model, and this is a cascade: leave it out.")
+    if keywords["classifier_guidance_scale"] != 0:
+        raise InputError("classifier_guidance_scale is for one model, and this is a cascade: leave it out.")
+    return {name: value for name, value in keywords.items() if not name.startswith("classifier")}
 
 
 def _free_outputs(output, trajectory):
@@ -258,7 +308,7 @@ def interpolate(
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    pair = [read_image(image, pipeline.unet.config.in_channels) for image in (image_a, image_b)]
+    pair = [read_image(image, pipeline.samples.channels) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     with fitting_into_memory(advice):
@@ -330,7 +380,7 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
 
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    given = read_image(image, pipeline.unet.config.in_channels)
+    given = read_image(image, pipeline.samples.channels)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
@@ -344,6 +394,62 @@ def edit(
     with written_whole(output) as aside:
         image_rows([row]).save(aside)
     typer.echo(f"{output}: {'x_T and the image from it' if editing.invert else f'{number} images'}")
+
+
+@dataclass
+class UpscalingOptions:
+    """The options of `upscale`: the noise on the image, and the tiles."""
+
+    title: ClassVar[str] = "Upscaling"
+
+    augmentation_level: float = option(
+        0.0, "Noise to add to the image, up to the largest of the training; it hides faults of the image."
+    )
+    tile_overlap: float = option(
+        0.25, "The share of a tile that overlaps the next one, for images larger than a tile."
+    )
+    num_images: int = option(1, "Number of results, each from its own noise.", min=1, max=MOST_IN_A_ROW)
+
+
+@app.command()
+@with_options
+def upscale(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="A picture file, as large as the model's low resolution or larger.")],
+    output: Annotated[
+        Path | None, typer.Option(help=f"The PNG file to write; {NUMBERED.format('upscaled.png')}.")
+    ] = None,
+    *,
+    upscaling: UpscalingOptions,
+    sampling: SamplingOptions,
+    execution: offered(ExecutionOptions, "seed", "device", seed={"help": "Image i is that of seed + i."}),
+):
+    """Enlarge a picture by a model that was trained with --low_resolution, in tiles if it is large."""
+    output = free_output(output, "upscaled.png", (".png",))
+    from ddpm_hf.files import written_whole
+    from ddpm_hf.limits import fitting_into_memory
+    from ddpm_hf.pipelines.image_grids import sample_images, side_by_side
+    from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.pipeline_upscale import GaussianDiffusionUpscalePipeline
+
+    pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
+    pipeline = GaussianDiffusionUpscalePipeline.from_pipe(pipeline)
+    given = read_image(image, pipeline.samples.channels)
+    advice = "give a smaller picture"
+    with fitting_into_memory(advice):
+        images = sample_images(
+            pipeline,
+            upscaling.num_images,
+            execution.seed,
+            batch_size=1,
+            image=given,
+            augmentation_level=upscaling.augmentation_level,
+            tile_overlap=upscaling.tile_overlap,
+            **sampling.keywords(),
+        )
+    with written_whole(output) as aside:
+        side_by_side(images).save(aside)
+    typer.echo(f"{output}: {given.width}x{given.height} enlarged to {images[0].width}x{images[0].height}")
 
 
 def _inverted(pipeline, image, sampling):

@@ -1,4 +1,4 @@
-"""The verbs that share a model: `push`, `export`, `demo`."""
+"""The verbs that put models together and share them: `cascade`, `push`, `export`, `demo`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.options import ExecutionOptions, Model, ModelOrEmbedded, ModelVerb
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
-from ddpm_hf.places import EMBEDDED_MODEL
+from ddpm_hf.places import EMBEDDED_MODEL, check_model_place
 
 app = Verbs(ModelVerb)
 
@@ -31,6 +31,21 @@ class CommitOptions:
     log: bool = option(
         True, "Share the log of the training too: loss.csv, its curve, bits_per_dim.csv.", spelling="--log/--no_log"
     )
+
+
+@app.command()
+def cascade(
+    base: Annotated[str, typer.Argument(help="The model of the smallest images: a pipeline folder, or a Hub id.")],
+    upscalers: Annotated[list[str], typer.Argument(help="Models trained with --low_resolution, from small to large.")],
+    output: Annotated[Path, typer.Option(help="The new pipeline folder.")],
+):
+    """Put a model and models that enlarge its images together to one that draws large images."""
+    for model in (base, *upscalers):
+        check_model_place(model)
+    from ddpm_hf.hub.cascade import make_cascade
+
+    sides = [stage.samples.sides for stage in make_cascade(base, upscalers, output).stages]
+    typer.echo(f"{output}: a cascade of {', '.join('{}x{}'.format(*each) for each in sides)}")
 
 
 @app.command()

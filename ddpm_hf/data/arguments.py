@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from ddpm_hf.errors import refuse_empty
 from ddpm_hf.places import check_data_place
+from ddpm_hf.sizes import parsed_size
 
 # The distributions of `point_clouds`: importing them would import torch, and the help of a command would wait.
 POINT_CLOUD_NAMES = ("swiss_roll", "two_moons", "eight_gaussians", "checkerboard", "pinwheel")
@@ -39,12 +40,19 @@ class DataArguments:
     dataset_config: str | None = option(None, "Configuration of a data set that has several.")
     split: str = option("train", "Split to train on; keep another one for evaluation.")
     image_column: str | None = option(None, "Column of images, needed only if there are several.")
+    condition_column: str | None = option(
+        None,
+        "Column of the images that the model is told, to make those of the image column from them; or a folder that "
+        "has a file of the same name for each file of the data.",
+    )
     label_column: str | None = option(None, "Column of class labels, needed only if there are several.")
     class_conditional: bool = option(False, "Learn the classes of the label column, for samples of a class.")
-    resolution: int | None = option(
-        None, "Side of the square images; by default the data's own if all agree, else the sample size of the network."
+    resolution: str | None = option(
+        None,
+        "Side of the square images, or HEIGHTxWIDTH, as 24x40; by default the data's own if all are squares of one "
+        "size, else the sample size of the network.",
     )
-    center_crop: bool = option(True, "Crop the longer side; without it the whole image is squeezed into the square.")
+    center_crop: bool = option(True, "Crop what is too long; without it the whole image is squeezed into the size.")
     point_columns: str | None = option(None, "Comma-separated columns of points; by default all but the labels.")
     num_points: int = option(5000, f"Number of points to draw from {', '.join(POINT_CLOUD_NAMES)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")
@@ -57,3 +65,4 @@ class DataArguments:
     def __post_init__(self):
         for each in fields(self):
             refuse_empty(each.name, getattr(self, each.name))
+        self.resolution = parsed_size("resolution", self.resolution)

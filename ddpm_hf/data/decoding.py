@@ -1,6 +1,7 @@
 """Decodes stored images into uint8 tensors of one size, and counts and names damaged images."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from ddpm_hf.data.image_headers import IMAGES_PER_READ, name_of, open_image
 from ddpm_hf.data.limits import check_workers, usable_cores
 from ddpm_hf.errors import InputError
 from ddpm_hf.image_files import check_range, highest_value, in_eight_bits, is_sixteen_bit
+from ddpm_hf.sizes import sides_of_size
 
 logger = logging.getLogger(__name__)
 
@@ -26,48 +28,75 @@ CENTER = (0.5, 0.5)
 
 @dataclass(frozen=True)
 class ImageForm:
-    """The form of every decoded image, uint8 (channels, resolution, resolution), and how it is made square."""
+    """The form of every decoded image, uint8 (channels, height, width) of the resolution, and how it is given that.
+
+    A pair has the channels of the image and then `condition_channels`, which is None for images without one.
+    """
 
     channels: int
-    resolution: int
+    resolution: int | str
     center_crop: bool = True
+    condition_channels: int | None = None
 
     @property
     def shape(self):
-        return self.channels, self.resolution, self.resolution
+        return self.channels + (self.condition_channels or 0), *self.sides
+
+    @property
+    def sides(self):
+        """(height, width)."""
+        return sides_of_size(self.resolution)
 
     @property
     def float_bytes(self):
         """Bytes of an image as floats for the network."""
-        return 4 * self.channels * self.resolution**2
+        return 4 * math.prod(self.shape)
 
 
 def decode_image(value, form, place=CENTER):
     """One stored image in its form.
 
     Args:
-        value: an image as stored by `datasets`.
-        form (`ImageForm`): without its `center_crop` the whole image is squeezed into the square.
-        place (`tuple[float, float]`): position of the square crop: (0, 0) is left and top, (1, 1) right and bottom.
+        value: an image as stored by `datasets`, or a pair of them.
+        form (`ImageForm`): without its `center_crop` the whole image is squeezed into the size.
+        place (`tuple[float, float]`): position of the crop: (0, 0) is left and top, (1, 1) right and bottom.
 
     Raises:
         InputError: for an unsupported bit depth, and for 16 bits of which this image uses few, whatever others use.
     """
+    if isinstance(value, tuple):
+        image, condition = (
+            ImageForm(channels, form.resolution, form.center_crop)
+            for channels in (form.channels, form.condition_channels)
+        )
+        return np.concatenate([decode_image(value[0], image, place), decode_image(value[1], condition, place)])
     image = open_image(value)
     if is_sixteen_bit(image):  # asked before the pixels are loaded, which forgets it
         check_range(highest_value(image))
     image = in_eight_bits(image, "L" if form.channels == 1 else "RGB")
-    size = (form.resolution, form.resolution)
+    height, width = form.sides
+    size = (width, height)
     if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS, _square(image.size, place) if form.center_crop else None)
-    return np.asarray(image).reshape(form.resolution, form.resolution, form.channels).transpose(2, 0, 1)
+        box = _largest_box(image.size, size, place) if form.center_crop else None
+        image = image.resize(size, Image.Resampling.LANCZOS, box)
+    return np.asarray(image).reshape(height, width, form.channels).transpose(2, 0, 1)
 
 
-def _square(size, place):
-    """The largest square within an image of `size`: left, top, right, bottom, in whole pixels, to avoid blur."""
-    side = min(size)
-    left, top = (round((length - side) * share) for length, share in zip(size, place, strict=True))
-    return left, top, left + side, top + side
+def _largest_box(size, wanted, place):
+    """The largest part of an image of `size` with the shape of `wanted`, both (width, height).
+
+    Returns:
+        left, top, right, bottom, in whole pixels, to avoid blur.
+    """
+    # Products, not ratios, so that squares and whole multiples are exact.
+    if size[0] * wanted[1] <= size[1] * wanted[0]:
+        width, height = size[0], max(1, round(size[0] * wanted[1] / wanted[0]))
+    else:
+        width, height = max(1, round(size[1] * wanted[0] / wanted[1])), size[1]
+    left, top = (
+        round((length - part) * share) for length, part, share in zip(size, (width, height), place, strict=True)
+    )
+    return left, top, left + width, top + height
 
 
 def decode_readable(values, form, places=None):
@@ -82,7 +111,8 @@ def decode_readable(values, form, places=None):
             images.append(decode_image(value, form, CENTER if places is None else places[position]))
             read.append(position)
         except Exception as error:  # PIL raises whatever its decoders raise
-            damaged[position] = f"({name_of(value)}): {error}"
+            stored = value[0] if isinstance(value, tuple) else value
+            damaged[position] = f"({name_of(stored)}): {error}"
     return np.array(images, dtype=np.uint8).reshape(-1, *form.shape), read, damaged
 
 
@@ -104,7 +134,7 @@ class ImageReader(Dataset):
         source, places = self.source, None
         if self.crop_seed is not None:
             places = np.random.default_rng((self.crop_seed, *rows)).random((len(rows), 2))
-        images, read, damaged = decode_readable(source.rows[rows][source.column], source.form, places)
+        images, read, damaged = decode_readable(source.stored(rows), source.form, places)
         damaged = {int(rows[position]): f"row {rows[position]} {why}" for position, why in damaged.items()}
         if damaged and source.strict:
             raise_damaged(next(iter(damaged.values())))

@@ -56,7 +56,8 @@ class ImageData:
     @staticmethod
     def open_for_network(args, config, model, streaming=False):
         """Images in the size of a trained network, whatever their own is; `model` is its name in messages."""
-        return (open_stream if streaming else open_images)(sized_for_network(args, config, model), None)
+        sized = sized_for_network(args, config, model)
+        return open_stream(sized, None) if streaming else open_images(sized, None, config)
 
     @staticmethod
     def check_training(args):
@@ -98,6 +99,14 @@ class PointData:
             )
         if args.random_flip:
             raise InputError("random_flip mirrors images, and points have no sides: leave it out.")
+        if args.low_resolution is not None:
+            raise InputError(
+                f"low_resolution={args.low_resolution} is for images, and points have none: leave it out."
+            )
+        if args.condition_column is not None:
+            raise InputError(
+                f"condition_column={args.condition_column!r} is of images, and these are points: leave it out."
+            )
         if args.streaming:
             raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 import ddpm_hf
 from ddpm_hf.data.decoding import DAMAGED_TO_NAME, ImageForm, ImageReader, decode_readable, report_damage
 from ddpm_hf.data.image_headers import IMAGES_PER_READ
+from ddpm_hf.data.pairs import stored_values
 from ddpm_hf.data.reading_problems import cache_error
 
 # Disk space that decoded images leave free, for checkpoints and other programs.
@@ -87,7 +88,7 @@ def decode_to_disk(source, workers=0):
                 batched=True,
                 batch_size=IMAGES_PER_READ,
                 with_indices=True,
-                fn_kwargs={"column": source.column, "form": source.form},
+                fn_kwargs={"columns": (source.column, source.condition_column), "form": source.form},
                 remove_columns=source.rows.column_names,
                 features=_features(source.form),
                 num_proc=workers or None,
@@ -126,8 +127,8 @@ def _features(form):
     return datasets.Features({"pixels": pixels, "row": datasets.Value("int64")})
 
 
-def _decode_table(batch, rows, column, form: ImageForm):
-    images, read, _ = decode_readable(batch[column], form)
+def _decode_table(batch, rows, columns, form: ImageForm):
+    images, read, _ = decode_readable(stored_values(batch, *columns), form)
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(form.shape)))
     return pa.table({"pixels": pixels, "row": pa.array(np.array(rows, dtype=np.int64)[read])})
 

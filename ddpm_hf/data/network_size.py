@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.samples import kind_of
+from ddpm_hf.sizes import size_of
 
 
 def sized_for_network(args, config, model):
@@ -15,22 +16,16 @@ def sized_for_network(args, config, model):
         model (`str`): its name in messages.
 
     Raises:
-        InputError: for a network of points, or of images that are not square, as data are read as squares, and for
-            another resolution.
+        InputError: for a network of points, and for another resolution.
     """
     _, height, width = kind_of(config).image_shape(
         otherwise=InputError(f"{model} makes points, which have no size: give a model of images.")
     )
-    if height != width:
-        raise InputError(
-            f"{model} has a network for images of {height}x{width} (height x width), and data are read as squares "
-            "only: give a model of square images."
-        )
     if height is None:
         return args
-    if args.resolution not in (None, height):
+    if args.resolution not in (None, size_of(height, width)):
         raise InputError(
             f"resolution={args.resolution} does not go with {model}, whose network is for images of "
-            f"{height}x{height}: leave --resolution out, and the data are resized."
+            f"{height}x{width}: leave --resolution out, and the data are resized."
         )
-    return replace(args, resolution=height)
+    return replace(args, resolution=size_of(height, width))

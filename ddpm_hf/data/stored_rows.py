@@ -71,10 +71,10 @@ def _builder(source, args, options):
     return datasets.load_dataset_builder(source, args.dataset_config)
 
 
-def find_image_column(features, wanted=None):
-    """The image column: the only one of type `datasets.Image`, or the `wanted` one of several."""
+def find_image_column(features, wanted=None, option="image_column"):
+    """The image column: the only one of type `datasets.Image`, or of several the one that `option` names."""
     found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    return _choose_column("image_column", wanted, found, features, "images")
+    return _choose_column(option, wanted, found, features, "images")
 
 
 def find_label_column(features, wanted=None):

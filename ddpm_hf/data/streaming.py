@@ -25,7 +25,8 @@ from ddpm_hf.data.decoding import ImageForm, decode_readable, fill_gaps, raise_d
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, survey
 from ddpm_hf.data.limits import check_batch_size
-from ddpm_hf.data.source import SquareImages, resolution_of
+from ddpm_hf.data.sized_images import SizedImages
+from ddpm_hf.data.source import resolution_of
 from ddpm_hf.data.stored_rows import find_image_column, find_label_column, names_of_classes, open_rows
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import ignore_stop_signals
@@ -39,7 +40,7 @@ BATCHES_READ_AHEAD = 16
 
 
 @dataclass(frozen=True)
-class StreamSource(SquareImages):
+class StreamSource(SizedImages):
     """A data set opened as a stream and inspected, and the form of its decoded images; their number is unknown.
 
     `label_column`, `num_classes` and `class_names` are None without classes, and `size` and `median_side` are as in

@@ -88,8 +88,8 @@ def _measure(pipeline, measuring, samples):
     with noised_batches(pipeline, measuring, len(timesteps), "bits/dim") as batches:
         for batch in batches:
             samples.check_data(batch.data, batch.first)
-            x0 = samples.from_data(batch.data).to(pipeline.unet.device)
-            terms = _bound_of_batch(batch, x0, samples.levels)
+            x0, condition_image = samples.split(samples.from_data(batch.data).to(pipeline.unet.device))
+            terms = _bound_of_batch(batch, x0, condition_image, samples.levels)
             _check_finite(terms, timesteps, batch.first)
             rows.append((batch.first, terms / (x0[0].numel() * math.log(2))))
     num_images = batches.num_images
@@ -106,11 +106,11 @@ def _measure(pipeline, measuring, samples):
     )
 
 
-def _bound_of_batch(batch, x0, levels):
+def _bound_of_batch(batch, x0, condition_image, levels):
     """The prior term and the terms of all steps, in nats: (B, 1 + K), float64, on the host, which waits only here."""
     scheduler = batch.pipeline.scheduler
     terms = [prior_term(scheduler, x0)]
-    for t, _, x_t, output in batch.noised(x0, scheduler.timesteps):
+    for t, _, x_t, output in batch.noised(x0, scheduler.timesteps, condition_image):
         terms.append(bound_term(scheduler, output, t, x0, x_t, levels=levels))
     return torch.stack(terms, dim=1).cpu().double()
 

@@ -1,6 +1,7 @@
 """Calls of a network over data, batch by batch, where the noise of an image depends on its place in the data."""
 
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -31,13 +32,15 @@ class Batch(NamedTuple):
     seed: int
     bar: tqdm
 
-    def noised(self, x0, timesteps):
+    def noised(self, x0, timesteps, condition_image=None):
         """Yields a [`NoisedImage`] for each of the timesteps, by one network call.
 
         Args:
             x0 (`torch.Tensor`): the input of the network, (B, C, *), on its device.
             timesteps (`torch.Tensor`): (K,) for the whole batch, or (K, B), one for each image.
+            condition_image (`torch.Tensor`, *optional*): what the network is told beside, from `SampleKind.split`.
         """
+        predict = partial(self.pipeline.predict, condition_image=condition_image)
         labels = self.pipeline.encode_labels(self.labels, batch_size=len(x0), device=x0.device)
         # The scheduler reads a single timestep on the host, the network on the device: neither waits for the other.
         on_device = timesteps.to(x0.device)
@@ -45,7 +48,7 @@ class Batch(NamedTuple):
         noises = noise_of_steps(image_generators(self.seed, self.first, x0), len(timesteps), x0)
         for t, t_on_device, noise in zip(on_host, on_device, noises, strict=True):
             x_t = self.pipeline.scheduler.add_noise(x0, noise, t)
-            yield NoisedImage(t, noise, x_t, self.pipeline.predict(x_t, t, t_on_device, labels))
+            yield NoisedImage(t, noise, x_t, predict(x_t, t, t_on_device, labels))
             self.bar.update()
 
 

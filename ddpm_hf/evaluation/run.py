@@ -20,6 +20,7 @@ from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.reports.report_files import BOUND
 from ddpm_hf.results import alone_in_free_folder
+from ddpm_hf.samples import kind_of
 
 
 class BoundRequest(NamedTuple):
@@ -146,9 +147,15 @@ def open_data(data, unet_config):
     conditional = classes_of(unet_config)[0] is not None
     data = dataclasses.replace(data, class_conditional=conditional)
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
-    if source.channels != unet_config.in_channels:
+    samples = kind_of(unet_config)
+    wanted, given = samples.data_channels, source.samples.data_channels
+    if wanted != samples.channels and data.condition_column is None:
         raise InputError(
-            f"The images have {source.channels} channel(s) and the network takes {unet_config.in_channels}: evaluate it on "
+            "The network is told the images of pairs: name the column of the condition images with --condition_column."
+        )
+    if given != wanted:
+        raise InputError(
+            f"The images have {given} channel(s) and the network takes {wanted}: evaluate it on "
             "images of the kind that it was trained on."
         )
     return source

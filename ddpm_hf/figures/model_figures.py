@@ -9,6 +9,7 @@ from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.models.network_config import has_head
 from ddpm_hf.recipes import check_head
 from ddpm_hf.visualization.calibration import draw_variances
 from ddpm_hf.visualization.forward_process import draw_forward_process
@@ -90,7 +91,7 @@ def variances(pipeline, num_inference_steps, data=None, num_samples=256, seed=0)
     Args:
         data (`DataArguments`): which samples; read only for a variance head.
     """
-    head = pipeline.scheduler.config.variance_type if _has_head(pipeline.unet.config) else None
+    head = pipeline.scheduler.config.variance_type if has_head(pipeline.unet.config) else None
     of_head = {}
     if head is not None:
         check_head(pipeline.unet, pipeline.scheduler)
@@ -123,10 +124,6 @@ def _predictor(pipeline):
         return pipeline.predict(x_t.to(device), t, t.to(device), labels).cpu()
 
     return predict
-
-
-def _has_head(config):
-    return config.out_channels == 2 * config.in_channels
 
 
 def _check_points(pipeline, otherwise):

@@ -8,6 +8,7 @@ from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.installation import INSTALL, WHERE
 from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
+from ddpm_hf.portable.pipeline_file import PIPELINES
 from ddpm_hf.reports.report_files import (
     CALIBRATION,
     COMPARED_SAMPLES,
@@ -16,6 +17,7 @@ from ddpm_hf.reports.report_files import (
     TRAINING_OPTIONS,
     calibration_of,
 )
+from ddpm_hf.samples.condition_images import both_sides, condition_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -97,7 +99,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(
     "{repository}", custom_pipeline="{repository}", trust_remote_code=True
 )
-image = pipeline(num_inference_steps=25{label}).images[0]
+image = pipeline({image}num_inference_steps=25{label}).images[0]
 ```
 {warning}
 A private repository, or one without a network, is downloaded first: give the folder of
@@ -110,13 +112,17 @@ WITHOUT_CUSTOM_PIPELINE = """
 PACKAGE = """With ddpm_hf (`{install}`; {where}), which trusts no code of the repository:
 
 ```python
-from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf import {pipeline}
 
-pipeline = GaussianDiffusionPipeline.from_pretrained("{repository}")
-image = pipeline(num_inference_steps=25{label}).images[0]
+pipeline = {pipeline}.from_pretrained("{repository}")
+image = pipeline({image}num_inference_steps=25{label}).images[0]
 ```
 
-Any other sampler is a recipe (`ddpm-hf sample {repository} --recipe ddim-2m --steps 25`)."""
+Any other sampler is a recipe (`ddpm-hf {verb} --recipe ddim-2m --steps 25`)."""
+
+# What is told of a picture where the model is given one.
+GIVEN = 'PIL.Image.open("photo.png"), '
+GIVEN_BY_NAME = 'condition_image=PIL.Image.open("photo.png"), '
 
 PACKAGE_OF_LATENTS = """With ddpm_hf (`{install}`; {where}), sampled as it was calibrated:
 
@@ -140,6 +146,8 @@ def introduction(folder, index):
         return f"A denoising diffusion model, calibrated with ddpm_hf on {data} for sampling in few steps."
     if options:
         return f"A denoising diffusion model of {data_name(options['dataset'])}, trained with ddpm_hf."
+    if _class_name(index) == "GaussianDiffusionCascadePipeline":
+        return f"A cascade of denoising diffusion models: {_stages(folder, index)}."
     if CONVERSION.read(folder):
         return f"A diffusion model of another code, as a `{_class_name(index)}`."
     return f"A diffusion model, as a `{_class_name(index)}`."
@@ -166,9 +174,13 @@ def loading(folder, index, repository):
         ways.append(STOCK.format(name=index["_class_name"], repository=repository))
     if has_code:
         warning = WITHOUT_CUSTOM_PIPELINE if is_stock else ""
-        ways.append(CODE.format(repository=repository, label=label, warning=warning))
-    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", "GaussianDiffusionPipeline"):
-        ways.append(PACKAGE.format(install=INSTALL, where=WHERE, repository=repository, label=label))
+        ways.append(CODE.format(repository=repository, label=label, warning=warning, image=_given_image(folder)))
+    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", *PIPELINES):
+        ours = _class_name(index) if _class_name(index) in PIPELINES else PIPELINES[0]
+        upscales = ours == "GaussianDiffusionUpscalePipeline"
+        verb = f"upscale {repository} photo.png" if upscales else f"sample {repository}"
+        told = {"label": label, "image": _given_image(folder), "verb": verb}
+        ways.append(PACKAGE.format(install=INSTALL, where=WHERE, repository=repository, pipeline=ours, **told))
     elif calibration_of(folder):
         ways.append(PACKAGE_OF_LATENTS.format(install=INSTALL, where=WHERE))
     return "\n\n".join(["## How to load it", *ways])
@@ -284,6 +296,22 @@ def _class_name(index):
 
 def _has_classes(folder):
     return _network_config(folder).get("num_class_embeds") is not None
+
+
+def _stages(folder, index):
+    """The sizes of the stages of a cascade and the folders of their networks."""
+    networks = sorted(name for name in index if name.split("_")[0] == "unet")
+    sizes = (both_sides(read_mapping(folder / name / "config.json")["sample_size"]) for name in networks)
+    named = [f"{height}x{width} (`{name}`)" for name, (height, width) in zip(networks, sizes, strict=True)]
+    return ", enlarged to ".join(named)
+
+
+def _given_image(folder):
+    """The argument of the call that is the condition image; "" for a network without one."""
+    condition = condition_of(_network_config(folder))
+    if condition is None:
+        return ""
+    return GIVEN_BY_NAME if condition.low_resolution is None else GIVEN
 
 
 def _class_names(folder):

@@ -12,6 +12,7 @@ from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.reading import INDEX_FILE
 from ddpm_hf.pipelines.portable_pipeline import is_stock
 from ddpm_hf.results import alone_in_free_folder, check_apart
+from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.schedulers.choices import COVARIANCE_TYPES, OWN_SPACINGS
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -119,6 +120,11 @@ def _check(model, pipeline):
             f"{model} has a {type(pipeline.unet).__name__}, which no stock pipeline samples. Share it as "
             "`ddpm-hf push` does, with the code that can."
         )
+    if pipeline.samples.condition is not None:
+        raise InputError(
+            f"{model} is told a condition image, which DDPMPipeline cannot pass to the network: no stock pipeline "
+            "would sample it. Share it as `ddpm-hf push` does, with the code that can."
+        )
     labels = pipeline.unet.config.get("num_class_embeds")
     if labels is not None:
         raise InputError(
@@ -149,7 +155,7 @@ def _stock_scheduler(scheduler):
 
 def _stock_network(unet, with_head):
     """The network as a stock class, with or without the channels of its variance head."""
-    channels = unet.config.out_channels if with_head else unet.config.in_channels
+    channels = unet.config.out_channels if with_head else channels_of(unet.config)
     stock = UNet2DModel(**_arguments_of(UNet2DModel, unet.config) | {"out_channels": channels})
     weights = unet.state_dict()
     for name in ("conv_out.weight", "conv_out.bias"):

@@ -11,6 +11,7 @@ from ddpm_hf.hub.model_files import INDEX_FILE, check_files, component_names
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
+from ddpm_hf.pipelines.pipeline_cascade import GaussianDiffusionCascadePipeline
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
@@ -57,9 +58,10 @@ def _check_size(folder, name, content):
 
 def _check_loads(folder):
     check_files(folder)
+    own = GaussianDiffusionCascadePipeline if is_cascade(folder) else GaussianDiffusionPipeline
     try:
-        ours = _components(folder) <= set(inspect.signature(GaussianDiffusionPipeline.__init__).parameters)
-        (GaussianDiffusionPipeline if ours else DiffusionPipeline).from_pretrained(folder)
+        ours = _components(folder) <= set(inspect.signature(own.__init__).parameters)
+        (own if ours else DiffusionPipeline).from_pretrained(folder)
     # Loaders raise many kinds of errors (missing, truncated or mismatched files); users see one kind.
     except Exception as error:
         raise InputError(
@@ -78,6 +80,11 @@ def load_pipeline(model, **parts):
         InputError: for a model that is not a DDPM of images, and for a repository that cannot be read.
         ValueError: for weights that are not finite.
     """
+    if is_cascade(model):
+        raise InputError(
+            f"{model} is a cascade of several models, and this is for one of them: give the folder of one. "
+            "`ddpm-hf sample` draws from the whole."
+        )
     components = _components(model)
     others, missing = components - {"unet", "scheduler", "classifier"}, {"unet", "scheduler"} - components
     if others:
@@ -96,6 +103,22 @@ def load_pipeline(model, **parts):
     networks = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     check_weights_finite(model, networks)
     return pipeline
+
+
+def is_cascade(model):
+    """Whether a folder or repository holds a [`GaussianDiffusionCascadePipeline`]."""
+    name = read_index(model)["_class_name"]
+    return isinstance(name, list) and name[-1] == GaussianDiffusionCascadePipeline.__name__
+
+
+def load_cascade(model):
+    """The [`GaussianDiffusionCascadePipeline`] of a folder or a Hub id, checked like `load_pipeline`."""
+    with reading(model):
+        cascade = GaussianDiffusionCascadePipeline.from_pretrained(model)
+    for stage in cascade.stages:
+        check_sampled(model, stage.unet.config, stage.scheduler)
+    check_weights_finite(model, {network: getattr(cascade, network) for network, _ in cascade.stage_parts})
+    return cascade
 
 
 def check_weights_finite(model, networks):

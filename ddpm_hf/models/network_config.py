@@ -2,15 +2,21 @@
 
 import torch
 
-from ddpm_hf.portable.packed_key import PACKED_KEY
+from ddpm_hf.portable.config import own_value
+from ddpm_hf.samples.kind import channels_of
 
 
 def classes_of(config):
     """The number of classes and the null label, each None where the network has none."""
-    num_classes = config.get("num_classes", config.get(PACKED_KEY, {}).get("num_classes"))
+    num_classes = own_value(config, "num_classes")
     if num_classes is not None:
         return num_classes, num_classes
     return config.get("num_class_embeds"), None
+
+
+def has_head(config):
+    """Whether a network has a variance head, by the number of its output channels."""
+    return config.out_channels == 2 * channels_of(config)
 
 
 def with_weights_of(unet, model, output_layer, variance_head=None, num_classes=None):

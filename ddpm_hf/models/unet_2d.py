@@ -1,17 +1,21 @@
-"""The U-Net of DDPM: diffusers' `UNet2DModel` with optional class labels and a variance head."""
+"""The U-Net of DDPM: diffusers' `UNet2DModel` with optional class labels, condition images and a variance head."""
 
 import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
+from ddpm_hf.models.level_embedding import LabelAndLevelEmbedding
 from ddpm_hf.models.network_config import with_weights_of
 from ddpm_hf.portable.config import PortableConfigMixin
+from ddpm_hf.samples.condition_images import DOWNSAMPLINGS, both_sides, check_divides, with_levels
+from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
 
 class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     """Predicts the noise in x_t (Ho et al. 2020, appendix B), optionally for a class and with a variance head.
 
-    Its saved files load as a stock `UNet2DModel` with the same weights.
+    Its saved files load as a stock `UNet2DModel` with the same weights, except with both classes and augmentation
+    levels.
 
     Args:
         num_classes (`int`, *optional*): labels are 0 .. num_classes - 1; the label `num_classes` is the null label
@@ -23,26 +27,75 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             A scheduler with the `variance_type` of the same name reads them.
         id2label (`dict`, *optional*): names of the classes by label, as in the configs of transformers:
             `{"0": "cat", "1": "dog"}`. Pipelines accept these names as labels.
-        kwargs: arguments of [`UNet2DModel`]; `out_channels` follows from `in_channels` and the head.
+        condition_channels (`int`, *optional*): the last so many input channels are a condition image, which is
+            concatenated to x_t.
+        low_resolution (`int` or `tuple[int, int]`, *optional*): the size, (height, width), in which the condition
+            image is the image itself; it divides `sample_size`.
+        downsampling (`str`, *optional*): makes the image of low resolution: `"lanczos"`, the default, or `"area"`;
+            both are antialiased.
+        max_augmentation_level (`float`, *optional*): the largest level of noise of the condition image in training
+            (Ho et al. 2021, section 4.2), in (0, 1]. Such a network is told 1000 times the level, by `class_labels`;
+            with classes these are (B, 2), labels and levels (`condition_images.with_levels`).
+        condition_dropout (`bool`): the condition image was dropped in training now and then, so that guidance by it
+            is possible.
+        value_range (`tuple[float, float]`, *optional*): the values of the data that become [-1, 1], if they are not
+            of 8 bits from 0 to 255.
+        levels (`int`, *optional*): with `value_range`: the number of values of the data; None for floats.
+        kwargs: arguments of [`UNet2DModel`]; `in_channels` are the channels of the sample and of the condition image;
+            `out_channels` follows from these and the head.
 
-    Shapes: sample (B, C, H, W), timestep () or (B,), class_labels (B,); the output has C channels, or 2C with a head.
+    Shapes: sample (B, C, H, W), or (B, C + condition_channels, H, W); timestep () or (B,), class_labels (B,); the
+    output has C channels, or 2C with a head.
     """
 
-    _own_keys = ("num_classes", "variance_head", "id2label")
+    _own_keys = (
+        *("num_classes", "variance_head", "id2label", "condition_channels", "low_resolution", "downsampling"),
+        *("max_augmentation_level", "condition_dropout", "value_range", "levels"),
+    )
 
-    def __init__(self, num_classes=None, variance_head=None, id2label=None, **kwargs):
+    def __init__(
+        self,
+        num_classes=None,
+        variance_head=None,
+        id2label=None,
+        condition_channels=None,
+        low_resolution=None,
+        downsampling=None,
+        max_augmentation_level=None,
+        condition_dropout=False,
+        value_range=None,
+        levels=None,
+        **kwargs,
+    ):
+        condition = {
+            "condition_channels": condition_channels,
+            "low_resolution": low_resolution,
+            "downsampling": downsampling,
+            "max_augmentation_level": max_augmentation_level,
+            "condition_dropout": condition_dropout,
+        }
+        in_channels = kwargs.get("in_channels", 3)
+        _check_condition(in_channels, num_classes, kwargs.get("sample_size"), **condition)
         if variance_head is not None and variance_head not in VARIANCE_HEADS:
             raise ValueError(f"variance_head={variance_head!r} is not one of {VARIANCE_HEADS} or None.")
         if num_classes is not None:
             if num_classes < 1:
                 raise ValueError(f"num_classes={num_classes} must be at least 1, or None for no class labels.")
             _require(kwargs, "num_class_embeds", num_classes + 1, "num_classes + 1, the null label included")
-        in_channels = kwargs.get("in_channels", 3)
+        elif max_augmentation_level is not None:
+            _require(kwargs, "class_embed_type", "timestep", "the augmentation level is embedded like a timestep")
+        channels = in_channels - (condition_channels or 0)
         if variance_head is not None:
-            _require(kwargs, "out_channels", 2 * in_channels, "2 * in_channels with a variance head")
-        kwargs.setdefault("out_channels", in_channels)
+            _require(kwargs, "out_channels", 2 * channels, "2 * in_channels with a variance head")
+        kwargs.setdefault("out_channels", channels)
         super().__init__(**kwargs)
-        self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
+        self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label, **condition)
+        self.register_to_config(value_range=value_range, levels=levels)
+        if self._has_labels_and_levels:
+            first = self.time_embedding.linear_1
+            self.class_embedding = LabelAndLevelEmbedding(
+                num_classes + 1, self.time_proj, first.in_features, first.out_features
+            )
         if self.sample_size is not None:
             size = self.sample_size
             self._check_size(*((size, size) if isinstance(size, int) else size))
@@ -70,7 +123,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         Raises:
             ValueError: if the network does not have C output channels, or has classes and is to get others.
         """
-        channels = unet.config.in_channels
+        channels = channels_of(unet.config)
         if num_classes is not None and unet.class_embedding is not None:
             raise ValueError(
                 f"The network has classes already ({unet.config.num_class_embeds} labels); num_classes={num_classes} "
@@ -91,12 +144,26 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         """The layer whose rows are the output channels: first the prediction, then the head."""
         return self.conv_out
 
+    @property
+    def _has_labels_and_levels(self):
+        return self.config.num_classes is not None and self.config.max_augmentation_level is not None
+
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; without labels, a class-conditional network gets the null label."""
+        """As [`UNet2DModel.forward`]; without labels the null label, and without levels the level 0 is told."""
         self._check_size(*sample.shape[-2:])
-        if class_labels is None and self.config.num_classes is not None:
-            class_labels = torch.full(sample.shape[:1], self.config.num_classes, device=sample.device)
+        if class_labels is None:
+            class_labels = self._told_by_default(sample)
+        elif self._has_labels_and_levels and class_labels.ndim == 1:
+            class_labels = with_levels(class_labels, torch.zeros(class_labels.shape, device=sample.device))
         return super().forward(sample, timestep, class_labels, return_dict)
+
+    def _told_by_default(self, sample):
+        config, labels, levels = self.config, None, None
+        if config.num_classes is not None:
+            labels = torch.full(sample.shape[:1], config.num_classes, device=sample.device)
+        if config.max_augmentation_level is not None:
+            levels = torch.zeros(sample.shape[:1], device=sample.device)
+        return with_levels(labels, levels)
 
     def _check_size(self, height, width):
         """Raises ValueError for odd sides at a level that halves: upsampling would not give the same size again."""
@@ -110,6 +177,51 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             f"Images of {height}x{width} do not suit a network of {levels} levels, which needs sides divisible by "
             f"{factor}. Resize the images (to {nearest}, say), or give `block_out_channels`, `down_block_types` and "
             f"`up_block_types` at most {fitting} levels."
+        )
+
+
+def _check_condition(
+    in_channels,
+    num_classes,
+    sample_size,
+    condition_channels,
+    low_resolution,
+    downsampling,
+    max_augmentation_level,
+    condition_dropout,
+):
+    """Raises ValueError for keys of a condition image that contradict each other or the rest of the config."""
+    if condition_channels is None:
+        if low_resolution is not None or max_augmentation_level is not None or condition_dropout:
+            raise ValueError(
+                f"low_resolution={low_resolution}, max_augmentation_level={max_augmentation_level} and "
+                f"condition_dropout={condition_dropout} are of a condition image: give its condition_channels too."
+            )
+        return
+    if not 0 < condition_channels < in_channels:
+        raise ValueError(
+            f"condition_channels={condition_channels} must be at least 1 and fewer than in_channels={in_channels}, "
+            "which are those of the sample and of its condition image together."
+        )
+    if downsampling not in (None, *DOWNSAMPLINGS):
+        raise ValueError(f"downsampling={downsampling!r} is not one of {DOWNSAMPLINGS}.")
+    if low_resolution is not None:
+        if sample_size is None or condition_channels * 2 != in_channels:
+            raise ValueError(
+                f"low_resolution={low_resolution} needs a sample_size and a condition image of the sample's own "
+                f"channels, and there are sample_size={sample_size}, in_channels={in_channels} and condition_channels="
+                f"{condition_channels}."
+            )
+        check_divides(low_resolution, both_sides(sample_size))
+    if max_augmentation_level is not None and not 0 < max_augmentation_level <= 1:
+        raise ValueError(
+            f"max_augmentation_level={max_augmentation_level} must be in (0, 1], or None for a network that is told "
+            "none."
+        )
+    if condition_dropout and num_classes is not None:
+        raise ValueError(
+            f"condition_dropout is for networks without classes, and there are num_classes={num_classes}: guidance "
+            "is by the classes then."
         )
 
 

@@ -13,6 +13,11 @@ from diffusers.configuration_utils import FrozenDict
 from ddpm_hf.portable.packed_key import PACKED_KEY
 
 
+def own_value(config, key):
+    """The value of a key of ours in a config of ours or of a stock class; None where it is not there."""
+    return config.get(key, config.get(PACKED_KEY, {}).get(key))
+
+
 class PortableConfig(FrozenDict):
     """The config of one of our classes: lookups and attributes see every value, `items()` what stock classes read.
 

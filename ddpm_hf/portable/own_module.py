@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 MODULE_PREFIX = "ddpm_hf_pipeline_"
+# The last line of a `pipeline.py`.
+EXPORT = "    {name} = own_module(__file__).{name}\n"
 
 
 def own_module(path):
@@ -25,3 +27,8 @@ def own_module(path):
         exec(compile(source, str(path), "exec"), vars(module))
         sys.modules[name] = module
     return module
+
+
+def exporting(source, name):
+    """The bytes of a `pipeline.py` that exports the pipeline of that name, from those of one that exports another."""
+    return source[: source.rindex(b"\n", 0, -1) + 1] + EXPORT.format(name=name).encode()

@@ -12,13 +12,24 @@ import sys
 from typing import NamedTuple
 
 from ddpm_hf import __version__
-from ddpm_hf.portable.own_module import MODULE_PREFIX
+from ddpm_hf.portable.own_module import EXPORT, MODULE_PREFIX
 
-TRAVELLING = ("ddpm_hf.portable.own_module", "ddpm_hf.pipelines.pipeline_gaussian_diffusion")
-LIBRARIES = {"torch", "numpy", "diffusers"}
+TRAVELLING = (
+    "ddpm_hf.portable.own_module",
+    "ddpm_hf.pipelines.pipeline_gaussian_diffusion",
+    "ddpm_hf.pipelines.pipeline_upscale",
+    "ddpm_hf.pipelines.pipeline_cascade",
+)
+# The pipelines in the file; it exports one of them, because diffusers takes the only one that it finds.
+PIPELINES = (
+    "GaussianDiffusionPipeline",
+    "GaussianDiffusionUpscalePipeline",
+    "GaussianDiffusionCascadePipeline",
+)
+LIBRARIES = {"torch", "numpy", "diffusers", "PIL"}
 LINE_LENGTH = 119
 
-HEADER = f'''"""The complete code of a diffusion model's repository; it needs only torch, numpy and diffusers.
+HEADER = f'''"""The complete code of a diffusion model's repository; it needs only torch, numpy, diffusers and Pillow.
 
 Bundled from the source files of ddpm_hf {__version__} that are named below; change those rather than this file.
 Diffusers runs it in
@@ -32,11 +43,11 @@ SPDX-License-Identifier: Apache-2.0
 '''
 
 CLOSING = f"""
-# This file exports the class from a separate module, for the reasons given in `own_module`; that module keeps the
+# This file exports one class from a separate module, for the reasons given in `own_module`; that module keeps the
 # bytes of this file as PIPELINE_SOURCE.
 if not __name__.startswith({MODULE_PREFIX!r}):
-    GaussianDiffusionPipeline = own_module(__file__).GaussianDiffusionPipeline
-"""
+    del {", ".join(PIPELINES)}
+{EXPORT.format(name=PIPELINES[0])}"""
 
 
 class Import(NamedTuple):

@@ -1,9 +1,11 @@
-"""Images as samples: floats (C, H, W) in [-1, 1] for a network, 8-bit levels in the data."""
+"""Images as samples: floats (C, H, W) in [-1, 1] for a network, in the data levels of 8 bits, or values of a range."""
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 
+from ddpm_hf.portable.config import own_value
 from ddpm_hf.samples.kind import SampleKind
+from ddpm_hf.samples.value_range import from_unit_range, value_range_of
 
 EIGHT_BITS = 256
 # How far from a level of the grid a float image may be, in levels: rounding of float32 on a fine grid.
@@ -14,7 +16,7 @@ IMAGE_PROCESSOR = VaeImageProcessor(vae_scale_factor=1)
 
 
 class Images(SampleKind):
-    """Images (C, H, W)."""
+    """Images (C, H, W). `value_range` of the config is that of data which are not of 8 bits, `levels` their levels."""
 
     name, output_type, levels = "images", "pil", EIGHT_BITS
     side_names = ("height", "width")
@@ -22,8 +24,31 @@ class Images(SampleKind):
     def image_shape(self, otherwise):
         return self.shape
 
+    def levels_of_data(self):
+        return self.levels if self.value_range is None else own_value(self.config, "levels")
+
+    @property
+    def value_range(self):
+        """(low, high) of data that are not of 8 bits; None for 8 bits from 0 to 255."""
+        return value_range_of(self.config)
+
+    def agreed_output_type(self, output_type):
+        if self.value_range is None:
+            return super().agreed_output_type(output_type)
+        if output_type == "pil":
+            raise ValueError(
+                "output_type='pil' would cut the values to 8 bits, and this model was trained on others: take 'np', "
+                "in the values of the data, 'pt' or 'latent'."
+            )
+        return output_type or "np"
+
     def to_output(self, x_0, output_type):
-        """A list of PIL images, or `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1]."""
+        """A list of PIL images, or `np` (B, H, W, C) or `pt` (B, C, H, W), both in [0, 1].
+
+        Where the data are not of 8 bits, `np` has their values and their type.
+        """
+        if output_type == "np" and self.value_range is not None:
+            return from_unit_range(x_0.permute(0, 2, 3, 1).cpu().numpy(), self.value_range, self.levels)
         return IMAGE_PROCESSOR.postprocess(x_0, output_type=output_type)
 
     def check_data(self, batch, first=0):
@@ -34,6 +59,9 @@ class Images(SampleKind):
             first (`int`): the number of the first image, for the message.
         """
         super().check_data(batch, first)
+        if self.levels is None:
+            self._check_continuous(batch, first)
+            return
         levels, codes = self.levels, self._codes(batch)
         off_grid = (codes - codes.round()).abs() > GRID_TOLERANCE
         outside = (codes < -GRID_TOLERANCE) | (codes > levels - 1 + GRID_TOLERANCE) | codes.isnan()
@@ -50,8 +78,18 @@ class Images(SampleKind):
             )
         raise ValueError(f"Image {first + image} has the level {value}: levels={levels} are 0 .. {levels - 1}.")
 
+    def _check_continuous(self, batch, first):
+        bad = (~(batch.abs() <= 1 + RANGE_TOLERANCE)).flatten(1).any(1)
+        if not batch.is_floating_point() or bad.any():
+            place = first + (bad.nonzero()[0].item() if bad.any() else 0)
+            raise ValueError(
+                f"Image {place} is of {batch.dtype}, with values out of [-1, 1]: give floats in that range."
+            )
+
     def from_data(self, batch):
-        """Images that passed `check_data` as float32 in [-1, 1], exactly on the grid."""
+        """Images that passed `check_data` as float32 in [-1, 1], exactly on the grid if there are levels."""
+        if self.levels is None:
+            return batch.float()
         return self._codes(batch).round_().mul_(2 / (self.levels - 1)).sub_(1)
 
     def _codes(self, images):
@@ -64,4 +102,4 @@ class Images(SampleKind):
 
     def random_data(self, number):
         """Noise in the form of a data set's images, (N, C, H, W), uint8."""
-        return torch.randint(EIGHT_BITS, (number, *self.shape), dtype=torch.uint8)
+        return torch.randint(EIGHT_BITS, (number, self.data_channels, *self.sides), dtype=torch.uint8)

@@ -4,6 +4,8 @@ Each kind has its own file. All of them travel inside model repositories with th
 so files and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines.sample_files`.
 """
 
+from ddpm_hf.samples.condition_images import condition_of, enlarged
+
 
 class SampleKind:
     """The samples of one network; `kind_of` chooses the kind from its config.
@@ -30,11 +32,27 @@ class SampleKind:
 
     def __init__(self, config, levels=None):
         self.config, self.sides = config, sides_of(config)
-        self.levels = levels or self.levels
+        self.levels = levels or self.levels_of_data()
+
+    def levels_of_data(self):
+        """The number of values that the data of the network can take."""
+        return self.levels
 
     @property
     def channels(self):
-        return self.config["in_channels"]
+        return channels_of(self.config)
+
+    @property
+    def condition(self):
+        """The [`ConditionImage`] that the network is told beside the sample, or None."""
+        return condition_of(self.config)
+
+    @property
+    def data_channels(self):
+        """The channels of data: those of a sample, and for a network of pairs those of its condition image too."""
+        condition = self.condition
+        is_of_pairs = condition is not None and condition.low_resolution is None
+        return self.config["in_channels"] if is_of_pairs else self.channels
 
     @property
     def shape(self):
@@ -49,13 +67,24 @@ class SampleKind:
         """
         raise otherwise
 
-    def layout(self, number="N"):
-        """The shape of a batch in words, for messages."""
-        return f"({', '.join([number, str(self.channels), *self.side_names])})"
+    def split(self, data):
+        """x_0, and the condition image in its size (or None), from data in the range of the network.
 
-    def fits(self, batch):
+        The data of a network of pairs have the channels of x_0 and then those of the condition image.
+        """
+        condition = self.condition
+        if condition is None:
+            return data, None
+        x_0, image = condition.split(data)
+        return x_0, enlarged(image, x_0.shape[2:])
+
+    def layout(self, number="N", channels=None):
+        """The shape of a batch in words, for messages; of samples, or of so many channels."""
+        return f"({', '.join([number, str(channels or self.channels), *self.side_names])})"
+
+    def fits(self, batch, channels=None):
         """Whether a batch has the dimensions and channels of these samples; its sides may be any."""
-        return batch.ndim == 1 + len(self.shape) and batch.shape[1] == self.channels
+        return batch.ndim == 1 + len(self.shape) and batch.shape[1] == (channels or self.channels)
 
     def agreed_output_type(self, output_type):
         """`output_type`, or the default for None; ValueError for one that is for other samples."""
@@ -68,9 +97,10 @@ class SampleKind:
             batch (`torch.Tensor`): as a data set has them.
             first (`int`): the number of the first sample, for the message.
         """
-        if not self.fits(batch):
+        if not self.fits(batch, self.data_channels):
+            layout = self.layout(channels=self.data_channels)
             raise ValueError(
-                f"{self.name.capitalize()} of shape {tuple(batch.shape)} must be {self.layout()} for this network."
+                f"{self.name.capitalize()} of shape {tuple(batch.shape)} must be {layout} for this network."
             )
 
     def in_range(self, batch):
@@ -80,6 +110,12 @@ class SampleKind:
     def bound_note(self, bits):
         """A note to print beside a bound of `bits` per dimension."""
         return ""
+
+
+def channels_of(config):
+    """The channels of a sample: the input channels of the network without those of its condition image."""
+    condition = condition_of(config)
+    return config["in_channels"] - (0 if condition is None else condition.condition_channels)
 
 
 def sides_of(config):

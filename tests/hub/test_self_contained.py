@@ -19,14 +19,24 @@ from torch.testing import assert_close
 from ddpm_hf import (
     ADMUNet2DModel,
     ExactDenoiser,
+    GaussianDiffusionCascadePipeline,
     GaussianDiffusionPipeline,
     GaussianDiffusionScheduler,
+    GaussianDiffusionUpscalePipeline,
     LinearAttentionUNet2DModel,
     MLPDenoiser,
     NoisyImageClassifier,
     __version__,
 )
-from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, TRAVELLING, assemble, pipeline_source
+from ddpm_hf.portable.own_module import exporting
+from ddpm_hf.portable.pipeline_file import (
+    LIBRARIES,
+    PIPELINE_SOURCE,
+    PIPELINES,
+    TRAVELLING,
+    assemble,
+    pipeline_source,
+)
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may round otherwise
@@ -64,8 +74,9 @@ def load(loader, case):
         return {"error": f"{type(error).__name__}: {error}"}
     pipeline.set_progress_bar_config(disable=True)
     said = {"class": type(pipeline).__name__, "parts": [type(p).__name__ for p in (pipeline.unet, pipeline.scheduler)]}
-    if said["class"] == "GaussianDiffusionPipeline":
+    if said["class"].startswith("GaussianDiffusion"):
         options = {"output_type": "latent"} | case["options"]
+        options = {name: torch.tensor(value) if name == "image" else value for name, value in options.items()}
     else:
         options = {"output_type": "np", "num_inference_steps": 3}
     said["images"] = pipeline(generator=torch.Generator().manual_seed(0), **options).images.tolist()
@@ -83,6 +94,7 @@ json.dump(report, open("report.json", "w"))
 
 def sample(pipeline, **options):
     pipeline.set_progress_bar_config(disable=True)
+    options = {name: torch.tensor(value) if name == "image" else value for name, value in options.items()}
     return pipeline(generator=torch.Generator().manual_seed(0), output_type="latent", **options).images
 
 
@@ -138,8 +150,17 @@ def models(tiny_unet):
     second_order = scheduler(eta=0.0, solver_order=2, timestep_spacing="karras")
     guided = {"class_labels": [0, 2], "guidance_scale": 2.0, "guidance_rescale": 0.5, "guidance_interval": (0.1, 9.0)}
     steered = {"class_labels": [0, 2], "classifier_guidance_scale": 2.0, "classifier_guidance_form": "mean"}
-    ours = GaussianDiffusionPipeline
+    ours, upscale = GaussianDiffusionPipeline, GaussianDiffusionUpscalePipeline
+    small = {"image": torch.rand(1, 1, 5, 4, generator=torch.Generator().manual_seed(0)).tolist()}
+    upscaler = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4, "max_augmentation_level": 0.5}
+    of_classes = tiny_unet(**upscaler, num_classes=3)
+    cascade = GaussianDiffusionCascadePipeline.from_stages(
+        ours(tiny_unet(sample_size=4, num_classes=3), scheduler()), upscale(of_classes, scheduler())
+    )
     return {
+        "cascade": (cascade, steps | guided | {"augmentation_level": 0.2}),
+        "upscaler": (upscale(tiny_unet(**upscaler), scheduler()), steps | small | {"augmentation_level": 0.2}),
+        "upscaler of classes": (upscale(of_classes, scheduler()), steps | small | guided),
         "plans": (ours(tiny_unet(), analytic), steps | {"batch_size": 2}),
         "2m": (ours(tiny_unet(), second_order), steps),
         "head": (ours(tiny_unet(variance_head="npr"), scheduler(variance_type="npr")), steps),
@@ -181,7 +202,7 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     images, cases = {}, []
     for name, (pipeline, options) in models.items():
         pipeline.save_pretrained(tmp_path / name)
-        images[name] = sample(GaussianDiffusionPipeline.from_pretrained(tmp_path / name), **options)
+        images[name] = sample(type(pipeline).from_pretrained(tmp_path / name), **options)
         assert_close(images[name], sample(pipeline, **options), **ROUNDING)
 
     def add(expected, name, repository, arguments, package=False, logged_in=False):
@@ -197,6 +218,10 @@ def test_loading_with_and_without_the_package(tmp_path, models):
         add(without_trust, name, str(tmp_path / name), {})
         add(with_trust, name, str(tmp_path / name), {"trust_remote_code": True})
     public, private = "someone/model", "someone/private"
+    cascade = "someone/cascade"
+    add(refused, "cascade", cascade, {})
+    add("ours", "cascade", cascade, {"trust_remote_code": True})
+    add("ours", "cascade", cascade, code(cascade))
     add(refused, "classes", public, {})
     add("ours", "classes", public, {"trust_remote_code": True})
     add("ours", "classes", public, code(public))
@@ -213,15 +238,21 @@ def test_loading_with_and_without_the_package(tmp_path, models):
     add("ours", "classifier", private, {}, package=True, logged_in=True)
 
     with running_hub() as hub:
-        pushes = [(public, "head", False, "v1"), (public, "classes", False, None), (private, "classifier", True, None)]
+        pushes = [
+            (public, "head", False, "v1"),
+            (public, "classes", False, None),
+            (cascade, "cascade", False, None),
+            (private, "classifier", True, None),
+        ]
         cases.sort(key=lambda case: case[2])
         without, package = ([case for *_, loads, case in cases if loads == with_it] for with_it in (False, True))
         task = {"pushes": pushes, "without": without, "with": package, "token": TOKEN}
         report = run_process(tmp_path, task, hub.endpoint)
     for (expected, name, _, case), said in zip(cases, report, strict=True):
         if expected == "ours":
-            assert said.get("class") == "GaussianDiffusionPipeline", (case, said)
+            assert said.get("class") == type(models[name][0]).__name__, (case, said)
             own = {"points": "MLPDenoiser", "exact": "ExactDenoiser", "exact images": "ExactDenoiser"}
+            own["upscaler of classes"] = "DDPMUNet2DModel"
             own |= {"foreign": "ADMUNet2DModel", "linear attention": "LinearAttentionUNet2DModel"}
             network = own.get(name, "UNet2DModel")
             assert said["parts"] == [network, "GaussianDiffusionScheduler"], case
@@ -427,6 +458,17 @@ def test_no_pickle(tmp_path, models):
 # The file of code -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_file_shows_one_pipeline(tmp_path, name):
+    """Diffusers takes the only pipeline of a file; each file exports its own, made from that of any other."""
+    for source in (PIPELINE_SOURCE, exporting(PIPELINE_SOURCE, PIPELINES[-1])):
+        (tmp_path / "pipeline.py").write_bytes(exporting(source, name))
+        names = {"__name__": "a_module", "__file__": str(tmp_path / "pipeline.py")}
+        exec(exporting(source, name), names)
+        shown = [each for each in names.values() if isinstance(each, type) and issubclass(each, DiffusionPipeline)]
+        assert [each.__name__ for each in shown if each.__module__.split(".")[0] != "diffusers"] == [name]
+
+
 def test_the_file_is_whole_and_the_same_every_time():
     source = pipeline_source()
     assert source.encode() == PIPELINE_SOURCE
@@ -440,7 +482,7 @@ def test_the_file_is_whole_and_the_same_every_time():
         elif isinstance(node, ast.ClassDef) and "DiffusionPipeline" in [ast.unparse(base) for base in node.bases]:
             pipelines.append(node.name)
     assert imported - sys.stdlib_module_names == LIBRARIES
-    assert pipelines == ["GaussianDiffusionPipeline"]
+    assert pipelines == ["GaussianDiffusionPipeline", "GaussianDiffusionCascadePipeline"]
     for module in ("ddpm_hf.schedulers.timestep_spacings", *TRAVELLING):
         assert f"# {module} -" in source
 
@@ -488,8 +530,8 @@ def test_files_are_put_together_in_the_order_of_their_dependence(package):
             "a defines 'log', which",
         ),
         ({"a": "from parts.b import z", "b": "x = 1"}, "imports 'z' from parts.b, which does not define it"),
-        ({"a": "import PIL.Image"}, "to where PIL may be missing; diffusers, numpy, torch are there"),
-        ({"a": "def f():\n    import PIL"}, "parts.a, line 2: `import PIL` travels to where PIL may be missing"),
+        ({"a": "import datasets.io"}, "to where datasets may be missing; PIL, diffusers, numpy, torch are there"),
+        ({"a": "def f():\n    import yaml"}, "parts.a, line 2: `import yaml` travels to where yaml may be missing"),
         ({"a": "def f():\n    from parts.b import x", "b": "x = 1"}, "at the top of the file"),
         ({"a": "from parts.b import x as y", "b": "x = 1"}, "without `as`"),
         ({"a": "from . import b", "b": "x = 1"}, "must be `from module import name`"),

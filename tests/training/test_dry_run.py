@@ -52,6 +52,8 @@ def test_it_says_the_plan_and_writes_nothing(options, tmp_path, capsys):
 class OneConvolution(torch.nn.Conv2d):
     """A network whose work can be counted by hand."""
 
+    config = {"in_channels": 1, "sample_size": 8}  # noqa: RUF012
+
     def __init__(self):
         super().__init__(1, 1, 3, padding=1)
 

@@ -55,7 +55,7 @@ def test_channels_of_the_samples_stand_beside_those_of_the_data(options, pixels)
 
 
 def test_a_tint_shows_in_the_row():
-    data = channels_of_data(ImagesInMemory({"images": torch.full((5, 3, 2, 2), 100, dtype=torch.uint8)}))
+    data = channels_of_data(ImagesInMemory({"images": torch.full((5, 3, 2, 2), 100, dtype=torch.uint8)}), 3)
     row = channel_row([Image.new("RGB", (2, 2), (100, 100, 160))], data)
     assert (row["channel_2_mean"], row["channel_2_mean_of_data"]) == (160, 100)
     assert (row["channel_0_mean"], row["channel_0_deviation"]) == (100, 0)
@@ -63,7 +63,7 @@ def test_a_tint_shows_in_the_row():
 
 
 def test_points_have_no_channels():
-    assert channels_of_data(ImagesInMemory({"images": torch.zeros(5, 2)})) is None
+    assert channels_of_data(ImagesInMemory({"images": torch.zeros(5, 2)}), 2) is None
 
 
 def test_the_distance_to_held_out_images(options, classifier, pixels, capsys):

@@ -1,0 +1,29 @@
+"""The embedding of class labels and augmentation levels together, which no stock class has."""
+
+import torch
+from diffusers.models.embeddings import TimestepEmbedding
+from torch import nn
+
+
+class LabelAndLevelEmbedding(nn.Module):
+    """The sum of the embedding of a label and that of a level, which is embedded like a timestep.
+
+    Args:
+        num_labels (`int`): the null label included.
+        time_proj (`nn.Module`): the network's own, which makes waves of a number.
+        frequencies (`int`): the number of these waves.
+        width (`int`): the width of the embedding.
+
+    Shapes: (B, 2), float, each row a label and 1000 times a level (`condition_images.with_levels`), to (B, width).
+    """
+
+    def __init__(self, num_labels, time_proj, frequencies, width):
+        super().__init__()
+        self.labels = nn.Embedding(num_labels, width)
+        self.levels = TimestepEmbedding(frequencies, width)
+        self._waves = [time_proj]  # in a list, so that its weights are not saved a second time
+
+    def forward(self, told):
+        labels, levels = told.unbind(1)
+        waves = self._waves[0](levels).to(self.labels.weight.dtype)
+        return self.labels(labels.to(torch.int64)) + self.levels(waves)

@@ -1,0 +1,53 @@
+"""Sizes of images as options write them: 32 for squares, 24x40 for height and width."""
+
+import re
+
+from ddpm_hf.errors import InputError, refuse_empty
+
+
+def parsed_size(name, value):
+    """A size as it is kept: a whole number for squares, "24x40" for other images, None for None.
+
+    Args:
+        name (`str`): of the option, for messages.
+        value: a whole number, or text.
+
+    Raises:
+        InputError: for what is no size.
+    """
+    if value is None:
+        return None
+    refuse_empty(name, value)
+    found = re.fullmatch(r"([+-]?\d+)(?:x(\d+))?", str(value).strip()) if not isinstance(value, bool) else None
+    if found is None:
+        raise InputError(
+            f"{name}={value!r} must be a whole number, such as 32, or a height and a width, such as 24x40."
+        )
+    height = int(found[1])
+    width = height if found[2] is None else int(found[2])
+    if height < 1 or width < 1:
+        raise InputError(f"{name}={value} is not allowed: it must be at least 1.")
+    return size_of(height, width)
+
+
+def size_of(height, width):
+    """The size of these sides as it is kept, None for sides that are left open."""
+    return height if height == width else f"{height}x{width}"
+
+
+def sides_of_size(size):
+    """(height, width) of a size as it is kept."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size.split("x")
+    return int(height), int(width)
+
+
+def written_sides(sides):
+    """The sides (height, width) in words."""
+    return "{}x{}".format(*sides)
+
+
+def config_size(size):
+    """A size as it is kept in the form of a network's config: a number, or (height, width)."""
+    return size if isinstance(size, int) else sides_of_size(size)

@@ -1,0 +1,145 @@
+"""Images of any depth and number of channels: read, trained on, sampled, written and scored without loss."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from PIL import Image
+from typer.testing import CliRunner
+
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf.data import DataArguments, open_images, to_model_range
+from ddpm_hf.errors import InputError
+from ddpm_hf.pipelines.sample_files import files_of
+from ddpm_hf.samples import kind_of
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "float32", "float64")
+
+
+def values_of(dtype, shape=(6, 5, 8, 12)):
+    rng = np.random.default_rng(0)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(3, 100, shape).astype(dtype)
+    info = np.iinfo(dtype)
+    values = rng.integers(info.min, info.max + 1, shape, dtype=dtype)
+    values.flat[:2] = info.min, info.max
+    return values
+
+
+def written(folder, values):
+    np.save(folder / "values.npy", values)
+    return str(folder / "values.npy")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_come_back_as_they_were(tmp_path, dtype):
+    """From the file into the range of the network and out of the pipeline, bit for bit; floats but for rounding."""
+    values = values_of(dtype)
+    source = open_images(DataArguments(dataset=written(tmp_path, values)), None)
+    images = to_model_range(source.decode()["images"])
+    assert images.dtype == torch.float32 and images.shape == (6, 5, 8, 12)
+    assert images.min() == -1 and images.max() == 1
+    kind = source.samples
+    assert kind.levels == {"1": 256, "2": 65536}.get(str(values.dtype.itemsize))
+    kind.check_data(images)
+    back = kind.to_output(kind.from_data(images), "np").transpose(0, 3, 1, 2)
+    if dtype == "uint8":  # as all images of 8 bits
+        back = (back * 255).round().astype(np.uint8)
+    if kind.levels is None:
+        assert back.dtype == np.float32
+        np.testing.assert_allclose(back, values, rtol=1e-6, atol=1e-4)
+    else:
+        assert back.dtype == values.dtype
+        assert_array_equal(back, values)
+
+
+def test_a_cut_to_eight_bits_would_be_seen(tmp_path):
+    """Neighbours among 65536 levels stay apart, and lie on a grid that is as fine."""
+    values = np.arange(65536, dtype=np.uint16).reshape(1, 1, 256, 256)
+    images = open_images(DataArguments(dataset=written(tmp_path, values)), None).decode()["images"]
+    assert len(images.unique()) == 65536
+    with pytest.raises(ValueError, match="on the grid of levels=256"):
+        kind_of({"in_channels": 1, "sample_size": 256}).check_data(images)
+
+
+@pytest.mark.parametrize("array", [datasets.Array2D, datasets.Array3D])
+def test_a_column_of_arrays(tmp_path, array):
+    shape = (8, 12) if array is datasets.Array2D else (5, 8, 12)
+    values = values_of("uint16", (6, *shape))
+    features = datasets.Features({"scan": array(shape, "uint16"), "kind": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"scan": list(values), "kind": [0, 1, 0, 1, 0, 1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    source = open_images(DataArguments(dataset=str(tmp_path / "saved"), class_conditional=True), None)
+    back = source.samples.to_output(source.decode()["images"], "np").transpose(0, 3, 1, 2)
+    assert_array_equal(back, values.reshape(6, -1, 8, 12))
+    assert source.class_names == ["cat", "dog"] and source.labels.tolist() == rows["kind"]
+
+
+def test_parts_of_an_array(tmp_path):
+    values = values_of("uint16", (10, 8, 12))
+    for split, expected in (("train[:40%]", values[:4]), ("train[40%:]", values[4:]), ("train", values)):
+        source = open_images(DataArguments(dataset=written(tmp_path, values), split=split), None)
+        assert_array_equal(source.values[:, 0], expected)
+    with pytest.raises(InputError, match="split='test' is no part of an array"):
+        open_images(DataArguments(dataset=written(tmp_path, values), split="test"), None)
+
+
+@pytest.mark.parametrize(
+    "values, options, message",
+    [
+        (np.zeros((2, 2, 2, 2, 2), np.uint8), {}, "has the shape .* arrays are"),
+        (np.zeros((0, 8, 8), np.uint8), {}, "at least one"),
+        (np.zeros((2, 8, 8), np.int32), {}, "values of the type int32"),
+        (np.zeros((2, 8, 8), np.float32), {}, "nothing to learn where all are the same"),
+        (np.full((2, 8, 8), np.nan, np.float32), {}, "not finite"),
+        (values_of("uint16"), {"class_conditional": True}, "has no labels"),
+        (values_of("uint16"), {"resolution": 4}, "arrays are not resized"),
+    ],
+)
+def test_arrays_that_are_refused(tmp_path, values, options, message):
+    with pytest.raises(InputError, match=message):
+        open_images(DataArguments(dataset=written(tmp_path, values), **options), None)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_from_five_channels_to_samples_and_scores(tmp_path, dtype):
+    """Trained with an upscaler's condition, resumed, sampled into a file of the same type, and scored in its levels."""
+    data, folder = written(tmp_path, values_of(dtype)), tmp_path / "model"
+    flags = ["--unet", "fashion_mnist", "--batch_size", 2, "--num_samples", 1, "--sample_steps", 1, "--random_flip"]
+    for steps in (1, 2):
+        run("train", data, *flags, "--max_train_steps", steps, "--output_dir", folder)
+    run("sample", folder, "--num_images", 3, "--steps", 2, "--output", tmp_path / "samples.npy")
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.shape == (3, 8, 12, 5) and samples.dtype == dtype
+    pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
+    again = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    assert_array_equal(pipeline(generator=again, num_inference_steps=2).images, samples)
+    with pytest.raises(ValueError, match="output_type='pil' would cut the values to 8 bits"):
+        pipeline(num_inference_steps=1, output_type="pil")
+    scores = ["--dataset", data, "--split", "train", "--num_images", 2, "--steps", 2]
+    assert "bits/dim" in run("evaluate", folder, *scores, "--output", tmp_path / "scores")
+    text = (tmp_path / "scores" / "bpd.json").read_text(encoding="utf-8")
+    assert f'"levels": {"65536" if dtype == "uint16" else "null"}' in text
+    other = written(tmp_path, values_of("uint8"))
+    with pytest.raises(InputError, match="the network is for the range"):
+        open_images(DataArguments(dataset=other), None, pipeline.unet.config)
+
+
+def test_grey_samples_of_sixteen_bits_are_a_png_of_sixteen_bits(tmp_path, tiny_unet):
+    unet = tiny_unet(value_range=(0, 65535), levels=65536)
+    images = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler())(batch_size=3, num_inference_steps=1).images
+    files = files_of(unet.config)
+    files.save(list(images), files.free_files(tmp_path / "grid.png"))
+    picture = Image.open(tmp_path / "grid.png")
+    assert picture.mode == "I;16"
+    assert_array_equal(np.asarray(picture)[:8, 8:16], images[1, ..., 0])
+    colours = files_of(tiny_unet(in_channels=5, value_range=(0, 65535), levels=65536).config)
+    with pytest.raises(InputError, match="which no PNG holds: give --output samples.npy"):
+        colours.free_files(tmp_path / "other.png")
