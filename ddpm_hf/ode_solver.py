@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.installation import install_extra
 
 # A flow of an ordinary network takes some hundreds of calls; each step of the solver has six.
 MOST_STEPS = 20_000
@@ -97,6 +98,6 @@ def _torchdiffeq():
         from torchdiffeq import odeint
     except ImportError as error:
         raise InputError(
-            "Adaptive solvers of the probability flow need torchdiffeq: pip install 'ddpm_hf[ode]'."
+            f"Adaptive solvers of the probability flow need torchdiffeq: {install_extra('ode')}."
         ) from error
     return odeint

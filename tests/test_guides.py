@@ -19,6 +19,7 @@ import typer
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from printed_output import check_printed
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from ddpm_hf import (
     DDPMUNet2DModel,
@@ -118,6 +119,9 @@ def models(tmp_path_factory):
     shutil.copy(ROOT / "tests" / "reference" / "unets" / "lucidrains.pt", folder / "outputs" / "model-100.pt")
     stock = DDPMPipeline(UNet2DModel(**TINY, out_channels=1), DDPMScheduler())
     stock.save_pretrained(folder / "google" / "ddpm-cifar10-32")
+    sizes = {"num_channels": 1, "embedding_size": 4, "hidden_sizes": [2], "depths": [1], "layer_type": "basic"}
+    ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(folder / "features")
+    ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder / "features")
     return folder
 
 
@@ -134,7 +138,7 @@ def what_readers_bring():
 @pytest.mark.parametrize("guide", WITH_PYTHON, ids=names(WITH_PYTHON))
 def test_the_python_of_a_guide_runs(guide, models, tmp_path, monkeypatch):
     """All blocks of a page in turn, in one namespace, where there is nothing but the models that it names."""
-    for name in ("outputs", "google"):
+    for name in ("outputs", "google", "features"):
         (tmp_path / name).symlink_to(models / name)
     monkeypatch.chdir(tmp_path)
     namespace = what_readers_bring() | {"__name__": guide.stem}
