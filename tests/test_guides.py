@@ -130,9 +130,9 @@ def what_readers_bring():
     rng = np.random.default_rng(0)
     image_a, image_b = (Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(2))
     mask = Image.fromarray(np.array([[0, 255]], dtype=np.uint8).repeat(8, axis=0).repeat(4, axis=1))
-    images = torch.from_numpy(rng.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8))
-    pictures = {"image": image_a, "image_a": image_a, "image_b": image_b, "mask": mask, "images": images}
-    return {"model": "outputs/mine", **pictures}
+    images, samples = torch.from_numpy(rng.integers(0, 256, (2, 40, 1, 8, 8), dtype=np.uint8))
+    pictures = {"image": image_a, "image_a": image_a, "image_b": image_b, "mask": mask}
+    return {"model": "outputs/mine", "images": images, "samples": samples, **pictures}
 
 
 @pytest.mark.parametrize("guide", WITH_PYTHON, ids=names(WITH_PYTHON))
