@@ -18,7 +18,6 @@ import torch.nn.functional as F
 
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
 from ddpm_hf.converters import convert_checkpoint
-from ddpm_hf.converters.processes import ConvertedNetwork
 
 WITHOUT_PACKAGE = """
 import sys, torch
@@ -67,8 +66,6 @@ def row(checkpoint, arrays):
 def load(converted, folder):
     if isinstance(converted, GaussianDiffusionPipeline):
         return GaussianDiffusionPipeline.from_pretrained(folder).unet
-    if isinstance(converted, ConvertedNetwork):
-        return type(converted.unet).from_pretrained(folder, subfolder="unet")
     return NoisyImageClassifier.from_pretrained(folder)
 
 

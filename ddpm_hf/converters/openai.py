@@ -4,8 +4,6 @@ Both codes name their weights alike. What differs, and what the weights do not t
 of the rows in their attention (`qkv_parts`), and the whole diffusion process.
 """
 
-from diffusers import UNet2DModel
-
 from ddpm_hf.converters.conversion import Conversion, network_of
 from ddpm_hf.converters.guided_classifier import convert_classifier
 from ddpm_hf.converters.openai_layout import EPS, FAMILY, GROUPS, read_layout
@@ -44,10 +42,12 @@ def convert_openai(weights, given):
         "timestep_scale": process.pop("timestep_scale"),
     }
     is_stock = own == {"num_attention_heads": None, "time_embedding_channels": None, "timestep_scale": 1.0}
-    if layout.learns_sigma and not layout.is_upsampler:
+    if layout.learns_sigma:
         config["variance_head"] = "learned_range"
-    network_class, config = _class_for(config, own, is_stock, layout.is_upsampler)
-    network = network_of(network_class, config, renamed(weights, layout, heads), FAMILY)
+    if layout.is_upsampler:
+        config |= condition_of(options, layout)
+    network_class, arguments = (DDPMUNet2DModel, config) if is_stock else (ADMUNet2DModel, config | own)
+    network = network_of(network_class, arguments, renamed(weights, layout, heads), FAMILY)
     return Conversion(
         family=str(options.get("codebase", FAMILY)),
         network=network,
@@ -56,10 +56,10 @@ def convert_openai(weights, given):
     )
 
 
-def _class_for(config, own, is_stock, is_upsampler):
-    if not is_stock:
-        return ADMUNet2DModel, config | own
-    return (UNet2DModel if is_upsampler else DDPMUNet2DModel), config
+def condition_of(options, layout):
+    """The arguments of an upsampler's condition image, which the codes make by the mean over small squares."""
+    small = int(options.need("small_size", "the height and width of the small images"))
+    return {"condition_channels": layout.in_channels // 2, "low_resolution": small, "downsampling": "area"}
 
 
 def network_config(layout, side, head_channels):

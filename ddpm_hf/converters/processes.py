@@ -6,26 +6,23 @@ from typing import NamedTuple
 
 import numpy as np
 from diffusers import ModelMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.pipeline_upscale import GaussianDiffusionUpscalePipeline
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 
 class ConvertedNetwork(NamedTuple):
-    """A network that no pipeline here samples, with its scheduler if there is one, and the reason."""
+    """A network that no pipeline here samples, the process that it was trained for, and the reason."""
 
     unet: ModelMixin
-    scheduler: SchedulerMixin | None
     process: dict
     reason: str
 
     def save_pretrained(self, folder):
-        """Writes the folders `unet` and `scheduler`, and `process.json`, with the process that it was trained for."""
+        """Writes the folder `unet`, and `process.json`, with the process that it was trained for."""
         self.unet.save_pretrained(Path(folder) / "unet")
-        if self.scheduler is not None:
-            self.scheduler.save_pretrained(Path(folder) / "scheduler")
         text = json.dumps(self.process, indent=2) + "\n"
         (Path(folder) / PROCESS_FILE).write_text(text, encoding="utf-8")
 
@@ -44,8 +41,7 @@ def _gaussian(network, process):
 
 
 def _upsampler(network, process):
-    reason = "its network takes a small image beside x_t, and no pipeline here has one"
-    return ConvertedNetwork(network, GaussianDiffusionScheduler(**process), process, reason)
+    return GaussianDiffusionUpscalePipeline(network, GaussianDiffusionScheduler(**process))
 
 
 def _classifier(network, process):
@@ -85,7 +81,7 @@ def _variance_exploding(network, process):
     """
     if not process["continuous"]:
         reason = "its timesteps count from the largest sigma, and no scheduler here does that"
-        return ConvertedNetwork(network, None, process, reason)
+        return ConvertedNetwork(network, process, reason)
     options = {name: process[name] for name in ("num_train_timesteps", "sigma_min", "sigma_max", "snr", "centered")}
     scheduler = ScoreSDEScheduler(sde="ve", prediction_type="score", corrector="langevin", **options)
     return GaussianDiffusionPipeline(network, scheduler)

@@ -27,7 +27,7 @@ class ADMUNet2DModel(DDPMUNet2DModel):
     """
 
     _own_keys = (
-        *("num_classes", "variance_head", "id2label"),
+        *DDPMUNet2DModel._own_keys,
         *("num_attention_heads", "time_embedding_channels", "timestep_scale"),
     )
 

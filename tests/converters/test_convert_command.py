@@ -9,7 +9,13 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from typer.testing import CliRunner
 
-from ddpm_hf import ADMUNet2DModel, GaussianDiffusionPipeline, NoisyImageClassifier, cli
+from ddpm_hf import (
+    ADMUNet2DModel,
+    GaussianDiffusionPipeline,
+    GaussianDiffusionUpscalePipeline,
+    NoisyImageClassifier,
+    cli,
+)
 from ddpm_hf.converters import convert_checkpoint
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.export import export_stock
@@ -67,7 +73,7 @@ def test_without_images_it_looks_at_samples(improved, tmp_path):
     assert "Neighbouring pixels" in (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_classifier_and_a_network_without_a_pipeline(foreign, tmp_path):
+def test_a_classifier_an_upsampler_and_a_network_without_a_pipeline(foreign, tmp_path):
     model = foreign("guided_classifier")
     output = run(
         "convert", model.checkpoint, "--options", model.options, "--output_dir", tmp_path / "classifier"
@@ -78,10 +84,19 @@ def test_a_classifier_and_a_network_without_a_pipeline(foreign, tmp_path):
     output = run(
         "convert", model.checkpoint, "--options", model.options, "--output_dir", tmp_path / "upsampler"
     ).output
-    assert f"The network is in {tmp_path / 'upsampler' / 'unet'}; its network takes a small image beside x_t" in output
-    assert (tmp_path / "upsampler" / "scheduler").is_dir()
-    process = json.loads((tmp_path / "upsampler" / "process.json").read_text(encoding="utf-8"))
-    assert process["variance_type"] == "learned_range"
+    assert "The GaussianDiffusionUpscalePipeline is in" in output
+    pipeline = GaussianDiffusionUpscalePipeline.from_pretrained(tmp_path / "upsampler")
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    drawn = pipeline(image=Image.new("RGB", (8, 8)), class_labels=3, num_inference_steps=2).images
+    assert drawn[0].size == (16, 16)
+    model = foreign("ncsnpp_residual")
+    options = json.loads(model.options.read_text(encoding="utf-8"))
+    options["training"]["continuous"] = False
+    (tmp_path / "options.json").write_text(json.dumps(options), encoding="utf-8")
+    output = run(
+        "convert", model.checkpoint, "--options", tmp_path / "options.json", "--output_dir", tmp_path / "discrete"
+    ).output
+    assert f"The network is in {tmp_path / 'discrete' / 'unet'}; its timesteps count from the largest sigma" in output
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,9 @@ from ddpm_hf import (
     NoisyImageClassifier,
 )
 from ddpm_hf.converters import convert_checkpoint
-from ddpm_hf.converters.processes import ConvertedNetwork
 
 CLASSES = {
-    "guided_sr": UNet2DModel,
+    "guided_sr": DDPMUNet2DModel,
     "guided_classifier": NoisyImageClassifier,
     "ddim_train": UNet2DModel,
     "ddpmpp": NCSNpp2DModel,
@@ -64,8 +63,6 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     converted = convert_checkpoint(model.checkpoint, model.options, tmp_path / "new")
     if isinstance(converted, GaussianDiffusionPipeline):
         loaded = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new").unet
-    elif isinstance(converted, ConvertedNetwork):
-        loaded = CLASSES[model.name].from_pretrained(tmp_path / "new", subfolder="unet")
     else:
         loaded = NoisyImageClassifier.from_pretrained(tmp_path / "new")
     assert torch.equal(model.output_of(loaded), model.output_of(network_of(converted)))

@@ -172,12 +172,16 @@ def test_noise_does_not_look_like_images(improved, images):
     assert not check_on_samples(conversion, images[:16]).is_doubtful
 
 
-def test_what_no_pipeline_samples_is_not_checked(foreign):
-    model, said = foreign("guided_sr"), []
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("guided_sr", "the network is told a small image"), ("guided_classifier", "no pipeline samples")],
+)
+def test_what_cannot_be_checked(foreign, name, reason):
+    model, said = foreign(name), []
     opened = open_checkpoint(model.checkpoint, model.options)
     conversion = opened.read()
     assert SelfCheck(tell=said.append)(opened, conversion, sampled(conversion)) is None
-    assert said == ["The reading is not checked, for no pipeline samples this network."]
+    assert said[0].startswith(f"The reading is not checked, for {reason}")
 
 
 def test_a_network_of_continuous_time_is_checked_too(foreign):
