@@ -220,6 +220,11 @@ _EVALUATION_CONFLICTS = (
         "eval_features={a.eval_features!r} has no effect without --eval_every, the updates between its measurements.",
     ),
     (
+        lambda a: a.eval_features is not None and a.condition_column is not None,
+        "eval_features={a.eval_features!r} does not compare samples of pairs with held-out images, and "
+        "condition_column={a.condition_column!r} makes pairs: leave out --eval_features.",
+    ),
+    (
         lambda a: a.eval_every and a.eval_split is None,
         "eval_every={a.eval_every} needs images that are not trained on: name their split with --eval_split, or "
         "keep some back with --split 'train[:95%]' --eval_split 'train[95%:]'.",

@@ -102,7 +102,7 @@ def test_random_numbers_are_those_of_the_place():
 def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
     unet, scheduler = tiny_unet(num_classes=3), GaussianDiffusionScheduler()
     args = TrainingArguments(unet="small_32", max_train_steps=1, num_samples=5, sample_steps=2, seed=7)
-    whole = _draw(unet, scheduler, range(5), args, lambda: False)
+    whole = _draw(unet, scheduler, range(5), args, lambda: False, None)
     parts = [
         image
         for index in (0, 1)
@@ -112,6 +112,7 @@ def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
             own_part(5, SimpleNamespace(process_index=index, num_processes=2)),
             args,
             lambda: False,
+            None,
         )
     ]
     difference = np.stack([np.asarray(a).astype(int) - np.asarray(b) for a, b in zip(whole, parts, strict=True)])

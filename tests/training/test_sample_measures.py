@@ -82,3 +82,9 @@ def test_a_missing_network_shows_before_the_training(options, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="eval_features='inception' has no effect without --eval_every"):
         TrainingArguments(**options, eval_features="inception")
+
+
+def test_pairs_are_not_compared_with_held_out_images(options):
+    more = {"eval_every": 2, "eval_split": "test", "eval_features": "inception", "condition_column": "grey"}
+    with pytest.raises(InputError, match="eval_features='inception' does not compare samples of pairs"):
+        TrainingArguments(**options | more)
