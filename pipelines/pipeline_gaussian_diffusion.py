@@ -1,10 +1,7 @@
 """The pipeline that samples images or points from a DDPM, with or without labels, in any number of steps."""
 
 import inspect
-from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -14,7 +11,6 @@ from ddpm_hf.models.exact_denoiser import ExactDenoiser
 from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
-from ddpm_hf.number_checks import is_whole, where_not_finite
 from ddpm_hf.pipelines.conditioning import (
     ConditionInput,
     Guidance,
@@ -24,6 +20,7 @@ from ddpm_hf.pipelines.conditioning import (
 )
 from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
+from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_finite, check_output
 from ddpm_hf.pipelines.schedulers import (
     centered,
     check_time_input,
@@ -35,11 +32,8 @@ from ddpm_hf.pipelines.schedulers import (
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
 from ddpm_hf.schedulers.choices import LEARNED_VARIANCE_TYPES
-from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, DiffusionPipeline):
@@ -199,7 +193,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         """What a run returns for x_0 as the network has it."""
         images = latents
         if output_type != "latent":
-            _check_finite(latents)
+            check_finite(latents)
             images = self.samples.to_output(centered(self.scheduler, latents), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -277,48 +271,3 @@ def _reads_head(scheduler):
     """Whether its `step` takes the variance head too; most schedulers do not know it."""
     learned = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in LEARNED_VARIANCE_TYPES
     return learned or isinstance(scheduler, GaussianDiffusionScheduler)
-
-
-class StepCallback(NamedTuple):
-    """The callback after every step and the names of its tensors; the callback may return new latents."""
-
-    function: Callable | None = None
-    tensor_inputs: tuple[str, ...] = ("latents",)
-
-    def __call__(self, pipeline, i, t, tensors):
-        """The latents for the next step."""
-        if self.function is None:
-            return tensors["latents"]
-        wanted = {name: tensors[name] for name in self.tensor_inputs}
-        return (self.function(pipeline, i, t, wanted) or {}).get("latents", tensors["latents"])
-
-
-def _check_finite(samples):
-    """Raises ValueError for non-finite samples, which a picture would show as black."""
-    damaged = where_not_finite(samples)[:, 0].unique().tolist()
-    if damaged:
-        raise ValueError(
-            f"{len(damaged)} of {len(samples)} samples are not finite (the first is number {damaged[0]}): the "
-            "network's output overflows. Look for NaN in its weights, take a lower guidance_scale, or float32 instead "
-            "of half precision; output_type='latent' gives the samples as they are."
-        )
-
-
-def agreed_batch_size(batch_size, **per_image):
-    """The one batch size that all arguments agree on."""
-    sizes = {}
-    for name, value in per_image.items():
-        if isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim > 0):
-            sizes[name] = len(value)
-    if batch_size != 1 or not sizes:
-        sizes["batch_size"] = batch_size
-    if len(set(sizes.values())) > 1 or not all(is_whole(size, 1) for size in sizes.values()):
-        given = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-        raise ValueError(f"The arguments must agree on one whole number of images, at least 1; got {given}.")
-    return next(iter(sizes.values()))
-
-
-def check_output(output_type, tensor_names, allowed_names):
-    check_choice("output_type", output_type, OUTPUT_TYPES)
-    if not set(tensor_names) <= set(allowed_names):
-        raise ValueError(f"callback_on_step_end_tensor_inputs={tensor_names} may name {allowed_names} only.")

@@ -8,12 +8,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
-    GaussianDiffusionPipeline,
-    StepCallback,
-    agreed_batch_size,
-    check_output,
-)
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_output
 
 
 class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):

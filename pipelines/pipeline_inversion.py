@@ -8,11 +8,8 @@ from diffusers.utils import BaseOutput
 from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import (
-    GaussianDiffusionPipeline,
-    StepCallback,
-    agreed_batch_size,
-)
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size
 from ddpm_hf.schedulers.choices import COVARIANCE_TYPES
 
 # Network calls per step; with five, the inversion is accurate to a hundredth of a level.

@@ -4,7 +4,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.pipelines.image_inputs import images_as_given
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline, agreed_batch_size
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.run_arguments import agreed_batch_size
 from ddpm_hf.pipelines.tiles import blended, check_overlap, tiles_of
 
 
