@@ -8,6 +8,8 @@ from diffusers.models.embeddings import Timesteps
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from ddpm_hf.models.image_sides import check_halves
+
 
 class LinearAttentionUNet2DModel(ModelMixin, ConfigMixin):
     r"""A U-Net whose levels have linear attention, or full attention.
@@ -86,7 +88,7 @@ class LinearAttentionUNet2DModel(ModelMixin, ConfigMixin):
         """The output for x_t and t; `class_labels` must be None, for the network has no classes."""
         if class_labels is not None:
             raise ValueError("This network has no classes: leave class_labels out.")
-        self._check_sides(sample)
+        check_halves(*sample.shape[-2:], len(self.config.block_out_channels))
         times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         embedding = self.time_linear_2(F.gelu(self.time_linear_1(self.time_proj(times).to(self.dtype))))
         first = hidden = self.conv_in(sample)
@@ -110,14 +112,6 @@ class LinearAttentionUNet2DModel(ModelMixin, ConfigMixin):
             hidden = block["resample"](hidden if is_last else F.interpolate(hidden, scale_factor=2.0))
         output = self.conv_out(self.resnet_out(torch.cat([hidden, first], dim=1), embedding))
         return UNet2DOutput(sample=output) if return_dict else (output,)
-
-    def _check_sides(self, sample):
-        factor = 2 ** (len(self.config.block_out_channels) - 1)
-        if sample.shape[-2] % factor or sample.shape[-1] % factor:
-            raise ValueError(
-                f"Images of {sample.shape[-2]}x{sample.shape[-1]} do not suit this network, which needs sides "
-                f"divisible by {factor}: resize them."
-            )
 
 
 class GainNorm(nn.Module):

@@ -14,6 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.models.upsampling import upsample_2d
 from torch import nn
 
+from ddpm_hf.models.image_sides import check_halves
 from ddpm_hf.schedulers.config_checks import check_choice
 
 NCSNPP_NORM_EPS = 1e-6
@@ -125,7 +126,7 @@ class NCSNpp2DModel(ModelMixin, ConfigMixin):
         """The output for x_t and t; `class_labels` must be None, for the network has no classes."""
         if class_labels is not None:
             raise ValueError("This network has no classes: leave class_labels out.")
-        self._check_sides(sample)
+        check_halves(*sample.shape[-2:], len(self.config.block_out_channels))
         times = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         embedding = self.time_embedding(self.time_proj(times).to(self.dtype))
         x = 2 * sample - 1 if self.config.center_input_sample else sample
@@ -146,14 +147,6 @@ class NCSNpp2DModel(ModelMixin, ConfigMixin):
             return times
         low, high, last = math.log(self.config.sigma_min), math.log(self.config.sigma_max), self.config.num_scales - 1
         return torch.exp(high + (low - high) * times.long().double() / last)
-
-    def _check_sides(self, sample):
-        factor = 2 ** (len(self.config.block_out_channels) - 1)
-        if sample.shape[-2] % factor or sample.shape[-1] % factor:
-            raise ValueError(
-                f"Images of {sample.shape[-2]}x{sample.shape[-1]} do not suit this network, which needs sides "
-                f"divisible by {factor}: resize them."
-            )
 
 
 class NCSNppDownLevel(nn.Module):

@@ -3,6 +3,7 @@
 import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
+from ddpm_hf.models.image_sides import check_halves
 from ddpm_hf.models.level_embedding import LabelAndLevelEmbedding
 from ddpm_hf.models.network_config import with_weights_of
 from ddpm_hf.portable.config import PortableConfigMixin
@@ -98,7 +99,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             )
         if self.sample_size is not None:
             size = self.sample_size
-            self._check_size(*((size, size) if isinstance(size, int) else size))
+            check_halves(*both_sides(size), len(self.config.block_out_channels))
 
     @staticmethod
     def _get_init_keys(input_class):
@@ -150,7 +151,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
         """As [`UNet2DModel.forward`]; without labels the null label, and without levels the level 0 is told."""
-        self._check_size(*sample.shape[-2:])
+        check_halves(*sample.shape[-2:], len(self.config.block_out_channels))
         if class_labels is None:
             class_labels = self._told_by_default(sample)
         elif self._has_labels_and_levels and class_labels.ndim == 1:
@@ -164,20 +165,6 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         if config.max_augmentation_level is not None:
             levels = torch.zeros(sample.shape[:1], device=sample.device)
         return with_levels(labels, levels)
-
-    def _check_size(self, height, width):
-        """Raises ValueError for odd sides at a level that halves: upsampling would not give the same size again."""
-        levels = len(self.config.block_out_channels)
-        factor = 2 ** (levels - 1)
-        if height % factor == 0 and width % factor == 0:
-            return
-        fitting = max(n for n in range(1, levels) if height % 2 ** (n - 1) == 0 and width % 2 ** (n - 1) == 0)
-        nearest = " or ".join(str(s) for s in sorted({height // factor * factor, -(-height // factor) * factor}) if s)
-        raise ValueError(
-            f"Images of {height}x{width} do not suit a network of {levels} levels, which needs sides divisible by "
-            f"{factor}. Resize the images (to {nearest}, say), or give `block_out_channels`, `down_block_types` and "
-            f"`up_block_types` at most {fitting} levels."
-        )
 
 
 def _check_condition(
