@@ -133,7 +133,7 @@ def sample_by_flow(pipeline, num_images, seed=0, batch_size=64, **options):
 
     Args:
         options: `class_labels`, `guidance_scale`, `output_type` of `decode`, and `rtol`, `atol` and `on_call` of
-            `solve_ode`, which holds them over each batch.
+            `solve_ode`, which holds them for each sample.
 
     Returns:
         The list of samples, and the number of calls of the network, those of all batches together.

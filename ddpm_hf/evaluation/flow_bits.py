@@ -73,7 +73,7 @@ def flow_bits_per_dim(
         unet, scheduler, images, levels, measuring: as in `bits_per_dim`; the scheduler may be in continuous time, and
             that of a DDPM is read as a VP process.
         num_probes (`int`): random probes of the divergence and noises for each image; each costs a run of the flow.
-        rtol, atol (`float`): tolerances of the solver over each batch.
+        rtol, atol (`float`): tolerances of the solver for each image.
         dequantization (`str`): `uniform` or `gaussian`; points need none.
 
     Returns:

@@ -27,7 +27,7 @@ def ode_log_likelihood(score, scheduler, samples, probe, rtol=1e-5, atol=1e-5, o
     """log p(x) at the time where likelihoods begin, `scheduler.likelihood_eps`: 1e-5, or the config's `sampling_eps`.
 
     The density below that time is left out, and the prior takes the place of the true density at t = 1, as in the
-    published code. The solver is adaptive over the whole batch, in float64.
+    published code. The solver is in float64; its steps are those of the whole batch.
 
     Args:
         score (`Callable`): score(x, t), the gradient of log p_t at x, for x (B, C, *) and t (B,), both float64; it must
