@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.hub.model_files import INDEX_FILE, check_files, component_names
+from ddpm_hf.files import read_mapping
+from ddpm_hf.hub.model_files import CONFIG_FILE, INDEX_FILE, check_files, component_names
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
@@ -97,12 +99,21 @@ def load_pipeline(model, **parts):
             f"Cannot take model={str(model)!r}: its {INDEX_FILE} names no {' and no '.join(sorted(missing))}. "
             f"{WHAT_IS_TAKEN}"
         )
+    _check_configs(Path(model), components)
     with reading(model):
         pipeline = GaussianDiffusionPipeline.from_pretrained(model, **parts)
     check_sampled(model, pipeline.unet.config, pipeline.scheduler)
     networks = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     check_weights_finite(model, networks)
     return pipeline
+
+
+def _check_configs(folder, components):
+    """Raises InputError for a config of a folder that is no mapping: diffusers looks for a string on the Hub."""
+    for part in sorted(components):
+        for name in (CONFIG_FILE, SCHEDULER_CONFIG_NAME):
+            if (folder / part / name).is_file():
+                read_mapping(folder / part / name)
 
 
 def is_cascade(model):
