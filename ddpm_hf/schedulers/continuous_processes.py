@@ -116,7 +116,7 @@ class InterpolatedChain:
         inner = 2 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
         slopes = torch.cat([rises[:1], inner, rises[-1:]])
         self.cells = len(rises)
-        # Of a cell with x from 0 to 1: lambda = c0 + c1 x + c2 x^2 + c3 x^3.
+        # Between two timesteps, with x from 0 to 1, lambda is c0 + c1 x + c2 x^2 + c3 x^3.
         self.polynomials = torch.stack(
             [
                 log_snr[:-1],

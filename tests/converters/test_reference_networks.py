@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from diffusers import UNet2DModel
+from no_package import NO_PACKAGE
 
 from ddpm_hf import (
     ADMUNet2DModel,
@@ -68,15 +69,10 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert torch.equal(model.output_of(loaded), model.output_of(network_of(converted)))
 
 
-WITHOUT_PACKAGE = """
-import sys, torch
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ddpm_hf":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NoPackage())
+WITHOUT_PACKAGE = (
+    NO_PACKAGE
+    + """
+import torch
 from diffusers import DiffusionPipeline
 
 folder = sys.argv[1]
@@ -85,6 +81,7 @@ inputs = torch.load("inputs.pt", weights_only=True)
 with torch.no_grad():
     torch.save(unet(*inputs, return_dict=False)[0], "output.pt")
 """
+)
 
 
 def test_without_the_package_the_code_in_the_folder_computes_the_same(foreign, tmp_path):

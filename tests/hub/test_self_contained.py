@@ -14,6 +14,7 @@ from diffusers import DDPMPipeline, DiffusionPipeline, DPMSolverMultistepSchedul
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from hub_server import TOKEN, running_hub
+from no_package import NO_PACKAGE
 from torch.testing import assert_close
 
 from ddpm_hf import (
@@ -43,15 +44,10 @@ ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may
 
 # A process in which the package cannot be imported, until it says so. It pushes folders, loads repositories as it is told
 # to, draws images, saves what it has loaded, and says what happened.
-PROCESS = """
-import json, os, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ddpm_hf":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NoPackage())
+PROCESS = (
+    NO_PACKAGE
+    + """
+import json, os
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
@@ -90,6 +86,7 @@ from ddpm_hf import GaussianDiffusionPipeline
 report += [load(GaussianDiffusionPipeline, case) for case in task["with"]]
 json.dump(report, open("report.json", "w"))
 """
+)
 
 
 def sample(pipeline, **options):

@@ -33,8 +33,8 @@ def channel_differences(samples, reference):
         samples, reference (`torch.Tensor`): (N, 2C) and (M, 2C), from `channel_features`.
 
     Returns:
-        `dict`: {"channel_0_mean": [`Estimate`], "channel_0_deviation": .., "channel_1_mean": ..}, samples less data. A deviation's error is that
-        of its linearisation.
+        `dict`: {"channel_0_mean": [`Estimate`], "channel_0_deviation": .., "channel_1_mean": ..}, samples less data. A
+        deviation's error is that of its linearisation.
     """
     (means, deviations), (data_means, data_deviations) = channel_moments(samples), channel_moments(reference)
     of_samples, of_reference = _influences(samples), _influences(reference)
