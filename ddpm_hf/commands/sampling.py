@@ -54,7 +54,7 @@ class GuidedSamplingOptions(SamplingOptions):
         None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
     )
     augmentation_level: str | None = option(
-        None, "Of a cascade: noise on what its upscalers are told; one for all, or LEVEL,LEVEL, one for each."
+        None, "For a cascade, noise on what its upscalers are told: one for all, or LEVEL,LEVEL, one for each."
     )
     ode: bool = option(
         False,
@@ -162,7 +162,7 @@ def sample(
             calls = batches * _steps_of(stage, count)
             say_duration(stage, batch_size, calls, "lower --num_images, --steps or --batch_size")
     if sampling.ode:
-        images = _draw_by_flow(pipeline, places, execution, advice, sampling.tolerances(), sampling)
+        images = _draw_by_flow(pipeline, places, execution, advice, sampling)
     else:
         images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
     images = gather_parts(images, accelerator) if recorder is None else images
@@ -239,12 +239,13 @@ def _draw(pipeline, places, execution, advice, **keywords):
         )
 
 
-def _draw_by_flow(pipeline, places, execution, advice, tolerances, sampling):
+def _draw_by_flow(pipeline, places, execution, advice, sampling):
     """The images of these places by the probability flow; says in how many calls of the network."""
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.ode_solver import time_bar
     from ddpm_hf.pipelines.probability_flow import sample_by_flow
 
+    tolerances = sampling.tolerances()
     options = {"class_labels": sampling.class_label, "guidance_scale": sampling.guidance_scale}
     with fitting_into_memory(advice), time_bar("flow", 1.0, 0.0) as on_call:
         images, calls = sample_by_flow(
