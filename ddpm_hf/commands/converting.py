@@ -58,7 +58,6 @@ def convert(
 ):
     """Convert a checkpoint of another codebase, and say whether its options fit it."""
     from ddpm_hf.converters import convert_checkpoint
-    from ddpm_hf.converters.processes import ConvertedNetwork
     from ddpm_hf.converters.self_check import SelfCheck
 
     typer.echo(f"Reading {checkpoint}.")
@@ -67,7 +66,4 @@ def convert(
         data = None if check.check_images is None else DataArguments(dataset=check.check_images)
         self_check = SelfCheck(data, check.num_images, check.steps, execution.seed, typer.echo)
     result = convert_checkpoint(checkpoint, options, output_dir, weights, self_check)
-    if isinstance(result, ConvertedNetwork):
-        typer.echo(f"The network is in {output_dir / 'unet'}; {result.reason}.")
-    else:
-        typer.echo(f"The {type(result).__name__} is in {output_dir}.")
+    typer.echo(f"The {type(result).__name__} is in {output_dir}.")

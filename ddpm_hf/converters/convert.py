@@ -29,8 +29,7 @@ def convert_checkpoint(checkpoint, options=None, output_dir=None, weights=None, 
             a [`Check`] for the report, or None, as [`SelfCheck`].
 
     Returns:
-        [`GaussianDiffusionPipeline`]; for a classifier of guided-diffusion a [`NoisyImageClassifier`]; for a process
-        that no pipeline here has a [`ConvertedNetwork`], with `.unet`.
+        [`GaussianDiffusionPipeline`], or for a classifier of guided-diffusion a [`NoisyImageClassifier`].
 
     Raises:
         InputError: for a file that is no checkpoint or of an unknown code, for options that are missing, contradict

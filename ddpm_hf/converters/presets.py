@@ -86,6 +86,8 @@ def _score_sde(sde, continuous=True, image_size=32, **model):
     }
 
 
+# DDPM's own network, with two blocks a level.
+DDPM_OF_SCORE_SDE = {"name": "ddpm", "num_res_blocks": 2}
 # The parts of NCSN++ that DDPM++ does not have, on CIFAR-10 and at high resolution.
 RESIDUAL_INPUT = {"fir": True, "progressive_input": "residual"}
 PYRAMIDS = {"fir": True, "progressive": "output_skip", "progressive_input": "input_skip"}
@@ -140,6 +142,9 @@ PRESETS = {
     "ddpm_celeba": _ddpm(64, [1, 2, 2, 2, 4]),
     "ddpm_lsun256": DDPM,
     # score_sde
+    "vp_cifar10_ddpm": _score_sde("vpsde", False, **DDPM_OF_SCORE_SDE),
+    "vp_cifar10_ddpm_continuous": _score_sde("vpsde", **DDPM_OF_SCORE_SDE),
+    "subvp_cifar10_ddpm_continuous": _score_sde("subvpsde", **DDPM_OF_SCORE_SDE),
     "vp_cifar10_ddpmpp": _score_sde("vpsde", False),
     "vp_cifar10_ddpmpp_continuous": _score_sde("vpsde"),
     "vp_cifar10_ddpmpp_deep_continuous": _score_sde("vpsde", num_res_blocks=8),

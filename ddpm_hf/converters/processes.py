@@ -1,11 +1,6 @@
 """From a converted network and its process to what samples it."""
 
-import json
-from pathlib import Path
-from typing import NamedTuple
-
 import numpy as np
-from diffusers import ModelMixin
 
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.pipeline_upscale import GaussianDiffusionUpscalePipeline
@@ -13,25 +8,8 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 
-class ConvertedNetwork(NamedTuple):
-    """A network that no pipeline here samples, the process that it was trained for, and the reason."""
-
-    unet: ModelMixin
-    process: dict
-    reason: str
-
-    def save_pretrained(self, folder):
-        """Writes the folder `unet`, and `process.json`, with the process that it was trained for."""
-        self.unet.save_pretrained(Path(folder) / "unet")
-        text = json.dumps(self.process, indent=2) + "\n"
-        (Path(folder) / PROCESS_FILE).write_text(text, encoding="utf-8")
-
-
-PROCESS_FILE = "process.json"
-
-
 def sampled(conversion):
-    """What samples a [`Conversion`]: a pipeline, a [`ConvertedNetwork`], or for a classifier the network itself."""
+    """What samples a [`Conversion`]: a pipeline, or for a classifier the network itself."""
     process = dict(conversion.process)
     return PROCESSES[process.pop("process")](conversion.network, process)
 
@@ -75,15 +53,15 @@ def _sub_variance_preserving(network, process):
 
 
 def _variance_exploding(network, process):
-    """The VE SDE, whose network is given sigma and predicts the score, with the sampler of its code.
+    """The VE SDE, whose network predicts the score, with the sampler of its code.
 
-    Networks of the discrete form count timesteps from the largest sigma, which no scheduler here does.
+    The network is given sigma, or, in the discrete form, the index of its level, counted from the largest sigma.
     """
-    if not process["continuous"]:
-        reason = "its timesteps count from the largest sigma, and no scheduler here does that"
-        return ConvertedNetwork(network, process, reason)
     options = {name: process[name] for name in ("num_train_timesteps", "sigma_min", "sigma_max", "snr", "centered")}
-    scheduler = ScoreSDEScheduler(sde="ve", prediction_type="score", corrector="langevin", **options)
+    time_input = "sigma" if process["continuous"] else "reversed_timestep"
+    scheduler = ScoreSDEScheduler(
+        sde="ve", prediction_type="score", corrector="langevin", time_input=time_input, **options
+    )
     return GaussianDiffusionPipeline(network, scheduler)
 
 

@@ -18,12 +18,9 @@ class Renaming:
 
     def take(self, name):
         """A weight, which is then used up."""
-        if name not in self.left:
-            raise InputError(
-                f"The checkpoint has no {name}, which every model of {self.family} of this form has: its file is "
-                "damaged, or it is a variant that is not known here."
-            )
-        return self.left.pop(name)
+        weight = weight_of(self.left, name, self.family)
+        del self.left[name]
+        return weight
 
     def has(self, name):
         return name in self.left
@@ -62,6 +59,20 @@ class Renaming:
                 "variant that cannot be converted exactly."
             )
         return self.renamed
+
+
+def weight_of(weights, name, family):
+    """A weight by its foreign name.
+
+    Raises:
+        InputError: if the checkpoint does not have it.
+    """
+    if name not in weights:
+        raise InputError(
+            f"The checkpoint has no {name}, which every model of {family} of this form has: its file is damaged, or "
+            "it is a variant that is not known here."
+        )
+    return weights[name]
 
 
 def numbers_after(weights, pattern):

@@ -1,17 +1,18 @@
-"""Checkpoints of score_sde in PyTorch (Song et al. 2021): DDPM++ and NCSN++.
+"""Checkpoints of score_sde in PyTorch (Song et al. 2021): DDPM++, NCSN++ and DDPM's network.
 
 The code numbers its layers in the order in which they are used, `all_modules.0` first, so their names are found by
 walking through the network in that order.
 """
 
 import math
-from itertools import count
 
 from diffusers import UNet2DModel
 
 from ddpm_hf.converters.conversion import Conversion, network_of
 from ddpm_hf.converters.options import Options, as_bool, as_numbers, check_agreement
-from ddpm_hf.converters.renaming import Renaming
+from ddpm_hf.converters.renaming import weight_of
+from ddpm_hf.converters.score_sde_ddpm import ddpm_network
+from ddpm_hf.converters.score_sde_walk import Walk
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
 
@@ -27,7 +28,6 @@ KNOWN = (
 )
 # What the class holds of options that its constructor does not have.
 HELD = {
-    "model.name": ("ncsnpp",),
     "model.resblock_type": ("biggan",),
     "model.progressive": ("none", "output_skip"),
     "model.progressive_input": ("none", "input_skip", "residual"),
@@ -38,15 +38,6 @@ HELD = {
     "model.attention_type": ("ddpm",),
 }
 SDES = {"vpsde": "vp", "subvpsde": "sub_vp", "vesde": "ve"}
-RESNET = {
-    "GroupNorm_0": "norm1",
-    "Conv_0": "conv1",
-    "Dense_0": "time_emb_proj",
-    "GroupNorm_1": "norm2",
-    "Conv_1": "conv2",
-    "Conv_2": "conv_shortcut",
-}
-ATTENTION = {"NIN_0": "to_q", "NIN_1": "to_k", "NIN_2": "to_v", "NIN_3": "to_out.0"}
 
 
 def is_score_sde(weights):
@@ -57,26 +48,35 @@ def convert_score_sde(weights, given):
     """The [`Conversion`] of a checkpoint; `given` are the options of `read_options`."""
     options = Options(given, FAMILY)
     options.check_known(KNOWN, SECTIONS)
+    name = options.get("model.name", "ncsnpp")
+    options.choice("model.name", name, tuple(NETWORKS))
+    for part in ("model.conditional", "model.resamp_with_conv"):
+        if not as_bool(options.get(part, True)):
+            raise InputError(f"{part}=False of {FAMILY} is not held by any class here; True is.")
+    return Conversion(FAMILY, NETWORKS[name](weights, options), process_of(options))
+
+
+def ncsnpp_network(weights, options):
+    """The network of DDPM++ and NCSN++."""
     config = _config(weights, options)
     own, stock = (NCSNpp2DModel, config), (UNet2DModel, stock_config(config))
     network_class, arguments = stock if fits_stock_class(config) else own
-    network = network_of(network_class, arguments, renamed(weights, config), FAMILY)
-    return Conversion(FAMILY, network, process_of(options))
+    return network_of(network_class, arguments, renamed(weights, config), FAMILY)
+
+
+NETWORKS = {"ncsnpp": ncsnpp_network, "ddpm": ddpm_network}
 
 
 def _config(weights, options):
     """The arguments of [`NCSNpp2DModel`]: the code's own options, of which the weights confirm the widths."""
     for name, held in HELD.items():
         options.choice(name, options.get(name, held[0]), held)
-    for name in ("model.conditional", "model.resamp_with_conv"):
-        if not as_bool(options.get(name, True)):
-            raise InputError(f"{name}=False of {FAMILY} is not held by any class here; True is.")
     if as_numbers(options.get("model.fir_kernel", (1, 3, 3, 1))) != [1, 3, 3, 1]:
         raise InputError(f"model.fir_kernel={options.get('model.fir_kernel')} is not held; [1, 3, 3, 1] is.")
     side = int(options.need("data.image_size", "the height and width of the images"))
     is_fourier = options.need("model.embedding_type", "how the network takes the time") == "fourier"
     check_agreement({"model.embedding_type is 'fourier'": (is_fourier, "all_modules.0.W" in weights)}, FAMILY)
-    first = weights[f"all_modules.{2 + is_fourier}.weight"]
+    first = weight_of(weights, f"all_modules.{2 + is_fourier}.weight", FAMILY)
     check_agreement({"model.nf": (options.get("model.nf"), first.shape[0])}, FAMILY)
     multiples = as_numbers(options.need("model.ch_mult", "the widths of the levels"))
     sizes = as_numbers(options.need("model.attn_resolutions", "the resolutions with attention"))
@@ -144,9 +144,15 @@ def process_of(options):
     """The diffusion process: which SDE, with its parameters, and whether its time is continuous."""
     sde = options.need("training.sde", "the SDE: vpsde, subvpsde or vesde")
     options.choice("training.sde", sde, tuple(SDES))
+    continuous = as_bool(options.need("training.continuous", "whether the training's time is continuous"))
+    if sde == "vesde" and not continuous and options.get("model.embedding_type") == "fourier":
+        raise InputError(
+            "training.continuous=False numbers the noise levels, and model.embedding_type='fourier' takes sigma "
+            "itself: the options are of two models."
+        )
     return {
         "process": SDES[sde],
-        "continuous": as_bool(options.need("training.continuous", "whether the training's time is continuous")),
+        "continuous": continuous,
         "num_train_timesteps": int(options.get("model.num_scales", 1000)),
         "beta_min": float(options.get("model.beta_min", 0.1)),
         "beta_max": float(options.get("model.beta_max", 20)),
@@ -160,35 +166,9 @@ def process_of(options):
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-class _Walk:
-    """The layers in the order of their numbers."""
-
-    def __init__(self, weights):
-        self.names, self.numbers = Renaming(weights, FAMILY), count()
-
-    @property
-    def next(self):
-        return f"all_modules.{next(self.numbers)}"
-
-    def layer(self, target, part=None):
-        source = self.next if part is None else f"{self.next}.{part}"
-        self.names.move(source, target)
-
-    def resnet(self, target):
-        self.names.move(self.next, target, RESNET)
-
-    def attention(self, target):
-        """An attention, whose matrices are (in, out)."""
-        source = self.next
-        self.names.move(source, target, {"GroupNorm_0": "group_norm"})
-        for old, new in ATTENTION.items():
-            self.names.renamed[f"{target}.{new}.weight"] = self.names.take(f"{source}.{old}.W").T.contiguous()
-            self.names.renamed[f"{target}.{new}.bias"] = self.names.take(f"{source}.{old}.b")
-
-
 def renamed(weights, config):
     """The weights in the names of [`NCSNpp2DModel`]."""
-    walk, levels = _Walk(weights), len(config["block_out_channels"])
+    walk, levels = Walk(weights, FAMILY), len(config["block_out_channels"])
     walk.names.drop(r"^sigmas$")
     if config["time_embedding_type"] == "fourier":
         walk.names.renamed["time_proj.weight"] = walk.names.take(f"{walk.next}.W")

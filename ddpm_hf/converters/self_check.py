@@ -211,9 +211,9 @@ class SelfCheck(NamedTuple):
     tell: Callable = print
 
     def __call__(self, opened, conversion, result):
-        """The check; None for what is no pipeline, and so has no process, and for what is told an image."""
+        """The check; None for a classifier, and for what is told an image."""
         if not isinstance(result, GaussianDiffusionPipeline):
-            self.tell("The reading is not checked, for no pipeline samples this network.")
+            self.tell("The reading is not checked, for a classifier predicts no noise.")
             return None
         if result.samples.condition is not None:
             self.tell("The reading is not checked, for the network is told a small image: enlarge one and look at it.")

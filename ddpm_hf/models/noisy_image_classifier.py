@@ -114,6 +114,12 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         height, width = (_downsampled(side, len(block_out_channels) - 1) for side in _height_and_width(sample_size))
         self.pool = HunyuanDiTAttentionPool(height * width, last, last // attention_head_dim, num_classes)
 
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """`auto_map` says where diffusers finds the code, and is no option of the network."""
+        options = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        return super().extract_init_dict(options, **kwargs)
+
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int) -> torch.Tensor:
         """The logits of the classes.
 

@@ -63,8 +63,10 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
             code corrects the first noise and not the last sample; here False corrects neither of these two.
         prediction_type: what the network gives: `epsilon`, of which the score is -epsilon / sigma_t; `score`; or, as
             in DDPMs, `sample` or `v_prediction`.
-        time_input: what the network is given: `timestep`, (num_train_timesteps - 1) t, or `sigma`, as networks with
-            Fourier features of log sigma are. By default `sigma` for VE and `timestep` otherwise.
+        time_input: what the network is given: `timestep`, (num_train_timesteps - 1) t; `reversed_timestep`, the
+            whole number nearest to (num_train_timesteps - 1) (1 - t), as discrete VE networks count from the largest
+            noise; or `sigma`, as networks with Fourier features of log sigma are. By default `sigma` for VE and
+            `timestep` otherwise.
         centered: the data are in [-1, 1] (True) or in [0, 1].
         beta_schedule, beta_start, beta_end, trained_betas, rescale_betas_zero_snr: a DDPM's chain as in
             [`GaussianDiffusionScheduler`], read as a VP process by interpolation of log(a_t / sigma_t) between its
@@ -173,12 +175,15 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
     # The network -----------------------------------------------------------------------------------------------------
 
     def network_time(self, t):
-        """What the network is given for t, in float32: its timestep, which need not be whole, or sigma_t."""
+        """What the network is given for t, in float32, as `time_input` says; a `timestep` need not be whole."""
         times = _in_double(t)
         times = times.to(table_dtype(times.device))
+        last = self.config.num_train_timesteps - 1
         if self.reads_sigma:
             return self.process.levels(times)[1].float()
-        return (times * (self.config.num_train_timesteps - 1)).float()
+        if self.config.time_input == "reversed_timestep":
+            return ((1 - times) * last).round().float()
+        return (times * last).float()
 
     @property
     def reads_sigma(self):

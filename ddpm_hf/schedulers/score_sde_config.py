@@ -18,7 +18,7 @@ from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES, make_betas
 from ddpm_hf.schedulers.predictor_corrector import CORRECTORS, PREDICTORS
 
 SDES = ("vp", "sub_vp", "ve")
-TIME_INPUTS = ("timestep", "sigma")
+TIME_INPUTS = ("timestep", "reversed_timestep", "sigma")
 # Where sampling stops by default (Song et al. 2021, appendix C); losses and likelihoods begin at the smaller one.
 SAMPLING_EPS = {"vp": 1e-3, "sub_vp": 1e-3, "ve": 1e-5}
 LIKELIHOOD_EPS = 1e-5

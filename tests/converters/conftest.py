@@ -31,15 +31,19 @@ class ForeignModel(NamedTuple):
     def array(self, key):
         return torch.from_numpy(ARRAYS[f"{self.name}/{key}"])
 
-    def output_of(self, network):
-        """What a network makes of the input, in its precision."""
-        x, keys = self.array("sample").to(network.dtype), set(ARRAYS)
+    def inputs(self, dtype):
+        """The arguments of the network: x_t with what is told beside it, the timesteps, and labels."""
+        x, keys = self.array("sample").to(dtype), set(ARRAYS)
         if f"{self.name}/low_res" in keys:
-            enlarged = F.interpolate(self.array("low_res").to(network.dtype), x.shape[-2:], mode="bilinear")
+            enlarged = F.interpolate(self.array("low_res").to(dtype), x.shape[-2:], mode="bilinear")
             x = torch.cat([x, enlarged], dim=1)
         labels = (self.array("labels"),) if f"{self.name}/labels" in keys else ()
+        return x, self.array("timesteps"), *labels
+
+    def output_of(self, network):
+        """What a network makes of the input, in its precision."""
         with torch.no_grad():
-            output = network(x, self.array("timesteps"), *labels)
+            output = network(*self.inputs(network.dtype))
         return getattr(output, "sample", output)
 
     def error_of(self, network, key="output"):

@@ -1,7 +1,5 @@
 """The diffusion processes of converted checkpoints."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ import torch
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.converters import convert_checkpoint
 from ddpm_hf.converters.options import read_options
+from ddpm_hf.errors import InputError
 
 
 def alphas_bar(pipeline):
@@ -108,10 +107,19 @@ def test_a_sub_vp_network_predicts_the_noise_at_timesteps(foreign):
     assert scheduler.network_time(0.5).item() == 499.5 and scheduler.config.centered
 
 
-def test_processes_without_a_pipeline_are_written_down(foreign, tmp_path):
-    """The discrete form of VE numbers its timesteps from the largest sigma."""
+def test_a_discrete_ve_network_is_given_the_index_of_its_level_from_the_largest(foreign, tmp_path):
+    model = foreign("ddpmpp")
+    options = read_options(model.options) | {"training.sde": "vesde", "training.continuous": False}
+    pipeline = convert_checkpoint(model.checkpoint, options | {"data.centered": False}, tmp_path / "new")
+    scheduler = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new").scheduler
+    assert (scheduler.config.sde, scheduler.config.prediction_type) == ("ve", "score")
+    assert scheduler.network_time(scheduler.timesteps).tolist() == list(range(1000))
+    images = pipeline(num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np").images
+    assert np.isfinite(images).all()
+
+
+def test_fourier_features_of_the_number_of_a_level_are_no_model(foreign):
     model = foreign("ncsnpp_residual")
     options = read_options(model.options) | {"training.continuous": False}
-    convert_checkpoint(model.checkpoint, options, tmp_path / "new")
-    process = json.loads((tmp_path / "new" / "process.json").read_text(encoding="utf-8"))
-    assert process["continuous"] is False and process["sigma_max"] == 50
+    with pytest.raises(InputError, match="numbers the noise levels, and model.embedding_type='fourier' takes sigma"):
+        convert_checkpoint(model.checkpoint, options)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from foreign_names import classifier_in_guided_names, in_ddim_names, in_improved_names, in_score_sde_names
+from numbered_ddpm import NumberedDDPM, Weights
 
 from ddpm_hf import ADMUNet2DModel, NCSNpp2DModel, NoisyImageClassifier
 from ddpm_hf.converters.families import family_of
@@ -123,7 +124,18 @@ def score_sde_weights(options):
     return in_score_sde_names(network)
 
 
+def numbered_ddpm_weights(options):
+    widths = tuple(options["model.nf"] * multiple for multiple in options["model.ch_mult"])
+    side, weights = options["data.image_size"], Weights()
+    with torch.device("meta"):
+        network = NumberedDDPM(weights, widths, options["model.num_res_blocks"], options["model.attn_resolutions"])
+        network(torch.randn(1, 3, side, side), torch.zeros(1))
+    return weights.named()
+
+
 def weights_of(options):
+    if options.get("model.name") == "ddpm":
+        return numbered_ddpm_weights(options)
     if "classifier_width" in options:
         return classifier_weights(options)
     if "diffusion_steps" in options:

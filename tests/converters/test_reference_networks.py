@@ -72,26 +72,33 @@ def test_what_is_saved_is_loaded(model, tmp_path):
 WITHOUT_PACKAGE = (
     NO_PACKAGE
     + """
+from pathlib import Path
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
 
 folder = sys.argv[1]
-unet = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True).unet
+if (Path(folder) / "model_index.json").exists():
+    network = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True).unet
+else:
+    network = AutoModel.from_pretrained(folder, trust_remote_code=True)
 inputs = torch.load("inputs.pt", weights_only=True)
 with torch.no_grad():
-    torch.save(unet(*inputs, return_dict=False)[0], "output.pt")
+    output = network(*inputs)
+torch.save(getattr(output, "sample", output), "output.pt")
 """
 )
 
 
-def test_without_the_package_the_code_in_the_folder_computes_the_same(foreign, tmp_path):
-    model = foreign("ddpmpp")
+@pytest.mark.parametrize("name", ["ddpmpp", "guided_sr", "guided_classifier"])
+def test_without_the_package_the_code_in_the_folder_computes_the_same(foreign, tmp_path, name):
+    model = foreign(name)
     convert_checkpoint(model.checkpoint, model.options, tmp_path / "new")
-    torch.save((model.array("sample").float(), model.array("timesteps")), tmp_path / "inputs.pt")
+    torch.save(model.inputs(torch.float32), tmp_path / "inputs.pt")
     (tmp_path / "process.py").write_text(WITHOUT_PACKAGE, encoding="utf-8")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "process.py", str(tmp_path / "new")]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
     expected = model.array("output")
     error = (torch.load(tmp_path / "output.pt", weights_only=True) - expected).abs().max()
     assert error < 2e-5 * expected.abs().max()

@@ -141,6 +141,22 @@ def compare_chain(arrays, chain):
     assert_close(step.prev_sample_mean, final, **chain_tolerance(final), msg=chain)
 
 
+@pytest.mark.parametrize(
+    ("chain", "time_input"),
+    [
+        ("vp/gmm/ancestral_sampling+none", "timestep"),
+        ("ve/gmm/ancestral_sampling+none", "reversed_timestep"),
+        ("ve/gmm/reverse_diffusion+langevin", "reversed_timestep"),
+    ],
+)
+def test_discrete_networks_are_given_the_published_timesteps(reference, chain, time_input):
+    arrays, eps = reference("predictor_corrector"), {"vp": 1e-3, "ve": 1e-5}[chain[:2]]
+    labels = arrays[f"chain/N50/{chain}/discrete/labels"]
+    scheduler = scheduler_of(chain[:2], num_train_timesteps=50, sampling_eps=eps, time_input=time_input)
+    given = scheduler.network_time(scheduler.timesteps).repeat_interleave(len(labels) // 50)
+    assert_close(given.double(), labels.double(), rtol=1e-6, atol=0)
+
+
 def chain_tolerance(expected):
     return {"rtol": 0, "atol": 1e-9 * max(1, expected.abs().max().item())}
 
