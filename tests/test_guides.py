@@ -288,7 +288,7 @@ def test_each_command_of_the_quickstart_takes_what_the_one_before_it_left(models
 FORMULAS = ROOT / "docs" / "formulas.md"
 # "Ho 2020", "Ho et al. (2020", "Lu et al. 2022b", "Dhariwal & Nichol 2021"; not "Step 2000 of 10000".
 CITATION = re.compile(
-    r"\b([A-Z][a-z]+(?:-[A-Z][a-z]+)?(?: & [A-Z][a-z]+)?)(?: et al\.)?,? \(?((?:19[5-9]|20[0-2])\d[ab]?)\b(?! of)"
+    r"\b((?:[A-Z][a-z]+){1,2}(?:-[A-Z][a-z]+)?(?: & [A-Z][a-z]+)?)(?: et al\.)?,? \(?((?:19[5-9]|20[0-2])\d[ab]?)\b(?! of)"
 )
 
 

@@ -1,5 +1,6 @@
 """The package is installed by the commands that guides, cards and errors give, and what is installed works."""
 
+import configparser
 import os
 import re
 import subprocess
@@ -76,3 +77,24 @@ def test_an_installation_draws_from_the_model_in_it(built, kind, tmp_path):
     run(program / "ddpm-hf", "sample", "--num_images", "4", "--steps", "5", "--output", "drawn.png", **alone)
     assert Image.open(tmp_path / "drawn.png").size[0] > 28
     assert "Usage: ddpm-hf train" in run(program / "ddpm-hf", "train", "--help", **alone)
+
+
+@pytest.mark.slow
+def test_an_environment_with_every_extra_imports_and_passes_the_tests(tmp_path):
+    """An extra may bring a library that breaks the import of another, such as a torchvision of another torch."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    extras = [*parser["options.extras_require"]]
+    venv.create(tmp_path / "all", with_pip=True)
+    python = tmp_path / "all" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[{','.join(extras)}]")
+    # As docs/evaluation.md says.
+    run(python, "-m", "pip", "install", "-q", "--no-deps", "torch-fidelity")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run(
+        python,
+        "-c",
+        "import diffusers, transformers, gradio, bitsandbytes, deepspeed, torch_fidelity",
+        env=environment,
+    )
+    run(python, "-m", "pytest", "-q", "-n", "auto", ROOT / "tests", cwd=ROOT, env=environment)

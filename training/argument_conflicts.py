@@ -216,6 +216,11 @@ _CONDITION_CONFLICTS = (
 
 _EVALUATION_CONFLICTS = (
     (
+        lambda a: a.sample_neighbours and a.streaming,
+        "sample_neighbours={a.sample_neighbours} searches the training images again and again, which a stream does "
+        "not give: leave out --streaming.",
+    ),
+    (
         lambda a: a.eval_features is not None and not a.eval_every,
         "eval_features={a.eval_features!r} has no effect without --eval_every, the updates between its measurements.",
     ),

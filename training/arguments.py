@@ -332,6 +332,11 @@ class TrainingArguments(RunArguments):
         "is a time.",
     )
     save_images_epochs: float | None = option(None, "Passes over the data between grids, instead of sample_every.")
+    sample_neighbours: bool = option(
+        False,
+        "With each grid, draw neighbours/step-N.png too: the samples that are nearest to training images, in pixels, "
+        "beside them.",
+    )
     num_samples: int | None = option(None, "Images in a grid; by default 64, or chosen with the network.")
     sample_steps: int | None = option(
         None, f"Network calls per grid; by default {CALLS_PER_SAMPLE}, or num_train_timesteps if that is less."

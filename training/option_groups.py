@@ -16,7 +16,7 @@ _NAMES = {
     "Average of the weights": "ema ema_decay ema_power ema_inv_gamma ema_stds ema_snapshot_every",
     "Speed and memory": "mixed_precision channels_last compile gradient_checkpointing",
     "Result, samples and logs": "output_dir dry_run checkpoint_every checkpoints_limit sample_every "
-    "save_images_epochs num_samples sample_steps log_every report_to logging_dir",
+    "save_images_epochs sample_neighbours num_samples sample_steps log_every report_to logging_dir",
     "Held-out images": "eval_every eval_split num_eval_images eval_steps eval_features",
     "Sharing": "push_to_hub hub_model_id hub_private hub_license",
 }

@@ -45,6 +45,7 @@ from ddpm_hf.training.dry_run import describe_plan
 from ddpm_hf.training.earlier_options import RATE, updates_per_minute, with_earlier_options
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
+from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.training.network_choice import with_chosen_network
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_length import DEFAULT_MINUTES, measure_updates_per_minute, with_length, with_warmup
@@ -201,6 +202,9 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
         images = begin_run(args, accelerator, source, unet, measured)
         trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
         trainer.push, trainer.held_out, trainer.distance = push, held_out, distance
+        if args.sample_neighbours:
+            search = partial(TrainingNeighbours, images, trainer.channels_of_sample)
+            trainer.neighbours = together(accelerator, search, main_process_only=True)
         resume_run(args, accelerator, source, trainer, measured)
         steps = trainer.progress.step, total_steps
         accelerator.print(opening(args, unet, source, images, steps, accelerator, (measured or {}).get(RATE)))

@@ -20,9 +20,10 @@ from ddpm_hf.training.continuous_objectives import CONTINUOUS, make_continuous_o
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
 from ddpm_hf.training.objectives import drop_labels, make_objective
-from ddpm_hf.training.sample_measures import channel_row, channels_of_data
+from ddpm_hf.training.sample_measures import channel_row, channels_of_data, levels_of
 from ddpm_hf.training.samples import beside_examples, draw_samples, examples_of
 from ddpm_hf.training.training_loop import Task, TrainingLoop
+from ddpm_hf.visualization.style import save_figure
 
 # The folder being pushed, separate from the folder to which the run keeps writing.
 PUSHED_FOLDER = "pushed.tmp"
@@ -42,10 +43,11 @@ class Trainer(TrainingLoop):
         push (`BackgroundPush`, *optional*): uploads the model at every save; only in the main process.
         held_out (*optional*): images from `load_held_out` on which bits per dimension are measured.
         distance (`HeldOutDistance`, *optional*): measures samples against them.
+        neighbours (`TrainingNeighbours`, *optional*): draws samples beside training images; only in the main process.
     """
 
     logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE, loss_curve.CHANNELS_FILE, loss_curve.DISTANCE_FILE)
-    push = held_out = distance = None
+    push = held_out = distance = neighbours = None
 
     def __init__(self, args, accelerator, unet, scheduler, images, total_steps):
         self.scheduler = scheduler
@@ -119,12 +121,19 @@ class Trainer(TrainingLoop):
                 if self.taught is not None:
                     shown = beside_examples(images, unet.config, self._examples(number))
                 grid = files.picture(shown)
-                with written_whole(self.folder / "samples" / f"step-{self.progress.step:06d}.png") as aside:
+                with written_whole(self.folder / "samples" / self._name_of_picture) as aside:
                     grid.save(aside)
                 self._track_image(grid)
+                if self.neighbours is not None:
+                    with written_whole(self.folder / "neighbours" / self._name_of_picture) as aside:
+                        save_figure(self.neighbours.sheet(levels_of(images)), aside)
             if images is not None and self.channels is not None:
                 self._append_row(loss_curve.CHANNELS_FILE, channel_row(images, self.channels))
             self.stop_if_asked()
+
+    @property
+    def _name_of_picture(self):
+        return f"step-{self.progress.step:06d}.png"
 
     @cached_property
     def channels(self):

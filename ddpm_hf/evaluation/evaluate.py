@@ -22,7 +22,7 @@ from ddpm_hf.evaluation.image_archives import read_statistics, write_images, wri
 from ddpm_hf.evaluation.image_sets import DrawnImages
 from ddpm_hf.evaluation.measures.neighbours import nearest
 from ddpm_hf.evaluation.measures_report import MeasuresReport
-from ddpm_hf.evaluation.memorisation_sheet import ROWS, Neighbour, draw_memorisation_sheet
+from ddpm_hf.evaluation.memorisation_sheet import Neighbour, nearest_first, neighbour_sheet
 from ddpm_hf.evaluation.metric_names import OF_PIXELS, Metrics, parse_metrics
 from ddpm_hf.evaluation.pixel_features import CHANNELS, PIXELS, channel_network, check_same_shape, pixel_features
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim
@@ -33,6 +33,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.reports.report_files import BOUND, FLOW_BITS, MEASURES, MEMORISED_SAMPLES
 from ddpm_hf.results import alone_in_free_folder
+from ddpm_hf.visualization.style import save_figure
 
 SAMPLES_FILE = "samples.npz"
 OPTIONS_OF_MODELS = ("steps", "recipe", "variance_type", "num_images", "guidance_scale")
@@ -370,14 +371,13 @@ class _Evaluation:
             distances, places = nearest(self.seen["samples", name].features, self.seen["train", name].features)
             found = zip(distances[:, 0].tolist(), places[:, 0].tolist(), strict=True)
             neighbours[space] = {place: Neighbour(*each) for place, each in enumerate(found)}
-        in_pixels = neighbours[PIXELS]
-        shown = sorted(in_pixels, key=lambda place: in_pixels[place].distance)[:ROWS]
-        samples = {place: self._image_at(place) for place in shown}
+        samples = {place: self._image_at(place) for place in nearest_first(neighbours[PIXELS])}
         title = (
-            f"The {len(shown)} of {len(self.sets.samples)} samples that are nearest\nto training images, with the nearest "
+            f"The {len(samples)} of {len(self.sets.samples)} samples that are nearest\nto training images, with the nearest "
             "of these\n(distances below)"
         )
-        draw_memorisation_sheet(folder, samples, neighbours, self.sets.train, title)
+        figure = neighbour_sheet(samples, neighbours, lambda place: self.sets.train.batch([place])[0].numpy(), title)
+        save_figure(figure, folder / MEMORISED_SAMPLES)
 
     def _image_at(self, place):
         first = place - place % self.request.batch_size

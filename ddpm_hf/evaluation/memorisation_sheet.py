@@ -1,12 +1,10 @@
-"""A picture of the samples that lie nearest to training images, each beside its nearest in pixels and in features."""
+"""A sheet of samples, each beside the training images that are nearest to it."""
 
 from typing import NamedTuple
 
 from PIL import Image
 
-from ddpm_hf.reports.report_files import MEMORISED_SAMPLES
 from ddpm_hf.visualization.image_table import ImageTable, draw_image_table
-from ddpm_hf.visualization.style import save_figure
 
 ROWS, LEGIBLE_TILE = 10, 84
 
@@ -18,20 +16,20 @@ class Neighbour(NamedTuple):
     place: int
 
 
-def draw_memorisation_sheet(folder, samples, neighbours, train, title):
-    """Writes `memorisation.png` into the folder: a row for each sample.
+def neighbour_sheet(samples, neighbours, image_of, title):
+    """A figure with a row for each sample: the sample, and its nearest training image in each space.
 
     Args:
         samples (`dict`): {place: image, uint8 array (C, H, W)} of the samples to show, in their order.
         neighbours (`dict`): {space, a short name: {place of a sample: [`Neighbour`]}}.
-        train: the image set of the training images.
+        image_of: a function of the place of a training image that gives it, as an array like a sample.
         title (`str`): stands above the table.
     """
     spaces = [*neighbours]
     rows = [[neighbours[space][place] for space in spaces] for place in samples]
     table = ImageTable(
         cells=[
-            [[_picture(image, image)], *([_picture(train.batch([each.place])[0].numpy(), image)] for each in row)]
+            [[_picture(image, image)], *([_picture(image_of(each.place), image)] for each in row)]
             for image, row in zip(samples.values(), rows, strict=True)
         ],
         row_titles=[str(rank) for rank in range(1, len(rows) + 1)],
@@ -43,7 +41,12 @@ def draw_memorisation_sheet(folder, samples, neighbours, train, title):
         bold=set(),
         title=title,
     )
-    save_figure(draw_image_table(table, LEGIBLE_TILE), folder / MEMORISED_SAMPLES)
+    return draw_image_table(table, LEGIBLE_TILE)
+
+
+def nearest_first(neighbours):
+    """The places of the samples to show, those with the smallest distances, in ascending order of distance."""
+    return sorted(neighbours, key=lambda place: neighbours[place].distance)[:ROWS]
 
 
 def _picture(levels, like):

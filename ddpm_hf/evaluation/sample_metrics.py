@@ -119,10 +119,18 @@ def figures(metric, network, sets, extrapolate=False):
         for part, estimate in measure.compute(sets).items()
     ]
     if extrapolate and metric.measure == "fd":
-        limit = extrapolated_frechet_distance(sets.samples.features, _reference_of(sets))
-        title = "Frechet distance of infinitely many samples"
-        found.append(Figure(f"{metric.name}_infinity", title, limit, None, None, network.conditions, []))
+        found.append(_limit(metric, network, sets, halves))
     return found
+
+
+def _limit(metric, network, sets, halves):
+    """The [`Figure`] of infinitely many samples; its floor needs halves of enough images."""
+    limit, floor, counts = extrapolated_frechet_distance(sets.samples.features, _reference_of(sets)), None, None
+    if halves is not None and len(halves.samples) >= samples_for_extrapolation(halves.samples.features.shape[1]):
+        floor = extrapolated_frechet_distance(halves.samples.features, halves.reference.features)
+        counts = len(halves.samples), len(halves.reference)
+    title = "Frechet distance of infinitely many samples"
+    return Figure(f"{metric.name}_infinity", title, limit, floor, counts, network.conditions, [])
 
 
 def check_metric(metric, network, num_samples, reference, extrapolate_dimensions=None):

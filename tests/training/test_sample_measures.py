@@ -14,6 +14,7 @@ from ddpm_hf.pipelines.image_grids import sample_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.reports.loss_curve import CHANNELS_FILE, DISTANCE_FILE, read_rows
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.training.sample_measures import channel_row, channels_of_data, levels_of
 from ddpm_hf.training.train import train
 
@@ -64,6 +65,34 @@ def test_a_tint_shows_in_the_row():
 
 def test_points_have_no_channels():
     assert channels_of_data(ImagesInMemory({"images": torch.zeros(5, 2)}), 2) is None
+
+
+def test_a_copy_stands_first_on_the_sheet_of_neighbours(options, pixels):
+    folder = train(TrainingArguments(**options, sample_neighbours=True))
+    assert sorted(file.name for file in (folder / "neighbours").iterdir()) == ["step-000002.png", "step-000004.png"]
+    images = ImagesInMemory({"images": torch.from_numpy(pixels[:, None])})
+    samples = torch.full((3, 1, *pixels.shape[1:]), 77, dtype=torch.uint8)
+    samples[1] = images.__getitems__(np.array([5]))["images"][0]
+    figure = TrainingNeighbours(images, 1).sheet(samples)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts] + [
+        axes.get_xlabel() for axes in figure.axes
+    ]
+    assert texts.index("number 1") < texts.index("number 0") and "0" in texts
+
+
+def test_large_images_are_compared_in_small():
+    images = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
+    images[1, :, 32:] = 255
+    neighbours = TrainingNeighbours(ImagesInMemory({"images": images}), 3)
+    assert neighbours.searched.shape == (2, 3 * 32 * 32)
+    assert neighbours.searched.sum(1).sort().values.tolist() == [0, 3 * 32 * 16]
+
+
+def test_neighbours_of_what_is_no_image_are_refused(options):
+    with pytest.raises(InputError, match="draws images of 8 bits beside each other"):
+        TrainingNeighbours(ImagesInMemory({"images": torch.zeros(5, 2)}), 2)
+    with pytest.raises(InputError, match="sample_neighbours=True searches the training images again and again"):
+        TrainingArguments(**options | {"split": "train"}, sample_neighbours=True, streaming=True)
 
 
 def test_the_distance_to_held_out_images(options, classifier, pixels, capsys):
