@@ -37,7 +37,8 @@ def written_whole(path):
         os.replace(aside, path)
         flush_to_disk(path.parent)
     except WRITE_ERRORS as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, looking for one in it is an error too
+            aside.unlink(missing_ok=True)
         raise InputError(cannot_write(path, error)) from error
 
 

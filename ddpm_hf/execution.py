@@ -1,0 +1,153 @@
+"""How this machine calls a network fastest: precision of the weights, order in memory, compiled or not.
+
+`auto` is decided by a measurement of a second or two, which `execution_cache` keeps.
+"""
+
+import copy
+import math
+import time
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ddpm_hf.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What `auto` tries beside float32; on CPUs float16 has less range and is no faster.
+TRIED = {"cpu": ("bf16",), "cuda": ("bf16", "fp16"), "mps": ("fp16",)}
+# Turns of a measurement, and the seconds after which no further turn begins.
+TURNS, MEASURING_SECONDS = 3, 2.0
+# Half precision changes images by less than a level, so a gain of less is not worth it.
+WORTHWHILE_GAIN = 1.1
+
+
+class Execution(NamedTuple):
+    """How a network is called."""
+
+    precision: str = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+
+    @property
+    def text(self):
+        """The choice in words, such as "bf16 weights, channels last"."""
+        parts = {"channels last": self.channels_last, "compiled": self.compiled}
+        return ", ".join([f"{self.precision} weights", *(name for name, is_so in parts.items() if is_so)])
+
+    def apply(self, network):
+        """Changes a network in place; its class and the names of its weights stay."""
+        # `ModelMixin.to` warns of layers to keep in float32 where there are none.
+        nn.Module.to(network, dtype=DTYPES[self.precision])
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if self.compiled:
+            network.compile()
+
+
+def can_change(network):
+    """Whether a network may run in another precision: it has convolutions, which is where half precision gains."""
+    parameters = [*network.parameters()]
+    is_single = all(each.dtype == torch.float32 for each in parameters)
+    return is_single and any(isinstance(module, nn.Conv2d) for module in network.modules())
+
+
+def check_precision(precision, device):
+    """Checks that a device computes convolutions in a precision.
+
+    Raises:
+        InputError: with the precisions in which it does.
+    """
+    if not _computes(precision, device):
+        able = [each for each in DTYPES if _computes(each, device)]
+        raise InputError(
+            f"precision={precision!r} cannot be computed on {device} with torch {torch.__version__}: take "
+            f"{' or '.join(able)}."
+        )
+
+
+def fastest_execution(network, call, device, precision="auto", channels_last="auto"):
+    """The fastest [`Execution`] of the choices that are left open, and the calls a second of each that was tried.
+
+    Args:
+        network (`torch.nn.Module`): in float32; it is copied for each choice, and stays as it is.
+        call: a function of a network that calls it once, with inputs of its precision, and waits for the result.
+        device (`torch.device`): where both are.
+        precision: "auto", or one of `DTYPES`.
+        channels_last: "auto", "yes" or "no".
+    """
+    candidates = _candidates(device, precision, channels_last)
+    if len(candidates) == 1:
+        return candidates[0], {}
+    seconds = _measure({each: _as(each, network) for each in candidates}, call)
+    fastest = min(seconds, key=seconds.get)
+    plain = candidates[0]
+    if seconds[plain] < WORTHWHILE_GAIN * seconds[fastest]:
+        fastest = plain
+    return fastest, {each: 1 / value for each, value in seconds.items()}
+
+
+def _candidates(device, precision, channels_last):
+    """The choices that are left open, the plainest first."""
+    if precision == "auto":
+        halves = [each for each in TRIED.get(device.type, ()) if _gains(each, device)]
+        precisions = ["fp32", *halves]
+    else:
+        precisions = [precision]
+    layouts = {"auto": (False, True), "yes": (True,), "no": (False,)}[channels_last]
+    return [Execution(each, layout) for each in precisions for layout in layouts]
+
+
+def _as(execution, network):
+    changed = copy.deepcopy(network)
+    execution.apply(changed)
+    return changed
+
+
+def _measure(networks, call):
+    """The seconds of a call of each network, the least of some turns after a call that prepares it."""
+    seconds = dict.fromkeys(networks, math.inf)
+    for network in networks.values():
+        call(network)
+    begun = time.perf_counter()
+    for _ in range(TURNS):
+        for execution, network in networks.items():
+            seconds[execution] = min(seconds[execution], _seconds_of(lambda network=network: call(network)))
+        if time.perf_counter() - begun > MEASURING_SECONDS:
+            break
+    return seconds
+
+
+def _seconds_of(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+# What a device computes ----------------------------------------------------------------------------------------------
+
+
+def _computes(precision, device):
+    try:
+        _convolve(DTYPES[precision], device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _gains(precision, device):
+    """Whether a convolution is faster in a precision; where a processor emulates it, it is many times slower."""
+    if not _computes(precision, device):
+        return False
+    single, half = (
+        min(_seconds_of(lambda dtype=dtype: _convolve(dtype, device)) for _ in range(TURNS))
+        for dtype in (torch.float32, DTYPES[precision])
+    )
+    return half < single
+
+
+def _convolve(dtype, device):
+    x = torch.ones(4, 64, 32, 32, dtype=dtype, device=device)
+    weight = torch.ones(64, 64, 3, 3, dtype=dtype, device=device)
+    # Reading a number waits for the device.
+    return torch.nn.functional.conv2d(x, weight, padding=1).sum(dtype=torch.float32).item()

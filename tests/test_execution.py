@@ -1,0 +1,109 @@
+"""The fastest way to call a network is measured, kept, and changes nothing but rounding."""
+
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from ddpm_hf import DDPMUNet2DModel, MLPDenoiser
+from ddpm_hf.errors import InputError
+from ddpm_hf.execution import Execution, can_change, check_precision, fastest_execution
+from ddpm_hf.execution_cache import cache_file, remembered
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return DDPMUNet2DModel(sample_size=8, in_channels=1, out_channels=1, **sizes, **blocks).eval()
+
+
+def call(network):
+    with torch.no_grad():
+        return network(torch.ones(2, 1, 8, 8, dtype=network.dtype), 3).sample
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_another_execution_computes_the_same_to_rounding(network, precision, channels_last, caplog):
+    expected = call(network)
+    Execution(precision, channels_last).apply(network)
+    output = call(network)
+    assert output.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    tolerance = 1e-5 if precision == "fp32" else 0.05
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
+    assert not caplog.records
+
+
+class Slow(nn.Module):
+    """A network that takes longer in the precisions of `slow`."""
+
+    def __init__(self, slow):
+        super().__init__()
+        self.layer, self.slow = nn.Conv2d(1, 1, 1), slow
+
+
+def call_slowly(network):
+    time.sleep(0.05 if network.layer.weight.dtype in network.slow else 0.005)
+
+
+def test_the_fastest_is_taken_and_the_network_stays_as_it_is():
+    network = Slow([torch.float32])
+    chosen, calls = fastest_execution(network, call_slowly, CPU, precision="auto", channels_last="no")
+    assert network.layer.weight.dtype == torch.float32
+    if len(calls) == 2:  # where the processor computes in bf16
+        assert chosen == Execution("bf16") and calls[chosen] > calls[Execution()]
+    else:
+        assert chosen == Execution()
+
+
+def test_a_small_gain_is_not_taken():
+    network = Slow([torch.float32, torch.bfloat16])
+    assert fastest_execution(network, call_slowly, CPU)[0] == Execution()
+
+
+def test_what_is_chosen_by_the_user_is_not_measured(network):
+    def never(network):
+        raise AssertionError("it was called")
+
+    assert fastest_execution(network, never, CPU, "bf16", "yes") == (Execution("bf16", True), {})
+
+
+def test_networks_without_convolutions_and_exact_ones_stay_in_their_precision(network):
+    assert can_change(network)
+    assert not can_change(network.double())
+    assert not can_change(MLPDenoiser())
+
+
+def test_what_was_measured_is_kept_for_the_network_and_the_batch(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    measured = []
+
+    def measure():
+        measured.append(1)
+        return Execution("bf16", True)
+
+    assert [remembered(network, 4, CPU, measure) for _ in range(2)] == [Execution("bf16", True)] * 2
+    assert len(measured) == 1 and len(json.loads(cache_file().read_text())) == 1
+    remembered(network, 5, CPU, measure)
+    assert len(measured) == 2
+    cache_file().write_text("{")
+    remembered(network, 4, CPU, measure)
+    assert len(measured) == 3
+
+
+def test_a_home_that_cannot_be_written_costs_only_the_measurement(network, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "file"))
+    assert remembered(network, 4, CPU, Execution) == Execution()
+
+
+def test_a_precision_that_a_device_does_not_compute_is_refused():
+    check_precision("bf16", CPU)
+    with pytest.raises(InputError, match="precision='bf16' cannot be computed on meta with torch .*: take "):
+        check_precision("bf16", torch.device("meta"))
