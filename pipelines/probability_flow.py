@@ -45,13 +45,12 @@ class Score:
     """
 
     def __init__(self, pipeline, class_labels=None, guidance_scale=1.0, batch_size=1):
-        self.pipeline, self.guidance_scale = pipeline, guidance_scale
-        device = pipeline.unet.device
-        self.labels = make_conditioning(pipeline, class_labels, Guidance(guidance_scale), batch_size, device).labels
+        self.pipeline = pipeline
+        self.conditioning = make_conditioning(pipeline, class_labels, Guidance(guidance_scale), batch_size)
 
     def __call__(self, x, t):
         scheduler = self.pipeline.scheduler
-        output = self.pipeline.predict(x, t, scheduler.network_time(t), self.labels, self.guidance_scale)
+        output = self.pipeline.predict(x, t, scheduler.network_time(t), self.conditioning)
         return scheduler.score(output, t, x)
 
 

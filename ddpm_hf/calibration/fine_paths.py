@@ -10,7 +10,7 @@ import torch
 
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.models.network_config import classes_of
-from ddpm_hf.pipelines.conditioning import encode_labels
+from ddpm_hf.pipelines.conditioning import Conditioning, Guidance, encode_labels
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
@@ -88,7 +88,8 @@ class ModelOfPaths:
             labels = labels_in_turn(self.pipeline.unet.config, number)
         labels, unet = labels_of(labels, first, len(x)), self.pipeline.unet
         labels = encode_labels(unet.config, labels, self.guidance_scale, len(x), x.device)
-        output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), labels, self.guidance_scale)
+        told = Conditioning(labels, Guidance(self.guidance_scale))
+        output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), told)
         self.update(len(x) / number)
         return output[:, : x.shape[1]]
 
