@@ -122,9 +122,8 @@ def _train(args):
         push.wait()
         shutil.rmtree(folder / PUSHED_FOLDER, ignore_errors=True)
         target = push.target
-        pushed = push_folder(
-            folder, target.repository, target.private, license=args.hub_license, message="Add the trained model"
-        )
+        options = {"private": target.private, "license": args.hub_license, "message": "Add the trained model"}
+        pushed = push_folder(folder, target.repository, **options)
         accelerator.print(f"Uploaded: {pushed.url}")
     return folder
 
