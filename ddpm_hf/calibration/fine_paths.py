@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ddpm_hf.calibration.spreads import clamped
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import Conditioning, Guidance, encode_labels
@@ -30,6 +31,10 @@ class Paths(NamedTuple):
     x: dict[int, torch.Tensor]
     x0: dict[int, torch.Tensor]
     end: torch.Tensor
+
+    def within(self, bound):
+        """The paths with their ends clamped to [-bound, bound]; a bound of None leaves them."""
+        return self._replace(end=clamped(self.end, bound))
 
 
 class ModelOfPaths:
