@@ -17,6 +17,7 @@ from ddpm_hf.data import DataArguments, draw_images, open_images
 from ddpm_hf.data.point_clouds import swiss_roll
 from ddpm_hf.evaluation.flow_likelihood import flow_likelihood
 from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
+from ddpm_hf.ode_solver import OdeOptions
 from ddpm_hf.pipelines.probability_flow import Score, in_continuous_time
 
 
@@ -26,7 +27,7 @@ def differences(denoiser, chain, samples, probes, rtol):
     scheduler, last = pipeline.scheduler, len(chain) - 1
     score, exact, rows = Score(pipeline, batch_size=len(samples)), denoiser.log_likelihood(samples, 0), []
     for probe in probes:
-        found = flow_likelihood(score, scheduler, samples, probe.expand_as(samples), rtol, rtol)
+        found = flow_likelihood(score, scheduler, samples, probe.expand_as(samples), OdeOptions(rtol, rtol))
         true_end = denoiser.log_likelihood(found.latents, last) - scheduler.prior_log_prob(found.latents)
         rows.append(found.log_prob + true_end - exact)
     return torch.stack(rows), found.calls

@@ -16,7 +16,7 @@ import torch
 
 from ddpm_hf.data import DataArguments
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.flow_bits import DEQUANTIZATIONS, flow_bits_per_dim
+from ddpm_hf.evaluation.flow_bits import DEQUANTIZATIONS, FlowOptions, flow_bits_per_dim
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
@@ -62,11 +62,9 @@ def main():
         print(f"bound, {variance_type}: {rows[f'bound, {variance_type}'][0].total:.4f}", flush=True)
     best = min((result for result, _ in rows.values()), key=lambda result: result.total)
     for dequantization in DEQUANTIZATIONS:
-        flow = {"num_probes": options.num_probes, "rtol": options.rtol, "atol": options.rtol}
+        flow = FlowOptions(options.num_probes, options.rtol, options.rtol, dequantization)
         rows[f"flow, {dequantization}"] = measured(
-            lambda kind=dequantization, flow=flow: flow_bits_per_dim(
-                unet, scheduler, images, dequantization=kind, **flow, **common
-            )
+            lambda flow=flow: flow_bits_per_dim(unet, scheduler, images, flow, **common)
         )
     print("| | bits/dim | difference to the best bound | calls | CPU seconds |\n|---|---|---|---|---|")
     for name, (result, seconds) in rows.items():

@@ -1,7 +1,9 @@
 """Ordinary differential equations, solved by torchdiffeq's Runge-Kutta method of order 5 with adaptive steps."""
 
 import math
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
@@ -23,28 +25,47 @@ class Solution(NamedTuple):
     calls: int
 
 
-def solve_ode(derivative, state, start, end, rtol=1e-5, atol=1e-5, on_call=None):
+@dataclass(frozen=True)
+class OdeOptions:
+    """How an equation is solved.
+
+    Args:
+        rtol, atol (`float`): a step is accepted if the root mean square of error / (atol + rtol |y|) is below 1 for
+            each sample.
+        on_call (`Callable`, *optional*): called with t, a number, in each call of the derivative.
+
+    Raises:
+        InputError: for tolerances that are not above 0.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    on_call: Callable | None = None
+
+    def __post_init__(self):
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if not 0 < value < math.inf:
+                raise InputError(f"{name}={value} must be greater than 0 and finite: 1e-5 is usual.")
+
+
+def solve_ode(derivative, state, start, end, options=OdeOptions()):
     """Follows dy/dt = derivative(t, y) from `start` to `end`, either of which may be the larger.
 
-    A step is accepted if the root mean square of error / (atol + rtol |y|) is below 1 for each sample, the rows of
-    each tensor of y, by the embedded fourth-order method of Dormand & Prince (1980). So no sample is less exact for
-    the others of its batch.
+    The error of a step is that of the embedded fourth-order method of Dormand & Prince (1980). Samples are the rows of
+    each tensor of y, and no sample is less exact for the others of its batch.
 
     Args:
         derivative (`Callable`): gives a tuple of tensors for t, a 0-d float64 tensor, and y, a tuple of tensors.
         state: y at the start, a tuple of tensors of one dtype; float64 is right for tolerances below 1e-6.
-        on_call (`Callable`, *optional*): called with t, a number, in each call of the derivative.
+        options ([`OdeOptions`]): the tolerances, and what is called at each call.
 
     Returns:
         [`Solution`]
 
     Raises:
-        InputError: without torchdiffeq, and for tolerances that are not above 0.
+        InputError: without torchdiffeq.
         ValueError: if the solver does not reach the end, with the time that it came to.
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < value < math.inf:
-            raise InputError(f"{name}={value} must be greater than 0 and finite: 1e-5 is usual.")
     odeint, low, high = _torchdiffeq(), min(start, end), max(start, end)
     reached = {"calls": 0, "time": start}
 
@@ -52,8 +73,8 @@ def solve_ode(derivative, state, start, end, rtol=1e-5, atol=1e-5, on_call=None)
         reached["calls"] += 1
         # The solver looks beyond the end for the length of its first step.
         reached["time"] = t.clamp(low, high).item()
-        if on_call is not None:
-            on_call(reached["time"])
+        if options.on_call is not None:
+            options.on_call(reached["time"])
         slope = derivative(t.clamp(low, high), y)
         if not all(part.isfinite().all() for part in slope):
             raise ValueError(_stopped("The derivative is not finite", reached, end))
@@ -61,9 +82,10 @@ def solve_ode(derivative, state, start, end, rtol=1e-5, atol=1e-5, on_call=None)
 
     times = torch.tensor([start, end], dtype=torch.float64)
     # Without a step to its end the solver would step beyond it and interpolate.
-    options = {"max_num_steps": MOST_STEPS, "step_t": times[1:], "norm": _largest_of_samples}
+    stepping = {"max_num_steps": MOST_STEPS, "step_t": times[1:], "norm": _largest_of_samples}
+    tolerances = {"rtol": options.rtol, "atol": options.atol}
     try:
-        states = odeint(counted, state, times, rtol=rtol, atol=atol, method="dopri5", options=options)
+        states = odeint(counted, state, times, **tolerances, method="dopri5", options=stepping)
     except AssertionError as error:  # torchdiffeq's way to say that it does not converge
         what = "The solver does not converge"
         raise ValueError(_stopped(what, reached, end, f" ({error}); take larger rtol and atol")) from error
@@ -77,7 +99,7 @@ def _largest_of_samples(state):
 
 @contextmanager
 def time_bar(description, start, end, disable=False):
-    """A context with a progress bar over time; gives the `on_call` of `solve_ode`."""
+    """A context with a progress bar over time; gives the `on_call` of [`OdeOptions`]."""
     with tqdm(total=1.0, desc=description, bar_format=BAR, disable=disable) as bar:
         calls = count(1)
 

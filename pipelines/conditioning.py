@@ -71,7 +71,7 @@ class Conditioning(NamedTuple):
 
     # for the network: (B, ..), or (2B, ..) followed by null labels if the scale is not 1, or None without classes
     labels: torch.Tensor | None
-    guidance: Guidance
+    guidance: Guidance = Guidance()
     # for the classifier: (B,)
     classifier: Any = None
     classifier_labels: torch.Tensor | None = None
@@ -113,8 +113,8 @@ def noise_to_signal(scheduler, t):
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def make_conditioning(pipeline, class_labels, guidance, batch_size, device, condition=None, generator=None):
-    """The [`Conditioning`] of a run.
+def make_conditioning(pipeline, class_labels, guidance, batch_size, condition=None, generator=None):
+    """The [`Conditioning`] of a run, on the pipeline's device.
 
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): the pipeline with network, classifier and scheduler.
@@ -128,11 +128,9 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, device, cond
     """
     guidance.check()
     class_labels = to_labels(class_labels, class_names(pipeline))
-    for_unet, for_classifier = class_labels, None
+    for_unet, for_classifier, device = class_labels, None, pipeline._execution_device
     if guidance.classifier_guidance_scale != 0:
-        for_classifier = _classifier_labels(
-            pipeline, class_labels, guidance.classifier_guidance_scale, batch_size, device
-        )
+        for_classifier = _classifier_labels(pipeline, class_labels, guidance.classifier_guidance_scale, batch_size)
         if classes_of(pipeline.unet.config)[0] is None:
             for_unet = None
     condition, config = condition or ConditionInput(), pipeline.unet.config
@@ -254,7 +252,7 @@ def check_classifier(classifier, unet):
             )
 
 
-def _classifier_labels(pipeline, class_labels, scale, batch_size, device):
+def _classifier_labels(pipeline, class_labels, scale, batch_size):
     if pipeline.classifier is None:
         raise ValueError(
             f"classifier_guidance_scale={scale} needs a pipeline with a classifier, which this one has not: train one "
@@ -267,4 +265,5 @@ def _classifier_labels(pipeline, class_labels, scale, batch_size, device):
             f"classifier_guidance_scale={scale} needs a GaussianDiffusionScheduler; "
             f"{type(pipeline.scheduler).__name__} does not take the gradient of a classifier."
         )
-    return checked_labels(class_labels, pipeline.classifier.config.num_classes).expand(batch_size).to(device)
+    labels = checked_labels(class_labels, pipeline.classifier.config.num_classes).expand(batch_size)
+    return labels.to(pipeline._execution_device)

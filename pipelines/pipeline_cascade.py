@@ -114,38 +114,38 @@ class GaussianDiffusionCascadePipeline(PortableSavingMixin, PortableLoadingMixin
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
         """
         stages = self.stages
-        conditional = [classes_of(stage.unet.config)[0] is not None for stage in stages]
-        scales = self._scales(conditional, guidance_scale)
-        steps = for_each_stage("num_inference_steps", num_inference_steps, len(stages))
-        levels = [0.0, *for_each_stage("augmentation_level", augmentation_level, len(stages) - 1)]
-        image = None
+        own = self._arguments_of_stages(class_labels, guidance_scale, num_inference_steps)
+        levels = for_each_stage("augmentation_level", augmentation_level, len(stages) - 1)
+        told = {"batch_size": batch_size}
         for number, stage in enumerate(stages):
             is_last = stage is stages[-1]
-            # The base refuses labels where no stage has classes.
-            takes_labels = conditional[number] or not any(conditional)
             self._show_progress(stage, number, len(stages))
-            told = {} if image is None else {"image": image, "augmentation_level": levels[number]}
             result = stage(
-                batch_size=batch_size if image is None else len(image),
-                class_labels=class_labels if takes_labels else None,
-                guidance_scale=scales[number],
                 generator=generator,
-                num_inference_steps=steps[number],
                 output_type=output_type if is_last else "pt",
                 return_dict=return_dict,
+                **own[number],
                 **told,
                 **kwargs,
             )
-            image = None if is_last else result[0]
+            if not is_last:
+                told = {"image": result[0], "batch_size": len(result[0]), "augmentation_level": levels[number]}
         self.maybe_free_model_hooks()
         return result
 
-    @staticmethod
-    def _scales(conditional, guidance_scale):
-        """The guidance of each stage; one number is for those with classes, and for all where none has any."""
+    def _arguments_of_stages(self, class_labels, guidance_scale, num_inference_steps):
+        """The labels, guidance and steps of each stage; one scale is for the stages with classes."""
+        conditional = [classes_of(getattr(self, network).config)[0] is not None for network, _ in self.stage_parts]
+        # The base refuses labels and guidance where no stage has classes.
+        steered = [has_classes or not any(conditional) for has_classes in conditional]
         if isinstance(guidance_scale, (list, tuple)):
-            return for_each_stage("guidance_scale", guidance_scale, len(conditional))
-        return [guidance_scale if has_classes or not any(conditional) else 1.0 for has_classes in conditional]
+            scales = for_each_stage("guidance_scale", guidance_scale, len(steered))
+        else:
+            scales = [guidance_scale if is_steered else 1.0 for is_steered in steered]
+        steps = for_each_stage("num_inference_steps", num_inference_steps, len(steered))
+        labels = [class_labels if is_steered else None for is_steered in steered]
+        names = ("class_labels", "guidance_scale", "num_inference_steps")
+        return [dict(zip(names, values, strict=True)) for values in zip(labels, scales, steps, strict=True)]
 
     def _show_progress(self, stage, number, count):
         height, width = stage.samples.sides

@@ -146,17 +146,16 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         output_type = self.samples.agreed_output_type(output_type)
         check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         batch_size = agreed_batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
-        device = self._execution_device
         guidance = Guidance(
             guidance_scale, guidance_interval, guidance_rescale, classifier_guidance_scale, classifier_guidance_form
         )
         sides = self.samples.sides if latents is None else tuple(latents.shape[2:])
         condition = ConditionInput(condition_image, augmentation_level, sides)
-        conditioning = make_conditioning(self, class_labels, guidance, batch_size, device, condition, generator)
+        conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition, generator)
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
-        latents = self.initial_latents(batch_size, latents, generator, device)
+        latents = self.initial_latents(batch_size, latents, generator, self._execution_device)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self._denoise(latents, self.scheduler.timesteps, conditioning, step_kwargs, callback)
         return self.returned(latents, output_type, return_dict)
@@ -182,10 +181,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
     def _updated(self, update, latents, t, t_on_device, conditioning, step_kwargs):
         """One update of x_t by the scheduler's method `update`: the outputs of the scheduler and of the network."""
         now = conditioning.at(t, self.scheduler)
-        guidance = now.guidance
-        model_output = self.predict(
-            latents, t, t_on_device, now.labels, guidance.guidance_scale, guidance.guidance_rescale, now.image
-        )
+        model_output = self.predict(latents, t, t_on_device, now)
         step_kwargs = step_kwargs | now.step_kwargs(latents, t_on_device)
         return update(model_output, t, latents, **step_kwargs), model_output
 
@@ -198,27 +194,27 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0, condition_image=None):
+    def predict(self, latents, t, t_on_device, conditioning):
         """The network's guided output for x_t, in float32; a variance head keeps its channels for the class.
 
         Args:
             t, t_on_device: the timestep on the host for the scheduler, and on the device for the network.
-            labels: the result of `encode_labels`.
-            condition_image: in the size of x_t, for each image, followed by what is told without one where it is
-                guided.
+            conditioning ([`Conditioning`]): what the network is told at t; `Conditioning(labels)` without guidance,
+                with the labels of `encode_labels`.
         """
-        if (condition_image is None) != (self.samples.condition is None):
+        if (conditioning.image is None) != (self.samples.condition is None):
             raise ValueError("This model is told a condition image, for which there is no place here.")
-        channels, guided = latents.shape[1], guidance_scale != 1.0
+        guidance = conditioning.guidance
+        channels, guided = latents.shape[1], guidance.guidance_scale != 1.0
         model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
         if guided:
             model_input = torch.cat([model_input, model_input])
-        if condition_image is not None:
-            model_input = torch.cat([model_input, condition_image.to(model_input.dtype)], dim=1)
+        if conditioning.image is not None:
+            model_input = torch.cat([model_input, conditioning.image.to(model_input.dtype)], dim=1)
         with self._telling_levels():
-            output = self.unet(model_input, t_on_device, labels, return_dict=False)[0].to(latents.dtype)
+            output = self.unet(model_input, t_on_device, conditioning.labels, return_dict=False)[0].to(latents.dtype)
         if guided:
-            output = classifier_free_guidance(output, channels, guidance_scale, guidance_rescale)
+            output = classifier_free_guidance(output, channels, guidance.guidance_scale, guidance.guidance_rescale)
         if not _reads_head(self.scheduler):
             output = output[:, :channels]
         return output

@@ -67,9 +67,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         )
         x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
         condition = ConditionInput(condition_image, augmentation_level, tuple(x_0.shape[2:]))
-        conditioning = make_conditioning(
-            self, class_labels, Guidance(**guidance), batch_size, x_0.device, condition, generator
-        )
+        conditioning = make_conditioning(self, class_labels, Guidance(**guidance), batch_size, condition, generator)
         self._set_timesteps(num_inference_steps, timesteps)
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)

@@ -77,7 +77,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         latents = for_each(latents, batch_size)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale)
         condition = ConditionInput(condition_image, sides=tuple(latents.shape[2:]))
-        conditioning = make_conditioning(self, class_labels, guidance, batch_size, latents.device, condition)
+        conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition)
         self._set_timesteps(num_inference_steps, timesteps)
         _check_ends_with_signal(self.scheduler)
         callback, ascending = StepCallback(callback_on_step_end), self.scheduler.timesteps.flip(0)
@@ -92,9 +92,8 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         s = self.scheduler.previous_timestep(int(t))
         shrinking = (self.scheduler.alpha_bar(t) / self.scheduler.alpha_bar(s)).sqrt().item()
         now, x_t = conditioning.at(t, self.scheduler), shrinking * x_s
-        scale, rescale = now.guidance.guidance_scale, now.guidance.guidance_rescale
         for _ in range(iterations):
-            output = self.predict(x_t, t, t_on_device, now.labels, scale, rescale, now.image)
+            output = self.predict(x_t, t, t_on_device, now)
             x_t = x_t + shrinking * (x_s - self.scheduler.p_mean_variance(output, t, x_t, eta=0.0).mean)
         return x_t
 

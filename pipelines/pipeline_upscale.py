@@ -67,15 +67,13 @@ class GaussianDiffusionUpscalePipeline(GaussianDiffusionPipeline):
             **kwargs,
         )
 
-    def predict(self, latents, t, t_on_device, labels, guidance_scale=1.0, guidance_rescale=0.0, condition_image=None):
+    def predict(self, latents, t, t_on_device, conditioning):
         """As [`GaussianDiffusionPipeline.predict`], tile by tile."""
 
         def predict_tile(rows, columns):
-            return super(GaussianDiffusionUpscalePipeline, self).predict(
-                latents[..., rows, columns],
-                *(t, t_on_device, labels, guidance_scale, guidance_rescale),
-                condition_image[..., rows, columns],
-            )
+            told = conditioning._replace(image=conditioning.image[..., rows, columns])
+            predict = super(GaussianDiffusionUpscalePipeline, self).predict
+            return predict(latents[..., rows, columns], t, t_on_device, told)
 
         sides, condition = self.samples.sides, self.samples.condition
         tiles = tiles_of(latents.shape[2:], sides, condition.factor(sides), self.tile_overlap)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ddpm_hf.number_checks import is_whole
-from ddpm_hf.ode_solver import solve_ode
+from ddpm_hf.ode_solver import OdeOptions, solve_ode
 from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import prepare_images
 from ddpm_hf.pipelines.interpolation import slerp
@@ -45,25 +45,24 @@ class Score:
     """
 
     def __init__(self, pipeline, class_labels=None, guidance_scale=1.0, batch_size=1):
-        self.pipeline, self.guidance_scale = pipeline, guidance_scale
-        device = pipeline.unet.device
-        self.labels = make_conditioning(pipeline, class_labels, Guidance(guidance_scale), batch_size, device).labels
+        self.pipeline = pipeline
+        self.conditioning = make_conditioning(pipeline, class_labels, Guidance(guidance_scale), batch_size)
 
     def __call__(self, x, t):
         scheduler = self.pipeline.scheduler
-        output = self.pipeline.predict(x, t, scheduler.network_time(t), self.labels, self.guidance_scale)
+        output = self.pipeline.predict(x, t, scheduler.network_time(t), self.conditioning)
         return scheduler.score(output, t, x)
 
 
 @torch.no_grad()
-def follow_flow(score, scheduler, samples, start, end, rtol=1e-5, atol=1e-5, on_call=None):
+def follow_flow(score, scheduler, samples, start, end, options=OdeOptions()):
     """Follows the probability flow from the time `start` to `end`, in (0, 1], in float64.
 
     Args:
         score (`Callable`): score(x, t) for x (B, C, *) and t (B,), both float64; a [`Score`] or an exact one.
         scheduler ([`ScoreSDEScheduler`]): gives the drift.
         samples (`torch.Tensor`): x at `start`, (B, C, *).
-        rtol, atol, on_call: as in `solve_ode`.
+        options ([`OdeOptions`]): as in `solve_ode`.
 
     Returns:
         [`FlowResult`], in float64.
@@ -73,7 +72,7 @@ def follow_flow(score, scheduler, samples, start, end, rtol=1e-5, atol=1e-5, on_
         times = t.to(samples.device).expand(len(samples))
         return (scheduler.probability_flow_drift(state[0], times, score(state[0], times)),)
 
-    (moved,), calls = solve_ode(derivative, (samples.double(),), start, end, rtol, atol, on_call)
+    (moved,), calls = solve_ode(derivative, (samples.double(),), start, end, options)
     return FlowResult(moved, calls)
 
 
@@ -88,14 +87,15 @@ def decode(pipeline, latents, class_labels=None, guidance_scale=1.0, denoise=Non
         denoise (`bool`): add one step to x0_hat from where the flow stops, which removes the noise that is left there;
             by default the scheduler's `denoise`. False gives back exactly what was encoded.
         output_type (`str`, *optional*): as in the pipeline's call.
-        tolerances: `rtol`, `atol` and `on_call` of `solve_ode`.
+        tolerances: `rtol`, `atol` and `on_call` of [`OdeOptions`].
 
     Returns:
         The samples as the pipeline returns them, and the number of calls of the network.
     """
     pipeline = in_continuous_time(pipeline)
     scheduler, score = pipeline.scheduler, Score(pipeline, class_labels, guidance_scale, len(latents))
-    samples, calls = follow_flow(score, scheduler, latents, 1.0, scheduler.sampling_eps, **tolerances)
+    options = OdeOptions(**tolerances)
+    samples, calls = follow_flow(score, scheduler, latents, 1.0, scheduler.sampling_eps, options)
     if scheduler.config.denoise if denoise is None else denoise:
         times = torch.full((len(samples),), scheduler.sampling_eps, dtype=torch.float64, device=samples.device)
         signal, sigma = (level[0].item() for level in scheduler.process.levels(times))
@@ -110,7 +110,7 @@ def encode(pipeline, data, class_labels=None, **tolerances):
 
     Args:
         data: images as `prepare_images` takes them, or a tensor of points, (N, d), in the network's units.
-        tolerances: `rtol`, `atol` and `on_call` of `solve_ode`.
+        tolerances: `rtol`, `atol` and `on_call` of [`OdeOptions`].
 
     Returns:
         [`FlowResult`]
@@ -124,7 +124,8 @@ def _encoded(pipeline, samples, class_labels=None, **tolerances):
     if not pipeline.scheduler.config.centered:
         samples = (samples + 1) / 2
     score = Score(pipeline, class_labels, batch_size=len(samples))
-    found = follow_flow(score, pipeline.scheduler, samples, pipeline.scheduler.sampling_eps, 1.0, **tolerances)
+    eps, options = pipeline.scheduler.sampling_eps, OdeOptions(**tolerances)
+    found = follow_flow(score, pipeline.scheduler, samples, eps, 1.0, options)
     return found._replace(samples=found.samples.float())
 
 
@@ -133,7 +134,7 @@ def sample_by_flow(pipeline, num_images, seed=0, batch_size=64, **options):
 
     Args:
         options: `class_labels`, `guidance_scale`, `output_type` of `decode`, and `rtol`, `atol` and `on_call` of
-            `solve_ode`, which holds them for each sample.
+            [`OdeOptions`], which hold for each sample.
 
     Returns:
         The list of samples, and the number of calls of the network, those of all batches together.

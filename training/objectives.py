@@ -53,18 +53,14 @@ def make_objective(name, scheduler, vlb_weight=0.001, min_snr_gamma=None, device
         if name == "ocm":
             return ocm_losses(unclipped, predict, batch, rademacher_like(batch.noisy))
         output = predict(batch.noisy)
-        match name:
-            case "simple":
-                return simple_losses(scheduler, output, batch, snr_weights)
-            case "vlb":
-                return vlb_losses(unclipped, output, batch, levels)
-            case "hybrid":
-                vlb = vlb_losses(unclipped, with_fixed_mean(output), batch, levels)
-                return simple_losses(scheduler, output, batch, snr_weights) + vlb_weight * vlb
-            case "npr":
-                return npr_losses(unclipped, output, batch)
-            case "sn":
-                return sn_losses(unclipped, output, batch)
+        if name in HEAD_LOSSES:
+            return HEAD_LOSSES[name](unclipped, output, batch)
+        if name == "vlb":
+            return vlb_losses(unclipped, output, batch, levels)
+        simple = simple_losses(scheduler, output, batch, snr_weights)
+        if name == "simple":
+            return simple
+        return simple + vlb_weight * vlb_losses(unclipped, with_fixed_mean(output), batch, levels)
 
     def objective(unet, images, timesteps, class_labels=None, noise=None):
         def predict(noisy):
@@ -122,6 +118,9 @@ def sn_losses(scheduler, output, batch):
     """
     epsilon = scheduler.get_epsilon(output.detach(), batch.timesteps, batch.noisy)
     return _head_losses(output, batch.noise.square() - epsilon.square())
+
+
+HEAD_LOSSES = {"npr": npr_losses, "sn": sn_losses}
 
 
 def ocm_losses(scheduler, predict, batch, probe):

@@ -6,7 +6,6 @@ import torch
 from ddpm_hf.data import ImageStream, decode_first, to_model_range
 from ddpm_hf.distributed import gather_parts, own_part, together
 from ddpm_hf.pipelines.image_grids import enlargement, side_by_side
-from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.sample_files import files_of
 from ddpm_hf.samples import kind_of, kind_of_batch
 
@@ -15,7 +14,7 @@ class _Stopped(Exception):
     """Sampling was stopped between two calls of the network."""
 
 
-def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: False, examples=None):
+def draw_samples(pipeline, accelerator, args, number, is_to_stop=lambda: False, examples=None):
     """So many samples, or None if `is_to_stop()` became true in any process; every process must call this.
 
     Each process draws `batch_size` of its part at a time, and a network with classes gets them in turn. Sample i
@@ -23,6 +22,7 @@ def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: 
     change from one grid to the next.
 
     Args:
+        pipeline ([`GaussianDiffusionPipeline`]): with a scheduler of its own, as sampling sets timesteps.
         args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
         number (`int`): how many.
         examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images.
@@ -33,6 +33,7 @@ def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: 
     Raises:
         InputError: in every process, if samples in one are not finite.
     """
+    pipeline.set_progress_bar_config(disable=True)
     places = own_part(number, accelerator)
 
     def draw_own_part():
@@ -40,7 +41,7 @@ def draw_samples(unet, scheduler, accelerator, args, number, is_to_stop=lambda: 
         try:
             for first in range(0, len(places), args.batch_size):
                 batch = places[first : first + args.batch_size]
-                images += _draw(unet, scheduler, batch, args, is_to_stop, examples)
+                images += _draw(pipeline, batch, args, is_to_stop, examples)
         except _Stopped:
             return [None]
         return images
@@ -66,11 +67,9 @@ def beside_examples(samples, unet_config, examples):
     return [side_by_side([told, files.preview(sample), files.preview(data)], factor) for told, sample, data in rows]
 
 
-def _draw(unet, scheduler, places, args, is_to_stop, examples):
+def _draw(pipeline, places, args, is_to_stop, examples):
     """A list of the samples with these numbers; raises `_Stopped` if sampling was stopped."""
-    # A separate scheduler, because sampling sets timesteps.
-    pipeline = GaussianDiffusionPipeline(unet=unet, scheduler=scheduler.from_config(scheduler.config))
-    pipeline.set_progress_bar_config(disable=True)
+    unet = pipeline.unet
 
     def stop_if_asked(pipeline, step, timestep, tensors):
         if is_to_stop():

@@ -29,22 +29,24 @@ def describe_length(args, minutes, updates_per_minute):
     )
 
 
-def opening(args, model, source, images, steps_to_do, accelerator, updates_per_minute=None):
+def opening(trainer, model, source, updates_per_minute=None):
     """The data, the network, the length and the folder of a run that begins or goes on.
 
     Args:
-        steps_to_do (`tuple[int, int]`): the updates that are done and those of the whole run.
+        trainer ([`Trainer`]): what is to be trained, and how far it is.
+        model: the network before it was prepared for the devices.
+        source (`DataSource`): where the images come from.
     """
-    done, total = steps_to_do
-    per_update = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    number, resizing = count_images(images), f"; {source.resizing}" if source.resizing is not None else ""
+    args, total = trainer.args, trainer.total_steps
+    per_update = args.batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
+    number, resizing = count_images(trainer.images), f"; {source.resizing}" if source.resizing is not None else ""
     passes = "" if number is None else f", {per_update * total / number:.3g} passes over the data"
     lines = {
-        "data": f"{describe_data(images, source.kind)}{resizing}",
+        "data": f"{describe_data(trainer.images, source.kind)}{resizing}",
         "classes": describe_names(model.config),
         "network": f"{args.init_from or args.unet}, {model.num_parameters() / 1e6:.1f}M parameters",
-        "length": f"{total} updates of {per_update} images{passes}, on {accelerator.device}"
-        f"{describe_end((total - done) / updates_per_minute) if updates_per_minute else ''}",
+        "length": f"{total} updates of {per_update} images{passes}, on {trainer.accelerator.device}"
+        f"{describe_end((total - trainer.progress.step) / updates_per_minute) if updates_per_minute else ''}",
         "folder": args.output_dir,
     }
     return "\n".join(f"  {name:<9}{text}" for name, text in lines.items() if text)

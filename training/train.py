@@ -122,9 +122,8 @@ def _train(args):
         push.wait()
         shutil.rmtree(folder / PUSHED_FOLDER, ignore_errors=True)
         target = push.target
-        pushed = push_folder(
-            folder, target.repository, target.private, license=args.hub_license, message="Add the trained model"
-        )
+        options = {"private": target.private, "license": args.hub_license, "message": "Add the trained model"}
+        pushed = push_folder(folder, target.repository, **options)
         accelerator.print(f"Uploaded: {pushed.url}")
     return folder
 
@@ -206,8 +205,7 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
             search = partial(TrainingNeighbours, images, trainer.channels_of_sample)
             trainer.neighbours = together(accelerator, search, main_process_only=True)
         resume_run(args, accelerator, source, trainer, measured)
-        steps = trainer.progress.step, total_steps
-        accelerator.print(opening(args, unet, source, images, steps, accelerator, (measured or {}).get(RATE)))
+        accelerator.print(opening(trainer, unet, source, (measured or {}).get(RATE)))
         trainer.fit()
         finish(trainer, push.target.repository if push is not None else trainer.folder.resolve().name)
         seconds = time.perf_counter() - begun

@@ -141,11 +141,9 @@ class Trainer(TrainingLoop):
         return channels_of_data(self.images, self.channels_of_sample)
 
     def _draw(self, unet, number):
-        return draw_samples(
-            *(unet, self.scheduler, self.accelerator, self.args, number),
-            lambda: self.stop.signum,
-            self._examples(number),
-        )
+        pipeline = GaussianDiffusionPipeline(unet, self.scheduler.from_config(self.scheduler.config))
+        examples = self._examples(number)
+        return draw_samples(pipeline, self.accelerator, self.args, number, lambda: self.stop.signum, examples)
 
     def _examples(self, number):
         """So many data whose condition images the samples are told; None for a network that is told none."""

@@ -8,6 +8,7 @@ from ddpm_hf.calibration.transition_costs import CLEAN_NODE, DETERMINISTIC, chai
 from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.variational_bound import CLEAN
+from ddpm_hf.pipelines.conditioning import Conditioning
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 # An error is made at each of this many places by one step to the next place, as in a path of that many steps.
@@ -66,7 +67,8 @@ def mean_square_in_the_data(errors, growth):
 
 def _predict(pipeline, x_t, t, labels):
     labels = None if labels is None else labels.repeat(len(x_t) // len(labels))
-    return pipeline.predict(x_t, t, torch.tensor(t, device=x_t.device), labels)[:, : x_t.shape[1]]
+    output = pipeline.predict(x_t, t, torch.tensor(t, device=x_t.device), Conditioning(labels))
+    return output[:, : x_t.shape[1]]
 
 
 def _move(chain, output, nodes, node, x_t, to):

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ddpm_hf.calibration.spreads import clamped
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.models.network_config import classes_of
-from ddpm_hf.pipelines.conditioning import encode_labels
+from ddpm_hf.pipelines.conditioning import Conditioning, Guidance, encode_labels
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
@@ -30,6 +31,10 @@ class Paths(NamedTuple):
     x: dict[int, torch.Tensor]
     x0: dict[int, torch.Tensor]
     end: torch.Tensor
+
+    def within(self, bound):
+        """The paths with their ends clamped to [-bound, bound]; a bound of None leaves them."""
+        return self._replace(end=clamped(self.end, bound))
 
 
 class ModelOfPaths:
@@ -88,7 +93,8 @@ class ModelOfPaths:
             labels = labels_in_turn(self.pipeline.unet.config, number)
         labels, unet = labels_of(labels, first, len(x)), self.pipeline.unet
         labels = encode_labels(unet.config, labels, self.guidance_scale, len(x), x.device)
-        output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), labels, self.guidance_scale)
+        told = Conditioning(labels, Guidance(self.guidance_scale))
+        output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), told)
         self.update(len(x) / number)
         return output[:, : x.shape[1]]
 

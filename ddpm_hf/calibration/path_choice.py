@@ -120,13 +120,12 @@ def _nearest(choices):
     return min(choices, key=lambda choice: choice.distance)
 
 
-def chosen_paths(model, noise, timesteps, choice, moments, bound=None, keep_x=True):
+def chosen_paths(model, noise, timesteps, choice, moments, keep_x=True):
     """The [`Paths`] of a choice from the noise (N, C, *), with x at all of the timesteps above their end.
 
     Args:
         timesteps (`list[int]`): descending; with the choice's beginning and end, where it has them.
         moments ([`DataMoments`]): of the data; None will do for a choice that begins in pure noise.
-        bound (`float`, *optional*): the ends are clamped to [-bound, bound].
         keep_x (`bool`): keep x at the timesteps.
     """
     called = [t for t in timesteps if choice.end <= t and (choice.begin is None or t <= choice.begin)]
@@ -138,7 +137,7 @@ def chosen_paths(model, noise, timesteps, choice, moments, bound=None, keep_x=Tr
         noisy = level_of(model.chain, len(model.chain) - 1)
         above = {t: moments.flow(noise, *noisy, *level_of(model.chain, t)) for t in timesteps if t > choice.begin}
         x = above | x
-    return Paths(x, {}, clamped(with_contrast(ends, choice.contrast), bound))
+    return Paths(x, {}, with_contrast(ends, choice.contrast))
 
 
 def with_contrast(ends, contrast):

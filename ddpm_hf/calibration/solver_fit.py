@@ -212,7 +212,8 @@ class SolverFit:
         return min(CHOICE_PATHS, len(self.data)) if self.chooses else 0
 
     def _followed(self, model, noise, keep_x=True):
-        return chosen_paths(model, noise, self.fine, self.choice, self.moments, self.bound, keep_x)
+        paths = chosen_paths(model, noise, self.fine, self.choice, self.moments, keep_x)
+        return paths.within(self.bound)
 
     def _noise(self, number, first=0):
         return starting_noise(self.unet, self.options.seed, first, number).cpu()

@@ -128,48 +128,66 @@ def sample(
     Runs on all processes of `accelerate launch -m ddpm_hf.cli`.
     """
     keywords = sampling.keywords()
-    if trajectory is not None and sampling.ode:
-        raise InputError("--trajectory shows the steps of sampling, and --ode has none: leave one of them out.")
-    if trajectory is not None and num_images > execution.batch_size:
-        raise InputError(
-            f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
-        )
+    _check_trajectory(trajectory, num_images, sampling, execution)
     from ddpm_hf.distributed import gather_parts, join_processes, own_part, together
     from ddpm_hf.pipelines.sample_files import files_of
 
     accelerator = join_processes(execution.device)
     output = together(accelerator, lambda: _free_outputs(output, trajectory), main_process_only=True)
-    device = execution.device or accelerator.device
-    named = None if sampling.steps == ALL else sampling.steps
-    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named, cascades=True)
+    pipeline = _open(model, execution.device or accelerator.device, sampling)
     steps, said = (None, "") if sampling.ode else steps_of_stages(pipeline, sampling)
-    keywords["num_inference_steps"] = steps
-    if len(pipeline.stages) > 1:
-        keywords = for_cascade(keywords, sampling)
-    if sampling.condition_image is not None:
-        keywords["condition_image"] = _condition_image(sampling.condition_image, pipeline)
+    keywords = _for_pipeline(pipeline, keywords | {"num_inference_steps": steps}, sampling)
     samples = files_of(pipeline.samples.config)
     files = together(accelerator, lambda: samples.free_files(output), main_process_only=True)
     recorder = None if trajectory is None else samples.recorder(num_frames=12)
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
-    if accelerator.is_main_process and said:
-        typer.echo(said)
-    if accelerator.is_main_process and not sampling.ode:
-        batch_size, batches = min(execution.batch_size, len(places)), math.ceil(len(places) / execution.batch_size)
-        for stage, count in zip(pipeline.stages, steps if isinstance(steps, list) else [steps], strict=True):
-            calls = batches * _steps_of(stage, count)
-            say_duration(stage, batch_size, calls, "lower --num_images, --steps or --batch_size")
     if sampling.ode:
         images = _draw_by_flow(pipeline, places, execution, advice, sampling)
     else:
+        if accelerator.is_main_process:
+            _say_steps(pipeline, steps, said, len(places), execution.batch_size)
         images = _draw(pipeline, places, execution, advice, callback_on_step_end=recorder, **keywords)
     images = gather_parts(images, accelerator) if recorder is None else images
     if accelerator.is_main_process:
         _save_trajectory(recorder, trajectory)
         samples.save(images, files)
         typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
+
+
+def _check_trajectory(trajectory, num_images, sampling, execution):
+    if trajectory is not None and sampling.ode:
+        raise InputError("--trajectory shows the steps of sampling, and --ode has none: leave one of them out.")
+    if trajectory is not None and num_images > execution.batch_size:
+        raise InputError(
+            f"--trajectory needs all images in one batch: lower --num_images, or --batch_size {num_images}."
+        )
+
+
+def _open(model, device, sampling):
+    """The pipeline of a model or of a cascade, with the sampler that the options name."""
+    named = None if sampling.steps == ALL else sampling.steps
+    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, cascades=True)
+
+
+def _for_pipeline(pipeline, keywords, sampling):
+    """The arguments of the pipeline's call: those that a cascade takes, and a condition image as a picture."""
+    if len(pipeline.stages) > 1:
+        keywords = for_cascade(keywords, sampling)
+    if sampling.condition_image is None:
+        return keywords
+    return keywords | {"condition_image": _condition_image(sampling.condition_image, pipeline)}
+
+
+def _say_steps(pipeline, steps, said, num_images, batch_size):
+    """Says how the steps were chosen, and how long those of each stage take."""
+    if said:
+        typer.echo(said)
+    batches = math.ceil(num_images / batch_size)
+    for stage, count in zip(pipeline.stages, steps if isinstance(steps, list) else [steps], strict=True):
+        calls = batches * _steps_of(stage, count)
+        say_duration(stage, min(batch_size, num_images), calls, "lower --num_images, --steps or --batch_size")
 
 
 def _condition_image(path, pipeline):

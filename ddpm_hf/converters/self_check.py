@@ -17,6 +17,7 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.for_network import ImageData
 from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.pipelines.conditioning import Conditioning
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.schedulers import is_centered, network_times
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
@@ -165,7 +166,8 @@ def errors_at_half_noise(pipeline, images, seed=0, centered=None):
     x_t = scheduler.add_noise(images, noise, t)
     labels = pipeline.encode_labels(some_labels(pipeline.unet.config, len(x_t)), batch_size=len(x_t), device=device)
     with evaluating(pipeline.unet):
-        output = pipeline.predict(x_t, t, network_times(scheduler, t).to(device), labels)[:, : x_t.shape[1]]
+        output = pipeline.predict(x_t, t, network_times(scheduler, t).to(device), Conditioning(labels))
+    output = output[:, : x_t.shape[1]]
     errors = (predicted_noise(scheduler, output, t, x_t) - noise).square().flatten(1).mean(1).cpu()
     return errors, ratio**2 / images.var().item()
 

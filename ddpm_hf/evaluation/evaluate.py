@@ -15,7 +15,7 @@ from ddpm_hf.environment import describe_environment
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.distances import FeatureStatistics
 from ddpm_hf.evaluation.evaluated_images import ARCHIVE, is_model, open_evaluated
-from ddpm_hf.evaluation.evaluation_state import STATE_FOLDER, Pieces, open_state
+from ddpm_hf.evaluation.evaluation_state import STATE_FOLDER, Pieces, open_state, ranges_of
 from ddpm_hf.evaluation.features import INCEPTION, check_features, load_features
 from ddpm_hf.evaluation.flow_run import evaluate_flow
 from ddpm_hf.evaluation.image_archives import read_statistics, write_images, write_statistics
@@ -318,7 +318,8 @@ class _Evaluation:
         self.seen[kind, network.name] = Seen(torch.from_numpy(arrays["features"]), logits)
 
     def _pieces(self, name, title, images, make):
-        return Pieces(self.state, name, title, len(images), self.request.batch_size, make, self.accelerator)
+        ranges = ranges_of(len(images), self.request.batch_size)
+        return Pieces(self.state, name, title, ranges, make, self.accelerator)
 
     # The result ---------------------------------------------------------------------------------------------------------
 
@@ -380,6 +381,5 @@ class _Evaluation:
         save_figure(figure, folder / MEMORISED_SAMPLES)
 
     def _image_at(self, place):
-        first = place - place % self.request.batch_size
-        places = range(first, min(first + self.request.batch_size, len(self.sets.samples)))
-        return self.images.piece(places)["images"][place - first]
+        places = self.images.ranges[place // self.request.batch_size]
+        return self.images.piece(places)["images"][place - places.start]

@@ -40,6 +40,11 @@ def open_state(folder, settings):
     return state
 
 
+def ranges_of(count, batch_size):
+    """The places of so many images, in ranges of a batch each."""
+    return [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+
+
 class Pieces:
     """Arrays about a number of images, made and kept in pieces of a batch each, which all processes share.
 
@@ -48,15 +53,14 @@ class Pieces:
     Args:
         state (`Path`): the folder of the pieces.
         name (`str`): the beginning of their file names. title (`str`): what the bar of progress says.
-        count (`int`): the number of images.
-        batch_size (`int`): how many images a piece has.
+        ranges (`list[range]`): the images of each piece.
         make: a function of a `range` of images that gives {name: array}, one entry for each image.
         accelerator (`Accelerator`): of the processes that share the work.
     """
 
-    def __init__(self, state, name, title, count, batch_size, make, accelerator):
-        self.state, self.name, self.title, self.make, self.accelerator = state, name, title, make, accelerator
-        self.ranges = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    def __init__(self, state, name, title, ranges, make, accelerator):
+        self.state, self.name, self.title, self.ranges = state, name, title, ranges
+        self.make, self.accelerator = make, accelerator
 
     @cached_property
     def own(self):

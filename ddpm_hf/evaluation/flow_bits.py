@@ -11,12 +11,33 @@ from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches, numbere
 from ddpm_hf.evaluation.seeded_noise import image_generators
 from ddpm_hf.evaluation.variational_bound import discretized_gaussian_log_likelihood
 from ddpm_hf.number_checks import check_count
+from ddpm_hf.ode_solver import OdeOptions
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.pipelines.probability_flow import Score, in_continuous_time
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.config_checks import check_choice
 
 DEQUANTIZATIONS = ("uniform", "gaussian")
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """How likelihoods are measured by the flow.
+
+    Args:
+        num_probes (`int`): random probes of the divergence and noises for each image; each costs a run of the flow.
+        rtol, atol (`float`): tolerances of the solver for each image.
+        dequantization (`str`): `uniform` or `gaussian`; points need none.
+    """
+
+    num_probes: int = 1
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    dequantization: str = "uniform"
+
+    def __post_init__(self):
+        check_choice("dequantization", self.dequantization, DEQUANTIZATIONS)
+        check_count("num_probes", self.num_probes)
 
 
 @dataclass(frozen=True)
@@ -45,17 +66,7 @@ class FlowBitsPerDim:
         return {"unit": "bits per dimension", "num_images": len(self.per_image), **asdict(self)}
 
 
-def flow_bits_per_dim(
-    unet,
-    scheduler,
-    images,
-    num_probes=1,
-    rtol=1e-5,
-    atol=1e-5,
-    dequantization="uniform",
-    levels=None,
-    **measuring,
-):
+def flow_bits_per_dim(unet, scheduler, images, options=FlowOptions(), levels=None, **measuring):
     """Bits per dimension of `images` under the probability flow of a model (Song et al. 2021, section 4.3).
 
     Images have levels, and the flow a density. `uniform` adds noise that spreads each level over its own cell, the cell
@@ -72,9 +83,7 @@ def flow_bits_per_dim(
     Args:
         unet, scheduler, images, levels, measuring: as in `bits_per_dim`; the scheduler may be in continuous time, and
             that of a DDPM is read as a VP process.
-        num_probes (`int`): random probes of the divergence and noises for each image; each costs a run of the flow.
-        rtol, atol (`float`): tolerances of the solver for each image.
-        dequantization (`str`): `uniform` or `gaussian`; points need none.
+        options ([`FlowOptions`]): the probes, the tolerances and the dequantisation.
 
     Returns:
         [`FlowBitsPerDim`]
@@ -82,70 +91,83 @@ def flow_bits_per_dim(
     Raises:
         ValueError: for data off the grid, another process, and where the solver does not converge.
     """
-    check_choice("dequantization", dequantization, DEQUANTIZATIONS)
-    check_count("num_probes", num_probes)
     measuring = Measuring(images, **measuring)
     pipeline = in_continuous_time(GaussianDiffusionPipeline(measuring.unwrapped(unet), scheduler))
     samples = kind_of(pipeline.unet.config, levels)
-    if isinstance(images, torch.Tensor):
-        for first, batch in numbered(measuring.batches):  # checked before the work
-            samples.check_data(batch, first)
-        check_labels(measuring.class_labels, len(images))
+    _check_before_the_work(measuring, samples)
     rows, calls = [], 0
-    with noised_batches(pipeline, measuring, num_probes, "flow", unit="solution") as batches:
+    with noised_batches(pipeline, measuring, options.num_probes, "flow", unit="solution") as batches:
         for batch in batches:
-            samples.check_data(batch.data, batch.first)
-            x0 = samples.from_data(batch.data).to(pipeline.unet.device)
-            flow = _Flow(pipeline.scheduler, Score(pipeline, batch.labels, batch_size=len(x0)), rtol, atol, batch.bar)
-            generators = image_generators(measuring.seed, batch.first, x0)
-            for probe in range(num_probes):
-                if samples.levels is None:
-                    nats = -flow.log_prob(x0.double(), generators)
-                else:
-                    nats = NATS[dequantization](flow, x0, samples.levels, generators)
-                rows.append((batch.first, probe, nats.cpu() / (x0[0].numel() * math.log(2))))
+            flow = _Flow(pipeline, batch, options)
+            rows.append((batch.first, flow.bits(samples)))
             calls += flow.calls
-    bits = _gathered(rows, batches.num_images, num_probes, measuring)
-    solutions = math.ceil(batches.num_images / measuring.batch_size) * num_probes
+    bits = _gathered(rows, batches.num_images, options.num_probes, measuring)
+    solutions = math.ceil(batches.num_images / measuring.batch_size) * options.num_probes
     calls = measuring.total(torch.tensor([calls], dtype=torch.float64)).item()
-    means, number = bits.mean(1), len(bits)
-    return FlowBitsPerDim(
-        total=means.mean().item(),
-        standard_error=(means.std() / math.sqrt(number)).item() if number > 1 else None,
-        probe_standard_error=(bits.var(1).sum() / num_probes).sqrt().item() / number if num_probes > 1 else None,
-        per_image=means.tolist(),
-        calls=calls / solutions,
-        dequantization=None if samples.levels is None else dequantization,
-        levels=samples.levels,
-        num_probes=num_probes,
-        rtol=rtol,
-        atol=atol,
-        seed=measuring.seed,
-    )
+    measured_with = asdict(options) | {"levels": samples.levels, "seed": measuring.seed}
+    if samples.levels is None:
+        measured_with["dequantization"] = None
+    return FlowBitsPerDim(**_statistics(bits), calls=calls / solutions, **measured_with)
+
+
+def _check_before_the_work(measuring, samples):
+    """Raises ValueError for data off the grid and for another number of labels, where all data are there."""
+    if isinstance(measuring.data, torch.Tensor):
+        for first, batch in numbered(measuring.batches):
+            samples.check_data(batch, first)
+        check_labels(measuring.class_labels, len(measuring.data))
+
+
+def _statistics(bits):
+    """The mean of the bits (N, probes) over both, with its errors."""
+    means, (number, num_probes) = bits.mean(1), bits.shape
+    return {
+        "total": means.mean().item(),
+        "standard_error": (means.std() / math.sqrt(number)).item() if number > 1 else None,
+        "probe_standard_error": (bits.var(1).sum() / num_probes).sqrt().item() / number if num_probes > 1 else None,
+        "per_image": means.tolist(),
+    }
 
 
 class _Flow:
-    """The probability flow of a model with given tolerances; `calls` counts the calls of the network."""
+    """The probability flow of a model over one batch; `calls` counts the calls of the network."""
 
-    def __init__(self, scheduler, score, rtol, atol, bar):
-        self.scheduler, self.score, self.rtol, self.atol, self.bar = scheduler, score, rtol, atol, bar
+    def __init__(self, pipeline, batch, options):
+        self.pipeline, self.scheduler, self.batch, self.options = pipeline, pipeline.scheduler, batch, options
+        self.score = Score(pipeline, batch.labels, batch_size=len(batch.data))
         self.calls = 0
         # The process may be one of data in [0, 1].
-        self.scale = 1.0 if scheduler.config.centered else 0.5
+        self.scale = 1.0 if self.scheduler.config.centered else 0.5
+
+    def bits(self, samples):
+        """-log2 of the likelihood per dimension for each image and probe, (B, probes)."""
+        samples.check_data(self.batch.data, self.batch.first)
+        x0 = samples.from_data(self.batch.data).to(self.pipeline.unet.device)
+        generators = image_generators(self.batch.seed, self.batch.first, x0)
+        nats = [self._nats(x0, samples.levels, generators).cpu() for _ in range(self.options.num_probes)]
+        return torch.stack(nats, dim=1) / (x0[0].numel() * math.log(2))
+
+    def _nats(self, x0, levels, generators):
+        if levels is None:
+            return -self.log_prob(x0.double(), generators)
+        return NATS[self.options.dequantization](self, x0, levels, generators)
 
     def log_prob(self, x, generators):
         """log p(x) in nats at the time where likelihoods begin, (B,), with a probe of signs from the generators."""
         signs = [torch.randint(2, x.shape[1:], generator=g, device=x.device) for g in generators]
-        begun = self.bar.n
-
-        def on_call(t):
-            done = (t - self.scheduler.likelihood_eps) / (1 - self.scheduler.likelihood_eps)
-            self.bar.update(max(0.0, begun + done - self.bar.n))
-
-        probe = torch.stack(signs).double() * 2 - 1
-        found = flow_likelihood(self.score, self.scheduler, x, probe, self.rtol, self.atol, on_call)
+        probe, solving = torch.stack(signs).double() * 2 - 1, self._solving()
+        found = flow_likelihood(self.score, self.scheduler, x, probe, solving)
         self.calls += found.calls
         return found.log_prob
+
+    def _solving(self):
+        """The options of the solver, which moves the bar by one on its way."""
+        bar, begun, eps = self.batch.bar, self.batch.bar.n, self.scheduler.likelihood_eps
+
+        def on_call(t):
+            bar.update(max(0.0, begun + (t - eps) / (1 - eps) - bar.n))
+
+        return OdeOptions(self.options.rtol, self.options.atol, on_call)
 
 
 def uniform_nats(flow, x0, levels, generators):
@@ -181,8 +203,8 @@ NATS = {"uniform": uniform_nats, "gaussian": gaussian_nats}
 
 
 def _gathered(rows, num_images, num_probes, measuring):
-    """The bits of all images and probes, (N, probes), from rows (first image, probe, (B,)) of all processes."""
+    """The bits of all images and probes, (N, probes), from rows (first image, (B, probes)) of all processes."""
     bits = torch.zeros(num_images, num_probes, dtype=torch.float64)
-    for first, probe, values in rows:
-        bits[first : first + len(values), probe] = values
+    for first, values in rows:
+        bits[first : first + len(values)] = values
     return measuring.total(bits.flatten()).reshape(num_images, num_probes)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ddpm_hf.ode_solver import solve_ode
+from ddpm_hf.ode_solver import OdeOptions, solve_ode
 
 
 class FlowLikelihood(NamedTuple):
@@ -45,12 +45,12 @@ def ode_log_likelihood(score, scheduler, samples, probe, rtol=1e-5, atol=1e-5, o
     Raises:
         ValueError: for a probe of another shape, and if the solver does not converge.
     """
-    solution = flow_likelihood(score, scheduler, samples, probe, rtol, atol, on_call)
+    solution = flow_likelihood(score, scheduler, samples, probe, OdeOptions(rtol, atol, on_call))
     return solution.log_prob, solution.latents
 
 
-def flow_likelihood(score, scheduler, samples, probe, rtol=1e-5, atol=1e-5, on_call=None):
-    """As `ode_log_likelihood`; returns a [`FlowLikelihood`]."""
+def flow_likelihood(score, scheduler, samples, probe, options=OdeOptions()):
+    """As `ode_log_likelihood`, with the [`OdeOptions`] together; returns a [`FlowLikelihood`]."""
     if probe.shape != samples.shape:
         raise ValueError(f"probe of shape {tuple(probe.shape)} must be of the samples', {tuple(samples.shape)}.")
     probe = probe.double()
@@ -64,5 +64,5 @@ def flow_likelihood(score, scheduler, samples, probe, rtol=1e-5, atol=1e-5, on_c
         return drift.detach(), (product * probe).flatten(1).sum(1)
 
     start = samples.detach().double(), samples.new_zeros(len(samples), dtype=torch.float64)
-    (latents, change), calls = solve_ode(derivative, start, scheduler.likelihood_eps, 1.0, rtol, atol, on_call)
+    (latents, change), calls = solve_ode(derivative, start, scheduler.likelihood_eps, 1.0, options)
     return FlowLikelihood(scheduler.prior_log_prob(latents) + change, latents, calls)

@@ -3,12 +3,13 @@
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in, together
-from ddpm_hf.evaluation.flow_bits import flow_bits_per_dim
+from ddpm_hf.evaluation.flow_bits import FlowOptions, flow_bits_per_dim
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
@@ -21,18 +22,22 @@ from ddpm_hf.results import alone_in_free_folder
 TYPICAL_CALLS = 150
 
 
-def evaluate_flow(
-    model,
-    output,
-    data=None,
-    num_images=None,
-    probes=1,
-    rtol=1e-5,
-    dequantization="uniform",
-    batch_size=64,
-    seed=0,
-    device=None,
-):
+class FlowRequest(NamedTuple):
+    """The arguments of `evaluate_flow`, with their defaults."""
+
+    model: str
+    output: Path
+    data: DataArguments
+    num_images: int | None = None
+    probes: int = 1
+    rtol: float = 1e-5
+    dequantization: str = "uniform"
+    batch_size: int = 64
+    seed: int = 0
+    device: str | None = None
+
+
+def evaluate_flow(model, output, data=None, **options):
     """Writes `nll.json`, bits per dimension by the probability flow, into a folder.
 
     It runs on one process, or on all that `accelerate launch` starts. A class-conditional model gets the labels of the
@@ -43,7 +48,7 @@ def evaluate_flow(
         output: the folder, which is made if it does not exist.
         data (`DataArguments`): the samples; by default the test split of the embedded Fashion-MNIST.
         num_images (`int`, *optional*): number of samples, drawn at random by `seed`; by default all.
-        probes, rtol, dequantization: `num_probes`, `rtol` and `atol`, and `dequantization` of `flow_bits_per_dim`.
+        probes, rtol, dequantization: `num_probes`, `rtol` and `atol`, and `dequantization` of [`FlowOptions`].
         batch_size, seed, device: as in `evaluate_bits_per_dim`.
 
     Returns:
@@ -53,31 +58,25 @@ def evaluate_flow(
         InputError: before the work, for a file that exists already or cannot be written, data that do not fit, another
             process, and without torchdiffeq.
     """
-    accelerator = join_processes(device)
-    with main_process_in(alone_in_free_folder(Path(output), (FLOW_BITS.name,)), accelerator):
-        pipeline = in_continuous_time(load_pipeline(model).to(device or accelerator.device))
-        wanted = data or DataArguments(split="test"), pipeline.unet.config, num_images, seed
-        samples, labels = main_process_first(accelerator, lambda: load_data(*wanted))
-        batches = ceil(len(samples) / (batch_size * accelerator.num_processes))
-        duration = _duration(pipeline, min(batch_size, len(samples)), labels, batches * probes * TYPICAL_CALLS)
-        accelerator.print(
-            f"{len(samples)} {pipeline.samples.name}: about {duration} (h:mm:ss), more at a smaller --rtol"
-        )
-        result = flow_bits_per_dim(
-            pipeline.unet,
-            pipeline.scheduler,
-            samples,
-            num_probes=probes,
-            rtol=rtol,
-            atol=rtol,
-            dequantization=dequantization,
-            class_labels=labels,
-            batch_size=batch_size,
-            seed=seed,
-            accelerator=accelerator,
-        )
-        together(accelerator, lambda: FLOW_BITS.write(output, result.to_dict()), main_process_only=True)
-        accelerator.print(_summary(result, pipeline.samples, Path(output) / FLOW_BITS.name))
+    request = FlowRequest(model, Path(output), data or DataArguments(split="test"), **options)
+    accelerator = join_processes(request.device)
+    with main_process_in(alone_in_free_folder(request.output, (FLOW_BITS.name,)), accelerator):
+        return _evaluate_with(request, accelerator)
+
+
+def _evaluate_with(request, accelerator):
+    how = FlowOptions(request.probes, request.rtol, request.rtol, request.dequantization)
+    pipeline = in_continuous_time(load_pipeline(request.model).to(request.device or accelerator.device))
+    wanted = request.data, pipeline.unet.config, request.num_images, request.seed
+    samples, labels = main_process_first(accelerator, lambda: load_data(*wanted))
+    batches = ceil(len(samples) / (request.batch_size * accelerator.num_processes))
+    first = min(request.batch_size, len(samples))
+    duration = _duration(pipeline, first, labels, batches * request.probes * TYPICAL_CALLS)
+    accelerator.print(f"{len(samples)} {pipeline.samples.name}: about {duration} (h:mm:ss), more at a smaller --rtol")
+    measuring = {"class_labels": labels, "batch_size": request.batch_size, "seed": request.seed}
+    result = flow_bits_per_dim(pipeline.unet, pipeline.scheduler, samples, how, **measuring, accelerator=accelerator)
+    together(accelerator, lambda: FLOW_BITS.write(request.output, result.to_dict()), main_process_only=True)
+    accelerator.print(_summary(result, pipeline.samples, request.output / FLOW_BITS.name))
     return result
 
 

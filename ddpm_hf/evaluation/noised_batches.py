@@ -1,7 +1,6 @@
 """Calls of a network over data, batch by batch, where the noise of an image depends on its place in the data."""
 
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from tqdm.auto import tqdm
 from ddpm_hf.evaluation.discrete_chains import evaluating
 from ddpm_hf.evaluation.image_labels import check_labels, labels_of
 from ddpm_hf.evaluation.seeded_noise import image_generators, noise_of_steps
+from ddpm_hf.pipelines.conditioning import Conditioning
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 
 
@@ -40,15 +40,15 @@ class Batch(NamedTuple):
             timesteps (`torch.Tensor`): (K,) for the whole batch, or (K, B), one for each image.
             condition_image (`torch.Tensor`, *optional*): what the network is told beside, from `SampleKind.split`.
         """
-        predict = partial(self.pipeline.predict, condition_image=condition_image)
         labels = self.pipeline.encode_labels(self.labels, batch_size=len(x0), device=x0.device)
+        told = Conditioning(labels, image=condition_image)
         # The scheduler reads a single timestep on the host, the network on the device: neither waits for the other.
         on_device = timesteps.to(x0.device)
         on_host = timesteps.tolist() if timesteps.ndim == 1 else on_device
         noises = noise_of_steps(image_generators(self.seed, self.first, x0), len(timesteps), x0)
         for t, t_on_device, noise in zip(on_host, on_device, noises, strict=True):
             x_t = self.pipeline.scheduler.add_noise(x0, noise, t)
-            yield NoisedImage(t, noise, x_t, predict(x_t, t, t_on_device, labels))
+            yield NoisedImage(t, noise, x_t, self.pipeline.predict(x_t, t, t_on_device, told))
             self.bar.update()
 
 

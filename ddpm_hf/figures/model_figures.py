@@ -10,6 +10,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.models.network_config import has_head
+from ddpm_hf.pipelines.conditioning import Conditioning
 from ddpm_hf.recipes import check_head
 from ddpm_hf.visualization.calibration import draw_variances
 from ddpm_hf.visualization.forward_process import draw_forward_process
@@ -121,7 +122,7 @@ def _predictor(pipeline):
     @torch.no_grad()
     def predict(x_t, t):
         labels = pipeline.encode_labels(None, 1.0, len(x_t), device)
-        return pipeline.predict(x_t.to(device), t, t.to(device), labels).cpu()
+        return pipeline.predict(x_t.to(device), t, t.to(device), Conditioning(labels)).cpu()
 
     return predict
 

@@ -82,10 +82,7 @@ def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
             with gr.Column(scale=6, min_width=320):
                 image = _picture("image", "The images")
                 status = gr.Markdown("The first images are about to form.", elem_id="status")
-                with gr.Row():
-                    begin = gr.Button("Draw", variant="primary", elem_id="draw", min_width=120)
-                    stop = gr.Button("Stop", elem_id="stop", min_width=120, visible=False)
-                    another = gr.Button("Another seed", elem_id="another", min_width=120)
+                begin, stop, another = _row_of_buttons()
             with gr.Column(scale=5, min_width=320):
                 inputs = _choices(pipelines, sampler, num_inference_steps)
                 examples = _examples(pipelines, inputs)
@@ -137,6 +134,14 @@ def _show(pipelines):
             raise gr.Error(str(error), print_exception=False) from error
 
     return show
+
+
+def _row_of_buttons():
+    """Draw, Stop and Another seed, beside each other."""
+    with gr.Row():
+        begin = gr.Button("Draw", variant="primary", elem_id="draw", min_width=120)
+        stop = gr.Button("Stop", elem_id="stop", min_width=120, visible=False)
+        return begin, stop, gr.Button("Another seed", elem_id="another", min_width=120)
 
 
 def _buttons(running):

@@ -116,20 +116,22 @@ def _in_few_words(names):
     return few + [f"{folder}/ with {count} files" for folder, count in many.items()]
 
 
-def push_folder(
-    folder,
-    repository,
-    private=None,
-    revision=None,
-    create_pr=False,
-    dry_run=False,
-    license=None,
-    evaluations=(),
-    message="Upload a diffusion model",
-    patience=PATIENCE,
-    token=None,
-    log=True,
-):
+class PushOptions(NamedTuple):
+    """The options of `push_folder`, with their defaults."""
+
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    dry_run: bool = False
+    license: str | None = None
+    evaluations: tuple = ()
+    message: str = "Upload a diffusion model"
+    patience: Patience = PATIENCE
+    token: str | None = None
+    log: bool = True
+
+
+def push_folder(folder, repository, **options):
     """Uploads a pipeline folder in one commit, or reports what that would change.
 
     The upload holds the files of the model and its results (`shared_files.SHARED`, and the pictures in the card) in
@@ -157,18 +159,21 @@ def push_folder(
     Raises:
         InputError: for a folder that cannot be pushed, before anything is sent; and if the Hub refuses it.
     """
-    has_hub = not dry_run or (token or get_token()) is not None
-    target = (open_target if has_hub else named_target)(repository, private, revision, create_pr, token)
+    options = PushOptions(**options)
+    has_hub = not options.dry_run or (options.token or get_token()) is not None
+    place = options.private, options.revision, options.create_pr, options.token
+    target = (open_target if has_hub else named_target)(repository, *place)
     check_model_folder(folder)
     files, left_out = files_to_share(folder), tuple(files_left_out(folder))
-    if not log:
+    if not options.log:
         files = {name: content for name, content in files.items() if name not in LOG}
+    license = options.license
     if has_hub:
         license = license or _ask(lambda: _license_there(target), target, folder, PATIENCE_OF_CHECKS)
-    files[CARD_FILE] = card_of(folder, target.repository, license, evaluations).encode()
+    files[CARD_FILE] = card_of(folder, target.repository, license, options.evaluations).encode()
     check_contents(files, folder)
-    if not dry_run:
-        return push_files(files, target, message, patience, folder)._replace(left_out=left_out)
+    if not options.dry_run:
+        return push_files(files, target, options.message, options.patience, folder)._replace(left_out=left_out)
     changes = Changes(list(files), [], [], [], [])
     if has_hub:
         changes = _ask(lambda: changes_of(files, target)[0], target, folder, PATIENCE_OF_CHECKS)

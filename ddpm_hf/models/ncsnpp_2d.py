@@ -1,6 +1,7 @@
 r"""The networks of score SDEs (Song et al. 2021, appendix H): DDPM++ and NCSN++, from diffusers' own blocks."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,46 +80,17 @@ class NCSNpp2DModel(ModelMixin, ConfigMixin):
         check_choice("time_embedding_type", time_embedding_type, ("fourier", "positional"))
         check_choice("progressive", progressive, ("none", "output_skip"))
         check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
-        first, last, levels = block_out_channels[0], block_out_channels[-1], len(block_out_channels)
-        options = {"temb_channels": 4 * first, "dropout": dropout, "fir": fir, "skip_rescale": skip_rescale}
+        first, last = block_out_channels[0], block_out_channels[-1]
+        blocks = NCSNppBlocks(4 * first, dropout, fir, skip_rescale)
         if time_embedding_type == "fourier":
             self.time_proj = GaussianFourierProjection(first, scale=16)
         else:
             self.time_proj = Timesteps(first, flip_sin_to_cos=False, downscale_freq_shift=1)
         self.time_embedding = TimestepEmbedding((1 + (time_embedding_type == "fourier")) * first, 4 * first)
         self.conv_in = nn.Conv2d(in_channels, first, 3, padding=1)
-        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
-        skips, pyramid = [first], in_channels
-        for level, channels in enumerate(block_out_channels):
-            down = NCSNppDownLevel(
-                in_channels=skips[-1],
-                out_channels=channels,
-                layers=layers_per_block,
-                attention=level in attention_levels,
-                downsamples=level < levels - 1,
-                pyramid_channels=pyramid,
-                progressive_input=progressive_input,
-                **options,
-            )
-            self.down_blocks.append(down)
-            skips += [channels] * (layers_per_block + (level < levels - 1))
-            pyramid = channels if progressive_input == "residual" else pyramid
-        self.mid_block = NCSNppMiddle(last, **options)
-        hidden = last
-        for level in reversed(range(levels)):
-            channels = block_out_channels[level]
-            taken = [skips.pop() for _ in range(layers_per_block + 1)]
-            up = NCSNppUpLevel(
-                in_channels=hidden,
-                skip_channels=taken,
-                out_channels=channels,
-                attention=level in attention_levels,
-                upsamples=level > 0,
-                output_channels=out_channels if progressive == "output_skip" and level > 0 else None,
-                **options,
-            )
-            self.up_blocks.append(up)
-            hidden = channels
+        self.down_blocks, skips = ncsnpp_down_levels(self.config, blocks)
+        self.mid_block = NCSNppMiddle(last, blocks)
+        self.up_blocks = ncsnpp_up_levels(self.config, blocks, skips)
         self.conv_norm_out = nn.GroupNorm(_ncsnpp_groups(first), first, eps=NCSNPP_NORM_EPS)
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
 
@@ -149,35 +121,117 @@ class NCSNpp2DModel(ModelMixin, ConfigMixin):
         return torch.exp(high + (low - high) * times.long().double() / last)
 
 
-class NCSNppDownLevel(nn.Module):
-    """The residual blocks of a level on the way down, the change of resolution, and the input of the next one."""
+class NCSNppBlocks(NamedTuple):
+    """The blocks of a network, which have these options in common."""
 
-    def __init__(
-        self,
-        in_channels,
-        out_channels,
-        layers,
-        attention,
-        downsamples,
-        pyramid_channels,
-        progressive_input,
-        fir,
-        **options,
-    ):
-        super().__init__()
-        self.fir, self.scale = fir, math.sqrt(2) if options["skip_rescale"] else 1.0
-        widths = [in_channels] + [out_channels] * (layers - 1)
-        self.resnets = nn.ModuleList(ncsnpp_resnet(width, out_channels, **options) for width in widths)
-        self.attentions = nn.ModuleList(
-            ncsnpp_attention(out_channels, options["skip_rescale"]) for _ in range(layers * attention)
+    temb_channels: int
+    dropout: float
+    fir: bool
+    skip_rescale: bool
+
+    @property
+    def scale(self):
+        """What every residual sum is divided by."""
+        return math.sqrt(2) if self.skip_rescale else 1.0
+
+    def resnet(self, in_channels, out_channels, up=False, down=False):
+        """A BigGAN block; one that changes the resolution has a convolution in its shortcut at equal widths too."""
+        return ResnetBlock2D(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            temb_channels=self.temb_channels,
+            dropout=self.dropout,
+            groups=_ncsnpp_groups(in_channels),
+            groups_out=_ncsnpp_groups(out_channels),
+            eps=NCSNPP_NORM_EPS,
+            output_scale_factor=self.scale,
+            use_in_shortcut=True if up or down else None,
+            kernel="fir" if self.fir else "sde_vp",
+            up=up,
+            down=down,
         )
+
+    def attention(self, channels):
+        return Attention(
+            channels,
+            heads=1,
+            dim_head=channels,
+            norm_num_groups=_ncsnpp_groups(channels),
+            eps=NCSNPP_NORM_EPS,
+            rescale_output_factor=self.scale,
+            residual_connection=True,
+            bias=True,
+            upcast_softmax=True,
+            _from_deprecated_attn_block=True,
+        )
+
+    def halved(self, x):
+        return downsample_2d(x, kernel=FIR_KERNEL) if self.fir else F.avg_pool2d(x, 2)
+
+    def doubled(self, x):
+        if self.fir:
+            return upsample_2d(x, kernel=FIR_KERNEL)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class NCSNppPyramid(NamedTuple):
+    """How the input comes into a level: `progressive_input` of the network, and the channels that the input has."""
+
+    kind: str
+    channels: int
+
+
+def ncsnpp_down_levels(config, blocks):
+    """The levels on the way down, and the channels of each hidden state that they leave for the way up."""
+    levels, skips = nn.ModuleList(), [config.block_out_channels[0]]
+    pyramid = NCSNppPyramid(config.progressive_input, config.in_channels)
+    for level, channels in enumerate(config.block_out_channels):
+        downsamples = level < len(config.block_out_channels) - 1
+        widths = [skips[-1]] + [channels] * (config.layers_per_block - 1)
+        has_attention = level in config.attention_levels
+        levels.append(NCSNppDownLevel(widths, channels, has_attention, blocks, pyramid if downsamples else None))
+        skips += [channels] * (config.layers_per_block + downsamples)
+        if config.progressive_input == "residual":
+            pyramid = pyramid._replace(channels=channels)
+    return levels, skips
+
+
+def ncsnpp_up_levels(config, blocks, skips):
+    """The levels on the way up, for hidden states of the channels `skips`."""
+    levels, skips, hidden = nn.ModuleList(), list(skips), config.block_out_channels[-1]
+    for level in reversed(range(len(config.block_out_channels))):
+        channels, upsamples = config.block_out_channels[level], level > 0
+        widths = [hidden] + [channels] * config.layers_per_block
+        widths = [width + skips.pop() for width in widths]
+        output_channels = config.out_channels if config.progressive == "output_skip" and upsamples else None
+        has_attention = level in config.attention_levels
+        levels.append(NCSNppUpLevel(widths, channels, has_attention, blocks, upsamples, output_channels))
+        hidden = channels
+    return levels
+
+
+class NCSNppDownLevel(nn.Module):
+    """The residual blocks of a level on the way down, the change of resolution, and the input of the next one.
+
+    Args:
+        widths: the input channels of each residual block. out_channels: the output channels of all.
+        attention (`bool`): whether attention follows each of them.
+        blocks ([`NCSNppBlocks`]): makes the blocks.
+        pyramid ([`NCSNppPyramid`], *optional*): how the input comes in; None for a level that keeps the resolution.
+    """
+
+    def __init__(self, widths, out_channels, attention, blocks, pyramid=None):
+        super().__init__()
+        self.blocks = blocks
+        self.resnets = nn.ModuleList(blocks.resnet(width, out_channels) for width in widths)
+        self.attentions = nn.ModuleList(blocks.attention(out_channels) for _ in range(len(widths) * attention))
         self.resnet_down = self.skip_conv = self.pyramid_down = None
-        if downsamples:
-            self.resnet_down = ncsnpp_resnet(out_channels, out_channels, fir=fir, down=True, **options)
-            if progressive_input == "input_skip":
-                self.skip_conv = nn.Conv2d(pyramid_channels, out_channels, 1)
-            elif progressive_input == "residual":
-                self.pyramid_down = NCSNppPyramidDown(pyramid_channels, out_channels, fir)
+        if pyramid is not None:
+            self.resnet_down = blocks.resnet(out_channels, out_channels, down=True)
+            if pyramid.kind == "input_skip":
+                self.skip_conv = nn.Conv2d(pyramid.channels, out_channels, 1)
+            elif pyramid.kind == "residual":
+                self.pyramid_down = NCSNppPyramidDown(pyramid.channels, out_channels, blocks.fir)
 
     def forward(self, hidden, pyramid, embedding, skips):
         """The hidden state and the pyramid of the input for the next level; appends to `skips`."""
@@ -190,10 +244,10 @@ class NCSNppDownLevel(nn.Module):
             return hidden, pyramid
         hidden = self.resnet_down(hidden, embedding)
         if self.skip_conv is not None:
-            pyramid = ncsnpp_halved(pyramid, self.fir)
+            pyramid = self.blocks.halved(pyramid)
             hidden = self.skip_conv(pyramid) + hidden
         elif self.pyramid_down is not None:
-            hidden = pyramid = (self.pyramid_down(pyramid) + hidden) / self.scale
+            hidden = pyramid = (self.pyramid_down(pyramid) + hidden) / self.blocks.scale
         skips.append(hidden)
         return hidden, pyramid
 
@@ -201,10 +255,10 @@ class NCSNppDownLevel(nn.Module):
 class NCSNppMiddle(nn.Module):
     """Two residual blocks with attention between."""
 
-    def __init__(self, channels, fir, **options):
+    def __init__(self, channels, blocks):
         super().__init__()
-        self.resnets = nn.ModuleList(ncsnpp_resnet(channels, channels, **options) for _ in range(2))
-        self.attentions = nn.ModuleList([ncsnpp_attention(channels, options["skip_rescale"])])
+        self.resnets = nn.ModuleList(blocks.resnet(channels, channels) for _ in range(2))
+        self.attentions = nn.ModuleList([blocks.attention(channels)])
 
     def forward(self, hidden, embedding):
         hidden = self.attentions[0](self.resnets[0](hidden, embedding))
@@ -212,27 +266,27 @@ class NCSNppMiddle(nn.Module):
 
 
 class NCSNppUpLevel(nn.Module):
-    """The residual blocks of a level on the way up, its share of the output, and the change of resolution."""
+    """The residual blocks of a level on the way up, its share of the output, and the change of resolution.
 
-    def __init__(
-        self, in_channels, skip_channels, out_channels, attention, upsamples, output_channels, fir, **options
-    ):
+    Args:
+        widths: the input channels of each residual block. out_channels: the output channels of all.
+        attention (`bool`): whether attention follows them.
+        blocks ([`NCSNppBlocks`]): makes the blocks.
+        upsamples (`bool`): whether the resolution changes.
+        output_channels (`int`, *optional*): the channels of the network's output, if the level has a share of it.
+    """
+
+    def __init__(self, widths, out_channels, attention, blocks, upsamples, output_channels=None):
         super().__init__()
-        self.fir = fir
-        widths = [in_channels] + [out_channels] * (len(skip_channels) - 1)
-        self.resnets = nn.ModuleList(
-            ncsnpp_resnet(width + skip, out_channels, **options)
-            for width, skip in zip(widths, skip_channels, strict=True)
-        )
-        self.attentions = nn.ModuleList(
-            ncsnpp_attention(out_channels, options["skip_rescale"]) for _ in range(attention)
-        )
+        self.blocks = blocks
+        self.resnets = nn.ModuleList(blocks.resnet(width, out_channels) for width in widths)
+        self.attentions = nn.ModuleList(blocks.attention(out_channels) for _ in range(attention))
         self.skip_norm = self.skip_conv = self.resnet_up = None
         if output_channels is not None:
             self.skip_norm = nn.GroupNorm(_ncsnpp_groups(out_channels), out_channels, eps=NCSNPP_NORM_EPS)
             self.skip_conv = nn.Conv2d(out_channels, output_channels, 3, padding=1)
         if upsamples:
-            self.resnet_up = ncsnpp_resnet(out_channels, out_channels, fir=fir, up=True, **options)
+            self.resnet_up = blocks.resnet(out_channels, out_channels, up=True)
 
     def forward(self, hidden, output, embedding, skips):
         """The hidden state, and the output so far in the resolution of the next level; takes from `skips`."""
@@ -241,7 +295,7 @@ class NCSNppUpLevel(nn.Module):
         for attention in self.attentions:
             hidden = attention(hidden)
         if self.skip_conv is not None:
-            output = ncsnpp_doubled(output + self.skip_conv(F.silu(self.skip_norm(hidden))), self.fir)
+            output = self.blocks.doubled(output + self.skip_conv(F.silu(self.skip_norm(hidden))))
         if self.resnet_up is not None:
             hidden = self.resnet_up(hidden, embedding)
         return hidden, output
@@ -257,48 +311,6 @@ class NCSNppPyramidDown(nn.Module):
 
     def forward(self, x):
         return self.fir(x) if self.conv is None else self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-def ncsnpp_resnet(in_channels, out_channels, temb_channels, dropout, skip_rescale, fir=False, up=False, down=False):
-    """A BigGAN block; one that changes the resolution has a convolution in its shortcut at equal widths too."""
-    resamples = up or down
-    return ResnetBlock2D(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        temb_channels=temb_channels,
-        dropout=dropout,
-        groups=_ncsnpp_groups(in_channels),
-        groups_out=_ncsnpp_groups(out_channels),
-        eps=NCSNPP_NORM_EPS,
-        output_scale_factor=math.sqrt(2) if skip_rescale else 1.0,
-        use_in_shortcut=True if resamples else None,
-        kernel="fir" if fir else "sde_vp",
-        up=up,
-        down=down,
-    )
-
-
-def ncsnpp_attention(channels, skip_rescale):
-    return Attention(
-        channels,
-        heads=1,
-        dim_head=channels,
-        norm_num_groups=_ncsnpp_groups(channels),
-        eps=NCSNPP_NORM_EPS,
-        rescale_output_factor=math.sqrt(2) if skip_rescale else 1.0,
-        residual_connection=True,
-        bias=True,
-        upcast_softmax=True,
-        _from_deprecated_attn_block=True,
-    )
-
-
-def ncsnpp_halved(x, fir):
-    return downsample_2d(x, kernel=FIR_KERNEL) if fir else F.avg_pool2d(x, 2)
-
-
-def ncsnpp_doubled(x, fir):
-    return upsample_2d(x, kernel=FIR_KERNEL) if fir else F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _ncsnpp_groups(channels):

@@ -73,13 +73,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         timestep_scale: float = 1.0,
     ):
         super().__init__()
-        _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim)
-        check_choice("resnet_time_scale_shift", resnet_time_scale_shift, TIME_SCALE_SHIFTS)
-        check_choice("downsample_type", downsample_type, tuple(RESAMPLING_BLOCKS))
-        if num_classes < 2:
-            raise ValueError(
-                f"num_classes={num_classes} must be at least 2: with fewer there is nothing to tell apart."
-            )
+        _check_config(self.config)
         first, last = block_out_channels[0], block_out_channels[-1]
         time_channels = time_embedding_channels or first
         time_embed_dim = 4 * time_channels
@@ -95,19 +89,7 @@ class NoisyImageClassifier(ModelMixin, ConfigMixin):
         self.time_proj = Timesteps(time_channels, flip_sin_to_cos, freq_shift)
         self.time_embedding = TimestepEmbedding(time_channels, time_embed_dim)
         self.conv_in = nn.Conv2d(in_channels, first, kernel_size=3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            get_down_block(
-                RESAMPLING_BLOCKS[downsample_type].get(block_type, block_type),
-                num_layers=layers_per_block,
-                in_channels=block_out_channels[max(level - 1, 0)],
-                out_channels=block_out_channels[level],
-                add_downsample=level < len(block_out_channels) - 1,
-                downsample_padding=1,
-                downsample_type=downsample_type,
-                **shared,
-            )
-            for level, block_type in enumerate(down_block_types)
-        )
+        self.down_blocks = nn.ModuleList(_down_blocks(self.config, shared))
         self.mid_block = UNetMidBlock2D(in_channels=last, attn_groups=attn_norm_num_groups, **shared)
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, last, eps=norm_eps)
         self.conv_act = nn.SiLU()
@@ -163,6 +145,34 @@ def _height_and_width(sample_size):
 def _downsampled(side, times):
     """The side after convolutions of stride 2 with padding 1, each of which gives ceil(side / 2)."""
     return -(-side // 2**times)
+
+
+def _down_blocks(config, shared):
+    """Yields the block of each level; `shared` are the arguments that all blocks have in common."""
+    widths = config.block_out_channels
+    for level, block_type in enumerate(config.down_block_types):
+        yield get_down_block(
+            RESAMPLING_BLOCKS[config.downsample_type].get(block_type, block_type),
+            num_layers=config.layers_per_block,
+            in_channels=widths[max(level - 1, 0)],
+            out_channels=widths[level],
+            add_downsample=level < len(widths) - 1,
+            downsample_padding=1,
+            downsample_type=config.downsample_type,
+            **shared,
+        )
+
+
+def _check_config(config):
+    _check_levels(
+        *(config.block_out_channels, config.down_block_types, config.norm_num_groups, config.attention_head_dim)
+    )
+    check_choice("resnet_time_scale_shift", config.resnet_time_scale_shift, TIME_SCALE_SHIFTS)
+    check_choice("downsample_type", config.downsample_type, tuple(RESAMPLING_BLOCKS))
+    if config.num_classes < 2:
+        raise ValueError(
+            f"num_classes={config.num_classes} must be at least 2: with fewer there is nothing to tell apart."
+        )
 
 
 def _check_levels(block_out_channels, down_block_types, norm_num_groups, attention_head_dim):

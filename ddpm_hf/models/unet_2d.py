@@ -1,5 +1,7 @@
 """The U-Net of DDPM: diffusers' `UNet2DModel` with optional class labels, condition images and a variance head."""
 
+from typing import NamedTuple
+
 import torch
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401  the loader looks for ModelMixin in this module
 
@@ -68,15 +70,11 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         levels=None,
         **kwargs,
     ):
-        condition = {
-            "condition_channels": condition_channels,
-            "low_resolution": low_resolution,
-            "downsampling": downsampling,
-            "max_augmentation_level": max_augmentation_level,
-            "condition_dropout": condition_dropout,
-        }
+        condition = _ConditionKeys(
+            condition_channels, low_resolution, downsampling, max_augmentation_level, condition_dropout
+        )
         in_channels = kwargs.get("in_channels", 3)
-        _check_condition(in_channels, num_classes, kwargs.get("sample_size"), **condition)
+        condition.check(in_channels, num_classes, kwargs.get("sample_size"))
         if variance_head is not None and variance_head not in VARIANCE_HEADS:
             raise ValueError(f"variance_head={variance_head!r} is not one of {VARIANCE_HEADS} or None.")
         if num_classes is not None:
@@ -90,8 +88,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             _require(kwargs, "out_channels", 2 * channels, "2 * in_channels with a variance head")
         kwargs.setdefault("out_channels", channels)
         super().__init__(**kwargs)
-        self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label, **condition)
-        self.register_to_config(value_range=value_range, levels=levels)
+        self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
+        self.register_to_config(value_range=value_range, levels=levels, **condition._asdict())
         if self._has_labels_and_levels:
             first = self.time_embedding.linear_1
             self.class_embedding = LabelAndLevelEmbedding(
@@ -167,49 +165,52 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         return with_levels(labels, levels)
 
 
-def _check_condition(
-    in_channels,
-    num_classes,
-    sample_size,
-    condition_channels,
-    low_resolution,
-    downsampling,
-    max_augmentation_level,
-    condition_dropout,
-):
-    """Raises ValueError for keys of a condition image that contradict each other or the rest of the config."""
-    if condition_channels is None:
-        if low_resolution is not None or max_augmentation_level is not None or condition_dropout:
+class _ConditionKeys(NamedTuple):
+    """The keys of a condition image in the config of a network."""
+
+    condition_channels: int | None
+    low_resolution: int | tuple[int, int] | None
+    downsampling: str | None
+    max_augmentation_level: float | None
+    condition_dropout: bool
+
+    def check(self, in_channels, num_classes, sample_size):
+        """Raises ValueError for keys that contradict each other or the rest of the config."""
+        channels, low, level = self.condition_channels, self.low_resolution, self.max_augmentation_level
+        if channels is None:
+            if low is not None or level is not None or self.condition_dropout:
+                raise ValueError(
+                    f"low_resolution={low}, max_augmentation_level={level} and condition_dropout="
+                    f"{self.condition_dropout} are of a condition image: give its condition_channels too."
+                )
+            return
+        if not 0 < channels < in_channels:
             raise ValueError(
-                f"low_resolution={low_resolution}, max_augmentation_level={max_augmentation_level} and "
-                f"condition_dropout={condition_dropout} are of a condition image: give its condition_channels too."
+                f"condition_channels={channels} must be at least 1 and fewer than in_channels={in_channels}, "
+                "which are those of the sample and of its condition image together."
             )
-        return
-    if not 0 < condition_channels < in_channels:
-        raise ValueError(
-            f"condition_channels={condition_channels} must be at least 1 and fewer than in_channels={in_channels}, "
-            "which are those of the sample and of its condition image together."
-        )
-    if downsampling not in (None, *DOWNSAMPLINGS):
-        raise ValueError(f"downsampling={downsampling!r} is not one of {DOWNSAMPLINGS}.")
-    if low_resolution is not None:
-        if sample_size is None or condition_channels * 2 != in_channels:
+        if self.downsampling not in (None, *DOWNSAMPLINGS):
+            raise ValueError(f"downsampling={self.downsampling!r} is not one of {DOWNSAMPLINGS}.")
+        if low is not None:
+            self._check_low_resolution(in_channels, sample_size)
+        if level is not None and not 0 < level <= 1:
             raise ValueError(
-                f"low_resolution={low_resolution} needs a sample_size and a condition image of the sample's own "
-                f"channels, and there are sample_size={sample_size}, in_channels={in_channels} and condition_channels="
-                f"{condition_channels}."
+                f"max_augmentation_level={level} must be in (0, 1], or None for a network that is told none."
             )
-        check_divides(low_resolution, both_sides(sample_size))
-    if max_augmentation_level is not None and not 0 < max_augmentation_level <= 1:
-        raise ValueError(
-            f"max_augmentation_level={max_augmentation_level} must be in (0, 1], or None for a network that is told "
-            "none."
-        )
-    if condition_dropout and num_classes is not None:
-        raise ValueError(
-            f"condition_dropout is for networks without classes, and there are num_classes={num_classes}: guidance "
-            "is by the classes then."
-        )
+        if self.condition_dropout and num_classes is not None:
+            raise ValueError(
+                f"condition_dropout is for networks without classes, and there are num_classes={num_classes}: "
+                "guidance is by the classes then."
+            )
+
+    def _check_low_resolution(self, in_channels, sample_size):
+        if sample_size is None or self.condition_channels * 2 != in_channels:
+            raise ValueError(
+                f"low_resolution={self.low_resolution} needs a sample_size and a condition image of the sample's own "
+                f"channels, and there are sample_size={sample_size}, in_channels={in_channels} and "
+                f"condition_channels={self.condition_channels}."
+            )
+        check_divides(self.low_resolution, both_sides(sample_size))
 
 
 def _require(kwargs, name, value, reason):

@@ -265,15 +265,13 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
             [`ScoreSDESchedulerOutput`], or with `return_dict=False` the tuple of its first two; in the dtype of
             `sample`. Half precision is computed in float32.
         """
-        times = self._times(timestep, sample)
-        score = self._score(model_output, times, sample)
-        x = cast(sample, score.dtype)
-        mean, noise_std = self._predicted(x, score, times)
+        at = self._scored(model_output, timestep, sample)
+        mean, noise_std = self._predicted(*at)
         if self.config.probability_flow or self.config.predictor == "none":
             noisy = mean
         else:
             noisy = mean + noise_std * _noise_like(mean, generator, noise)
-        return self._output(noisy, mean, x, score, times, sample.dtype, return_dict)
+        return self._output(noisy, mean, at, sample.dtype, return_dict)
 
     def correct(self, model_output, timestep, sample, generator=None, noise=None, return_dict=True):
         """The corrector: one step of Langevin dynamics at the noise level of t; the arguments are those of `step`.
@@ -283,16 +281,20 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
         """
         if self.config.corrector == "none":
             raise ValueError("corrector='none' has no correction: make the scheduler with corrector='langevin'.")
-        times = self._times(timestep, sample)
-        score = self._score(model_output, times, sample)
-        x = cast(sample, score.dtype)
+        at = x, score, times = self._scored(model_output, timestep, sample)
         noise, alpha = _noise_like(x, generator, noise), _shaped(self._discrete_form().alpha(times), x)
         if self.config.corrector == "langevin":
             size = langevin_size(score, noise, self.config.snr, alpha)
         else:
             size = annealed_size(self._levels(times, x)[1], self.config.snr, alpha)
         mean = langevin_mean(x, score, size)
-        return self._output(mean + (2 * size) ** 0.5 * noise, mean, x, score, times, sample.dtype, return_dict)
+        return self._output(mean + (2 * size) ** 0.5 * noise, mean, at, sample.dtype, return_dict)
+
+    def _scored(self, model_output, timestep, sample):
+        """x_t and its score in the dtype of the arithmetic, and its times, (B,)."""
+        times = self._times(timestep, sample)
+        score = self._score(model_output, times, sample)
+        return cast(sample, score.dtype), score, times
 
     def _predicted(self, x, score, times):
         """The mean of the predictor's step, and the standard deviation of its noise."""
@@ -309,10 +311,12 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
                 return ancestral_mean(x, score, removed, shrinking), noise_std
         return x, None
 
-    def _output(self, noisy, mean, x, score, times, dtype, return_dict):
+    def _output(self, noisy, mean, at, dtype, return_dict):
+        """The result of a step from `at`, the result of `_scored`."""
         noisy, mean = cast(noisy, dtype), cast(mean, dtype)
         if not return_dict:
             return noisy, mean
+        x, score, times = at
         signal, sigma = self._levels(times, x)
         x0 = cast((x + sigma**2 * score) / signal, dtype)
         return ScoreSDESchedulerOutput(prev_sample=noisy, prev_sample_mean=mean, pred_original_sample=x0)

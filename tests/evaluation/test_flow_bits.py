@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.flow_bits import flow_bits_per_dim
+from ddpm_hf.evaluation.flow_bits import FlowOptions, flow_bits_per_dim
 from ddpm_hf.evaluation.flow_run import evaluate_flow
 
 MEAN, STD, LEVELS = 0.1, 0.3, 16
@@ -39,21 +39,21 @@ def exact_bits(codes):
 def test_normal_pixels_have_the_bits_of_their_cells():
     denoiser, chain, codes = gaussian_images()
     expected = exact_bits(codes).mean().item()
-    options = {"num_probes": 2, "levels": LEVELS, "progress_bar": False}
-    uniform = flow_bits_per_dim(denoiser, chain, codes, **options)
+    options = {"levels": LEVELS, "progress_bar": False}
+    uniform = flow_bits_per_dim(denoiser, chain, codes, FlowOptions(num_probes=2), **options)
     # The noise of the first timestep is 0.03, a quarter of a level.
     assert_close(uniform.total, expected, rtol=0, atol=0.03)
     assert 0 < uniform.probe_standard_error < uniform.standard_error
     # The decoder is wider than the noise that it removes; all other steps of the bound have gaps too.
-    gaussian = flow_bits_per_dim(denoiser, chain, codes, dequantization="gaussian", **options)
+    gaussian = flow_bits_per_dim(denoiser, chain, codes, FlowOptions(2, dequantization="gaussian"), **options)
     bound = bits_per_dim(denoiser, chain, codes, levels=LEVELS, progress_bar=False)
     assert expected < gaussian.total < bound.total
 
 
 def test_the_noise_of_an_image_does_not_depend_on_its_batch():
     denoiser, chain, codes = gaussian_images()
-    options = {"num_probes": 2, "levels": LEVELS, "rtol": 1e-6, "atol": 1e-6, "progress_bar": False}
-    whole, parts = (flow_bits_per_dim(denoiser, chain, codes[:6], batch_size=size, **options) for size in (6, 4))
+    arguments, options = (denoiser, chain, codes[:6], FlowOptions(2, 1e-6, 1e-6)), {"levels": LEVELS}
+    whole, parts = (flow_bits_per_dim(*arguments, batch_size=size, **options, progress_bar=False) for size in (6, 4))
     assert_close(torch.tensor(whole.per_image), torch.tensor(parts.per_image), rtol=0, atol=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_points_and_data_in_0_to_1(centered):
 
     denoiser = Exact(1, 1, (4, 4))
     codes = gaussian_images()[2]
-    measured = flow_bits_per_dim(denoiser, scheduler, codes, num_probes=4, levels=LEVELS, progress_bar=False)
+    measured = flow_bits_per_dim(denoiser, scheduler, codes, FlowOptions(4), levels=LEVELS, progress_bar=False)
     assert_close(measured.total, exact_bits(codes).mean().item(), rtol=0, atol=0.03)
 
 

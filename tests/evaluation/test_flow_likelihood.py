@@ -10,7 +10,7 @@ from toy_densities import toy_log_prob, toy_score
 from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.evaluation import ode_log_likelihood
 from ddpm_hf.evaluation.flow_likelihood import flow_likelihood
-from ddpm_hf.ode_solver import solve_ode
+from ddpm_hf.ode_solver import OdeOptions, solve_ode
 
 SDES = {"vp": "vp", "subvp": "sub_vp", "ve": "ve"}
 
@@ -47,7 +47,7 @@ def test_gaussian_data_have_their_exact_likelihood_and_latents(reference, name):
     for eps in ("1e-05", "1e-03"):
         scheduler, score = toy_of(reference, name, "gauss", sampling_eps=float(eps))
         samples = arrays[f"{key}/x"]
-        found = flow_likelihood(score, scheduler, samples, rademacher(samples), rtol=1e-8, atol=1e-8)
+        found = flow_likelihood(score, scheduler, samples, rademacher(samples), OdeOptions(1e-8, 1e-8))
         assert_close(found.log_prob, arrays[f"{key}/eps{eps}/exact/logp_with_prior"], rtol=0, atol=1e-5)
         assert_close(found.latents, arrays[f"{key}/eps{eps}/exact/z"], rtol=1e-6, atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_the_divergence_is_the_difference_of_the_true_log_densities(reference, n
     arrays = reference("predictor_corrector")
     scheduler, score = toy_of(reference, name, "gauss")
     samples = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = flow_likelihood(score, scheduler, samples, rademacher(samples), rtol=1e-8, atol=1e-8)
+    found = flow_likelihood(score, scheduler, samples, rademacher(samples), OdeOptions(1e-8, 1e-8))
     divergence = found.log_prob - scheduler.prior_log_prob(found.latents)
     time = torch.tensor([1e-5, 1.0], dtype=torch.float64)
     (a_eps, a_1), (s_eps, s_1) = scheduler.process.levels(time)
@@ -83,7 +83,9 @@ def test_the_exact_model_of_points_has_its_own_density(beta_schedule):
 
     # The mean of v^T J v over the four probes of signs is the trace.
     found = [
-        flow_likelihood(score, scheduler, samples, torch.tensor(signs).double().expand_as(samples), 1e-7, 1e-7)
+        flow_likelihood(
+            score, scheduler, samples, torch.tensor(signs).double().expand_as(samples), OdeOptions(1e-7, 1e-7)
+        )
         for signs in ((1, 1), (1, -1))
     ]
     log_prob = sum(each.log_prob for each in found) / 2
@@ -110,7 +112,7 @@ def test_the_exact_model_of_images_has_its_own_density():
         def score(x, t):
             return scheduler.score(denoiser(x, scheduler.network_time(t).double()).sample, t, x)
 
-        found = flow_likelihood(score, scheduler, samples, hadamard.reshape(16, 1, 4, 4), 1e-7, 1e-7)
+        found = flow_likelihood(score, scheduler, samples, hadamard.reshape(16, 1, 4, 4), OdeOptions(1e-7, 1e-7))
         last = denoiser.log_likelihood(found.latents, 99) - scheduler.prior_log_prob(found.latents)
         log_prob = (found.log_prob + last).mean()
         assert_close(log_prob, denoiser.log_likelihood(image[None], 0)[0], rtol=0, atol=1e-3)
@@ -140,7 +142,9 @@ def test_bad_tolerances_and_probes_are_refused():
 
 def test_the_derivative_is_never_asked_beyond_the_ends():
     times = []
-    solved = solve_ode(lambda t, y: (-y[0],), (torch.ones(1, dtype=torch.float64),), 1.0, 0.001, on_call=times.append)
+    solved = solve_ode(
+        lambda t, y: (-y[0],), (torch.ones(1, dtype=torch.float64),), 1.0, 0.001, OdeOptions(on_call=times.append)
+    )
     assert min(times) >= 0.001
     assert max(times) <= 1.0
     assert len(times) == solved.calls
@@ -153,6 +157,7 @@ def test_no_sample_is_less_exact_for_the_easy_ones_of_its_batch():
     rates[0] = -20.0
     errors = []
     for batch in (rates[:1], rates):
-        solved = solve_ode(lambda t, y, rates=batch: (rates * y[0],), (torch.ones_like(batch),), 0.0, 1.0, 1e-4, 1e-4)
+        start, options = (torch.ones_like(batch),), OdeOptions(1e-4, 1e-4)
+        solved = solve_ode(lambda t, y, rates=batch: (rates * y[0],), start, 0.0, 1.0, options)
         errors.append((solved.state[0][0] - math.exp(-20)).abs().max().item())
     assert errors[1] <= 1.01 * errors[0]

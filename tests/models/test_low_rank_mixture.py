@@ -14,6 +14,7 @@ from ddpm_hf.calibration import estimate_mean_square_epsilon
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.models.low_rank_mixture import clusters_of, fit_low_rank_mixture, principal_axes
+from ddpm_hf.pipelines.conditioning import Conditioning, Guidance
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
 SCHEDULER = GaussianDiffusionScheduler(clip_sample=False)
@@ -173,7 +174,7 @@ def test_guidance_is_exact():
     log_guided = log_null + scale * (denoiser.log_likelihood(x_t, t, labels) - log_null)
     score = torch.autograd.grad(log_guided.sum(), x_t)[0]
     pipeline = GaussianDiffusionPipeline(denoiser, SCHEDULER)
-    guided = pipeline.predict(x_t.detach(), t, t, torch.cat([labels, null]), scale)
+    guided = pipeline.predict(x_t.detach(), t, t, Conditioning(torch.cat([labels, null]), Guidance(scale)))
     expected = -((1 - SCHEDULER.alpha_bar(t)).sqrt()) * score
     assert_close(guided.double(), expected, rtol=1e-5, atol=1e-5)
 

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler, cli
+from ddpm_hf.ode_solver import OdeOptions
 from ddpm_hf.pipelines.probability_flow import decode, encode, follow_flow, interpolate_encodings, sample_by_flow
 
 MEAN, VARIANCE = 0.3, 0.04
@@ -36,9 +37,9 @@ def test_the_flow_of_normal_data_is_the_closed_form(options):
 
     eps = scheduler.sampling_eps
     x = torch.tensor([[0.5, -2.0], [0.3, 1.0]], dtype=torch.float64)
-    up = follow_flow(score, scheduler, x, eps, 1.0, rtol=tolerance, atol=tolerance)
+    up = follow_flow(score, scheduler, x, eps, 1.0, OdeOptions(tolerance, tolerance))
     assert_close(up.samples, flow_of_a_normal(scheduler, x, eps, 1.0), rtol=close, atol=close)
-    down = follow_flow(score, scheduler, up.samples, 1.0, eps, rtol=tolerance, atol=tolerance)
+    down = follow_flow(score, scheduler, up.samples, 1.0, eps, OdeOptions(tolerance, tolerance))
     assert_close(down.samples, x, rtol=close, atol=close)
 
 
@@ -55,8 +56,7 @@ def test_the_published_flow_of_a_mixture(reference, name):
         arrays[f"ode/{name}/gmm/z"],
         1.0,
         arrays[f"ode/{name}/gmm/eps"].item(),
-        rtol=1e-9,
-        atol=1e-9,
+        OdeOptions(1e-9, 1e-9),
     )
     assert_close(found.samples, arrays[f"ode/{name}/gmm/denoise0/tol1e-09/x"], rtol=1e-6, atol=1e-7)
 

@@ -22,7 +22,7 @@ from recorded_training import train as train_recorded
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ddpm_hf import GaussianDiffusionScheduler
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.distributed import LONGEST_WAIT, join_processes, own_part
 from ddpm_hf.errors import InputError
 from ddpm_hf.reports.loss_curve import read_rows
@@ -100,15 +100,14 @@ def test_random_numbers_are_those_of_the_place():
 
 
 def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
-    unet, scheduler = tiny_unet(num_classes=3), GaussianDiffusionScheduler()
+    pipeline = GaussianDiffusionPipeline(tiny_unet(num_classes=3), GaussianDiffusionScheduler())
     args = TrainingArguments(unet="small_32", max_train_steps=1, num_samples=5, sample_steps=2, seed=7)
-    whole = _draw(unet, scheduler, range(5), args, lambda: False, None)
+    whole = _draw(pipeline, range(5), args, lambda: False, None)
     parts = [
         image
         for index in (0, 1)
         for image in _draw(
-            unet,
-            scheduler,
+            pipeline,
             own_part(5, SimpleNamespace(process_index=index, num_processes=2)),
             args,
             lambda: False,
@@ -119,8 +118,7 @@ def test_samples_of_parts_are_those_of_the_whole(tiny_unet, make_accelerator):
     assert np.abs(difference).max() <= 1  # rounding to 8 bits
     assert len({image.tobytes() for image in whole}) == 5
     drawn = [
-        draw_samples(unet, scheduler, make_accelerator(), replace(args, batch_size=batch_size), 5)
-        for batch_size in (2, 5)
+        draw_samples(pipeline, make_accelerator(), replace(args, batch_size=batch_size), 5) for batch_size in (2, 5)
     ]
     first, second = (np.stack([np.asarray(image) for image in images]).astype(int) for images in drawn)
     assert len(first) == 5 and np.abs(first - second).max() <= 1
