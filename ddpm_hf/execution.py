@@ -9,9 +9,12 @@ import time
 from typing import NamedTuple
 
 import torch
+from diffusers.utils import logging
 from torch import nn
 
 from ddpm_hf.errors import InputError
+
+logger = logging.get_logger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What `auto` tries beside float32; on CPUs float16 has less range and is no faster.
@@ -87,6 +90,17 @@ def fastest_execution(network, call, device, precision="auto", channels_last="au
     return fastest, {each: 1 / value for each, value in seconds.items()}
 
 
+def compiled_if_faster(execution, network, call):
+    """The [`Execution`] compiled, if that works here and is faster; the arguments are those of `fastest_execution`."""
+    compiled = execution._replace(compiled=True)
+    try:
+        seconds = _measure({each: _as(each, network) for each in (execution, compiled)}, call)
+    except Exception as error:  # each backend of torch.compile has its own errors
+        logger.warning(f"The network is not compiled: {' '.join(str(error).split())[:200]}")
+        return execution
+    return compiled if seconds[execution] > WORTHWHILE_GAIN * seconds[compiled] else execution
+
+
 def _candidates(device, precision, channels_last):
     """The choices that are left open, the plainest first."""
     if precision == "auto":
@@ -124,7 +138,18 @@ def _seconds_of(work):
     return time.perf_counter() - begun
 
 
-# What a device computes ----------------------------------------------------------------------------------------------
+# What a device can do ----------------------------------------------------------------------------------------------
+
+
+def check_compiler(device):
+    """Raises InputError if torch.compile does not work on this machine."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # each backend has its own errors
+        raise InputError(
+            f"compile='yes' does not work on this machine ({' '.join(str(error).split())[:200]}): install a C++ "
+            "compiler (CPU) or Triton (GPU), or leave it out."
+        ) from error
 
 
 def _computes(precision, device):

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_hf import DDPMUNet2DModel, MLPDenoiser
+from ddpm_hf import (
+    DDPMUNet2DModel,
+    ExactDenoiser,
+    GaussianDiffusionPipeline,
+    GaussianDiffusionScheduler,
+    MLPDenoiser,
+)
+from ddpm_hf.commands.options import DrawingExecutionOptions
+from ddpm_hf.commands.preparation import set_up_network
 from ddpm_hf.errors import InputError
 from ddpm_hf.execution import Execution, can_change, check_precision, fastest_execution
 from ddpm_hf.execution_cache import cache_file, remembered
@@ -107,3 +115,38 @@ def test_a_precision_that_a_device_does_not_compute_is_refused():
     check_precision("bf16", CPU)
     with pytest.raises(InputError, match="precision='bf16' cannot be computed on meta with torch .*: take "):
         check_precision("bf16", torch.device("meta"))
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipeline(network):
+    return GaussianDiffusionPipeline(network, GaussianDiffusionScheduler())
+
+
+def test_little_work_stays_in_float32_and_much_is_measured(pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    set_up_network(pipeline, DrawingExecutionOptions(), batch_size=2, calls=10)
+    assert pipeline.unet.dtype == torch.float32 and not cache_file().exists()
+    set_up_network(pipeline, DrawingExecutionOptions(compile="no"), batch_size=2, calls=10**6)
+    (kept,) = json.loads(cache_file().read_text(encoding="utf-8")).values()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kept["precision"]]
+    assert pipeline.unet.dtype == dtype
+    assert (kept == Execution()._asdict()) == ("Faster here" not in capsys.readouterr().out)
+
+
+def test_the_precision_of_the_options_is_that_of_the_network(pipeline, tmp_path):
+    set_up_network(pipeline, DrawingExecutionOptions(precision="bf16", channels_last="yes"), batch_size=2, calls=10)
+    assert pipeline.unet.dtype == torch.bfloat16
+    assert pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert pipeline(batch_size=1, num_inference_steps=2, output_type="np").images.shape == (1, 8, 8, 1)
+
+
+def test_an_exact_network_is_not_rounded():
+    exact = GaussianDiffusionPipeline(
+        ExactDenoiser.from_points(torch.randn(3, 1, 4, 4), GaussianDiffusionScheduler()), GaussianDiffusionScheduler()
+    )
+    set_up_network(exact, DrawingExecutionOptions(), batch_size=1, calls=10**6)
+    with pytest.raises(InputError, match="--precision bf16 is for networks of convolutions in float32"):
+        set_up_network(exact, DrawingExecutionOptions(precision="bf16"), batch_size=1, calls=1)

@@ -3,6 +3,7 @@
 import torch
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.execution import check_compiler
 
 # Options that make training faster, by device, as measured (docs/training.md, "Speed"). On CPUs neither option helps
 # these networks. GPUs have not been measured, so nothing is chosen for them; benchmarks/gpu.py measures.
@@ -37,13 +38,3 @@ def set_up_model(model, args, device):
         model.enable_gradient_checkpointing()
     if is_chosen("compile", args.compile, device):
         model.compile()  # in place, so that names of weights and references to the model stay valid
-
-
-def check_compiler(device):
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # each backend has its own errors
-        raise InputError(
-            f"compile='yes' does not work on this machine ({' '.join(str(error).split())[:200]}): install a C++ "
-            "compiler (CPU) or Triton (GPU), or leave it out."
-        ) from error

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
@@ -109,6 +109,25 @@ class ExecutionOptions:
     seed: int = option(0, "Seed of all the noise.", min=0, max=LARGEST_SEED)
     batch_size: int = option(64, "Images at a time.", min=1)
     device: str | None = option(None, "cpu, cuda or mps; by default the fastest device.")
+
+
+@dataclass
+class DrawingExecutionOptions(ExecutionOptions):
+    """The execution of verbs that draw; `auto` is decided by a short measurement, where the work is worth one."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "Precision of the weights; auto: for work of more than some seconds, the fastest as measured here."
+    )
+    channels_last: Literal["auto", "yes", "no"] = option(
+        "auto", "Order weights and images in memory by channel last; auto as for --precision."
+    )
+    compile: Literal["auto", "yes", "no"] = option(
+        "auto", "Compile the network by torch.compile; auto: for long work, where it is faster."
+    )
+
+
+# The fields of `DrawingExecutionOptions` that say how the network is called.
+SPEED = ("precision", "channels_last", "compile")
 
 
 # Comma-separated values ----------------------------------------------------------------------------------------------

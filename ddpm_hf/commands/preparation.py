@@ -2,8 +2,14 @@
 
 import typer
 
+from ddpm_hf.errors import InputError
+
 # For fewer calls, timing one would be a large part of the work.
 CALLS_WORTH_SAYING = 200
+# The fastest way to call a network is looked for where the work takes longer than looking for it.
+CALLS_WORTH_MEASURING, SECONDS_WORTH_MEASURING = 20, 20
+# Compiling takes about a minute.
+SECONDS_WORTH_COMPILING = 900
 
 
 def open_pipeline(model, device, classifier=None, recipe=None, steps=None, cascades=False):
@@ -52,19 +58,94 @@ def say_duration(pipeline, batch_size, calls, advice):
         InputError: for calls that take more than a year, and for a batch that the device does not hold; `advice` says
             what to lower.
     """
-    import torch
-
     from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
-    from ddpm_hf.models.network_config import classes_of
 
     if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
         return
-    unet = pipeline.unet
-    shape = unet.config.in_channels, *pipeline.samples.sides
-    x = torch.zeros(batch_size, *shape, device=unet.device, dtype=unet.dtype)
-    t = torch.zeros((), dtype=torch.int64, device=unet.device)
-    label = None if classes_of(unet.config)[0] is None else 0
-    labels = pipeline.encode_labels(label, batch_size=batch_size, device=unet.device)
-    with torch.no_grad(), fitting_into_memory(advice):
-        seconds = seconds_of(lambda: unet(x, t, labels, return_dict=False)[0].sum().item())
+    call = one_call(pipeline, batch_size)
+    with fitting_into_memory(advice):
+        seconds = seconds_of(lambda: call(pipeline.unet))
     typer.echo(f"{calls} network calls of {batch_size}: about {expected_duration(calls * seconds, advice)} (h:mm:ss)")
+
+
+def one_call(pipeline, batch_size):
+    """A function that calls a network, the pipeline's or a copy of it, with a batch, and waits for the result."""
+    import torch
+
+    from ddpm_hf.models.network_config import classes_of
+
+    config, device = pipeline.unet.config, pipeline.unet.device
+    label = None if classes_of(config)[0] is None else 0
+    labels = pipeline.encode_labels(label, batch_size=batch_size, device=device)
+    x = torch.zeros(batch_size, config.in_channels, *pipeline.samples.sides, device=device)
+    t = torch.zeros((), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def call(network):
+        return network(x.to(network.dtype), t, labels, return_dict=False)[0].sum().item()
+
+    return call
+
+
+def set_up_network(stage, options, batch_size, calls, accelerator=None):
+    """Puts the network of a pipeline into the precision and layout of [`DrawingExecutionOptions`], and says what `auto` chose.
+
+    Every process must call this; the main process measures.
+
+    Args:
+        calls (`int`): of the network, with `batch_size` inputs.
+
+    Raises:
+        InputError: for a precision in which the device cannot compute, or the network loses what makes it exact.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    from ddpm_hf.execution import can_change, check_compiler, check_precision
+
+    if not can_change(stage.unet):
+        if options.precision not in ("auto", "fp32"):
+            raise InputError(
+                f"--precision {options.precision} is for networks of convolutions in float32, which gain from it, and "
+                f"this one is a {type(stage.unet).__name__} in {stage.unet.dtype}: leave it out."
+            )
+        return
+    if options.precision != "auto":
+        check_precision(options.precision, stage.unet.device)
+    if options.compile == "yes":
+        check_compiler(stage.unet.device)
+    is_main = accelerator is None or accelerator.is_main_process
+    chosen = [_execution(stage, options, batch_size, calls) if is_main else None]
+    if accelerator is not None:
+        broadcast_object_list(chosen)
+    chosen[0].apply(stage.unet)
+
+
+def _execution(stage, options, batch_size, calls):
+    """The [`Execution`] of the options, what is open in them measured where the work is worth it."""
+    from ddpm_hf.execution import Execution, compiled_if_faster, fastest_execution
+    from ddpm_hf.execution_cache import remembered
+    from ddpm_hf.limits import seconds_of
+
+    precision = "fp32" if options.precision == "auto" else options.precision
+    plain = Execution(precision, options.channels_last == "yes", options.compile == "yes")
+    is_open = "auto" in (options.precision, options.channels_last, options.compile)
+    # An upscaler is told an image, and a network without a size may get any.
+    if not is_open or stage.samples.condition is not None or None in stage.samples.shape:
+        return plain
+    unet, call = stage.unet, one_call(stage, batch_size)
+    seconds = calls * seconds_of(lambda: call(unet)) if calls >= CALLS_WORTH_MEASURING else 0
+    if seconds < SECONDS_WORTH_MEASURING:
+        return plain
+
+    def measure():
+        chosen, _ = fastest_execution(unet, call, unet.device, options.precision, options.channels_last)
+        return chosen
+
+    chosen = remembered(unet, [batch_size, options.precision, options.channels_last], unet.device, measure)
+    if options.compile == "yes":
+        chosen = chosen._replace(compiled=True)
+    elif options.compile == "auto" and seconds > SECONDS_WORTH_COMPILING:
+        chosen = compiled_if_faster(chosen, unet, call)
+    if chosen != plain:
+        typer.echo(f"Faster here, and chosen: {chosen.text} (--precision fp32 keeps float32).")
+    return chosen

@@ -12,14 +12,15 @@ from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.default_sampler import ALL, USUAL_SAMPLER, USUAL_STEPS, choose_steps, steps_from
 from ddpm_hf.commands.options import (
     NUMBERED,
-    ExecutionOptions,
+    SPEED,
+    DrawingExecutionOptions,
     Model,
     ModelOrEmbedded,
     ModelVerb,
     SamplingOptions,
     fractions,
 )
-from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration
+from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration, set_up_network
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 from ddpm_hf.places import EMBEDDED_MODEL
@@ -121,7 +122,9 @@ def sample(
     trajectory: Annotated[
         Path | None, typer.Option(help="A GIF, or a PNG strip, of the first batch on its way from the noise.")
     ] = None,
-    execution: offered(ExecutionOptions, seed={"help": "Image i is that of seed + i, whatever the batch size."}),
+    execution: offered(
+        DrawingExecutionOptions, seed={"help": "Image i is that of seed + i, whatever the batch size."}
+    ),
 ):
     """Draw images from a model and write them as one PNG grid, or points as numbers and a scatter.
 
@@ -143,6 +146,7 @@ def sample(
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
+    _set_up(pipeline, execution, None if sampling.ode else steps, len(places), accelerator)
     if sampling.ode:
         images = _draw_by_flow(pipeline, places, execution, advice, sampling)
     else:
@@ -180,14 +184,25 @@ def _for_pipeline(pipeline, keywords, sampling):
     return keywords | {"condition_image": _condition_image(sampling.condition_image, pipeline)}
 
 
+def _set_up(pipeline, execution, steps, num_images, accelerator):
+    """Puts the network of each stage into the precision and layout of the options."""
+    for stage, calls in _calls_of_stages(pipeline, steps, num_images, execution.batch_size):
+        set_up_network(stage, execution, min(execution.batch_size, num_images), calls, accelerator)
+
+
 def _say_steps(pipeline, steps, said, num_images, batch_size):
     """Says how the steps were chosen, and how long those of each stage take."""
     if said:
         typer.echo(said)
-    batches = math.ceil(num_images / batch_size)
-    for stage, count in zip(pipeline.stages, steps if isinstance(steps, list) else [steps], strict=True):
-        calls = batches * _steps_of(stage, count)
+    for stage, calls in _calls_of_stages(pipeline, steps, num_images, batch_size):
         say_duration(stage, min(batch_size, num_images), calls, "lower --num_images, --steps or --batch_size")
+
+
+def _calls_of_stages(pipeline, steps, num_images, batch_size):
+    """Each stage of a pipeline, and the number of calls of its network."""
+    batches = math.ceil(num_images / batch_size)
+    counts = steps if isinstance(steps, list) else [steps]
+    return [(stage, batches * _steps_of(stage, each)) for stage, each in zip(pipeline.stages, counts, strict=True)]
 
 
 def _condition_image(path, pipeline):
@@ -311,7 +326,7 @@ def interpolate(
     image_b: Annotated[Path, typer.Argument(help="A picture file.")],
     mixing: InterpolationOptions,
     sampling: offered(SamplingOptions, *EDITING),
-    execution: offered(ExecutionOptions, "seed", "device"),
+    execution: offered(DrawingExecutionOptions, "seed", "device", *SPEED),
 ):
     """Draw the images between two images and write them as a strip."""
     output = free_output(mixing.output, "interpolation.png", (".png",))
@@ -330,6 +345,7 @@ def interpolate(
     pair = [read_image(image, pipeline.samples.channels) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
+    set_up_network(pipeline, execution, len(weights), _steps_of(pipeline, sampling.steps))
     with fitting_into_memory(advice):
         if mixing.ode:
             images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.class_label)
@@ -389,7 +405,9 @@ def edit(
     *,
     editing: EditingOptions,
     sampling: offered(SamplingOptions, *EDITING),
-    execution: offered(ExecutionOptions, "seed", "device", seed={"help": "Image i is that of seed + i."}),
+    execution: offered(
+        DrawingExecutionOptions, "seed", "device", *SPEED, seed={"help": "Image i is that of seed + i."}
+    ),
 ):
     """Edit an image without training: repaint a part or the whole of it, or find the noise that it comes from."""
     output = free_output(output, "edited.png", (".png",))
@@ -404,7 +422,9 @@ def edit(
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
     check_batch(pipeline, number, advice)
-    say_duration(pipeline, number, editing.calls(_steps_of(pipeline, sampling.steps)), advice)
+    calls = editing.calls(_steps_of(pipeline, sampling.steps))
+    set_up_network(pipeline, execution, number, calls)
+    say_duration(pipeline, number, calls, advice)
     with fitting_into_memory(advice):
         if editing.invert:
             row = _inverted(pipeline, given, sampling)
@@ -441,7 +461,9 @@ def upscale(
     *,
     upscaling: UpscalingOptions,
     sampling: SamplingOptions,
-    execution: offered(ExecutionOptions, "seed", "device", seed={"help": "Image i is that of seed + i."}),
+    execution: offered(
+        DrawingExecutionOptions, "seed", "device", *SPEED, seed={"help": "Image i is that of seed + i."}
+    ),
 ):
     """Enlarge a picture by a model that was trained with --low_resolution, in tiles if it is large."""
     output = free_output(output, "upscaled.png", (".png",))
@@ -455,6 +477,7 @@ def upscale(
     pipeline = GaussianDiffusionUpscalePipeline.from_pipe(pipeline)
     given = read_image(image, pipeline.samples.channels)
     advice = "give a smaller picture"
+    set_up_network(pipeline, execution, 1, _steps_of(pipeline, sampling.steps))
     with fitting_into_memory(advice):
         images = sample_images(
             pipeline,
