@@ -3,10 +3,10 @@
 python benchmarks/sampling_speed.py [MODEL] [--unet cifar10] [--batch_size 64] [--steps 5] [--repeats 5]
     [--features FOLDER --num_images 1000 --quality_steps 25]
 
-MODEL is a pipeline folder, by default the embedded one; `--unet` measures a preset with random weights instead. Stock
-is the loop of diffusers' guides with `DDIMScheduler` on the same weights, and as many network calls. With `--features`,
-a folder of a classifier, the Frechet distance of samples to the embedded test images is measured in float32 and in what
-`auto` chooses, from common noise.
+MODEL is a pipeline folder, by default the embedded one; `--unet` measures a preset with random weights instead.
+Stock is the loop of diffusers' guides with `DDIMScheduler` on the same weights, and as many network calls. With
+`--features`, a folder of a classifier, the Frechet distance of samples to the embedded test images is measured in
+float32 and in what `auto` chooses, from common noise.
 """
 
 import argparse

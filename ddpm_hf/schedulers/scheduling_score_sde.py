@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from ddpm_hf.number_checks import check_count
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.discretizations import discretization
+from ddpm_hf.schedulers.edm import preconditioning
 from ddpm_hf.schedulers.gaussian_kernel import prediction_weights
 from ddpm_hf.schedulers.noise_levels import table_dtype
 from ddpm_hf.schedulers.predictor_corrector import (
@@ -61,8 +62,10 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
         correct_first: True is the order of the published code, which corrects at t and then predicts from t; False is
             that of the paper (algorithms 1 to 3), which predicts and then corrects at the level it arrived at. The
             code corrects the first noise and not the last sample; here False corrects neither of these two.
-        prediction_type: what the network gives: `epsilon`, of which the score is -epsilon / sigma_t; `score`; or, as
-            in DDPMs, `sample` or `v_prediction`.
+        prediction_type: what the network gives: `epsilon`, of which the score is -epsilon / sigma_t; `score`; as in
+            DDPMs, `sample` or `v_prediction`; or `edm`, the F of EDM's preconditioning of VE (Karras et al. 2022,
+            eq. 7), which is given c_in x and log(sigma_t) / 4.
+        sigma_data: standard deviation of the data, for `edm`.
         time_input: what the network is given: `timestep`, (num_train_timesteps - 1) t; `reversed_timestep`, the
             whole number nearest to (num_train_timesteps - 1) (1 - t), as discrete VE networks count from the largest
             noise; or `sigma`, as networks with Fourier features of log sigma are. By default `sigma` for VE and
@@ -101,6 +104,7 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
         denoise: bool = True,
         correct_first: bool = True,
         prediction_type: str = "epsilon",
+        sigma_data: float = 0.5,
         time_input: str | None = None,
         centered: bool = True,
         beta_schedule: str | None = None,
@@ -179,6 +183,8 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
         times = _in_double(t)
         times = times.to(table_dtype(times.device))
         last = self.config.num_train_timesteps - 1
+        if self.is_preconditioned:
+            return self._preconditioning(self.process.levels(times)[1]).c_noise.float()
         if self.reads_sigma:
             return self.process.levels(times)[1].float()
         if self.config.time_input == "reversed_timestep":
@@ -188,11 +194,24 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
     @property
     def reads_sigma(self):
         """Whether the network is given sigma_t."""
+        if self.is_preconditioned:
+            return False
         return (self.config.time_input or ("sigma" if self.config.sde == "ve" else "timestep")) == "sigma"
 
+    @property
+    def is_preconditioned(self):
+        """Whether the network is EDM's F."""
+        return self.config.prediction_type == "edm"
+
     def scale_model_input(self, sample, timestep=None):
-        """The sample itself: the model sees x_t."""
-        return sample
+        """What the model sees of x_t: the sample itself, or for EDM's F c_in x_t at the time `timestep`."""
+        if not self.is_preconditioned:
+            return sample
+        _, sigma = self._levels(self._times(timestep, sample), sample)
+        return cast(self._preconditioning(sigma).c_in * sample, sample.dtype)
+
+    def _preconditioning(self, sigma):
+        return preconditioning(sigma, self.config.sigma_data)
 
     def score(self, model_output, t, sample):
         """The score, the gradient of log p_t at x_t, from the network's output, of the sample's shape.
@@ -213,6 +232,9 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
         if self.config.prediction_type == "score":
             return output
         signal, sigma = self._levels(times, x_t)
+        if self.is_preconditioned:
+            c = self._preconditioning(sigma)
+            return (c.c_skip * x_t + c.c_out * output - x_t) / sigma**2
         _, _, of_sample, of_output = prediction_weights(self.config.prediction_type, signal, sigma)
         return -(of_sample * x_t + of_output * output) / sigma
 

@@ -36,7 +36,7 @@ def check_score_sde_config(config):
         ("sde", SDES),
         ("predictor", PREDICTORS),
         ("corrector", CORRECTORS),
-        ("prediction_type", (*PREDICTION_TYPES, "score")),
+        ("prediction_type", (*PREDICTION_TYPES, "score", "edm")),
         ("time_input", (None, *TIME_INPUTS)),
         ("beta_schedule", (None, *BETA_SCHEDULES)),
     ):
@@ -72,6 +72,11 @@ def _check_predictor(config):
             "predictor='ancestral' draws noise in every step, which probability_flow=True does not have: take "
             "'reverse_diffusion' or 'euler_maruyama'."
         )
+    if config.prediction_type == "edm" and (config.sde != "ve" or not 0 < config.sigma_data < math.inf):
+        raise ValueError(
+            f"prediction_type='edm' needs sde='ve', not {config.sde!r}, and a sigma_data above 0 and finite, not "
+            f"{config.sigma_data}."
+        )
     if config.predictor == config.corrector == "none":
         raise ValueError("predictor='none' and corrector='none' leave the noise as it is: choose one of them.")
     if config.beta_schedule is not None and config.sde != "vp":
@@ -98,8 +103,8 @@ def make_process(config):
 def as_score_sde(config):
     """The keys of [`ScoreSDEScheduler`] that the config of a scheduler implies.
 
-    diffusers' `ScoreSdeVeScheduler` is VE with a network that gives the score of data in [0, 1]; a DDPM, stock or
-    ours, is its chain in continuous time.
+    diffusers' `ScoreSdeVeScheduler` is VE with a network that gives the score of data in [0, 1]; [`EDMScheduler`] is
+    VE with EDM's preconditioning; a DDPM, stock or ours, is its chain in continuous time.
 
     Raises:
         ValueError: for the config of another process.
@@ -115,5 +120,8 @@ def as_score_sde(config):
             "centered": False,
         }
         return {**config, **as_published}
+    if "P_mean" in config:
+        kept = ("num_train_timesteps", "sigma_min", "sigma_max", "sigma_data")
+        return {"sde": "ve", "prediction_type": "edm"} | {key: config[key] for key in kept if key in config}
     check_is_ddpm(config)
     return {key: value for key, value in config.items() if key in CHAIN_KEYS}

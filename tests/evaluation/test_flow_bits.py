@@ -12,6 +12,7 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.evaluation.flow_bits import FlowOptions, flow_bits_per_dim
 from ddpm_hf.evaluation.flow_run import evaluate_flow
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 
 MEAN, STD, LEVELS = 0.1, 0.3, 16
 
@@ -81,8 +82,11 @@ def test_points_and_data_in_0_to_1(centered):
     assert_close(measured.total, exact_bits(codes).mean().item(), rtol=0, atol=0.03)
 
 
-def test_evaluate_writes_nll(tmp_path, tiny_unet, capsys, dark_and_bright):
-    pipeline = GaussianDiffusionPipeline(tiny_unet(), GaussianDiffusionScheduler(100, beta_end=0.2))
+@pytest.mark.parametrize(
+    "scheduler", [GaussianDiffusionScheduler(100, beta_end=0.2), EDMScheduler(sigma_min=0.02)], ids=["ddpm", "edm"]
+)
+def test_evaluate_writes_nll(tmp_path, tiny_unet, capsys, dark_and_bright, scheduler):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(), scheduler)
     pipeline.save_pretrained(tmp_path / "model")
     data = DataArguments(dataset=dark_and_bright, split="test")
     evaluate_flow(tmp_path / "model", tmp_path / "out", data, num_images=6, rtol=1e-2, probes=2, device="cpu")

@@ -11,6 +11,8 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.evaluation import ode_log_likelihood
 from ddpm_hf.evaluation.flow_likelihood import flow_likelihood
 from ddpm_hf.ode_solver import OdeOptions, solve_ode
+from ddpm_hf.schedulers.edm import preconditioning
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 
 SDES = {"vp": "vp", "subvp": "sub_vp", "ve": "ve"}
 
@@ -66,6 +68,40 @@ def test_the_divergence_is_the_difference_of_the_true_log_densities(reference, n
         toy_log_prob(arrays, "gauss", x, a, s) for x, a, s in ((samples, a_eps, s_eps), (found.latents, a_1, s_1))
     )
     assert_close(at_1 + divergence, at_eps, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.9])
+def test_a_network_of_edm_has_the_likelihood_of_its_data(sigma_data):
+    """F of normal data of variance 0.3, whose E[x0 | x] is 0.3 x / (0.3 + sigma^2).
+
+    The network is given the time in float32, which the score has 1 / sigma^2 times, so the least sigma is not small.
+    """
+    variance = 0.3
+    scheduler = ScoreSDEScheduler.from_config(EDMScheduler(sigma_data=sigma_data, sigma_min=0.1).config)
+
+    def network(scaled, c_noise):
+        sigma = (4 * c_noise.double()).exp()[:, None]
+        c = preconditioning(sigma, sigma_data)
+        x = scaled / c.c_in
+        return (variance / (variance + sigma**2) * x - c.c_skip * x) / c.c_out
+
+    def score(x, t):
+        return scheduler.score(network(scheduler.scale_model_input(x, t), scheduler.network_time(t)), t, x)
+
+    samples = torch.tensor([[0.1, -0.7], [2.0, 0.3], [0.0, 0.0]], dtype=torch.float64)
+    t = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
+    sigma = scheduler.process.levels(t)[1][:, None]
+    assert_close(score(samples, t), -samples / (variance + sigma**2), rtol=1e-6, atol=0)
+    log_prob, latents = ode_log_likelihood(score, scheduler, samples, rademacher(samples), rtol=1e-7, atol=1e-7)
+
+    def true_log_prob(x, sigma):
+        total = variance + sigma**2
+        return -(x**2).sum(1) / (2 * total) - math.log(2 * math.pi * total)
+
+    # The prior N(0, 80^2) stands for N(0, 80^2 + 0.3).
+    log_prob += true_log_prob(latents, 80.0) - scheduler.prior_log_prob(latents)
+    first = scheduler.process.levels(torch.tensor(1e-5, dtype=torch.float64))[1].item()
+    assert_close(log_prob, true_log_prob(samples, first), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
