@@ -17,7 +17,7 @@ from ddpm_hf.models.noisy_image_classifier import NoisyImageClassifier
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel
 from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.own_module import exporting
-from ddpm_hf.portable.pipeline_file import PIPELINE_SOURCE
+from ddpm_hf.portable.pipeline_file import pipeline_bytes
 from ddpm_hf.samples.condition_images import condition_of
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
@@ -58,7 +58,7 @@ class PortableSavingMixin:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._make_configs_portable(folder)
-        (folder / CODE_FILE).write_bytes(exporting(PIPELINE_SOURCE, self.class_for_readers))
+        (folder / CODE_FILE).write_bytes(exporting(pipeline_bytes(), self.class_for_readers))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     def _make_configs_portable(self, folder):

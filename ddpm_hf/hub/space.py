@@ -12,7 +12,7 @@ from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, samplers_of
 from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
-from ddpm_hf.portable.pipeline_file import LIBRARIES, PIPELINE_SOURCE, assemble
+from ddpm_hf.portable.pipeline_file import LIBRARIES, assemble, pipeline_bytes
 from ddpm_hf.results import alone_in_free_folder
 
 REQUIREMENTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -75,7 +75,7 @@ def _write_space(model, folder, sdk_version):
     files = {
         "app.py": APP.format(model=model, samplers=samplers, sampler=sampler, steps=steps),
         "page.py": _page_source(),
-        CODE_FILE: PIPELINE_SOURCE.decode(),
+        CODE_FILE: pipeline_bytes().decode(),
         "requirements.txt": "".join(f"{name}=={_version(name)}\n" for name in REQUIREMENTS),
         "README.md": _readme(model, sdk_version),
     }

@@ -16,14 +16,14 @@ def own_module(path):
     Diffusers copies the `pipeline.py` of every folder to one path and runs it in one module. Functions of the first
     file would then see the names of the second, and if both have the same size and time stamp, Python would run the
     bytecode of the first. So the file is read and run here in a module of its own. The module keeps the text as
-    `PIPELINE_SOURCE`, because another file may soon replace it on the disk.
+    `pipeline_bytes()`, because another file may soon replace it on the disk.
     """
     source = Path(path).read_bytes()
     name = MODULE_PREFIX + hashlib.sha256(source).hexdigest()[:16]
     module = sys.modules.get(name)
     if module is None:
         module = ModuleType(name)
-        module.__file__, module.PIPELINE_SOURCE = str(path), source
+        module.__file__, module.pipeline_bytes = str(path), lambda: source
         exec(compile(source, str(path), "exec"), vars(module))
         sys.modules[name] = module
     return module

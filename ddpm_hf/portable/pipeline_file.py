@@ -9,6 +9,7 @@ are unique across all bundled files.
 import ast
 import importlib.util
 import sys
+from functools import cache
 from typing import NamedTuple
 
 from ddpm_hf import __version__
@@ -44,7 +45,7 @@ SPDX-License-Identifier: Apache-2.0
 
 CLOSING = f"""
 # This file exports one class from a separate module, for the reasons given in `own_module`; that module keeps the
-# bytes of this file as PIPELINE_SOURCE.
+# bytes of this file, as `pipeline_bytes()`.
 if not __name__.startswith({MODULE_PREFIX!r}):
     del {", ".join(PIPELINES)}
 {EXPORT.format(name=PIPELINES[0])}"""
@@ -251,4 +252,7 @@ def _from_line(module, names):
     return f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")"
 
 
-PIPELINE_SOURCE = pipeline_source().encode()
+@cache
+def pipeline_bytes():
+    """The bytes of `pipeline.py`, which take a third of a second to assemble, when the first pipeline is saved."""
+    return pipeline_source().encode()

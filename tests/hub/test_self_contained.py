@@ -32,10 +32,10 @@ from ddpm_hf import (
 from ddpm_hf.portable.own_module import exporting
 from ddpm_hf.portable.pipeline_file import (
     LIBRARIES,
-    PIPELINE_SOURCE,
     PIPELINES,
     TRAVELLING,
     assemble,
+    pipeline_bytes,
     pipeline_source,
 )
 
@@ -345,7 +345,7 @@ def versions(tmp_path, models):
     folders = {version: tmp_path / version for version in ("first", "other")}
     for folder in folders.values():
         models["classes"][0].save_pretrained(folder)
-    (folders["other"] / "pipeline.py").write_bytes(other_version(PIPELINE_SOURCE))
+    (folders["other"] / "pipeline.py").write_bytes(other_version(pipeline_bytes()))
     return folders
 
 
@@ -458,7 +458,7 @@ def test_no_pickle(tmp_path, models):
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_file_shows_one_pipeline(tmp_path, name):
     """Diffusers takes the only pipeline of a file; each file exports its own, made from that of any other."""
-    for source in (PIPELINE_SOURCE, exporting(PIPELINE_SOURCE, PIPELINES[-1])):
+    for source in (pipeline_bytes(), exporting(pipeline_bytes(), PIPELINES[-1])):
         (tmp_path / "pipeline.py").write_bytes(exporting(source, name))
         names = {"__name__": "a_module", "__file__": str(tmp_path / "pipeline.py")}
         exec(exporting(source, name), names)
@@ -468,7 +468,7 @@ def test_a_file_shows_one_pipeline(tmp_path, name):
 
 def test_the_file_is_whole_and_the_same_every_time():
     source = pipeline_source()
-    assert source.encode() == PIPELINE_SOURCE
+    assert source.encode() == pipeline_bytes()
     assert f"ddpm_hf {__version__}" in source and "Apache-2.0" in source
     imported, pipelines = set(), []
     for node in ast.walk(ast.parse(source)):
