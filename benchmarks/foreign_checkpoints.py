@@ -19,15 +19,13 @@ import torch.nn.functional as F
 from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
 from ddpm_hf.converters import convert_checkpoint
 
-WITHOUT_PACKAGE = """
-import sys, torch
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from no_package import NO_PACKAGE
 
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ddpm_hf":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NoPackage())
+WITHOUT_PACKAGE = (
+    NO_PACKAGE
+    + """
+import torch
 from diffusers import DiffusionPipeline
 
 folder, inputs, output = sys.argv[1:]
@@ -35,6 +33,7 @@ unet = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_r
 with torch.no_grad():
     torch.save(unet(*torch.load(inputs, weights_only=True), return_dict=False)[0], output)
 """
+)
 
 
 def main():

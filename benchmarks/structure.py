@@ -3,10 +3,10 @@
 python benchmarks/structure.py [ROOT]
 
 ROOT is a checkout, this one by default; another one shows what a change did. A function counts with its docstring.
-What `step` reaches is every function, method or class of the schedulers' folder that its body names, and theirs
-in turn, so it includes what makes the tables of a trajectory, once. What one step enters is counted by running it: the
-functions of the package that it calls when the tables are there. Folders have the ranks of the contract in this
-checkout's setup.cfg; an import that it does not allow points upwards.
+What `step` reaches is every function, method or class of the schedulers' folder that its body names, and theirs in
+turn, by the rules of `reach`; that includes what makes the tables of a trajectory, once for each eta. What one step
+enters is counted by running it: the functions of the package that it calls when the tables are there. Folders have
+the ranks of the contract in this checkout's setup.cfg; an import that it does not allow points upwards.
 """
 
 import ast
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
+from reach import Definition, Package
 
 PACKAGES = ("ddpm_hf", "pipelines", "training")
 # What a folder was called before, so that older checkouts are measured by the same ranks.
@@ -27,6 +28,9 @@ KIND_QUESTIONS = re.compile(
     r"|(?:kind_of\(\w+\)|samples)\.name(?:\]| [!=]=)"
 )
 
+# What a config or the Hub's interface of pipelines calls by the names of its arguments.
+CALLS = ("__init__", "__call__")
+STEP = Definition("scheduling_gaussian_diffusion", "step", "GaussianDiffusionScheduler")
 # The choices of a scheduler and the arguments of its `step`: the plainest step, and one that goes through every stage.
 X_T, OUTPUT = torch.zeros(1, 3, 4, 4), torch.zeros(1, 6, 4, 4)
 STEPS = {
@@ -42,16 +46,20 @@ def main():
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent)
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources(root)}
     functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    package = Package(root / "ddpm_hf/schedulers")
     scheduler = root / "ddpm_hf/schedulers/scheduling_gaussian_diffusion.py"
     pipeline = root / "pipelines/pipeline_gaussian_diffusion.py"
+    wide = [f for f in functions if len(parameters(f)) > 6]
     print(
         json.dumps(
             {
                 "lines of the scheduler": lines(scheduler),
                 "lines of the pipeline": lines(pipeline),
                 "functions over 50 lines": sum(length(f) > 50 for f in functions),
-                "functions over 6 parameters": sum(len(parameters(f)) > 6 for f in functions),
-                "definitions that step reaches": len(reached_from_step(root)),
+                "functions over 6 parameters": len(wide),
+                "of them neither constructors nor calls": sum(f.name not in CALLS for f in wide),
+                "definitions that step reaches": len(package.reached_from(STEP)),
+                "of them when the tables are there": len(package.reached_from(STEP, stopping_at="_table")),
                 "functions that one step enters": {name: entered_by_step(root, *step) for name, step in STEPS.items()},
                 "upward arrows between folders": sorted(upward_arrows(root, trees)),
                 "places that ask for the kind of sample": sum(
@@ -80,35 +88,6 @@ def parameters(function):
     arguments = function.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return [name for name in names if name not in ("self", "cls")]
-
-
-def reached_from_step(root):
-    """The definitions of the schedulers' folder that one sampling step can reach, including `step`.
-
-    A name stands for every definition with that name, called or passed on. Functions in a table count where it is
-    made.
-    """
-    definitions = {}
-    for path in sorted((root / "ddpm_hf" / "schedulers").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                definitions.setdefault(node.name, []).append(node)
-    reached, waiting = set(), ["step"]
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            functions = [node for node in definitions[name] if isinstance(node, ast.FunctionDef)]
-            waiting += [other for node in functions for other in named_in(node) & definitions.keys()]
-    return reached
-
-
-def named_in(function):
-    """The names that a function reads, and the methods that it calls."""
-    own = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
-    names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
-    return (names - own) | {call.attr for call in calls if isinstance(call, ast.Attribute)}
 
 
 def entered_by_step(root, choices, arguments):

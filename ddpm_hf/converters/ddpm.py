@@ -64,6 +64,13 @@ def _config(weights, side):
         "out_channels": weights["conv_out.weight"].shape[0],
         "block_out_channels": widths,
         "layers_per_block": layers,
+        **unet_layout(attention),
+    }
+
+
+def unet_layout(attention):
+    """The arguments of [`UNet2DModel`] for the blocks of DDPM; `attention` says of each level whether it has one."""
+    return {
         "down_block_types": tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in attention),
         "up_block_types": tuple("AttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)),
         "attention_head_dim": None,

@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DModel
 
 from ddpm_hf.converters.conversion import network_of
+from ddpm_hf.converters.ddpm import unet_layout
 from ddpm_hf.converters.options import as_bool, as_numbers, check_agreement
 from ddpm_hf.converters.renaming import weight_of
 from ddpm_hf.converters.score_sde_walk import Walk
@@ -42,14 +43,7 @@ def _config(weights, options):
         "out_channels": first.shape[1],
         "block_out_channels": tuple(int(first.shape[0] * multiple) for multiple in multiples),
         "layers_per_block": int(options.need("model.num_res_blocks", "the residual blocks of each level")),
-        "down_block_types": tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in attention),
-        "up_block_types": tuple("AttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)),
-        "attention_head_dim": None,
-        "norm_num_groups": 32,
-        "norm_eps": 1e-6,
-        "downsample_padding": 0,
-        "flip_sin_to_cos": False,
-        "freq_shift": 1,
+        **unet_layout(attention),
         "dropout": float(options.get("model.dropout", 0)),
     }
 

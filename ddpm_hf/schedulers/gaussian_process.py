@@ -9,8 +9,8 @@ class GaussianProcess:
     """The forward process of a scheduler, its noise prediction, and the shift of its kernels by a gradient.
 
     The scheduler has its noise levels in `_levels`, whose `at` gives (a_t, sigma_t), the [`Transition`] of a step from
-    `_transition`, and `prediction_type` and `variance_type` in its config. This class precedes `SchedulerMixin` in the
-    bases.
+    `_transition`, the [`KernelChoices`] of its config as `_choices[None]`, and `prediction_type` in its config. This
+    class precedes `SchedulerMixin` in the bases.
     """
 
     def scale_model_input(self, sample, timestep=None):
@@ -41,7 +41,7 @@ class GaussianProcess:
         Args:
             timesteps (`int` or `torch.Tensor`): 0-based, one for all or one per sample.
         """
-        said = read_output(model_output, sample, self.config.variance_type)
+        said = read_output(model_output, sample, self._choices[None])
         levels = self._levels.at(timesteps, said.x_t)
         _, _, of_sample, of_output = prediction_weights(self.config.prediction_type, *levels)
         return affine(of_sample, said.x_t, of_output, said.prediction)

@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS
-from ddpm_hf.schedulers.variances import VARIANCES
+from ddpm_hf.schedulers.variances import VARIANCES, VarianceRule
 
 
 class ReadOutput(NamedTuple):
@@ -21,18 +21,19 @@ class ReadOutput(NamedTuple):
     x_t: torch.Tensor
 
 
-def read_output(model_output, sample, variance_type):
+def read_output(model_output, sample, choices):
     """Splits a network's output, and casts it and x_t to the dtype of the arithmetic: float32 at least.
 
     Args:
         model_output: (B, C, *), or (B, 2C, *) with a variance head.
         sample: x_t, (B, C, *).
-        variance_type (`str`): the scheduler's type, which may need a variance head.
+        choices ([`KernelChoices`]): their variance may need a variance head.
     """
-    channels, given, reads_head = sample.shape[1], model_output.shape[1], VARIANCES[variance_type].of_head is not None
+    channels, given, reads_head = sample.shape[1], model_output.shape[1], choices.rule.of_head is not None
     if given not in (channels, 2 * channels) or (reads_head and given == channels):
         raise ValueError(
-            f"The model output has {given} channels for samples of {channels}; variance_type='{variance_type}' needs "
+            f"The model output has {given} channels for samples of {channels}; "
+            f"variance_type='{choices.variance_type}' needs "
             + (
                 f"{2 * channels}: a model with a variance head, or variance_type='fixed_small' without one."
                 if reads_head
@@ -102,10 +103,12 @@ class Kernel(NamedTuple):
 class KernelChoices(NamedTuple):
     """The choices of a config that the kernel depends on, besides the numbers of the step.
 
-    A predicted covariance of x0 is clamped to `largest_covariance`, unless that is None.
+    The rule is that of the `variance_type`. A predicted covariance of x0 is clamped to `largest_covariance`, unless
+    that is None.
     """
 
     variance_type: str
+    rule: VarianceRule
     rederives_epsilon: bool
     largest_covariance: float | None
 
@@ -114,7 +117,12 @@ class KernelChoices(NamedTuple):
         if rederives_epsilon is None:
             rederives_epsilon = config.use_clipped_model_output
         largest_covariance = config.clip_sample_range**2 if config.clip_covariance else None
-        return cls(config.variance_type, rederives_epsilon, largest_covariance)
+        rule = VARIANCES[config.variance_type]
+        return cls(config.variance_type, rule, rederives_epsilon, largest_covariance)
+
+    def has_no_variance(self, eta):
+        """Whether the kernel is deterministic."""
+        return eta == 0 and not self.rule.has_covariance
 
 
 def reverse_kernel(said, x0, c, eta, choices):
@@ -123,17 +131,16 @@ def reverse_kernel(said, x0, c, eta, choices):
         mean = affine(c.posterior_x0, x0, c.posterior_sample, said.x_t)
     else:
         mean = affine(c.direct_x0, x0, c.direct_eps, predicted_epsilon(said, c))
-    rule = VARIANCES[choices.variance_type]
-    if eta == 0 and not rule.has_covariance:
+    if choices.has_no_variance(eta):
         variance = 0.0
-    elif rule.of_head is None:
+    elif choices.rule.of_head is None:
         variance = c.variance_offset
     else:
-        variance = rule.of_head(said.head, c, choices.largest_covariance)
+        variance = choices.rule.of_head(said.head, c, choices.largest_covariance)
     return Kernel(mean, variance, x0)
 
 
-def guided(kernel, gradient, form, c, eta, variance_type):
+def guided(kernel, gradient, form, c, eta, choices):
     """The kernel steered by the gradient of log p(y | x_t): its mean by `mean`, or eps_hat by `score`.
 
     Raises:
@@ -145,10 +152,10 @@ def guided(kernel, gradient, form, c, eta, variance_type):
             f"classifier_gradient of shape {tuple(gradient.shape)} must be of the sample's, "
             f"{tuple(kernel.mean.shape)}."
         )
-    if form == "mean" and eta == 0 and not VARIANCES[variance_type].has_covariance:
+    if form == "mean" and choices.has_no_variance(eta):
         raise ValueError(
-            f"guidance_form='mean' shifts by the variance, which is 0 for variance_type='{variance_type}' at eta=0: "
-            "use guidance_form='score', or eta > 0."
+            f"guidance_form='mean' shifts by the variance, which is 0 for variance_type='{choices.variance_type}' at "
+            "eta=0: use guidance_form='score', or eta > 0."
         )
     gradient = cast(gradient, kernel.mean.dtype)
     if form == "mean":

@@ -192,8 +192,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
 
     def _fitted_solver(self, count):
         """The [`FittedSolver`] for this number of steps, or None where there is none."""
-        deterministic = self.config.eta == 0 and not VARIANCES[self.config.variance_type].has_covariance
-        if self.config.fitted_solvers is None or not deterministic:
+        if self.config.fitted_solvers is None or not self._choices[None].has_no_variance(self.config.eta):
             return None
         return solver_for(self.config.fitted_solvers, count, self._levels)
 
@@ -282,7 +281,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
             `sample`. Half precision is computed in float32.
         """
         choices = self._choices[use_clipped_model_output]
-        said = read_output(model_output, sample, choices.variance_type)
+        said = read_output(model_output, sample, choices)
         eta, timestep = self._chosen_eta(eta), as_host_int(timestep)
         if self._solver is not None:
             timestep = self._solver.on_host(timestep)
@@ -291,7 +290,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         x0 = self._predicted_x0(said, timestep, c)
         kernel = reverse_kernel(said, x0, c, eta, choices)
         if classifier_gradient is not None:
-            kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, choices.variance_type)
+            kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, choices)
         if self._history:
             kernel = self._history.refine_(kernel, said.x_t, c, timestep, self.previous_timestep(timestep))
         x_s = draw_(kernel, c, generator, variance_noise, self._clips_variance)
@@ -313,7 +312,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         of first order and without `clip_variance_pixels`, which belong to sampling. Half precision gives float32.
         """
         choices = self._choices[use_clipped_model_output]
-        said = read_output(model_output, sample, choices.variance_type)
+        said = read_output(model_output, sample, choices)
         eta = self._chosen_eta(eta)
         c = self._transition(timestep, prev_timestep, eta, said.x_t)
         x0 = self._predicted_x0(said, timestep, c)

@@ -180,12 +180,13 @@ def test_annealed_langevin_dynamics_of_ncsn(reference):
     arrays = reference("predictor_corrector")
     sigmas, score = arrays["ncsn/sigmas"], toy_score(arrays, "gmm")
     steps_each, step_size = arrays["ncsn/steps_each"].item(), arrays["ncsn/step_size"].item()
+    noises = iter(arrays["ncsn/noise"])
     x = annealed_langevin(
         lambda x, sigma: score(x, torch.ones_like(sigma), sigma),
         sigmas,
         arrays["ncsn/x_init"],
         step_size,
         steps_each,
-        noises=arrays["ncsn/noise"],
+        noise_like=lambda x: next(noises),
     )
     assert_close(x, arrays["ncsn/final"], **chain_tolerance(arrays["ncsn/final"]))
