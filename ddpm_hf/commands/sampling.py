@@ -192,18 +192,15 @@ def _say_steps(pipeline, steps, said, num_images, batch_size):
 
 def _condition_image(path, pipeline):
     """The picture in the channels and the size of the network's condition image."""
-    from PIL import Image
-
-    from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.image_inputs import read_image, resized_picture
+    from ddpm_hf.samples.value_range import SIXTEEN_BITS
 
     condition = pipeline.samples.condition
     if condition is None or condition.low_resolution is not None:
         raise InputError(
             "--condition_image is for models of pairs (--condition_column), and this one is of another kind."
         )
-    picture = read_image(path, condition.condition_channels)
-    height, width = pipeline.samples.sides
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    return resized_picture(read_image(path, condition.condition_channels, SIXTEEN_BITS), pipeline.samples.sides)
 
 
 def steps_of_stages(pipeline, sampling):
@@ -327,7 +324,8 @@ def interpolate(
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    pair = [read_image(image, pipeline.samples.channels) for image in (image_a, image_b)]
+    samples, files = pipeline.samples, row_files(pipeline, output)
+    pair = [read_image(image, samples.channels, samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     with fitting_into_memory(advice):
@@ -345,7 +343,7 @@ def interpolate(
                 **sampling.keywords(),
             ).images
     with written_whole(output) as aside:
-        image_rows([images]).save(aside)
+        files.write_row(images, aside) if files.is_deep else image_rows([images]).save(aside)
     typer.echo(f"{len(images)} images in {output}")
 
 
@@ -399,7 +397,12 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
 
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    given = read_image(image, pipeline.samples.channels)
+    samples, files = pipeline.samples, row_files(pipeline, output)
+    if editing.invert and files.is_deep:
+        raise InputError(
+            "--invert shows noise in 8 bits, and this model makes other images: take --strength or --mask."
+        )
+    given = read_image(image, samples.channels, samples.depth)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
@@ -411,7 +414,7 @@ def edit(
         else:
             row = _painted(pipeline, given, known, editing, seed=execution.seed, **sampling.keywords())
     with written_whole(output) as aside:
-        image_rows([row]).save(aside)
+        files.write_row(row, aside) if files.is_deep else image_rows([row]).save(aside)
     typer.echo(f"{output}: {'x_T and the image from it' if editing.invert else f'{number} images'}")
 
 
@@ -445,6 +448,8 @@ def upscale(
 ):
     """Enlarge a picture by a model that was trained with --low_resolution, in tiles if it is large."""
     output = free_output(output, "upscaled.png", (".png",))
+    import numpy as np
+
     from ddpm_hf.files import written_whole
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import sample_images, side_by_side
@@ -453,7 +458,8 @@ def upscale(
 
     pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
     pipeline = GaussianDiffusionUpscalePipeline.from_pipe(pipeline)
-    given = read_image(image, pipeline.samples.channels)
+    samples, files = pipeline.samples, row_files(pipeline, output)
+    given = read_image(image, samples.channels, samples.depth)
     advice = "give a smaller picture"
     with fitting_into_memory(advice):
         images = sample_images(
@@ -467,8 +473,18 @@ def upscale(
             **sampling.keywords(),
         )
     with written_whole(output) as aside:
-        side_by_side(images).save(aside)
-    typer.echo(f"{output}: {given.width}x{given.height} enlarged to {images[0].width}x{images[0].height}")
+        files.write_row(images, aside) if files.is_deep else side_by_side(images).save(aside)
+    before, after = (np.asarray(one).shape for one in (given, images[0]))
+    typer.echo(f"{output}: {before[1]}x{before[0]} enlarged to {after[1]}x{after[0]}")
+
+
+def row_files(pipeline, output):
+    """The [`SampleFiles`] of a pipeline that writes a row of images; InputError if no PNG holds its images."""
+    from ddpm_hf.pipelines.sample_files import files_of
+
+    files = files_of(pipeline.samples.config)
+    files.free_files(output)
+    return files
 
 
 def _inverted(pipeline, image, sampling):

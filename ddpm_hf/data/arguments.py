@@ -53,6 +53,11 @@ class DataArguments:
         "size, else the sample size of the network.",
     )
     center_crop: bool = option(True, "Crop what is too long; without it the whole image is squeezed into the size.")
+    preserve_input_precision: bool = option(
+        True,
+        "Read images of 16 bits, and floats, at their full depth, which the model's samples then have; without it the "
+        "upper 8 of 16 bits are read.",
+    )
     point_columns: str | None = option(None, "Comma-separated columns of points; by default all but the labels.")
     num_points: int = option(5000, f"Number of points to draw from {', '.join(POINT_CLOUD_NAMES)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")

@@ -20,7 +20,7 @@ from ddpm_hf.data.images import ImagesInMemory
 from ddpm_hf.data.sized_images import SizedImages
 from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, read_labels
 from ddpm_hf.errors import InputError
-from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, levels_of, to_unit_range, value_range_of
+from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, Depth, levels_of, to_unit_range, value_range_of
 from ddpm_hf.sizes import size_of, written_sides
 
 ARRAYS = (datasets.Array2D, datasets.Array3D)
@@ -41,10 +41,6 @@ class ArraySource(SizedImages):
         return len(self.values)
 
     @property
-    def channels(self):
-        return self.values.shape[1]
-
-    @property
     def size(self):
         """(width, height)."""
         return self.values.shape[3], self.values.shape[2]
@@ -54,19 +50,9 @@ class ArraySource(SizedImages):
         return min(self.size)
 
     @property
-    def resolution(self):
-        return size_of(*self.values.shape[2:])
-
-    @property
     def form(self):
-        return ImageForm(self.channels, self.resolution)
-
-    @property
-    def network_options(self):
-        options = super().network_options
-        if self.value_range == EIGHT_BIT_RANGE:
-            return options
-        return options | {"value_range": list(self.value_range), "levels": self.levels}
+        depth = None if self.value_range == EIGHT_BIT_RANGE else Depth(self.value_range, self.levels)
+        return ImageForm(self.values.shape[1], size_of(*self.values.shape[2:]), depth=depth)
 
     @cached_property
     def fingerprint(self):

@@ -57,7 +57,7 @@ class ImageData:
     def open_for_network(args, config, model, streaming=False):
         """Images in the size of a trained network, whatever their own is; `model` is its name in messages."""
         sized = sized_for_network(args, config, model)
-        return open_stream(sized, None) if streaming else open_images(sized, None, config)
+        return (open_stream if streaming else open_images)(sized, None, config)
 
     @staticmethod
     def check_training(args):
