@@ -229,10 +229,17 @@ def _condition_image(pipeline, condition, guidance_scale, batch_size, generator)
     if condition.augmentation_level != 0:
         noise = randn_tensor(image.shape, generator, image.device, image.dtype)
         image = augmented(image, condition.augmentation_level, noise)
-    image = enlarged(image, condition.sides)
+    return with_unguided(pipeline.unet.config, enlarged(image, condition.sides), guidance_scale)
+
+
+def with_unguided(unet_config, image, guidance_scale):
+    """Condition images (B, ..), or if they are guided (2B, ..), followed by what is told without guidance.
+
+    Guidance is by the classes if there are some, and then the same images are told; else they are dropped.
+    """
     if guidance_scale == 1.0:
         return image
-    without = image if classes_of(pipeline.unet.config)[0] is not None else torch.full_like(image, DROPPED)
+    without = image if classes_of(unet_config)[0] is not None else torch.full_like(image, DROPPED)
     return torch.cat([image, without])
 
 
