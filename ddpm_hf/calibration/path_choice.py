@@ -23,6 +23,7 @@ from ddpm_hf.calibration.told_paths import told_beside
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import encode_labels
+from ddpm_hf.samples.condition_values import value_limits_of
 
 # Where the network may be called first, as shares of the chain; the first choice is pure noise.
 BEGINNINGS = (1.0, 0.9, 0.8, 0.7)
@@ -163,13 +164,15 @@ def own_features(unet, chain, batch_size):
 class MiddleBlock:
     """The means over the image of the channels in a U-Net's middle block, at a low timestep and for no class.
 
-    A network of condition images is told what `told_beside` gives.
+    A network of condition images is told what `told_beside` gives, and one of numbers the number in the middle.
     """
 
     def __init__(self, unet, timestep, batch_size):
         self.unet, self.timestep, self.batch_size = unet, timestep, batch_size
-        classes, null_label = classes_of(unet.config)
+        (classes, null_label), limits = classes_of(unet.config), value_limits_of(unet.config)
         self.label = null_label if null_label is not None or classes is None else 0
+        if limits is not None:
+            self.label = sum(limits) / 2
 
     @torch.no_grad()
     def __call__(self, samples):

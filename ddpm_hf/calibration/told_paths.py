@@ -9,6 +9,7 @@ from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import Conditioning, Guidance, encode_labels, with_unguided
 from ddpm_hf.samples.condition_images import DROPPED, condition_of, enlarged
+from ddpm_hf.samples.condition_values import value_limits_of
 
 
 class Told(NamedTuple):
@@ -47,7 +48,8 @@ class PathConditions(NamedTuple):
     """What a network is told of each path, by the number of the path.
 
     labels: of the paths from 0 on, as in [`Told`]. images: the condition images of the data, (M, C, h, w), which are
-    told in turn; None for a network that is told none. image_labels: the classes of the data, for such a network.
+    told in turn; None for a network that is told none. image_labels: the classes of the data, for such a network, or
+    the numbers of a network that is told these.
     """
 
     labels: object = None
@@ -56,10 +58,12 @@ class PathConditions(NamedTuple):
 
     def of(self, first, number):
         """What is told of so many paths from number `first` on, [`Told`]."""
-        if self.images is None:
+        of_data = [told for told in (self.images, self.image_labels) if told is not None]
+        if not of_data:
             return Told(self.labels if first == 0 else None)
-        places = torch.arange(first, first + number) % len(self.images)
-        return Told(None if self.image_labels is None else self.image_labels[places], self.images[places])
+        places = torch.arange(first, first + number) % len(of_data[0])
+        labels, images = (None if told is None else told[places] for told in (self.image_labels, self.images))
+        return Told(labels, images)
 
 
 def conditions_of_paths(config, images, labels, image_labels):
@@ -73,14 +77,16 @@ def conditions_of_paths(config, images, labels, image_labels):
     Raises:
         InputError: for a network that is told images, without data or without their classes.
     """
-    if condition_of(config) is None:
+    is_told_images, is_told_values = condition_of(config) is not None, value_limits_of(config) is not None
+    if not is_told_images and not is_told_values:
         return PathConditions(labels)
-    if images is None:
+    if is_told_images and images is None:
         raise InputError("The network is told condition images: give the data from which they are made.")
-    if classes_of(config)[0] is None:
+    if classes_of(config)[0] is None and not is_told_values:
         return PathConditions(images=images)
-    if image_labels is None or len(image_labels) != len(images):
-        raise InputError("The network is told images and their classes: give a class for each of the data.")
+    if image_labels is None or (images is not None and len(image_labels) != len(images)):
+        what = "a number" if is_told_values else "images and their classes"
+        raise InputError(f"The network is told {what}: give image_labels, one for each of the data.")
     return PathConditions(images=images, image_labels=torch.as_tensor(image_labels))
 
 

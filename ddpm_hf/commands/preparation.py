@@ -56,6 +56,7 @@ def say_duration(pipeline, batch_size, calls, advice):
 
     from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
     from ddpm_hf.models.network_config import classes_of
+    from ddpm_hf.samples.condition_values import value_limits_of
 
     if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
         return
@@ -63,7 +64,8 @@ def say_duration(pipeline, batch_size, calls, advice):
     shape = unet.config.in_channels, *pipeline.samples.sides
     x = torch.zeros(batch_size, *shape, device=unet.device, dtype=unet.dtype)
     t = torch.zeros((), dtype=torch.int64, device=unet.device)
-    label = None if classes_of(unet.config)[0] is None else 0
+    limits = value_limits_of(unet.config)
+    label = limits and limits[0] if classes_of(unet.config)[0] is None else 0
     labels = pipeline.encode_labels(label, batch_size=batch_size, device=unet.device)
     with torch.no_grad(), fitting_into_memory(advice):
         seconds = seconds_of(lambda: unet(x, t, labels, return_dict=False)[0].sum().item())

@@ -30,7 +30,7 @@ app = Verbs(ModelVerb)
 # Images of one strip, which are one batch.
 MOST_IN_A_ROW = 1000
 # The sampling options of the verbs that begin with images.
-EDITING = ("steps", "eta", "class_label", "guidance_scale")
+EDITING = ("steps", "eta", "class_label", "value", "guidance_scale")
 
 
 @dataclass
@@ -261,7 +261,7 @@ def _draw_by_flow(pipeline, places, execution, advice, sampling):
     from ddpm_hf.pipelines.probability_flow import sample_by_flow
 
     tolerances = sampling.tolerances()
-    options = {"class_labels": sampling.class_label, "guidance_scale": sampling.guidance_scale}
+    options = {"class_labels": sampling.told_label, "guidance_scale": sampling.guidance_scale}
     with fitting_into_memory(advice), time_bar("flow", 1.0, 0.0) as on_call:
         images, calls = sample_by_flow(
             pipeline,
@@ -330,7 +330,7 @@ def interpolate(
     check_batch(pipeline, len(weights), advice)
     with fitting_into_memory(advice):
         if mixing.ode:
-            images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.class_label)
+            images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.told_label)
             typer.echo(f"{calls} network calls")
         else:
             images = interpolate(

@@ -47,6 +47,9 @@ class DataArguments:
     )
     label_column: str | None = option(None, "Column of class labels, needed only if there are several.")
     class_conditional: bool = option(False, "Learn the classes of the label column, for samples of a class.")
+    value_column: str | None = option(
+        None, "Column of numbers that the model is told, instead of classes: an age, a temperature, an angle."
+    )
     resolution: str | None = option(
         None,
         "Side of the square images, or HEIGHTxWIDTH, as 24x40; by default the data's own if all are squares of one "

@@ -107,6 +107,8 @@ class PointData:
             raise InputError(
                 f"condition_column={args.condition_column!r} is of images, and these are points: leave it out."
             )
+        if args.value_column is not None:
+            raise InputError(f"value_column={args.value_column!r} is for images, and these are points: leave it out.")
         if args.streaming:
             raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 

@@ -9,7 +9,13 @@ from ddpm_hf.sizes import config_size, written_sides
 
 
 class SizedImages(DataSource):
-    """Options of network and scheduler for images of a `form` ([`ImageForm`]), stored or streamed."""
+    """Options of network and scheduler for images of a `form` ([`ImageForm`]), stored or streamed.
+
+    `value_limits` are the least and the greatest of the numbers that are told instead of classes, which are the
+    `labels` then; else None.
+    """
+
+    value_limits = None
 
     @property
     def channels(self):
@@ -48,6 +54,8 @@ class SizedImages(DataSource):
         size, depth = {"sample_size": config_size(self.resolution)}, self.form.depth
         if depth is not None:
             size |= {"value_range": list(depth.value_range), "levels": depth.levels}
+        if self.value_limits is not None:
+            size |= {"condition_value_range": list(self.value_limits)}
         if self.condition_channels is None:
             return size | {"in_channels": self.channels}
         channels = self.channels + self.condition_channels

@@ -24,7 +24,7 @@ from ddpm_hf.data.pairs import (
     with_condition_folder,
 )
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, open_rows, read_labels
+from ddpm_hf.data.stored_rows import open_rows, read_told_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.samples.value_range import SIXTEEN_BITS
@@ -55,6 +55,7 @@ class ImageSource(SizedImages):
     size: tuple[int, int] | None
     median_side: int
     condition_column: str | None = None
+    value_limits: tuple[float, float] | None = None
 
     def __len__(self):
         return len(self.rows)
@@ -102,11 +103,7 @@ def open_images(args, default_resolution, config=None):
         return open_arrays(rows, arrays, args, config)
     rows = with_condition_folder(rows, args)
     column, condition_column = find_columns(rows.features, args)
-    labels = num_classes = class_names = None
-    if args.class_conditional:
-        label_column = find_label_column(rows.features, args.label_column)
-        labels, num_classes = read_labels(rows, label_column)
-        class_names = names_of_classes(rows.features[label_column])
+    told_labels = read_told_labels(rows, args, config)
     rows = as_stored(rows, [column] if condition_column is None else [column, condition_column])
     told = {} if condition_column is None else _form_of_conditions(rows, column, condition_column, args)
     seen = survey(spread_values(rows, column), column)
@@ -114,9 +111,7 @@ def open_images(args, default_resolution, config=None):
     return ImageSource(
         rows=rows,
         column=column,
-        labels=labels,
-        num_classes=num_classes,
-        class_names=class_names,
+        **told_labels._asdict(),
         form=ImageForm(seen.channels, resolution, args.center_crop, depth=depth, **told),
         strict=args.strict_data,
         pixels=seen.pixels_per_image * len(rows),

@@ -82,7 +82,7 @@ def test_classes_are_those_of_the_told_images(tiny_unet, images):
     assert told.labels.tolist() == labels[[38, 39, 0, 1]].tolist()
     assert_close(told.images, fit.conditions.images[[38, 39, 0, 1]])
     assert told.images.shape == (4, 1, 4, 4)
-    with pytest.raises(InputError, match="told images and their classes: give a class for each"):
+    with pytest.raises(InputError, match="told images and their classes: give image_labels"):
         SolverFit(unet, SHORT, [2], images[:, :1], FitOptions(num_paths=16))
     with pytest.raises(InputError, match="give the data from which they are made"):
         SolverFit(tiny_unet(**UPSCALER), SHORT, [2], None, FitOptions(num_paths=16))
