@@ -11,6 +11,7 @@ from ddpm_hf.models.class_names import class_names_of, to_labels
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.condition_inputs import prepare_condition
 from ddpm_hf.samples.condition_images import DROPPED, augmented, condition_of, enlarged, with_levels
+from ddpm_hf.samples.condition_values import checked_values, note_untaught, told_values, value_limits_of
 from ddpm_hf.samples.kind import channels_of, sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
@@ -134,6 +135,8 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, condition=No
         if classes_of(pipeline.unet.config)[0] is None:
             for_unet = None
     condition, config = condition or ConditionInput(), pipeline.unet.config
+    if value_limits_of(config) is not None:
+        note_untaught(for_unet, value_limits_of(config))
     level = checked_level(config, condition.augmentation_level)
     labels = encode_labels(config, for_unet, guidance.guidance_scale, batch_size, device, level)
     image = _condition_image(pipeline, condition, guidance.guidance_scale, batch_size, generator)
@@ -149,14 +152,26 @@ def class_names(pipeline):
 def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, device=None, augmentation_level=0.0):
     """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network.
 
-    A network that is told augmentation levels gets what `with_levels` makes of the labels and the level.
+    A network that is told augmentation levels gets what `with_levels` makes of the labels and the level. Where it is
+    told a number instead of a class, the labels are these numbers.
     """
+    limits = value_limits_of(unet_config)
+    if limits is not None:
+        return _told_values(limits, class_labels, guidance_scale, batch_size, device)
     labels, levels = _class_labels(unet_config, class_labels, guidance_scale, batch_size, device), None
     condition = condition_of(unet_config)
     if condition is not None and condition.max_augmentation_level is not None:
         copies = 1 if guidance_scale == 1.0 else 2
         levels = torch.full((copies * batch_size,), float(augmentation_level), device=device)
     return with_levels(labels, levels)
+
+
+def _told_values(limits, values, guidance_scale, batch_size, device):
+    if guidance_scale != 1.0:
+        raise ValueError(
+            f"guidance_scale={guidance_scale} is for classes, and this model is told a number: leave it out."
+        )
+    return told_values(checked_values(values, limits), limits).expand(batch_size).to(device)
 
 
 def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device):
@@ -229,10 +244,17 @@ def _condition_image(pipeline, condition, guidance_scale, batch_size, generator)
     if condition.augmentation_level != 0:
         noise = randn_tensor(image.shape, generator, image.device, image.dtype)
         image = augmented(image, condition.augmentation_level, noise)
-    image = enlarged(image, condition.sides)
+    return with_unguided(pipeline.unet.config, enlarged(image, condition.sides), guidance_scale)
+
+
+def with_unguided(unet_config, image, guidance_scale):
+    """Condition images (B, ..), or if they are guided (2B, ..), followed by what is told without guidance.
+
+    Guidance is by the classes if there are some, and then the same images are told; else they are dropped.
+    """
     if guidance_scale == 1.0:
         return image
-    without = image if classes_of(pipeline.unet.config)[0] is not None else torch.full_like(image, DROPPED)
+    without = image if classes_of(unet_config)[0] is not None else torch.full_like(image, DROPPED)
     return torch.cat([image, without])
 
 

@@ -39,7 +39,7 @@ def image_grid(images):
 
 
 def array_grid(images):
-    """A grid of arrays (H, W), about as wide as high, as one array."""
+    """A grid of arrays (H, W, C), about as wide as high, as one array."""
     columns = math.ceil(math.sqrt(len(images)))
     blanks = [np.zeros_like(images[0])] * (-len(images) % columns)
     images = [*images, *blanks]

@@ -11,9 +11,11 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.image_files import (
     check_mode,
     check_range,
+    deep_values,
     has_transparent_pixels,
     highest_value,
     in_eight_bits,
+    is_float,
     is_sixteen_bit,
 )
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
@@ -26,10 +28,14 @@ CONVERTER = VaeImageProcessor(vae_scale_factor=1, vae_latent_channels=0, do_resi
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def read_image(path, channels):
-    """The image of a file in the PIL mode that `prepare_images` expects for this number of channels.
+def read_image(path, channels, depth=None):
+    """The image of a file as `prepare_images` expects it for this number of channels.
 
-    It is read like the images of data sets: upright, in 8 bits, and with transparency composed on white.
+    It is read like the images of data sets: upright, and with transparency composed on white. It is a PIL image of 8
+    bits; of a file of 16 bits or of floats, with a `depth`, it is an array (H, W, `channels`) in [0, 1].
+
+    Args:
+        depth ([`Depth`], *optional*): that of the network's images, if they are not of 8 bits.
 
     Raises:
         InputError: for an unreadable file, an unsupported bit depth or number of channels.
@@ -41,6 +47,8 @@ def read_image(path, channels):
         )
     try:
         with Image.open(path) as image:
+            if depth is not None and (is_sixteen_bit(image) or is_float(image)):
+                return _in_unit_interval(deep_values(lambda: Image.open(path), channels), depth)
             check_mode(image)
             if is_sixteen_bit(image):
                 check_range(highest_value(image))
@@ -50,6 +58,24 @@ def read_image(path, channels):
             return converted
     except Exception as error:  # PIL has many kinds of errors, and few name the file
         raise InputError(f"The picture {path} cannot be read: {str(error).rstrip('.')}.") from error
+
+
+def _in_unit_interval(values, depth):
+    low, high = depth.value_range
+    if not (values.min() >= low and values.max() <= high):
+        raise InputError(
+            f"its values are from {values.min():g} to {values.max():g}, and the network is for {low:g} to {high:g}"
+        )
+    return ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
+
+def resized_picture(picture, sides):
+    """What `read_image` gave, resized to (height, width)."""
+    size = sides[::-1]
+    if isinstance(picture, Image.Image):
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    planes = [Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS) for plane in np.moveaxis(picture, -1, 0)]
+    return np.stack(planes, axis=-1).clip(0, 1)
 
 
 def prepare_images(pipeline, image):

@@ -115,7 +115,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         Args:
             batch_size: number of samples, which a list of labels or generators, or `latents`, implies too.
             class_labels: one for all or one per image, as numbers or as names in the network's `id2label`; None is "no
-                class" if the model has a null label. For a model without classes they go to the classifier.
+                class" if the model has a null label. For a model without classes they go to the classifier. A model
+                that learned a column of numbers takes such numbers.
             guidance_scale: classifier-free guidance (Ho & Salimans 2022): eps_null + scale * (eps_class - eps_null); 1
                 is the conditional model alone. Each step takes one network call in either case.
             guidance_interval: (low, high): guidance of both kinds applies at noise levels low < sigma_t <= high, with

@@ -19,6 +19,7 @@ from ddpm_hf.pipelines.pushing import push_pipeline, save_and_push
 from ddpm_hf.portable.own_module import exporting
 from ddpm_hf.portable.pipeline_file import pipeline_bytes
 from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.samples.condition_values import value_limits_of
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
@@ -112,6 +113,7 @@ def stock_pipeline_runs(unet_config, scheduler):
     if (
         classes_of(unet_config)[0] is not None
         or condition_of(unet_config) is not None
+        or value_limits_of(unet_config) is not None
         or unet_config.get("sample_size") is None
         or scheduler.init_noise_sigma != 1
     ):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import written_whole
+from ddpm_hf.pipelines.deep_png import COLOUR_TYPES, write_deep_png
 from ddpm_hf.pipelines.image_grids import array_grid, enlargement, image_grid
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 from ddpm_hf.results import check_free_file
@@ -14,9 +15,7 @@ from ddpm_hf.samples import kind_of
 from ddpm_hf.visualization.point_sets import draw_points
 from ddpm_hf.visualization.style import save_figure, to_image
 
-SIXTEEN_BIT_RANGE = (0, 65535)
-# Grey, grey with alpha, colour, colour with alpha.
-PNG_CHANNELS = (1, 2, 3, 4)
+PNG_CHANNELS = tuple(COLOUR_TYPES)
 BYTES_PER_NUMBER = 8
 
 
@@ -38,6 +37,7 @@ class SampleFiles:
     """
 
     endings = (".png",)
+    is_deep = False
 
     def __init__(self, samples):
         self.samples = samples
@@ -65,7 +65,7 @@ class SampleFiles:
 
 
 class ImageFiles(SampleFiles):
-    """Images are one PNG. Those whose values are not of 8 bits are an NPY file, or a grey PNG of 16 bits."""
+    """Images are one PNG, of 16 bits where the data are. Other whole numbers and floats are an NPY file."""
 
     endings = (".png", ".npy")
 
@@ -80,7 +80,7 @@ class ImageFiles(SampleFiles):
         if path.suffix.lower() == ".npy":
             check_free_file(path, self.endings)
             return [path]
-        if self.is_deep and (channels, self.samples.value_range) != (1, SIXTEEN_BIT_RANGE):
+        if self.is_deep and not self._fits_png:
             raise InputError(
                 f"The model makes images of {channels} channel(s) with values in {self.samples.value_range}, which "
                 "no PNG holds: give --output samples.npy."
@@ -91,6 +91,16 @@ class ImageFiles(SampleFiles):
                 "give --output samples.npy, or call the pipeline in Python with output_type='np'."
             )
         return super().free_files(path)
+
+    @property
+    def _fits_png(self):
+        """Whether a PNG of 16 bits holds the values."""
+        low, high = self.samples.value_range
+        return self.samples.levels is not None and low >= 0 and high > 255 and self.samples.channels in PNG_CHANNELS
+
+    def write_row(self, images, file):
+        """Writes images that are not of 8 bits beside each other as one PNG of 16 bits."""
+        write_deep_png(np.hstack(images), file)
 
     def picture(self, images):
         """A PIL image of all, in 8 bits, of at most the first three channels."""
@@ -108,7 +118,7 @@ class ImageFiles(SampleFiles):
         if file.suffix.lower() == ".npy":
             np.save(file, np.stack([np.asarray(image) for image in images]))
         elif self.is_deep:
-            Image.fromarray(array_grid([image[..., 0] for image in images])).save(file)
+            write_deep_png(array_grid(images), file)
         else:
             self.picture(images).save(file)
 

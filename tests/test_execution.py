@@ -14,8 +14,8 @@ from ddpm_hf import (
     GaussianDiffusionScheduler,
     MLPDenoiser,
 )
+from ddpm_hf.commands.network_speed import set_up_network
 from ddpm_hf.commands.options import DrawingExecutionOptions
-from ddpm_hf.commands.preparation import set_up_network
 from ddpm_hf.errors import InputError
 from ddpm_hf.execution import Execution, can_change, check_precision, fastest_execution
 from ddpm_hf.execution_cache import cache_file, remembered

@@ -214,6 +214,14 @@ _CONDITION_CONFLICTS = (
     ),
 )
 
+_VALUE_CONFLICTS = tuple(
+    (
+        lambda a, name=name: a.value_column is not None and getattr(a, name),
+        f"value_column={{a.value_column!r}} does not go with {name}={{a.{name}}}: leave one of them out.",
+    )
+    for name in ("class_conditional", "max_augmentation_level", "streaming")
+)
+
 _EVALUATION_CONFLICTS = (
     (
         lambda a: a.sample_neighbours and a.streaming,
@@ -287,6 +295,7 @@ TRAINING_CONFLICTS = (
     *_OBJECTIVE_CONFLICTS,
     *_HEAD_CONFLICTS,
     *_CONDITION_CONFLICTS,
+    *_VALUE_CONFLICTS,
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
     *_SAMPLE_CONFLICTS,

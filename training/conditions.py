@@ -14,7 +14,9 @@ from ddpm_hf.samples.condition_images import (
     enlarged,
     with_levels,
 )
+from ddpm_hf.samples.condition_values import told_values, value_limits_of
 from ddpm_hf.sizes import config_size, sides_of_size
+from ddpm_hf.training.objectives import drop_labels
 
 
 class Told(NamedTuple):
@@ -46,6 +48,21 @@ class TaughtCondition(NamedTuple):
             dropped = torch.rand(len(image), 1, 1, 1, device=image.device) < self.dropout
             image = image.masked_fill(dropped, DROPPED)
         return Told(with_condition(network, image), x_0, with_levels(labels, levels))
+
+
+def learned_labels(batch, config, dropout):
+    """What a batch's labels are for the network, (B,), or None without any.
+
+    Numbers are scaled, and classes are replaced by the null label at random.
+
+    Args:
+        config: of the network.
+        dropout (`float`): the share of classes that is dropped.
+    """
+    labels, limits = batch.get("labels"), value_limits_of(config)
+    if labels is None or limits is None:
+        return None if labels is None else drop_labels(labels, dropout, config["num_classes"])
+    return told_values(labels, limits)
 
 
 def told(taught, network, data, labels):
@@ -88,6 +105,12 @@ def check_condition_kept(args, unet):
         raise InputError(
             f"condition_column={args.condition_column!r} does not go with init_from={args.init_from!r}, whose network "
             f"{'is told the images of pairs: name their column' if is_of_pairs else 'is told none: leave it out'}."
+        )
+    learned = value_limits_of(unet.config)
+    if (learned is None) != (args.value_column is None):
+        raise InputError(
+            f"value_column={args.value_column!r} does not go with init_from={args.init_from!r}, whose network "
+            f"{'is told no numbers: leave it out' if learned is None else 'is told some: name their column'}."
         )
     if args.condition_dropout and (has is None or not has.condition_dropout):
         raise InputError(

@@ -33,7 +33,6 @@ REFUSED = {
     "overwrite_output_dir": "a run does not overwrite another; choose another --output_dir, or remove that one.",
     "local_rank": "leave it out, as `accelerate launch` tells each process its rank.",
     "enable_xformers_memory_efficient_attention": "leave it out, as torch's own attention saves the memory.",
-    "preserve_input_precision": "leave it out, as images of 16 bits are read with the upper 8.",
     "use_auth_token": "leave it out, as the token of `hf auth login` is used where one is needed.",
 }
 

@@ -29,7 +29,7 @@ def load_held_out(args, source, accelerator):
     resolution = size_of(height, width)
     data = DataArguments.among(args, split=args.eval_split, resolution=resolution)
     open_data = open_stream if args.streaming else open_images
-    held_out = main_process_first(accelerator, lambda: open_data(data, resolution))
+    held_out = main_process_first(accelerator, lambda: open_data(data, resolution, source.network_options))
     if held_out.channels != source.channels or (held_out.num_classes or 0) > (source.num_classes or 0):
         raise InputError(
             f"Split eval_split={args.eval_split!r} has {held_out.channels} channel(s) and {held_out.num_classes} "

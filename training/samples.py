@@ -25,7 +25,7 @@ def draw_samples(pipeline, accelerator, args, number, is_to_stop=lambda: False, 
         pipeline ([`GaussianDiffusionPipeline`]): with a scheduler of its own, as sampling sets timesteps.
         args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
         number (`int`): how many.
-        examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images.
+        examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images or numbers.
 
     Returns:
         a list of what the pipeline returns: PIL images, arrays, or points (d,)
@@ -52,7 +52,7 @@ def draw_samples(pipeline, accelerator, args, number, is_to_stop=lambda: False, 
 
 
 def examples_of(images, number, seed):
-    """Data for condition images, evenly spread over a data set: `{"images": (N, C, H, W)}`, and "labels" if any."""
+    """Data for conditions, evenly spread over a data set: `{"images": (N, C, H, W)}`, and "labels" if any."""
     if isinstance(images, ImageStream):
         return decode_first(images.source, number, seed)
     return images.__getitems__(np.linspace(0, len(images) - 1, number).astype(int))
@@ -76,7 +76,7 @@ def _draw(pipeline, places, args, is_to_stop, examples):
             raise _Stopped
 
     condition = {}
-    if examples is not None:
+    if pipeline.samples.condition is not None:
         data = to_model_range(examples["images"][list(places)].to(unet.device))
         condition = {"condition_image": pipeline.samples.condition.split(data)[1] / 2 + 0.5}
     was_training = unet.training
@@ -98,8 +98,7 @@ def _draw(pipeline, places, args, is_to_stop, examples):
 
 def _labels(unet, places, examples):
     """The labels of the samples: those of the examples, or else all classes in turn; None without classes."""
-    num_classes = unet.config.get("num_classes")
-    if num_classes is None:
-        return None
-    places = torch.tensor(places)
-    return places % num_classes if examples is None else examples["labels"][places]
+    num_classes, places = unet.config.get("num_classes"), torch.tensor(places)
+    if examples is not None:
+        return examples["labels"][places] if "labels" in examples else None
+    return None if num_classes is None else places % num_classes

@@ -15,11 +15,12 @@ from ddpm_hf.pipelines.sample_files import files_of
 from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.samples import kind_of
-from ddpm_hf.training.conditions import taught_condition, told
+from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.training.conditions import learned_labels, taught_condition, told
 from ddpm_hf.training.continuous_objectives import CONTINUOUS, make_continuous_objective
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.held_out import measure_held_out
-from ddpm_hf.training.objectives import drop_labels, make_objective
+from ddpm_hf.training.objectives import make_objective
 from ddpm_hf.training.sample_measures import channel_row, channels_of_data, levels_of
 from ddpm_hf.training.samples import beside_examples, draw_samples, examples_of
 from ddpm_hf.training.training_loop import Task, TrainingLoop
@@ -51,8 +52,7 @@ class Trainer(TrainingLoop):
 
     def __init__(self, args, accelerator, unet, scheduler, images, total_steps):
         self.scheduler = scheduler
-        # Labels are below it, and it is the null label.
-        self.num_classes = unet.config.get("num_classes")
+        self.unet_config = unet.config
         self.taught = taught_condition(unet, args)
         self.channels_of_sample = kind_of(unet.config).channels
         task = Task(
@@ -66,8 +66,7 @@ class Trainer(TrainingLoop):
         return told(self.taught, self.model, images, labels)
 
     def labels_to_learn(self, batch):
-        labels = super().labels_to_learn(batch)
-        return None if labels is None else drop_labels(labels, self.args.label_dropout, self.num_classes)
+        return learned_labels(batch, self.unet_config, self.args.label_dropout)
 
     def between_updates(self):
         if self.is_due(self.args.sample_every):
@@ -146,8 +145,9 @@ class Trainer(TrainingLoop):
         return draw_samples(pipeline, self.accelerator, self.args, number, lambda: self.stop.signum, examples)
 
     def _examples(self, number):
-        """So many data whose condition images the samples are told; None for a network that is told none."""
-        return None if self.taught is None else examples_of(self.images, number, self.args.seed)
+        """So many data whose condition images, or numbers, the samples are told; None for a network without these."""
+        is_told = self.taught is not None or value_limits_of(self.unet_config) is not None
+        return examples_of(self.images, number, self.args.seed) if is_told else None
 
     def evaluate(self):
         """Writes what is measured on held-out images with the averaged weights to the tables and trackers."""

@@ -7,6 +7,7 @@ from accelerate.utils import DistributedType
 
 from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
+from ddpm_hf.samples.condition_values import value_limits_of
 from ddpm_hf.training.conditions import taught_condition, told
 from ddpm_hf.training.head_only import freeze_all_but_head
 from ddpm_hf.training.model_setup import check_set_up, set_up_model
@@ -17,8 +18,11 @@ from ddpm_hf.training.trainer import objective_of
 
 def example_batch(source, size):
     """Random data in the form of a source's batches: `{"images", "labels"}`."""
-    labels = {} if source.num_classes is None else {"labels": torch.arange(size) % source.num_classes}
-    return {"images": source.samples.random_data(size)} | labels
+    batch = {"images": source.samples.random_data(size)}
+    if source.num_classes is not None:
+        return batch | {"labels": torch.arange(size) % source.num_classes}
+    limits = value_limits_of(source.network_options)
+    return batch if limits is None else batch | {"labels": torch.full((size,), limits[0])}
 
 
 def check_can_be_tried(accelerator, option, advice):

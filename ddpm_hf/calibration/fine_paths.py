@@ -9,9 +9,6 @@ import numpy as np
 import torch
 
 from ddpm_hf.calibration.spreads import clamped
-from ddpm_hf.evaluation.image_labels import labels_of
-from ddpm_hf.models.network_config import classes_of
-from ddpm_hf.pipelines.conditioning import Conditioning, Guidance, encode_labels
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
@@ -38,20 +35,20 @@ class Paths(NamedTuple):
 
 
 class ModelOfPaths:
-    """A network with the labels and the guidance of its paths, called in batches, from the host and back.
+    """A network with the conditions and the guidance of its paths, called in batches, from the host and back.
 
     Args:
         unet: the network.
         chain ([`GaussianDiffusionScheduler`]): of its process, of second order at eta = 0.
         guidance_scale (`float`): of classifier-free guidance.
-        class_labels: one for all paths, one for each, or None: all classes in turn, if the network has classes.
+        told ([`Told`]): what the network is told of the paths.
         batch_size (`int`): paths in a call.
         update (`Callable`): is told after each batch which share of all paths has been called.
     """
 
-    def __init__(self, unet, chain, guidance_scale, class_labels, batch_size, update):
+    def __init__(self, unet, chain, guidance_scale, told, batch_size, update):
         self.pipeline, self.chain, self.guidance_scale = GaussianDiffusionPipeline(unet, chain), chain, guidance_scale
-        self.class_labels, self.batch_size, self.update = class_labels, batch_size, update
+        self.told, self.batch_size, self.update = told, batch_size, update
 
     def follow(self, noise, timesteps, keep_x=True, keep_x0_below=0, free_flow=None):
         """The [`Paths`] from the noise (N, C, *) along the timesteps, descending.
@@ -88,12 +85,7 @@ class ModelOfPaths:
         return torch.cat(parts)
 
     def _output(self, x, t, first, number):
-        labels = self.class_labels
-        if labels is None:
-            labels = labels_in_turn(self.pipeline.unet.config, number)
-        labels, unet = labels_of(labels, first, len(x)), self.pipeline.unet
-        labels = encode_labels(unet.config, labels, self.guidance_scale, len(x), x.device)
-        told = Conditioning(labels, Guidance(self.guidance_scale))
+        told = self.told.of_batch(self.pipeline.unet.config, x, first, number, self.guidance_scale)
         output = self.pipeline.predict(x, t, torch.tensor(t, device=x.device), told)
         self.update(len(x) / number)
         return output[:, : x.shape[1]]
@@ -103,12 +95,6 @@ def level_of(chain, timestep):
     """(a, sigma) of a timestep, floats."""
     alpha_bar = chain.alpha_bar(timestep).item()
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-
-
-def labels_in_turn(config, number):
-    """The classes of a network in turn, for so many paths; None for a network without classes."""
-    classes = classes_of(config)[0]
-    return None if classes is None else [place % classes for place in range(number)]
 
 
 def _joined(parts):

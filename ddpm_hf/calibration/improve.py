@@ -228,8 +228,8 @@ def _possible_scopes(loaded, options):
 
 
 def _fit(loaded, options, scope):
-    images = load_data(options.data, loaded.image_config, scope.num_images, options.seed)[0]
-    fit = make_fit(loaded, options.for_solvers(scope), images)
+    data = load_data(options.data, loaded.image_config, scope.num_images, options.seed)
+    fit = make_fit(loaded, options.for_solvers(scope), *data)
     if fit.features is None:
         raise InputError(
             f"The network of {options.model} has no middle block, in which samples would be compared: give --features, a "

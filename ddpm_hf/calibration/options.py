@@ -7,7 +7,10 @@ from typing import NamedTuple
 from ddpm_hf.data.arguments import DataArguments
 
 # The options that choose the data.
-OF_DATA = ("dataset_config", "split", "image_column", "label_column", "point_columns")
+OF_DATA = (
+    *("dataset_config", "split", "image_column", "condition_column", "label_column", "value_column"),
+    "point_columns",
+)
 
 
 class CalibrationOptions(NamedTuple):

@@ -19,9 +19,11 @@ import torch
 
 from ddpm_hf.calibration.fine_paths import CLEAN, Paths, fine_timesteps, level_of
 from ddpm_hf.calibration.spreads import clamped, factor_to_spread, spread_of
+from ddpm_hf.calibration.told_paths import told_beside
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import encode_labels
+from ddpm_hf.samples.condition_values import value_limits_of
 
 # Where the network may be called first, as shares of the chain; the first choice is pure noise.
 BEGINNINGS = (1.0, 0.9, 0.8, 0.7)
@@ -54,19 +56,19 @@ class PathChoice(NamedTuple):
 def measured_choices(model, noise, data, features, moments, bound=None):
     """The choices that were tried, each with its distance to the data, a list of [`PathChoice`].
 
-    Lower beginnings are tried as long as they bring ends nearer to the data.
+    Lower beginnings are tried as long as they bring ends nearer to the data, if the data's moments are known.
 
     Args:
         model ([`ModelOfPaths`]): the network.
         noise (`torch.Tensor`): (N, C, *), where the paths begin; at least as many as features, better several times.
         data (`torch.Tensor`): (M, C, *), in the network's units.
         features (`Callable`): samples in the network's units to (B, D).
-        moments ([`DataMoments`]): of the data.
+        moments ([`DataMoments`], *optional*): of the data.
         bound (`float`, *optional*): samples are clamped to [-bound, bound].
     """
     real, wanted, length = FeatureStatistics(features(data)), spread_of(data), len(model.chain)
     tried = []
-    for share in BEGINNINGS:
+    for share in BEGINNINGS if moments is not None else BEGINNINGS[:1]:
         begin = None if share == 1.0 else int(share * (length - 1))
         timesteps = timesteps_of_choices(model.chain, begin)
         paths = model.follow(
@@ -160,12 +162,17 @@ def own_features(unet, chain, batch_size):
 
 
 class MiddleBlock:
-    """The means over the image of the channels in a U-Net's middle block, at a low timestep and for no class."""
+    """The means over the image of the channels in a U-Net's middle block, at a low timestep and for no class.
+
+    A network of condition images is told what `told_beside` gives, and one of numbers the number in the middle.
+    """
 
     def __init__(self, unet, timestep, batch_size):
         self.unet, self.timestep, self.batch_size = unet, timestep, batch_size
-        classes, null_label = classes_of(unet.config)
+        (classes, null_label), limits = classes_of(unet.config), value_limits_of(unet.config)
         self.label = null_label if null_label is not None or classes is None else 0
+        if limits is not None:
+            self.label = sum(limits) / 2
 
     @torch.no_grad()
     def __call__(self, samples):
@@ -174,7 +181,8 @@ class MiddleBlock:
         try:
             for part in samples.split(self.batch_size):
                 labels = encode_labels(self.unet.config, self.label, 1.0, len(part), self.unet.device)
-                self.unet(part.to(self.unet.device, self.unet.dtype), self.timestep, labels)
+                part = told_beside(self.unet.config, part.to(self.unet.device, self.unet.dtype))
+                self.unet(part, self.timestep, labels)
         finally:
             handle.remove()
         return torch.cat(seen).float().cpu()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, fine_timesteps, labels_in_turn
+from ddpm_hf.calibration.fine_paths import CLEAN, ModelOfPaths, fine_timesteps
 from ddpm_hf.calibration.measured_moments import measured_moments
 from ddpm_hf.calibration.path_choice import (
     BEGINNINGS,
@@ -19,6 +19,7 @@ from ddpm_hf.calibration.path_choice import (
 from ddpm_hf.calibration.solver_rows import bound_of
 from ddpm_hf.calibration.solver_search import SolverSearch, calls_of_search
 from ddpm_hf.calibration.spreads import clamped
+from ddpm_hf.calibration.told_paths import conditions_of_paths, labels_in_turn
 from ddpm_hf.calibration.transition_costs import starting_noise
 from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.errors import InputError
@@ -50,6 +51,7 @@ class FitOptions(NamedTuple):
     guidance_scale: float = 1.0
     class_labels: object = None
     batch_size: int = 96
+    image_labels: object = None
 
 
 def fit_solver(
@@ -62,13 +64,15 @@ def fit_solver(
         scheduler ([`SchedulerMixin`]): of the network's training.
         steps (`Iterable[int]`): the numbers of steps to fit a solver for, each 1 .. 50.
         images (`torch.Tensor`, *optional*): data, uint8 (N, C, H, W), or points (N, d) as the network has them: for
-            which paths to fit to (`path_choice`), and for a free first call. At least 512 serve well.
+            which paths to fit to (`path_choice`), and for a free first call. At least 512 serve well. A network that
+            is told condition images needs them, and is told those of the images, in turn.
         num_paths (`int`): fine paths to fit to, at least 16; of points, which have few dimensions, 512 serve better.
         seed (`int`): of the noise that the paths begin in.
         guidance_scale (`float`): of classifier-free guidance; the solvers are for this scale alone.
         progress_bar (`bool`): show one, counted in network calls for one path.
         more: `class_labels`, for a class-conditional network one for all paths, or one for each (by default all
-            classes in turn); `batch_size` (96), paths in one call of the network; `features`, a function from samples
+            classes in turn); `image_labels`, the classes of the images, for such a network that is told condition
+            images too; `batch_size` (96), paths in one call of the network; `features`, a function from samples
             (N, C, *) in the network's units to (N, D), in which ends of paths and `images` are compared (by default
             the network's own middle block).
 
@@ -114,7 +118,10 @@ class SolverFit:
         check_chain_length(unet, self.chain)
         self.bound = bound_of(self.chain.config)
         _check_paths(options)
-        self.data = None if images is None else _checked_data(images, kind_of(unet.config))
+        self.data, told = (None, None) if images is None else _checked_data(images, kind_of(unet.config))
+        self.conditions = conditions_of_paths(unet.config, told, options.class_labels, options.image_labels)
+        # Told an image, a sample is far from the Gaussian of all images.
+        self.has_moments = self.data is not None and told is None
         self.features = features or own_features(unet, self.chain, options.batch_size)
         self.fine = fine_timesteps(self.chain)
         self.steps = _checked_steps(steps, len(self.fine))
@@ -123,21 +130,22 @@ class SolverFit:
 
     def calls(self):
         """The most network calls for each path, of `prepare` and of `solver` for all the steps."""
-        searched = sum(calls_of_search(count, self.data is not None) for count in self.steps)
+        searched = sum(calls_of_search(count, self.has_moments) for count in self.steps)
         share = min(SEARCH_PATHS, self.options.num_paths) / self.options.num_paths
-        choosing = len(BEGINNINGS) * len(timesteps_of_choices(self.chain)) * self._choice_paths()
+        beginnings = len(BEGINNINGS) if self.has_moments else 1
+        choosing = beginnings * len(timesteps_of_choices(self.chain)) * self._choice_paths()
         of_choice = choosing / self.options.num_paths
         return round(len(self.fine) + of_choice + share * searched + sum(self.steps))
 
     @torch.no_grad()
     def prepare(self, update=lambda calls: None):
         """Measures the data's moments, chooses which paths to fit to, and follows them."""
-        self.moments = None if self.data is None else measured_moments(self.data)
+        self.moments = measured_moments(self.data) if self.has_moments else None
         self.noise = self._noise(self.options.num_paths)
         with evaluating(self.unet):
             if self.chooses:
                 self.choice = self._choose(update)
-            self.paths = self._followed(self._model(update, 1.0), self.noise)
+            self.paths = self._followed(self._model(update, 0, len(self.noise)), self.noise)
 
     @torch.no_grad()
     def solver(self, count, update=lambda calls: None, like=None):
@@ -147,11 +155,10 @@ class SolverFit:
             like (`dict`, *optional*): the solver for another number, from which the search may begin.
         """
         few = min(SEARCH_PATHS, self.options.num_paths)
-        share = few / self.options.num_paths
         with evaluating(self.unet):
-            best = self._search(few, update, share).best(count, like)
+            best = self._search(few, update).best(count, like)
             if few < self.options.num_paths:
-                best = self._search(self.options.num_paths, update, 1.0).fitted(best.free, best.timesteps)
+                best = self._search(self.options.num_paths, update).fitted(best.free, best.timesteps)
         found = {"timesteps": best.timesteps, "rows": [list(row) for row in best.rows], "distance": best.distance}
         return found | ({"free_first_call": True} if best.free else {})
 
@@ -163,10 +170,10 @@ class SolverFit:
             fitted["moments"] = self.moments.to_config()
         return type(self.chain).from_config(self.chain.config, timestep_spacing="karras", fitted_solvers=fitted)
 
-    def _search(self, number, update, share):
+    def _search(self, number, update):
         paths = self.paths
         x = {t: values[:number] for t, values in paths.x.items()}
-        model = self._model(update, share)
+        model = self._model(update, 0, number)
         return SolverSearch(
             model, self.noise[:number], paths._replace(x=x, end=paths.end[:number]), self.distance, self.moments
         )
@@ -178,30 +185,35 @@ class SolverFit:
     def one_call(self, batch_size):
         """Calls the network once, on noise, and waits for it."""
         with evaluating(self.unet), torch.no_grad():
-            self._model(lambda calls: None, 1.0, labels=None).predicted_x0(self._noise(batch_size), self.fine[0])
+            model = self._model(lambda calls: None, self._first_unseen, batch_size)
+            model.predicted_x0(self._noise(batch_size), self.fine[0])
 
     def unseen_paths(self, number, update):
         """Noise that nothing was fitted to, (N, C, *), and where the fine paths from it end, on the host."""
-        noise = self._noise(number, first=self.options.num_paths + CHOICE_PATHS)
+        noise = self._noise(number, first=self._first_unseen)
         with evaluating(self.unet):
-            model = self._model(update, number / self.options.num_paths, labels=None)
+            model = self._model(update, self._first_unseen, number)
             return noise, self._followed(model, noise, keep_x=False).end
 
     def sampled(self, pipeline, noise, count):
-        """The samples of a pipeline from this noise in `count` steps, on the host, with classes as in the fit."""
+        """The samples of a pipeline from the noise of unseen paths in `count` steps, on the host, told what those are."""
+        labels, images = self.conditions.of(self._first_unseen, len(noise))
+        labels = labels_in_turn(self.unet.config, len(noise)) if labels is None else labels
+        told = {} if images is None else {"condition_image": images / 2 + 0.5}
         drawn = pipeline(
             latents=noise.to(self.unet.device),
-            class_labels=labels_in_turn(self.unet.config, len(noise)),
+            class_labels=labels,
             guidance_scale=self.options.guidance_scale,
             num_inference_steps=count,
             output_type="latent",
+            **told,
         )
         return drawn.images.cpu()
 
     def _choose(self, update):
         """The paths that come nearest to the data; above their end they have as many timesteps as the longest solver."""
         number = self._choice_paths()
-        model = self._model(update, number / self.options.num_paths, labels=None)
+        model = self._model(update, self.options.num_paths, number)
         noise = self._noise(number, first=self.options.num_paths)
         data = self.data[:CHOICE_IMAGES]
         self.tried = measured_choices(model, noise, data, self.features, self.moments, self.bound)
@@ -218,14 +230,20 @@ class SolverFit:
     def _noise(self, number, first=0):
         return starting_noise(self.unet, self.options.seed, first, number).cpu()
 
-    def _model(self, update, share, **changes):
-        options = self.options
-        labels = changes.get("labels", options.class_labels)
+    @property
+    def _first_unseen(self):
+        """The number of the first path that nothing was fitted to."""
+        return self.options.num_paths + CHOICE_PATHS
+
+    def _model(self, update, first, number):
+        """The network, told what it is of so many paths from number `first` on."""
+        options, told = self.options, self.conditions.of(first, number)
+        share = number / options.num_paths
         return ModelOfPaths(
             self.unet,
             self.chain,
             options.guidance_scale,
-            labels,
+            told,
             options.batch_size,
             lambda part: update(share * part),
         )
@@ -247,11 +265,14 @@ def _check_paths(options):
 
 
 def _checked_data(images, kind):
+    """x_0 and the condition images of the data, in the range of the network; None for a network without these."""
     if len(images) < LEAST_PATHS:
         raise InputError(
             f"{len(images)} images are too few to fit a solver with: give at least {LEAST_PATHS}, or None."
         )
     kind.check_data(images)
-    if tuple(images.shape[1:]) != kind.shape:
-        raise InputError(f"Images of shape {tuple(images.shape[1:])} must be {kind.shape}, as the network makes them.")
-    return to_model_range(images)
+    shape = (kind.data_channels, *kind.sides)
+    if tuple(images.shape[1:]) != shape:
+        raise InputError(f"Images of shape {tuple(images.shape[1:])} must be {shape}, as the network's data are.")
+    images = to_model_range(images)
+    return (images, None) if kind.condition is None else kind.condition.split(images)

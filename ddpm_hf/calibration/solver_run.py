@@ -97,8 +97,8 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
     check_apart(output_dir, options.model)
     with main_process_in(alone_in_new_folder(output_dir), accelerator):
         loaded = load_model(options.model, options.device or accelerator.device)
-        images = _images(loaded, options, accelerator)
-        fit = make_fit(loaded, options, images)
+        data = _data(loaded, options, accelerator)
+        fit = make_fit(loaded, options, *data)
         if accelerator.is_main_process:
             if push_to_hub is not None:
                 push_to_hub = prepare_repository(push_to_hub).repository
@@ -191,10 +191,12 @@ class _State:
 
 def _settings(fit, options):
     """What the solvers follow from: each also from the numbers before it, where its search begins, and the last."""
-    data = b"" if fit.data is None else fit.data.contiguous().numpy().tobytes()
+    checksum = 0
+    for tensor in (fit.data, fit.conditions.images):
+        checksum = zlib.crc32(b"" if tensor is None else tensor.contiguous().numpy().tobytes(), checksum)
     return {
         "solver": ",".join(map(str, fit.steps)),
-        "images": zlib.crc32(data),
+        "images": checksum,
         "network": network_checksum(fit.unet),
         "noise schedule": zlib.crc32(fit.chain.alpha_bar(range(len(fit.chain))).numpy().tobytes()),
         **{name: getattr(options, name) for name in ("guidance_scale", "features", "batch_size", "seed")},
@@ -226,22 +228,23 @@ def _choices_told(fit):
 # Before the work -----------------------------------------------------------------------------------------------------
 
 
-def _images(loaded, options, accelerator):
-    """The data of the fit; None for a model of latents."""
+def _data(loaded, options, accelerator):
+    """The images of the fit and their classes; None for a model of latents."""
     if loaded.encode is not None:
-        return None
+        return None, None
     return main_process_first(
-        accelerator, lambda: load_data(options.data, loaded.image_config, options.num_images, options.seed)[0]
+        accelerator, lambda: load_data(options.data, loaded.image_config, options.num_images, options.seed)
     )
 
 
-def make_fit(loaded, options, images):
-    """The [`SolverFit`] of a model for the images, uint8 (N, C, H, W), or None for a model of latents."""
+def make_fit(loaded, options, images, labels=None):
+    """The [`SolverFit`] of a model for the images, (N, C, H, W), and their classes; None for a model of latents."""
     unet = loaded.pipeline.unet
     num_paths = IMAGE_PATHS if kind_of(unet.config).sides else POINT_PATHS
     if images is not None:
         num_paths = max(LEAST_PATHS, min(num_paths, len(images)))
-    chosen = FitOptions(num_paths, options.seed, options.guidance_scale, batch_size=options.batch_size)
+    sizes = {"batch_size": options.batch_size, "image_labels": labels}
+    chosen = FitOptions(num_paths, options.seed, options.guidance_scale, **sizes)
     features = None if options.features is None else _features_of_levels(options.features, unet.device)
     return SolverFit(unet, loaded.pipeline.scheduler, options.steps, images, chosen, features)
 

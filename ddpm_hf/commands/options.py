@@ -19,7 +19,7 @@ from ddpm_hf.schedulers.sampler_table import check_recipe
 LARGEST_SEED = 2**62
 
 # The fields of `DataArguments` that say which data a model is measured on; how they are read follows from the model.
-IMAGES = ("dataset", "dataset_config", "split", "image_column", "condition_column", "label_column")
+IMAGES = ("dataset", "dataset_config", "split", "image_column", "condition_column", "label_column", "value_column")
 POINTS = ("dataset", "dataset_config", "point_columns", "split")
 SAMPLES = (*IMAGES, "point_columns")
 
@@ -84,18 +84,28 @@ class SamplingOptions:
     class_label: str | None = option(
         None, "A class of a class-conditional model, by its name or its number.", spelling="--class"
     )
+    value: float | None = option(None, "The number that a model of --value_column is told.")
     guidance_scale: float = option(1.0, "1 is no guidance.")
 
     def __post_init__(self):
         if self.recipe is not None:
             check_recipe(self.recipe)
+        if self.value is not None and self.class_label is not None:
+            raise InputError(
+                f"--class {self.class_label} and --value {self.value:g} are for different models: give one."
+            )
+
+    @property
+    def told_label(self):
+        """The class, or the number, that the model is told."""
+        return self.class_label if self.value is None else self.value
 
     def keywords(self):
         """The arguments for the call of a pipeline."""
         return {
             "num_inference_steps": self.steps,
             "eta": self.eta,
-            "class_labels": self.class_label,
+            "class_labels": self.told_label,
             "guidance_scale": self.guidance_scale,
         }
 

@@ -2,14 +2,8 @@
 
 import typer
 
-from ddpm_hf.errors import InputError
-
 # For fewer calls, timing one would be a large part of the work.
 CALLS_WORTH_SAYING = 200
-# The fastest way to call a network is looked for where the work takes longer than looking for it.
-CALLS_WORTH_MEASURING, SECONDS_WORTH_MEASURING = 20, 20
-# Compiling takes about a minute.
-SECONDS_WORTH_COMPILING = 900
 
 
 def open_pipeline(model, device, classifier=None, recipe=None, steps=None, cascades=False):
@@ -73,9 +67,11 @@ def one_call(pipeline, batch_size):
     import torch
 
     from ddpm_hf.models.network_config import classes_of
+    from ddpm_hf.samples.condition_values import value_limits_of
 
     config, device = pipeline.unet.config, pipeline.unet.device
-    label = None if classes_of(config)[0] is None else 0
+    limits = value_limits_of(config)
+    label = limits and limits[0] if classes_of(config)[0] is None else 0
     labels = pipeline.encode_labels(label, batch_size=batch_size, device=device)
     x = torch.zeros(batch_size, config.in_channels, *pipeline.samples.sides, device=device)
     t = torch.zeros((), dtype=torch.int64, device=device)
@@ -85,67 +81,3 @@ def one_call(pipeline, batch_size):
         return network(x.to(network.dtype), t, labels, return_dict=False)[0].sum().item()
 
     return call
-
-
-def set_up_network(stage, options, batch_size, calls, accelerator=None):
-    """Puts the network of a pipeline into the precision and layout of [`DrawingExecutionOptions`], and says what `auto` chose.
-
-    Every process must call this; the main process measures.
-
-    Args:
-        calls (`int`): of the network, with `batch_size` inputs.
-
-    Raises:
-        InputError: for a precision in which the device cannot compute, or the network loses what makes it exact.
-    """
-    from accelerate.utils import broadcast_object_list
-
-    from ddpm_hf.execution import can_change, check_compiler, check_precision
-
-    if not can_change(stage.unet):
-        if options.precision not in ("auto", "fp32"):
-            raise InputError(
-                f"--precision {options.precision} is for networks of convolutions in float32, which gain from it, and "
-                f"this one is a {type(stage.unet).__name__} in {stage.unet.dtype}: leave it out."
-            )
-        return
-    if options.precision != "auto":
-        check_precision(options.precision, stage.unet.device)
-    if options.compile == "yes":
-        check_compiler(stage.unet.device)
-    is_main = accelerator is None or accelerator.is_main_process
-    chosen = [_execution(stage, options, batch_size, calls) if is_main else None]
-    if accelerator is not None:
-        broadcast_object_list(chosen)
-    chosen[0].apply(stage.unet)
-
-
-def _execution(stage, options, batch_size, calls):
-    """The [`Execution`] of the options, what is open in them measured where the work is worth it."""
-    from ddpm_hf.execution import Execution, compiled_if_faster, fastest_execution
-    from ddpm_hf.execution_cache import remembered
-    from ddpm_hf.limits import seconds_of
-
-    precision = "fp32" if options.precision == "auto" else options.precision
-    plain = Execution(precision, options.channels_last == "yes", options.compile == "yes")
-    is_open = "auto" in (options.precision, options.channels_last, options.compile)
-    # An upscaler is told an image, and a network without a size may get any.
-    if not is_open or stage.samples.condition is not None or None in stage.samples.shape:
-        return plain
-    unet, call = stage.unet, one_call(stage, batch_size)
-    seconds = calls * seconds_of(lambda: call(unet)) if calls >= CALLS_WORTH_MEASURING else 0
-    if seconds < SECONDS_WORTH_MEASURING:
-        return plain
-
-    def measure():
-        chosen, _ = fastest_execution(unet, call, unet.device, options.precision, options.channels_last)
-        return chosen
-
-    chosen = remembered(unet, [batch_size, options.precision, options.channels_last], unet.device, measure)
-    if options.compile == "yes":
-        chosen = chosen._replace(compiled=True)
-    elif options.compile == "auto" and seconds > SECONDS_WORTH_COMPILING:
-        chosen = compiled_if_faster(chosen, unet, call)
-    if chosen != plain:
-        typer.echo(f"Faster here, and chosen: {chosen.text} (--precision fp32 keeps float32).")
-    return chosen

@@ -10,6 +10,7 @@ import typer
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.default_sampler import ALL, USUAL_SAMPLER, USUAL_STEPS, choose_steps, steps_from
+from ddpm_hf.commands.network_speed import set_up_network
 from ddpm_hf.commands.options import (
     NUMBERED,
     SPEED,
@@ -20,7 +21,7 @@ from ddpm_hf.commands.options import (
     SamplingOptions,
     fractions,
 )
-from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration, set_up_network
+from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 from ddpm_hf.places import EMBEDDED_MODEL
@@ -31,7 +32,7 @@ app = Verbs(ModelVerb)
 # Images of one strip, which are one batch.
 MOST_IN_A_ROW = 1000
 # The sampling options of the verbs that begin with images.
-EDITING = ("steps", "eta", "class_label", "guidance_scale")
+EDITING = ("steps", "eta", "class_label", "value", "guidance_scale")
 
 
 @dataclass
@@ -207,18 +208,15 @@ def _calls_of_stages(pipeline, steps, num_images, batch_size):
 
 def _condition_image(path, pipeline):
     """The picture in the channels and the size of the network's condition image."""
-    from PIL import Image
-
-    from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.image_inputs import read_image, resized_picture
+    from ddpm_hf.samples.value_range import SIXTEEN_BITS
 
     condition = pipeline.samples.condition
     if condition is None or condition.low_resolution is not None:
         raise InputError(
             "--condition_image is for models of pairs (--condition_column), and this one is of another kind."
         )
-    picture = read_image(path, condition.condition_channels)
-    height, width = pipeline.samples.sides
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    return resized_picture(read_image(path, condition.condition_channels, SIXTEEN_BITS), pipeline.samples.sides)
 
 
 def steps_of_stages(pipeline, sampling):
@@ -279,7 +277,7 @@ def _draw_by_flow(pipeline, places, execution, advice, sampling):
     from ddpm_hf.pipelines.probability_flow import sample_by_flow
 
     tolerances = sampling.tolerances()
-    options = {"class_labels": sampling.class_label, "guidance_scale": sampling.guidance_scale}
+    options = {"class_labels": sampling.told_label, "guidance_scale": sampling.guidance_scale}
     with fitting_into_memory(advice), time_bar("flow", 1.0, 0.0) as on_call:
         images, calls = sample_by_flow(
             pipeline,
@@ -342,13 +340,14 @@ def interpolate(
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    pair = [read_image(image, pipeline.samples.channels) for image in (image_a, image_b)]
+    samples, files = pipeline.samples, row_files(pipeline, output)
+    pair = [read_image(image, samples.channels, samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     set_up_network(pipeline, execution, len(weights), _steps_of(pipeline, sampling.steps))
     with fitting_into_memory(advice):
         if mixing.ode:
-            images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.class_label)
+            images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.told_label)
             typer.echo(f"{calls} network calls")
         else:
             images = interpolate(
@@ -361,7 +360,7 @@ def interpolate(
                 **sampling.keywords(),
             ).images
     with written_whole(output) as aside:
-        image_rows([images]).save(aside)
+        files.write_row(images, aside) if files.is_deep else image_rows([images]).save(aside)
     typer.echo(f"{len(images)} images in {output}")
 
 
@@ -417,7 +416,12 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
 
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    given = read_image(image, pipeline.samples.channels)
+    samples, files = pipeline.samples, row_files(pipeline, output)
+    if editing.invert and files.is_deep:
+        raise InputError(
+            "--invert shows noise in 8 bits, and this model makes other images: take --strength or --mask."
+        )
+    given = read_image(image, samples.channels, samples.depth)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
@@ -431,7 +435,7 @@ def edit(
         else:
             row = _painted(pipeline, given, known, editing, seed=execution.seed, **sampling.keywords())
     with written_whole(output) as aside:
-        image_rows([row]).save(aside)
+        files.write_row(row, aside) if files.is_deep else image_rows([row]).save(aside)
     typer.echo(f"{output}: {'x_T and the image from it' if editing.invert else f'{number} images'}")
 
 
@@ -467,6 +471,8 @@ def upscale(
 ):
     """Enlarge a picture by a model that was trained with --low_resolution, in tiles if it is large."""
     output = free_output(output, "upscaled.png", (".png",))
+    import numpy as np
+
     from ddpm_hf.files import written_whole
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import sample_images, side_by_side
@@ -475,7 +481,8 @@ def upscale(
 
     pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
     pipeline = GaussianDiffusionUpscalePipeline.from_pipe(pipeline)
-    given = read_image(image, pipeline.samples.channels)
+    samples, files = pipeline.samples, row_files(pipeline, output)
+    given = read_image(image, samples.channels, samples.depth)
     advice = "give a smaller picture"
     set_up_network(pipeline, execution, 1, _steps_of(pipeline, sampling.steps))
     with fitting_into_memory(advice):
@@ -490,8 +497,18 @@ def upscale(
             **sampling.keywords(),
         )
     with written_whole(output) as aside:
-        side_by_side(images).save(aside)
-    typer.echo(f"{output}: {given.width}x{given.height} enlarged to {images[0].width}x{images[0].height}")
+        files.write_row(images, aside) if files.is_deep else side_by_side(images).save(aside)
+    before, after = (np.asarray(one).shape for one in (given, images[0]))
+    typer.echo(f"{output}: {before[1]}x{before[0]} enlarged to {after[1]}x{after[0]}")
+
+
+def row_files(pipeline, output):
+    """The [`SampleFiles`] of a pipeline that writes a row of images; InputError if no PNG holds its images."""
+    from ddpm_hf.pipelines.sample_files import files_of
+
+    files = files_of(pipeline.samples.config)
+    files.free_files(output)
+    return files
 
 
 def _inverted(pipeline, image, sampling):

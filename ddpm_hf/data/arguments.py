@@ -47,12 +47,20 @@ class DataArguments:
     )
     label_column: str | None = option(None, "Column of class labels, needed only if there are several.")
     class_conditional: bool = option(False, "Learn the classes of the label column, for samples of a class.")
+    value_column: str | None = option(
+        None, "Column of numbers that the model is told, instead of classes: an age, a temperature, an angle."
+    )
     resolution: str | None = option(
         None,
         "Side of the square images, or HEIGHTxWIDTH, as 24x40; by default the data's own if all are squares of one "
         "size, else the sample size of the network.",
     )
     center_crop: bool = option(True, "Crop what is too long; without it the whole image is squeezed into the size.")
+    preserve_input_precision: bool = option(
+        True,
+        "Read images of 16 bits, and floats, at their full depth, which the model's samples then have; without it the "
+        "upper 8 of 16 bits are read.",
+    )
     point_columns: str | None = option(None, "Comma-separated columns of points; by default all but the labels.")
     num_points: int = option(5000, f"Number of points to draw from {', '.join(POINT_CLOUD_NAMES)}.")
     strict_data: bool = option(False, "Stop at an image that cannot be read, instead of skipping and counting it.")

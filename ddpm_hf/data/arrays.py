@@ -18,9 +18,9 @@ from ddpm_hf.data.decoding import ImageForm
 from ddpm_hf.data.fingerprint import fingerprint_of_points
 from ddpm_hf.data.images import ImagesInMemory
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, read_labels
+from ddpm_hf.data.stored_rows import ToldLabels, read_told_labels
 from ddpm_hf.errors import InputError
-from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, levels_of, to_unit_range, value_range_of
+from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, Depth, levels_of, to_unit_range, value_range_of
 from ddpm_hf.sizes import size_of, written_sides
 
 ARRAYS = (datasets.Array2D, datasets.Array3D)
@@ -33,16 +33,13 @@ class ArraySource(SizedImages):
     values: np.ndarray
     value_range: tuple[float, float]
     levels: int | None
-    labels: np.ndarray | None
-    num_classes: int | None
-    class_names: list[str] | None
+    labels: np.ndarray | None = None
+    num_classes: int | None = None
+    class_names: list[str] | None = None
+    value_limits: tuple[float, float] | None = None
 
     def __len__(self):
         return len(self.values)
-
-    @property
-    def channels(self):
-        return self.values.shape[1]
 
     @property
     def size(self):
@@ -54,19 +51,9 @@ class ArraySource(SizedImages):
         return min(self.size)
 
     @property
-    def resolution(self):
-        return size_of(*self.values.shape[2:])
-
-    @property
     def form(self):
-        return ImageForm(self.channels, self.resolution)
-
-    @property
-    def network_options(self):
-        options = super().network_options
-        if self.value_range == EIGHT_BIT_RANGE:
-            return options
-        return options | {"value_range": list(self.value_range), "levels": self.levels}
+        depth = None if self.value_range == EIGHT_BIT_RANGE else Depth(self.value_range, self.levels)
+        return ImageForm(self.values.shape[1], size_of(*self.values.shape[2:]), depth=depth)
 
     @cached_property
     def fingerprint(self):
@@ -115,24 +102,20 @@ def open_array_file(args, config=None):
         args (`DataArguments`): which data; a split is a part of the whole, which is called train.
         config (*optional*): config of a trained network, whose range of values the images then have.
     """
-    if args.class_conditional:
-        raise InputError(f"dataset={args.dataset!r} has no labels: leave out --class_conditional.")
+    for name in ("class_conditional", "value_column"):
+        if getattr(args, name):
+            raise InputError(f"dataset={args.dataset!r} has no labels: leave out --{name}.")
     try:
         values = np.load(Path(args.dataset), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read dataset={args.dataset!r} as an array: {error}.") from error
-    return _source(_part(values, args.split), args, config, None, None, None)
+    return _source(_part(values, args.split), args, config, ToldLabels())
 
 
 def open_arrays(rows, column, args, config=None):
     """The [`ArraySource`] of a column of arrays (H, W) or (C, H, W); as `open_array_file`."""
-    labels = num_classes = names = None
-    if args.class_conditional:
-        label_column = find_label_column(rows.features, args.label_column)
-        labels, num_classes = read_labels(rows, label_column)
-        names = names_of_classes(rows.features[label_column])
     values = np.asarray(rows.with_format("numpy")[:][column]).astype(rows.features[column].dtype)
-    return _source(values, args, config, labels, num_classes, names)
+    return _source(values, args, config, read_told_labels(rows, args, config))
 
 
 def _part(values, split):
@@ -143,7 +126,7 @@ def _part(values, split):
     return np.concatenate([values[part.from_ : part.to] for part in parts])
 
 
-def _source(values, args, config, labels, num_classes, names):
+def _source(values, args, config, told_labels):
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or len(values) == 0:
@@ -153,7 +136,7 @@ def _source(values, args, config, labels, num_classes, names):
         )
     trained = None if config is None else value_range_of(config) or EIGHT_BIT_RANGE
     value_range, levels = _range_and_levels(values, args, trained)
-    source = ArraySource(values, value_range, levels, labels, num_classes, names)
+    source = ArraySource(values, value_range, levels, *told_labels)
     return source if args.resolution is None else source.resized(args.resolution)
 
 

@@ -1,8 +1,8 @@
-"""Decodes stored images into uint8 tensors of one size, and counts and names damaged images."""
+"""Decodes stored images into tensors of one size, and counts and names damaged images."""
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from ddpm_hf.data.batch_order import batches
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, name_of, open_image
 from ddpm_hf.data.limits import check_workers, usable_cores
 from ddpm_hf.errors import InputError
-from ddpm_hf.image_files import check_range, highest_value, in_eight_bits, is_sixteen_bit
+from ddpm_hf.image_files import check_range, deep_values, highest_value, in_eight_bits, is_sixteen_bit
+from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, Depth, to_unit_range
 from ddpm_hf.sizes import sides_of_size
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,34 @@ CENTER = (0.5, 0.5)
 
 @dataclass(frozen=True)
 class ImageForm:
-    """The form of every decoded image, uint8 (channels, height, width) of the resolution, and how it is given that.
+    """The form of every decoded image, (channels, height, width) of the resolution, and how it is given that.
 
-    A pair has the channels of the image and then `condition_channels`, which is None for images without one.
+    A pair has the channels of the image and then `condition_channels`, which is None for images without one. Images
+    are uint8; those with a `depth`, of 16 bits or floats, are floats in [-1, 1], and so are pairs with such an image.
     """
 
     channels: int
     resolution: int | str
     center_crop: bool = True
     condition_channels: int | None = None
+    depth: Depth | None = None
+    condition_depth: Depth | None = None
+
+    @property
+    def dtype(self):
+        """The name of the type of the values."""
+        return "uint8" if self.depth is None and self.condition_depth is None else "float32"
+
+    @property
+    def parts(self):
+        """The form of the image and that of its condition image, each alone."""
+        image = replace(self, condition_channels=None, condition_depth=None)
+        return image, replace(image, channels=self.condition_channels, depth=self.condition_depth)
+
+    @property
+    def image_bytes(self):
+        """Bytes of a decoded image."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def shape(self):
@@ -65,21 +85,41 @@ def decode_image(value, form, place=CENTER):
         InputError: for an unsupported bit depth, and for 16 bits of which this image uses few, whatever others use.
     """
     if isinstance(value, tuple):
-        image, condition = (
-            ImageForm(channels, form.resolution, form.center_crop)
-            for channels in (form.channels, form.condition_channels)
-        )
-        return np.concatenate([decode_image(value[0], image, place), decode_image(value[1], condition, place)])
+        decoded = [decode_image(one, part, place) for one, part in zip(value, form.parts, strict=True)]
+        if form.dtype != "uint8":
+            decoded = [to_unit_range(one, EIGHT_BIT_RANGE) if one.dtype == np.uint8 else one for one in decoded]
+        return np.concatenate(decoded)
+    if form.depth is not None:
+        return _decode_deep(value, form, place)
     image = open_image(value)
     if is_sixteen_bit(image):  # asked before the pixels are loaded, which forgets it
         check_range(highest_value(image))
     image = in_eight_bits(image, "L" if form.channels == 1 else "RGB")
+    return np.asarray(_sized(image, form, place)).reshape(*form.sides, form.channels).transpose(2, 0, 1)
+
+
+def _decode_deep(value, form, place):
+    """An image of 16 bits or of floats, as floats in [-1, 1]; 16 bits stay on the grid of their levels."""
+    (low, high), levels = form.depth
+    planes = np.moveaxis(deep_values(lambda: open_image(value), form.channels), -1, 0)
+    if not (planes.min() >= low and planes.max() <= high):
+        raise InputError(
+            f"its values are from {planes.min():g} to {planes.max():g}, and the network is for the range {low:g} to "
+            f"{high:g}"
+        )
+    sized = np.stack([_sized(Image.fromarray(plane), form, place) for plane in planes])
+    sized = sized if levels is None else sized.round()
+    return to_unit_range(sized.clip(low, high), form.depth.value_range)
+
+
+def _sized(image, form, place):
+    """A PIL image cropped and resized to the sides of the form."""
     height, width = form.sides
     size = (width, height)
-    if image.size != size:
-        box = _largest_box(image.size, size, place) if form.center_crop else None
-        image = image.resize(size, Image.Resampling.LANCZOS, box)
-    return np.asarray(image).reshape(height, width, form.channels).transpose(2, 0, 1)
+    if image.size == size:
+        return image
+    box = _largest_box(image.size, size, place) if form.center_crop else None
+    return image.resize(size, Image.Resampling.LANCZOS, box)
 
 
 def _largest_box(size, wanted, place):
@@ -103,7 +143,7 @@ def decode_readable(values, form, places=None):
     """Decodes those of `values` that can be read.
 
     Returns:
-        uint8 images (N, C, H, W), their N positions in `values`, and for the other positions the reason of failure.
+        images (N, C, H, W), their N positions in `values`, and for the other positions the reason of failure.
     """
     images, read, damaged = [], [], {}
     for position, value in enumerate(values):
@@ -113,7 +153,7 @@ def decode_readable(values, form, places=None):
         except Exception as error:  # PIL raises whatever its decoders raise
             stored = value[0] if isinstance(value, tuple) else value
             damaged[position] = f"({name_of(stored)}): {error}"
-    return np.array(images, dtype=np.uint8).reshape(-1, *form.shape), read, damaged
+    return np.array(images, dtype=form.dtype).reshape(-1, *form.shape), read, damaged
 
 
 class ImageReader(Dataset):
@@ -176,7 +216,7 @@ def decode_all(source, workers=0):
     """Decodes every readable image in parallel, and warns of the others with their number and names."""
     rows = np.arange(len(source))
     parts = np.split(rows, range(IMAGES_PER_READ, len(rows), IMAGES_PER_READ))
-    images = torch.empty(len(source), *source.form.shape, dtype=torch.uint8)
+    images = torch.empty(len(source), *source.form.shape, dtype=getattr(torch, source.form.dtype))
     labels, damaged, filled = [], {}, 0
     with tqdm(
         total=len(source), unit="image", desc="Decoding", disable=source.pixels <= PIXELS_WORTH_PROCESSES

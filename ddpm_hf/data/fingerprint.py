@@ -19,7 +19,7 @@ def fingerprint_of_images(values, number, labels=None):
     Args:
         values: images as stored by `datasets`, in order.
         number (`int`): number of images, or of shards if the number of images is unknown.
-        labels (array, *optional*): integers.
+        labels (array, *optional*): integers, or floats.
     """
     hasher = xxhash.xxh3_128(str(number).encode())
     for value in values:
@@ -36,7 +36,8 @@ def fingerprint_of_points(points, labels=None):
 
 def _with_labels(hasher, labels):
     if labels is not None:
-        hasher.update(np.ascontiguousarray(labels, dtype=np.int64))
+        labels = np.asarray(labels)
+        hasher.update(np.ascontiguousarray(labels, dtype=np.float64 if labels.dtype.kind == "f" else np.int64))
     return hasher.hexdigest()
 
 

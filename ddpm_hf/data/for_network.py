@@ -57,7 +57,7 @@ class ImageData:
     def open_for_network(args, config, model, streaming=False):
         """Images in the size of a trained network, whatever their own is; `model` is its name in messages."""
         sized = sized_for_network(args, config, model)
-        return open_stream(sized, None) if streaming else open_images(sized, None, config)
+        return (open_stream if streaming else open_images)(sized, None, config)
 
     @staticmethod
     def check_training(args):
@@ -107,6 +107,8 @@ class PointData:
             raise InputError(
                 f"condition_column={args.condition_column!r} is of images, and these are points: leave it out."
             )
+        if args.value_column is not None:
+            raise InputError(f"value_column={args.value_column!r} is for images, and these are points: leave it out.")
         if args.streaming:
             raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 

@@ -14,8 +14,8 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.image_files import (
     LEAST_HIGHEST_VALUE,
     check_mode,
-    check_range,
     highest_value,
+    is_float,
     is_grey,
     is_sixteen_bit,
 )
@@ -37,6 +37,9 @@ class Survey:
         longest_side (`int`): longest side of all images.
         median_side (`int`): median of the shorter sides.
         pixels_per_image (`float`): mean number of pixels.
+        depths (`Counter`): how many have 8 bits, 16 bits and floats, by the names 8, 16 and "float".
+        examples (`dict`): a stored image of each depth; of 16 bits the one with the `highest` value.
+        highest (`int`): the highest value of images of 16 bits, or one that uses their range.
     """
 
     channels: int
@@ -44,6 +47,9 @@ class Survey:
     longest_side: int
     median_side: int
     pixels_per_image: float
+    depths: Counter
+    examples: dict
+    highest: int
 
     @property
     def side(self):
@@ -54,37 +60,34 @@ class Survey:
 def survey(values, column):
     """Reads the headers of stored images, and reports images that may be transparent.
 
-    16-bit images are decoded until one is found that uses the range; the range of each is checked where it is decoded.
+    16-bit images are decoded until one is found that uses the range.
 
     Raises:
-        InputError: if no image can be read, or for an unsupported bit depth.
+        InputError: if no image can be read, and for an unsupported bit depth.
     """
-    sizes, problems, highest = Counter(), [], {}
+    sizes, depths, problems, examples, highest = Counter(), Counter(), [], {}, 0
     are_grey, num_with_alpha = True, 0
     for value in values:
         try:
             image = open_image(value)
-            check_mode(image)
-            grey = is_grey(image)
-            if is_sixteen_bit(image) and max(highest, default=0) < LEAST_HIGHEST_VALUE:
-                highest[highest_value(image)] = value
+            grey, depth = is_grey(image), _depth(image)
+            if depth == 16 and highest < LEAST_HIGHEST_VALUE and (brightest := highest_value(image)) > highest:
+                highest, examples[16] = brightest, value
         except InputError as error:
-            raise _refused(value, column, error) from error
+            raise refused(value, column, error) from error
         except Exception as error:  # PIL has many kinds; decoding the image reports them
             problems.append(f"({name_of(value)}): {str(error).rstrip('.')}")
             continue
         are_grey &= grey
         sizes[image.size] += 1
+        depths[depth] += 1
+        examples.setdefault(depth, value)
         num_with_alpha += image.has_transparency_data
     if not sizes:
         raise InputError(
             f"None of the images in column {column!r} can be read: {len(problems)} were tried, the first "
             f"{problems[0]}."
         )
-    try:
-        check_range(max(highest, default=0))
-    except InputError as error:
-        raise _refused(highest[max(highest)], column, error) from error
     if num_with_alpha:
         logger.warning(
             "%d of %d images in column %r have an alpha channel or a transparent colour: where they are transparent, "
@@ -97,10 +100,21 @@ def survey(values, column):
         longest_side=max(max(size) for size in sizes),
         median_side=median_low(min(size) for size in sizes.elements()),
         pixels_per_image=sum(w * h * n for (w, h), n in sizes.items()) / sizes.total(),
+        depths=depths,
+        examples=examples,
+        highest=highest,
     )
 
 
-def _refused(value, column, error):
+def _depth(image):
+    """16, "float" or 8; InputError for an image of another depth."""
+    if is_float(image):
+        return "float"
+    check_mode(image)
+    return 16 if is_sixteen_bit(image) else 8
+
+
+def refused(value, column, error):
     return InputError(f"An image in column {column!r} cannot be used ({name_of(value)}): {error}.")
 
 

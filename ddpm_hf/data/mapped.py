@@ -33,11 +33,11 @@ class ImagesMapped(Dataset):
     Args:
         decoded (`datasets.Dataset`): the result of `decode_to_disk`.
         labels (`torch.Tensor`, *optional*): the labels of its rows.
-        shape (`tuple[int, int, int]`): channels, height, width.
+        form ([`ImageForm`]): the form of the images.
     """
 
-    def __init__(self, decoded, labels, shape):
-        self.decoded, self.labels, self.shape = decoded, labels, shape
+    def __init__(self, decoded, labels, form):
+        self.decoded, self.labels, self.shape, self.dtype = decoded, labels, form.shape, form.dtype
 
     def __len__(self):
         return len(self.decoded)
@@ -55,7 +55,7 @@ class ImagesMapped(Dataset):
 
     def __getitems__(self, rows):
         arrays, starts = self.blocks
-        images = np.empty((len(rows), *self.shape), dtype=np.uint8)
+        images = np.empty((len(rows), *self.shape), dtype=self.dtype)
         holding = np.searchsorted(starts, rows, side="right") - 1
         for position, (block, row) in enumerate(zip(holding, rows - starts[holding], strict=True)):
             images[position] = arrays[block][row]
@@ -65,7 +65,7 @@ class ImagesMapped(Dataset):
     def read(self):
         """All images and labels, as tensors in memory."""
         arrays, starts = self.blocks
-        images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        images = torch.empty(len(self), *self.shape, dtype=getattr(torch, self.dtype))
         for array, start in zip(arrays, starts, strict=False):
             images.numpy()[start : start + len(array)] = array
         return {"images": images} if self.labels is None else {"images": images, "labels": self.labels}
@@ -101,7 +101,7 @@ def decode_to_disk(source, workers=0):
     rows = np.concatenate([np.empty(0, np.int64), *(c.to_numpy() for c in decoded.data.column("row").chunks)])
     _check_damage(source, rows)
     labels = None if source.labels is None else torch.from_numpy(source.labels[rows])
-    return ImagesMapped(decoded, labels, source.form.shape)
+    return ImagesMapped(decoded, labels, source.form)
 
 
 def room_on_disk(source):
@@ -123,7 +123,7 @@ def _fingerprint(source):
 
 
 def _features(form):
-    pixels = datasets.Sequence(datasets.Value("uint8"), length=int(np.prod(form.shape)))
+    pixels = datasets.Sequence(datasets.Value(form.dtype), length=int(np.prod(form.shape)))
     return datasets.Features({"pixels": pixels, "row": datasets.Value("int64")})
 
 

@@ -1,5 +1,7 @@
 """What all sources of images have in common: the options of networks for their size and channels."""
 
+from dataclasses import replace
+
 from ddpm_hf.data.data_source import DataSource
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.unet_2d import DDPMUNet2DModel
@@ -7,12 +9,30 @@ from ddpm_hf.sizes import config_size, written_sides
 
 
 class SizedImages(DataSource):
-    """Options of network and scheduler for images of `channels` and `resolution`, stored or streamed.
+    """Options of network and scheduler for images of a `form` ([`ImageForm`]), stored or streamed.
 
-    `condition_channels` are those of the condition images of pairs, else None.
+    `value_limits` are the least and the greatest of the numbers that are told instead of classes, which are the
+    `labels` then; else None.
     """
 
-    condition_channels = None
+    value_limits = None
+
+    @property
+    def channels(self):
+        return self.form.channels
+
+    @property
+    def resolution(self):
+        return self.form.resolution
+
+    @property
+    def condition_channels(self):
+        """The channels of the condition images of pairs, else None."""
+        return self.form.condition_channels
+
+    def resized(self, resolution):
+        """The same images in another resolution."""
+        return replace(self, form=replace(self.form, resolution=resolution))
 
     @property
     def kind(self):
@@ -31,7 +51,11 @@ class SizedImages(DataSource):
 
     @property
     def network_options(self):
-        size = {"sample_size": config_size(self.resolution)}
+        size, depth = {"sample_size": config_size(self.resolution)}, self.form.depth
+        if depth is not None:
+            size |= {"value_range": list(depth.value_range), "levels": depth.levels}
+        if self.value_limits is not None:
+            size |= {"condition_value_range": list(self.value_limits)}
         if self.condition_channels is None:
             return size | {"in_channels": self.channels}
         channels = self.channels + self.condition_channels

@@ -1,7 +1,6 @@
 """Opens and inspects a data set of images, and checks it before the long work of decoding."""
 
 import logging
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -12,6 +11,7 @@ import numpy as np
 from ddpm_hf.data.arrays import array_column, is_of_arrays, open_array_file, open_arrays
 from ddpm_hf.data.data_source import labels_at
 from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
+from ddpm_hf.data.depth import depth_of
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
@@ -24,9 +24,10 @@ from ddpm_hf.data.pairs import (
     with_condition_folder,
 )
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.stored_rows import find_label_column, names_of_classes, open_rows, read_labels
+from ddpm_hf.data.stored_rows import open_rows, read_told_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
+from ddpm_hf.samples.value_range import SIXTEEN_BITS
 from ddpm_hf.sizes import written_sides
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ MUCH_LARGER = 4
 class ImageSource(SizedImages):
     """An opened and inspected data set, and the form of its decoded images.
 
-    `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images. `condition_column`
-    and `condition_channels` are those of the condition images of pairs, else None.
+    `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images. `condition_column` is
+    that of the condition images of pairs, else None.
     """
 
     rows: datasets.Dataset
@@ -48,22 +49,16 @@ class ImageSource(SizedImages):
     labels: np.ndarray | None
     num_classes: int | None
     class_names: list[str] | None
-    channels: int
-    resolution: int | str
-    center_crop: bool
+    form: ImageForm
     strict: bool
     pixels: float
     size: tuple[int, int] | None
     median_side: int
     condition_column: str | None = None
-    condition_channels: int | None = None
+    value_limits: tuple[float, float] | None = None
 
     def __len__(self):
         return len(self.rows)
-
-    @property
-    def form(self):
-        return ImageForm(self.channels, self.resolution, self.center_crop, self.condition_channels)
 
     def stored(self, rows):
         """The stored images, or pairs, of rows with these numbers."""
@@ -78,7 +73,7 @@ class ImageSource(SizedImages):
 
     @property
     def decoded_bytes(self):
-        return len(self) * math.prod(self.form.shape)
+        return len(self) * self.form.image_bytes
 
     def load(self, *limits):
         """The data set of `load_images`, which explains the limits."""
@@ -87,10 +82,6 @@ class ImageSource(SizedImages):
     def decode(self, workers=None):
         """All `images`, and `labels` if any, as tensors, decoded by `workers` processes or a suitable number."""
         return decode_all(self, decoding_workers(workers, self.pixels))
-
-    def resized(self, resolution):
-        """The same images in another resolution."""
-        return replace(self, resolution=resolution)
 
     def select(self, chosen):
         return replace(self, rows=self.rows.select(chosen), labels=labels_at(self.labels, chosen))
@@ -102,7 +93,7 @@ def open_images(args, default_resolution, config=None):
     Args:
         args (`DataArguments`): which data.
         default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
-        config (*optional*): config of a trained network, whose range of values arrays then have.
+        config (*optional*): config of a trained network, whose depth the images then have.
     """
     if is_of_arrays(args):
         return open_array_file(args, config)
@@ -112,38 +103,35 @@ def open_images(args, default_resolution, config=None):
         return open_arrays(rows, arrays, args, config)
     rows = with_condition_folder(rows, args)
     column, condition_column = find_columns(rows.features, args)
-    labels = num_classes = class_names = None
-    if args.class_conditional:
-        label_column = find_label_column(rows.features, args.label_column)
-        labels, num_classes = read_labels(rows, label_column)
-        class_names = names_of_classes(rows.features[label_column])
+    told_labels = read_told_labels(rows, args, config)
     rows = as_stored(rows, [column] if condition_column is None else [column, condition_column])
-    condition_channels = None if condition_column is None else _channels_of_conditions(rows, column, condition_column)
+    told = {} if condition_column is None else _form_of_conditions(rows, column, condition_column, args)
     seen = survey(spread_values(rows, column), column)
+    resolution, depth = resolution_of(args, seen, default_resolution), depth_of(seen, column, args, config, rows)
     return ImageSource(
         rows=rows,
         column=column,
-        labels=labels,
-        num_classes=num_classes,
-        class_names=class_names,
-        channels=seen.channels,
-        resolution=resolution_of(args, seen, default_resolution),
-        center_crop=args.center_crop,
+        **told_labels._asdict(),
+        form=ImageForm(seen.channels, resolution, args.center_crop, depth=depth, **told),
         strict=args.strict_data,
         pixels=seen.pixels_per_image * len(rows),
         size=seen.size,
         median_side=seen.median_side,
         condition_column=condition_column,
-        condition_channels=condition_channels,
     )
 
 
-def _channels_of_conditions(rows, column, condition_column):
-    """The channels of the condition images of pairs, which are known to be complete and of equal sizes."""
+def _form_of_conditions(rows, column, condition_column, args):
+    """The channels and the depth of the condition images of pairs, which are complete and of equal sizes.
+
+    The depth is None, or that of 16 bits, in whose whole range such images are told.
+    """
     columns = column, condition_column
     check_complete(rows, columns)
     check_sizes(zip(*(spread_values(rows, name) for name in columns), strict=True), columns)
-    return survey(spread_values(rows, condition_column), condition_column).channels
+    seen = survey(spread_values(rows, condition_column), condition_column)
+    depth = depth_of(seen, condition_column, args)
+    return {"condition_channels": seen.channels, "condition_depth": None if depth is None else SIXTEEN_BITS}
 
 
 def resolution_of(args, seen, default_resolution):

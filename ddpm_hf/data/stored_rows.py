@@ -1,6 +1,8 @@
 """Opens any `datasets` data set without decoding, and finds its columns by their types."""
 
+import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -9,6 +11,7 @@ from ddpm_hf.data.embedded import FASHION_MNIST
 from ddpm_hf.data.reading_problems import cache_error, cannot_use_cache, first_unreadable, root_cause
 from ddpm_hf.data.unused_files import report_unused_files, splits_named
 from ddpm_hf.errors import InputError
+from ddpm_hf.samples.condition_values import value_limits_of
 
 
 def open_rows(args, streaming=False, **options):
@@ -100,9 +103,70 @@ def _choose_column(option, wanted, found, features, kind):
     return found[0]
 
 
+def read_values(rows, column, trained=None):
+    """All numbers of a column as float32, and (least, greatest), or `trained`, that of a network.
+
+    Raises:
+        InputError: for a column of no numbers, numbers that are missing or not finite, and a column of equal ones.
+    """
+    feature = rows.features.get(column)
+    kind = str(getattr(feature, "dtype", ""))
+    if isinstance(feature, datasets.ClassLabel) or not kind.startswith(("float", "int", "uint", "decimal")):
+        described = ", ".join(f"{name} ({getattr(f, 'dtype', type(f).__name__)})" for name, f in rows.features.items())
+        state = "does not exist" if feature is None else "does not hold numbers"
+        raise InputError(f"value_column={column!r} {state}. The columns are: {described}.")
+    stored = rows.with_format(None).select_columns(column)[:][column]
+    values = np.array([np.nan if value is None else value for value in stored], dtype=np.float64).astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise InputError(
+            f"value_column={column!r} has {stored[bad[0]]} in row {bad[0]}: every image needs a finite number."
+        )
+    least, greatest = float(values.min()), float(values.max())
+    if trained is None and least == greatest:
+        raise InputError(f"value_column={column!r} has {least:g} everywhere: there is nothing to learn of it.")
+    if trained is not None and not trained[0] <= least <= greatest <= trained[1]:
+        logger.warning(
+            "value_column=%r has numbers from %g to %g, and the network was taught those from %g to %g.",
+            *(column, least, greatest, *trained),
+        )
+    return values, trained or (least, greatest)
+
+
 def names_of_classes(feature):
     """The names of the classes of a label column, in the order of their labels; None for a column of integers."""
     return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
+logger = logging.getLogger(__name__)
+
+
+class ToldLabels(NamedTuple):
+    """What a model is told of the images of a data set, each None where it is told nothing.
+
+    labels: classes, int64, or numbers, float32, (N,). num_classes, class_names: of classes. value_limits: of numbers.
+    """
+
+    labels: np.ndarray | None = None
+    num_classes: int | None = None
+    class_names: list[str] | None = None
+    value_limits: tuple[float, float] | None = None
+
+
+def read_told_labels(rows, args, config=None):
+    """The [`ToldLabels`] of rows by the options of the data.
+
+    Args:
+        config (*optional*): config of a trained network, whose limits numbers then have.
+    """
+    if args.value_column is not None:
+        values, limits = read_values(rows, args.value_column, None if config is None else value_limits_of(config))
+        return ToldLabels(values, value_limits=limits)
+    if not args.class_conditional:
+        return ToldLabels()
+    column = find_label_column(rows.features, args.label_column)
+    labels, num_classes = read_labels(rows, column)
+    return ToldLabels(labels, num_classes, names_of_classes(rows.features[column]))
 
 
 def read_labels(rows, column):

@@ -8,7 +8,7 @@ of decoding processes does not change the order.
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, islice, takewhile
 from pathlib import Path
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.data.batch_order import as_it_is, batches
 from ddpm_hf.data.decoding import ImageForm, decode_readable, fill_gaps, raise_damaged, report_damage
+from ddpm_hf.data.depth import depth_of
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, survey
 from ddpm_hf.data.limits import check_batch_size
@@ -66,28 +67,17 @@ class StreamSource(SizedImages):
             check_batch_size(batch_size, self.known_length)
 
     @property
-    def channels(self):
-        return self.form.channels
-
-    @property
-    def resolution(self):
-        return self.form.resolution
-
-    def resized(self, resolution):
-        """The same images in another resolution."""
-        return replace(self, form=replace(self.form, resolution=resolution))
-
-    @property
     def num_shards(self):
         return self.rows.num_shards
 
 
-def open_stream(args, default_resolution):
+def open_stream(args, default_resolution, config=None):
     """Opens a stream and checks it as far as its first images allow.
 
     Args:
         args (`DataArguments`): which data.
         default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
+        config (*optional*): config of a trained network, whose depth the images then have.
     """
     rows = open_rows(args, streaming=True)
     if rows.features is None:
@@ -108,7 +98,8 @@ def open_stream(args, default_resolution):
     first = _first_rows(rows, args)
     values = [row[column] for row in first]
     seen = survey(values, column)
-    form = ImageForm(seen.channels, resolution_of(args, seen, default_resolution), args.center_crop)
+    resolution, depth = resolution_of(args, seen, default_resolution), depth_of(seen, column, args, config)
+    form = ImageForm(seen.channels, resolution, args.center_crop, depth=depth)
     labels = (
         None if label_column is None else [-1 if row[label_column] is None else row[label_column] for row in first]
     )

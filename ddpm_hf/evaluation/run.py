@@ -21,6 +21,7 @@ from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.reports.report_files import BOUND
 from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.samples import kind_of
+from ddpm_hf.samples.condition_values import value_limits_of
 
 
 class BoundRequest(NamedTuple):
@@ -146,6 +147,10 @@ def open_data(data, unet_config):
     """The source of `load_data`, whose length is the number of all samples."""
     conditional = classes_of(unet_config)[0] is not None
     data = dataclasses.replace(data, class_conditional=conditional)
+    is_told_values = value_limits_of(unet_config) is not None
+    if is_told_values != (data.value_column is not None):
+        has = "is told a number of each image: name its column with --value_column"
+        raise InputError(f"The network {has if is_told_values else 'is told no number: leave out --value_column'}.")
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
     samples = kind_of(unet_config)
     wanted, given = samples.data_channels, source.samples.data_channels

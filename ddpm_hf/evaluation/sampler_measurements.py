@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.distributed import gather_parts, own_part
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import MOST_IN_CELL, Measurement
@@ -55,6 +56,7 @@ class Task(NamedTuple):
     batch_size: int
     seeds: Sequence[int]
     accelerator: Accelerator
+    told: torch.Tensor | None = None  # a condition image for each sample, in [0, 1], of networks that are told some
 
 
 def check_pictures(pipeline, model, instead):
@@ -66,6 +68,11 @@ def check_pictures(pipeline, model, instead):
     shape = pipeline.samples.image_shape(
         otherwise=InputError(f"{model} makes points, and images are compared by their features: {instead}.")
     )
+    if pipeline.samples.value_range is not None:
+        raise InputError(
+            f"{model} makes images with values in {pipeline.samples.value_range}, and pictures have 8 bits: its samplers "
+            "cannot be compared by features of pictures."
+        )
     if shape[0] not in PICTURE_CHANNELS:
         raise InputError(
             f"{model} makes images of {shape[0]} channels, and pictures have {', '.join(map(str, PICTURE_CHANNELS))}: its "
@@ -86,7 +93,8 @@ def make_task(pipeline, data, see, amounts, accelerator):
 
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): the model, on its device.
-        data: the images, uint8 (N, C, H, W), and their labels (N,) or None.
+        data: the images, uint8 (N, C, H, W), with those of their condition images for a network of pairs, and their
+            labels (N,) or None.
         see (`Callable`): uint8 images to features (B, D).
         amounts ([`Amounts`]): how much is measured.
         accelerator (`Accelerator`): of the processes that share the work.
@@ -95,15 +103,18 @@ def make_task(pipeline, data, see, amounts, accelerator):
     num_images, batch_size = amounts.num_images, min(amounts.batch_size, amounts.num_images)
     # Data sets are often sorted by class, and the first images should represent all.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    samples, of_samples = pipeline.samples, order[torch.arange(num_images) % len(order)]
+    pictures = images[:, : samples.channels]
     halves = [
-        _statistics(_own(images[half], accelerator), see, batch_size, accelerator) for half in order.tensor_split(2)
+        _statistics(_own(pictures[half], accelerator), see, batch_size, accelerator) for half in order.tensor_split(2)
     ]
     target = FeatureStatistics()
     for half in halves:
         target.merge(half)
     return Task(
         pipeline=pipeline,
-        labels=None if labels is None else labels[order[torch.arange(num_images) % len(order)]],
+        labels=None if labels is None else labels[of_samples],
+        told=None if samples.condition is None else _told(samples.condition, images[of_samples]),
         held_out=images[order[: amounts.bound_images]],
         see=see,
         target=target,
@@ -113,6 +124,11 @@ def make_task(pipeline, data, see, amounts, accelerator):
         seeds=amounts.seeds,
         accelerator=accelerator,
     )
+
+
+def _told(condition, images):
+    """The condition images of data, in [0, 1], as pipelines take them."""
+    return condition.split(to_model_range(images))[1] / 2 + 0.5
 
 
 def settings_of(task, measurements, model, features, data):
@@ -232,11 +248,13 @@ def _sample(task, sampler, count, seed, places, bar):
 
     for first in range(0, len(places), task.batch_size):
         batch, started = places[first : first + task.batch_size], time.perf_counter()
+        told = {} if task.told is None else {"condition_image": task.told[list(batch)]}
         levels = draw_levels(
             pipeline,
             [seed * task.num_images + place for place in batch],
             batch[0],
             None if task.labels is None else task.labels[torch.tensor(batch)],
+            **told,
             num_inference_steps=count,
             callback_on_step_end=count_call,
         )

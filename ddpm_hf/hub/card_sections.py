@@ -18,6 +18,7 @@ from ddpm_hf.reports.report_files import (
     calibration_of,
 )
 from ddpm_hf.samples.condition_images import both_sides, condition_of
+from ddpm_hf.samples.condition_values import value_limits_of
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -168,7 +169,10 @@ def loading(folder, index, repository):
     has_code, is_stock = (folder / CODE_FILE).is_file(), isinstance(index["_class_name"], str)
     names = _class_names(folder)
     first = repr(names[min(names)]) if names else 0
+    limits = value_limits_of(_network_config(folder))
     label = f", class_labels={first}" if _has_classes(folder) else ""
+    if limits is not None:
+        label = f", class_labels={sum(limits) / 2:.3g}"
     ways = []
     if is_stock:
         ways.append(STOCK.format(name=index["_class_name"], repository=repository))
@@ -188,7 +192,9 @@ def loading(folder, index, repository):
 
 def classes(folder):
     """The names of the classes, which the pipeline accepts as labels."""
-    names = _class_names(folder)
+    names, limits = _class_names(folder), value_limits_of(_network_config(folder))
+    if limits is not None:
+        return f"## Numbers\n\n`class_labels` takes a number for each sample, from {limits[0]:.4g} to {limits[1]:.4g}."
     if not names:
         return ""
     listed = ", ".join(f"{label} {name}" for label, name in sorted(names.items()))

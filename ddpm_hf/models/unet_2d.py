@@ -1,5 +1,6 @@
 """The U-Net of DDPM: diffusers' `UNet2DModel` with optional class labels, condition images and a variance head."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from ddpm_hf.models.level_embedding import LabelAndLevelEmbedding
 from ddpm_hf.models.network_config import with_weights_of
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.samples.condition_images import DOWNSAMPLINGS, both_sides, check_divides, with_levels
+from ddpm_hf.samples.condition_values import LARGEST_TOLD
 from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 
@@ -41,6 +43,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             with classes these are (B, 2), labels and levels (`condition_images.with_levels`).
         condition_dropout (`bool`): the condition image was dropped in training now and then, so that guidance by it
             is possible.
+        condition_value_range (`tuple[float, float]`, *optional*): the least and the greatest of the numbers that the
+            network is told, by `class_labels`, instead of classes (`condition_values.told_values`).
         value_range (`tuple[float, float]`, *optional*): the values of the data that become [-1, 1], if they are not
             of 8 bits from 0 to 255.
         levels (`int`, *optional*): with `value_range`: the number of values of the data; None for floats.
@@ -53,7 +57,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     _own_keys = (
         *("num_classes", "variance_head", "id2label", "condition_channels", "low_resolution", "downsampling"),
-        *("max_augmentation_level", "condition_dropout", "value_range", "levels"),
+        *("max_augmentation_level", "condition_dropout", "condition_value_range", "value_range", "levels"),
     )
 
     def __init__(
@@ -66,6 +70,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         downsampling=None,
         max_augmentation_level=None,
         condition_dropout=False,
+        condition_value_range=None,
         value_range=None,
         levels=None,
         **kwargs,
@@ -83,13 +88,17 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             _require(kwargs, "num_class_embeds", num_classes + 1, "num_classes + 1, the null label included")
         elif max_augmentation_level is not None:
             _require(kwargs, "class_embed_type", "timestep", "the augmentation level is embedded like a timestep")
+        if condition_value_range is not None:
+            _check_value_range(condition_value_range, num_classes, max_augmentation_level)
+            _require(kwargs, "class_embed_type", "timestep", "the number is embedded like a timestep")
         channels = in_channels - (condition_channels or 0)
         if variance_head is not None:
             _require(kwargs, "out_channels", 2 * channels, "2 * in_channels with a variance head")
         kwargs.setdefault("out_channels", channels)
         super().__init__(**kwargs)
         self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
-        self.register_to_config(value_range=value_range, levels=levels, **condition._asdict())
+        self.register_to_config(condition_value_range=condition_value_range, **condition._asdict())
+        self.register_to_config(value_range=value_range, levels=levels)
         if self._has_labels_and_levels:
             first = self.time_embedding.linear_1
             self.class_embedding = LabelAndLevelEmbedding(
@@ -148,7 +157,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         return self.config.num_classes is not None and self.config.max_augmentation_level is not None
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; without labels the null label, and without levels the level 0 is told."""
+        """As [`UNet2DModel.forward`]; by default the null label, the level 0, or the number in the middle is told."""
         check_halves(*sample.shape[-2:], len(self.config.block_out_channels))
         if class_labels is None:
             class_labels = self._told_by_default(sample)
@@ -158,6 +167,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
 
     def _told_by_default(self, sample):
         config, labels, levels = self.config, None, None
+        if config.condition_value_range is not None:
+            return torch.full(sample.shape[:1], LARGEST_TOLD / 2, device=sample.device)
         if config.num_classes is not None:
             labels = torch.full(sample.shape[:1], config.num_classes, device=sample.device)
         if config.max_augmentation_level is not None:
@@ -211,6 +222,17 @@ class _ConditionKeys(NamedTuple):
                 f"condition_channels={self.condition_channels}."
             )
         check_divides(self.low_resolution, both_sides(sample_size))
+
+
+def _check_value_range(limits, num_classes, max_augmentation_level):
+    """Raises ValueError for limits of told numbers that are none, and beside classes or augmentation levels."""
+    if not (len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf):
+        raise ValueError(f"condition_value_range={limits} must be the least and the greatest number, which differ.")
+    if num_classes is not None or max_augmentation_level is not None:
+        raise ValueError(
+            f"condition_value_range={limits} is for a network without classes and augmentation levels, and there are "
+            f"num_classes={num_classes} and max_augmentation_level={max_augmentation_level}: leave one of them out."
+        )
 
 
 def _require(kwargs, name, value, reason):

@@ -5,7 +5,7 @@ from diffusers.image_processor import VaeImageProcessor
 
 from ddpm_hf.portable.config import own_value
 from ddpm_hf.samples.kind import SampleKind
-from ddpm_hf.samples.value_range import from_unit_range, value_range_of
+from ddpm_hf.samples.value_range import depth_of_network, from_unit_range, value_range_of
 
 EIGHT_BITS = 256
 # How far from a level of the grid a float image may be, in levels: rounding of float32 on a fine grid.
@@ -31,6 +31,11 @@ class Images(SampleKind):
     def value_range(self):
         """(low, high) of data that are not of 8 bits; None for 8 bits from 0 to 255."""
         return value_range_of(self.config)
+
+    @property
+    def depth(self):
+        """The [`Depth`] of data that are not of 8 bits, else None."""
+        return depth_of_network(self.config)
 
     def agreed_output_type(self, output_type):
         if self.value_range is None:

@@ -1,10 +1,22 @@
 """The range and the levels of the values of images that are not of 8 bits, and their way to [-1, 1] and back."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ddpm_hf.portable.config import own_value
 
 EIGHT_BIT_RANGE = (0, 255)
+
+
+class Depth(NamedTuple):
+    """The values of images that are not of 8 bits: their range (low, high) and number of levels, None for floats."""
+
+    value_range: tuple[float, float]
+    levels: int | None
+
+
+SIXTEEN_BITS = Depth((0, 65535), 65536)
 
 
 def levels_of(dtype):
@@ -17,6 +29,12 @@ def value_range_of(config):
     """(low, high) of the data of a network that are not images of 8 bits from 0 to 255; None for these."""
     value_range = own_value(config, "value_range")
     return None if value_range is None else tuple(value_range)
+
+
+def depth_of_network(config):
+    """The [`Depth`] of the data of a network, or None for images of 8 bits from 0 to 255."""
+    value_range = value_range_of(config)
+    return None if value_range is None else Depth(value_range, own_value(config, "levels"))
 
 
 def to_unit_range(values, value_range):

@@ -28,6 +28,7 @@ from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
 from ddpm_hf.calibration.solver_rows import State, fitted_row, fitted_states
 from ddpm_hf.calibration.solver_search import stretched
 from ddpm_hf.calibration.spreads import spread_of
+from ddpm_hf.calibration.told_paths import Told
 from ddpm_hf.schedulers.data_moments import LowestFrequencies
 
 PLAIN = GaussianDiffusionScheduler(clip_sample=False)
@@ -49,7 +50,7 @@ def test_gaussian_data_in_one_call_with_a_free_first_call():
     points = gaussian_points()
     moments, network = measured_moments(points), gaussian_denoiser(points)
     noise = torch.randn(64, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    model = ModelOfPaths(network, PLAIN, 1.0, None, 64, lambda share: None)
+    model = ModelOfPaths(network, PLAIN, 1.0, Told(), 64, lambda share: None)
     noisy, here = level_of(PLAIN, 999), level_of(PLAIN, 600)
     end = moments.flow(noise, *noisy, 1.0, 0.0)
     start = State(moments.flow(noise, *noisy, *here), (moments.predicted_x0(noise, *noisy),))
@@ -63,7 +64,7 @@ def test_the_scheduler_takes_the_paths_where_the_fit_has_taken_them():
     roll = ExactDenoiser.from_points(points, PLAIN)
     fit = SolverFit(roll, PLAIN, [3], points, FitOptions(num_paths=64))
     fit.prepare()
-    search = fit._search(64, lambda calls: None, 1.0)
+    search = fit._search(64, lambda calls: None)
     for free in (False, True):
         timesteps = nearest_timesteps(search.fine, [700 if free else 999, 400, 200])
         found = search.fitted(free, timesteps)
@@ -88,7 +89,7 @@ def test_the_bar_counts_no_more_calls_than_it_was_promised():
 def test_a_search_is_better_than_the_spacings_it_begins_with(stock_unet):
     fit = SolverFit(stock_unet, GaussianDiffusionScheduler(), [3], None, FitOptions(num_paths=16))
     fit.prepare()
-    search = fit._search(16, lambda calls: None, 1.0)
+    search = fit._search(16, lambda calls: None)
     begun = [search.fitted(free, timesteps).distance for free, timesteps in search.beginnings(3)]
     best = search.best(3)
     assert best.distance < min(begun)
@@ -123,7 +124,7 @@ def test_chosen_paths_begin_by_the_moments_and_end_early_with_more_contrast():
     points = gaussian_points()
     moments, noise = measured_moments(points.float()), torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
     calls = []
-    model = ModelOfPaths(gaussian_denoiser(points), FLOW, 1.0, None, 64, calls.append)
+    model = ModelOfPaths(gaussian_denoiser(points), FLOW, 1.0, Told(), 64, calls.append)
     fine = fine_timesteps(FLOW)
     begin, end = fine[len(fine) // 3], fine[-10]
     plain = chosen_paths(model, noise, fine, PathChoice(), moments)
@@ -160,7 +161,7 @@ class Erring(torch.nn.Module):
 
 def tried_choices(network, points):
     noise = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
-    model = ModelOfPaths(network, FLOW, 1.0, None, 400, lambda share: None)
+    model = ModelOfPaths(network, FLOW, 1.0, Told(), 400, lambda share: None)
     return measured_choices(model, noise, points, lambda x: x, measured_moments(points))
 
 

@@ -110,7 +110,7 @@ def run(*arguments):
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_from_five_channels_to_samples_and_scores(tmp_path, dtype):
-    """Trained with an upscaler's condition, resumed, sampled into a file of the same type, and scored in its levels."""
+    """Trained, resumed, sampled into a file of the same type, and scored in its levels."""
     data, folder = written(tmp_path, values_of(dtype)), tmp_path / "model"
     flags = ["--unet", "fashion_mnist", "--batch_size", 2, "--num_samples", 1, "--sample_steps", 1, "--random_flip"]
     for steps in (1, 2):

@@ -27,6 +27,7 @@ from ddpm_hf.data import (
 )
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
+from ddpm_hf.samples.value_range import SIXTEEN_BITS
 from ddpm_hf.training.arguments import TrainingArguments
 
 
@@ -104,12 +105,13 @@ def test_what_is_decoded_once_is_not_decoded_again(worth_keeping, cache, caplog,
 
 
 def test_another_form_or_version_is_decoded_anew(source, monkeypatch):
-    names = {mapped.cache_file(source), mapped.cache_file(replace(source, resolution=4))}
-    names |= {mapped.cache_file(replace(source, center_crop=False)), mapped.cache_file(replace(source, channels=3))}
+    names = {mapped.cache_file(source)}
+    for change in ({"resolution": 4}, {"center_crop": False}, {"channels": 3}, {"depth": SIXTEEN_BITS}):
+        names.add(mapped.cache_file(replace(source, form=replace(source.form, **change))))
     names.add(mapped.cache_file(replace(source, rows=source.rows.select(range(9)))))
     monkeypatch.setattr(mapped.ddpm_hf, "__version__", "another")
     names.add(mapped.cache_file(source))
-    assert len(names) == 6
+    assert len(names) == 7
 
 
 def test_images_that_changed_are_decoded_anew(image_folder, source, tmp_path):

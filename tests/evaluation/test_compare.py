@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -17,7 +18,7 @@ from ddpm_hf.evaluation.compare import QUICK, Request, _task, compare
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.sampler_measurements import Task, _sample
-from ddpm_hf.evaluation.samplers import make_sampler
+from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
 
 
 @pytest.fixture
@@ -190,3 +191,46 @@ def test_what_is_refused_before_the_work(tmp_path, model, feature_network, data,
     with pytest.raises(InputError, match=message):
         compare(model, tmp_path / "out", **(arguments | change))
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_are_told_the_images_of_the_data(tmp_path, tiny_unet, feature_network):
+    """Pairs and upscalers: each sample the condition of its image, whatever the batch; the column must be named."""
+    (tmp_path / "data" / "told").mkdir(parents=True)
+    pictures = torch.randint(256, (20, 2, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    lines = ["file_name,told_file_name"]
+    for number, (image, told) in enumerate(pictures.numpy()):
+        Image.fromarray(image).save(tmp_path / "data" / f"{number:02d}.png")
+        Image.fromarray(told).save(tmp_path / "data" / "told" / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png,told/{number:02d}.png")
+    (tmp_path / "data" / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plain = DataArguments(dataset=str(tmp_path / "data"), image_column="image")
+    pairs = DataArguments(dataset=str(tmp_path / "data"), condition_column="told")
+    see, pair = load_features(feature_network), {"in_channels": 2, "condition_channels": 1}
+    for data, options in ((pairs, {}), (plain, {"low_resolution": 4})):
+        pipeline = GaussianDiffusionPipeline(tiny_unet(**pair, **options), GaussianDiffusionScheduler())
+        request = Request("model", tmp_path, "features", data, num_images=6, batch_size=4, bound_images=2, seeds=[3])
+        task = _task(request, pipeline, see, Accelerator())
+        condition = pipeline.samples.condition
+        images = load_data(data, pipeline.unet.config)[0].float() / 127.5 - 1
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(task.told, condition.split(images[order[:6]])[1] / 2 + 0.5, atol=1e-6)
+        sampler, bar = make_sampler("ddim", pipeline.scheduler), SimpleNamespace(update=lambda: None)
+        drawn = _sample(task, sampler, 2, 3, range(6), bar)[0]
+        alone = pipeline_with(sampler, pipeline.unet)(
+            generator=[torch.Generator().manual_seed(3 * 6 + 5)], condition_image=task.told[5:], num_inference_steps=2
+        ).images[0]
+        assert np.abs(drawn[5, 0].numpy().astype(int) - np.asarray(alone)).max() <= 1
+    pipeline.save_pretrained(tmp_path / "upscaler")
+    few = {"samplers": ["ddpm", "unipc"], "steps": [2], "num_images": 4, "seeds": [0]}
+    measured = compare(str(tmp_path / "upscaler"), tmp_path / "compared", feature_network, plain, **few)
+    assert measured[0].bits_per_dim > 0
+    GaussianDiffusionPipeline(tiny_unet(**pair), GaussianDiffusionScheduler()).save_pretrained(tmp_path / "pairs")
+    with pytest.raises(InputError, match="told the images of pairs: name the column"):
+        compare(str(tmp_path / "pairs"), tmp_path / "other", feature_network, plain, **few)
+
+
+def test_images_that_are_not_of_8_bits_are_refused(tmp_path, tiny_unet, feature_network, data):
+    unet = tiny_unet(value_range=(0, 65535), levels=65536)
+    GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()).save_pretrained(tmp_path / "deep")
+    with pytest.raises(InputError, match=r"values in \(0, 65535\), and pictures have 8 bits"):
+        compare(str(tmp_path / "deep"), tmp_path / "new", feature_network, data)
