@@ -3,8 +3,8 @@
 python benchmarks/foreign_checkpoints.py REFERENCE
 
 REFERENCE is a folder with `unets.npz`, of inputs and outputs, and `unets/`, of checkpoints (.pt) with their options
-(.json). Each is converted, its network compared in float32 and in float64, and saved and loaded again; a network that
-a pipeline samples also without this package, from the code in its folder. Errors are relative to the largest output.
+(.json). Each is converted, its network compared in float32 and in float64, and saved and loaded again, with this
+package and without it, from the code in its folder. Errors are relative to the largest output.
 """
 
 import subprocess
@@ -20,20 +20,7 @@ from ddpm_hf import GaussianDiffusionPipeline, NoisyImageClassifier
 from ddpm_hf.converters import convert_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from no_package import NO_PACKAGE
-
-WITHOUT_PACKAGE = (
-    NO_PACKAGE
-    + """
-import torch
-from diffusers import DiffusionPipeline
-
-folder, inputs, output = sys.argv[1:]
-unet = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True).unet
-with torch.no_grad():
-    torch.save(unet(*torch.load(inputs, weights_only=True), return_dict=False)[0], output)
-"""
-)
+from no_package import RUN_CONVERTED
 
 
 def main():
@@ -55,7 +42,7 @@ def row(checkpoint, arrays):
             error(arrays, name, output_of(network, arrays, name)),
             error(arrays, name, output_of(network.double(), arrays, name), "output_float64"),
             error(arrays, name, output_of(loaded, arrays, name)),
-            without_package(converted, arrays, name, Path(place)),
+            without_package(arrays, name, Path(place)),
             other_weights(checkpoint, options, arrays, name),
         ]
     cells = ("" if cell is None else f"{cell:.1e}" for cell in cells)
@@ -88,11 +75,9 @@ def error(arrays, name, output, key="output"):
     return ((output - expected).abs().max() / expected.abs().max()).item()
 
 
-def without_package(converted, arrays, name, place):
-    if not isinstance(converted, GaussianDiffusionPipeline):
-        return None
+def without_package(arrays, name, place):
     torch.save(inputs_of(arrays, name, torch.float32), place / "inputs.pt")
-    (place / "process.py").write_text(WITHOUT_PACKAGE, encoding="utf-8")
+    (place / "process.py").write_text(RUN_CONVERTED, encoding="utf-8")
     command = [sys.executable, "process.py", str(place / "new"), "inputs.pt", "output.pt"]
     subprocess.run(command, cwd=place, check=True, capture_output=True)
     return error(arrays, name, torch.load(place / "output.pt", weights_only=True))

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from diffusers import UNet2DModel
-from no_package import NO_PACKAGE
+from no_package import RUN_CONVERTED
 
 from ddpm_hf import (
     ADMUNet2DModel,
@@ -69,34 +69,14 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert torch.equal(model.output_of(loaded), model.output_of(network_of(converted)))
 
 
-WITHOUT_PACKAGE = (
-    NO_PACKAGE
-    + """
-from pathlib import Path
-import torch
-from diffusers import AutoModel, DiffusionPipeline
-
-folder = sys.argv[1]
-if (Path(folder) / "model_index.json").exists():
-    network = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True).unet
-else:
-    network = AutoModel.from_pretrained(folder, trust_remote_code=True)
-inputs = torch.load("inputs.pt", weights_only=True)
-with torch.no_grad():
-    output = network(*inputs)
-torch.save(getattr(output, "sample", output), "output.pt")
-"""
-)
-
-
 @pytest.mark.parametrize("name", ["ddpmpp", "guided_sr", "guided_classifier"])
 def test_without_the_package_the_code_in_the_folder_computes_the_same(foreign, tmp_path, name):
     model = foreign(name)
     convert_checkpoint(model.checkpoint, model.options, tmp_path / "new")
     torch.save(model.inputs(torch.float32), tmp_path / "inputs.pt")
-    (tmp_path / "process.py").write_text(WITHOUT_PACKAGE, encoding="utf-8")
+    (tmp_path / "process.py").write_text(RUN_CONVERTED, encoding="utf-8")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "process.py", str(tmp_path / "new")]
+    command = [sys.executable, "process.py", str(tmp_path / "new"), "inputs.pt", "output.pt"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     expected = model.array("output")
