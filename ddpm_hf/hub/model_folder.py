@@ -4,12 +4,19 @@ import inspect
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping
-from ddpm_hf.hub.model_files import CONFIG_FILE, INDEX_FILE, check_files, component_names
+from ddpm_hf.hub.model_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    check_files,
+    check_weights_files,
+    component_names,
+    is_autoencoder,
+)
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
@@ -59,6 +66,9 @@ def _check_size(folder, name, content):
 
 
 def _check_loads(folder):
+    if is_autoencoder(folder):
+        load_autoencoder(folder)
+        return
     check_files(folder)
     own = GaussianDiffusionCascadePipeline if is_cascade(folder) else GaussianDiffusionPipeline
     try:
@@ -70,6 +80,31 @@ def _check_loads(folder):
             f"{folder} does not load as a pipeline ({str(error).strip().splitlines()[0]}): nobody could use it; write "
             "it again with `save_pretrained`."
         ) from error
+
+
+def load_autoencoder(name):
+    """The [`AutoencoderKL`] of a folder or a Hub id, by itself or as the `vae` of a pipeline, to be used as it is.
+
+    Raises:
+        InputError: for what is none, or cannot be read.
+        ValueError: for weights that are not finite.
+    """
+    folder = Path(name)
+    inside = (folder / "vae" / CONFIG_FILE).is_file()
+    for place in [folder / "vae" if inside else folder] if folder.is_dir() else []:
+        if not (place / CONFIG_FILE).is_file():
+            raise InputError(
+                f"{name} holds no autoencoder, for it has no {CONFIG_FILE}: give a folder that "
+                "`ddpm-hf train_autoencoder` has written, a pipeline with a vae, or a Hub id."
+            )
+        check_weights_files(place)
+    try:
+        vae = AutoencoderKL.from_pretrained(name, **({"subfolder": "vae"} if inside else {}))
+    # Loaders raise many kinds of errors; users see one kind.
+    except Exception as error:
+        raise InputError(f"Cannot load an AutoencoderKL from {name}: {str(error).strip().splitlines()[0]}") from error
+    check_weights_finite(name, {"vae": vae})
+    return vae.requires_grad_(False).eval()
 
 
 def load_pipeline(model, **parts):
