@@ -9,7 +9,7 @@ RECONSTRUCTIONS = {"l1": F.l1_loss, "mse": F.mse_loss}
 
 
 class LearningAutoencoder(AutoencoderKL):
-    """An [`AutoencoderKL`] whose `forward` gives what its loss needs; its weights have the names of the stock class."""
+    """An [`AutoencoderKL`] whose `forward` gives what its loss needs; its weights have the stock class's names."""
 
     def forward(self, images):
         r"""The reconstruction (N, C, H, W) from z ~ q(z | x), and the moments of q, (N, 2C, h, w)."""
@@ -52,7 +52,7 @@ def make_autoencoder_objective(reconstruction, kl_weight):
 
 @torch.no_grad()
 def centred(vae, means):
-    r"""Moves the latents so that their means over the data become 0, in place, and leaves the reconstructions as they are.
+    r"""Moves the latents so that their means over the data become 0, in place; the reconstructions stay as they are.
 
     The stock `StableDiffusionPipeline` ignores a `shift_factor`, so that the means (C,) of the channels go into the
     1x1 convolutions beside the latents: :math:`\mu' = \mu - m`, and :math:`W z + b = W z' + (b + W m)`.

@@ -82,5 +82,6 @@ def check_sides(config, sides, name):
         fitting = [max(factor, round(side / factor) * factor) for side in sides]
         raise InputError(
             f"{name} makes latents whose sides are {factor} times smaller, and the images are of "
-            f"{written_sides(sides)}: give a --resolution whose sides are multiples of {factor}, such as {size_of(*fitting)}."
+            f"{written_sides(sides)}: give a --resolution whose sides are multiples of {factor}, such as "
+            f"{size_of(*fitting)}."
         )
