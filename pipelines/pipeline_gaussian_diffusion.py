@@ -3,7 +3,14 @@
 import inspect
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    ModelMixin,
+    UNet2DModel,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -53,10 +60,11 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             schedulers stay.
         classifier ([`NoisyImageClassifier`], *optional*): predicts the class of x_t, for `classifier_guidance_scale`;
             its image size, channels and classes equal the network's.
+        vae ([`AutoencoderKL`], *optional*): decodes the samples of a network of latents, and encodes images to edit.
     """
 
-    model_cpu_offload_seq = "classifier->unet"
-    _optional_components = ["classifier"]  # noqa: RUF012
+    model_cpu_offload_seq = "classifier->unet->vae"
+    _optional_components = ["classifier", "vae"]  # noqa: RUF012
     _callback_tensor_inputs = ("latents", "model_output", "pred_original_sample")
 
     def __init__(
@@ -64,19 +72,23 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         unet: UNet2DModel | MLPDenoiser | ExactDenoiser | NCSNpp2DModel | LinearAttentionUNet2DModel,
         scheduler: SchedulerMixin,
         classifier: ModelMixin | None = None,
+        vae: AutoencoderKL | None = None,
     ):
         super().__init__()
         scheduler = own_scheduler(scheduler)
         check_time_input(unet.config, scheduler)
         if classifier is not None:
             check_classifier(classifier.config, unet.config)
-        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
+        if vae is not None:
+            kind_of(unet.config).decoded_by(vae)
+        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, vae=vae)
         self.image_processor = IMAGE_PROCESSOR
 
     @property
     def samples(self):
         """The kind of samples that the network makes, a [`SampleKind`]."""
-        return kind_of(self.unet.config)
+        samples = kind_of(self.unet.config)
+        return samples if self.vae is None else samples.decoded_by(self.vae)
 
     @property
     def stage_parts(self):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from printed_output import check_printed
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
@@ -31,6 +31,7 @@ from ddpm_hf import (
 )
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +114,11 @@ def models(tmp_path_factory):
     upscaler.save_pretrained(folder / "outputs" / "upscaler")
     cascade = GaussianDiffusionCascadePipeline.from_stages(unconditional, upscaler)
     cascade.save_pretrained(folder / "outputs" / "cascade")
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(1, 1, **blocks, block_out_channels=[4, 4], latent_channels=2, norm_num_groups=2)
+    in_latents = DDPMUNet2DModel(**TINY | {"sample_size": 4, "in_channels": 2}, autoencoder_factor=2, image_channels=1)
+    latent = GaussianDiffusionPipeline(in_latents, GaussianDiffusionScheduler(clip_sample=False), vae=vae)
+    latent.save_pretrained(folder / "outputs" / "latent")
     colours = DDPMUNet2DModel(**TINY | {"in_channels": 4}, condition_channels=1)
     of_pairs = GaussianDiffusionPipeline(colours, GaussianDiffusionScheduler())
     of_pairs.save_pretrained(folder / "outputs" / "colours")
@@ -210,7 +216,11 @@ def test_notebooks_stay_small():
 # Commands ------------------------------------------------------------------------------------------------------------
 
 
-OWN_PARSERS = {"train": TrainingArguments, "train_classifier": ClassifierArguments}
+OWN_PARSERS = {
+    "train": TrainingArguments,
+    "train_classifier": ClassifierArguments,
+    "train_autoencoder": AutoencoderArguments,
+}
 
 
 def commands(guide):
@@ -241,7 +251,7 @@ def test_the_commands_of_a_guide_exist(guide, monkeypatch, tmp_path):
 def make_places(words):
     """The folders that a command reads, so that it is not refused for what readers bring."""
     for name, value in pairwise([part for word in words for part in word.split("=")]):
-        if name in ("--dataset", "--dataset_name", "--init_from", "--model"):
+        if name in ("--dataset", "--dataset_name", "--init_from", "--model", "--vae"):
             Path(value).mkdir(parents=True, exist_ok=True)
 
 

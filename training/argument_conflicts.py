@@ -3,8 +3,10 @@
 import importlib.util
 import re
 
+from ddpm_hf.data.arguments import POINT_CLOUD_NAMES
 from ddpm_hf.errors import InputError
 from ddpm_hf.installation import install_extra
+from ddpm_hf.models.presets import MLP_PRESETS
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 from ddpm_hf.sizes import sides_of_size
 
@@ -285,6 +287,37 @@ _SAMPLE_CONFLICTS = (
     ),
 )
 
+
+def _not_with_vae(holds, what):
+    """The conflict of an option with training in the latents of an autoencoder."""
+    return (
+        lambda a: a.vae is not None and holds(a),
+        f"vae={{a.vae!r}} encodes each image once, before the training: {what}.",
+    )
+
+
+_LATENT_CONFLICTS = (
+    _not_with_vae(lambda a: a.random_crop, "leave out --random_crop, whose crops are new each time"),
+    _not_with_vae(lambda a: a.streaming, "leave out --streaming, whose images are read as they come"),
+    _not_with_vae(
+        lambda a: a.low_resolution is not None or a.condition_column is not None,
+        "leave out --low_resolution and --condition_column, whose condition images are of pixels",
+    ),
+    _not_with_vae(
+        lambda a: a.point_columns is not None or a.dataset in POINT_CLOUD_NAMES or a.unet in MLP_PRESETS,
+        "give images and a network of images, for points are not encoded",
+    ),
+    _not_with_vae(
+        lambda a: a.sample_neighbours,
+        "leave out --sample_neighbours, and look for neighbours of the result with `ddpm-hf evaluate --metrics "
+        "memorisation`",
+    ),
+    _not_with_vae(
+        lambda a: a.eval_every,
+        "leave out --eval_every, whose bits per dimension are of images, and measure samples with `ddpm-hf evaluate`",
+    ),
+)
+
 TRAINING_CONFLICTS = (
     (
         lambda a: a.minutes is not None and (a.max_train_steps is not None or a.num_epochs is not None),
@@ -299,6 +332,7 @@ TRAINING_CONFLICTS = (
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
     *_SAMPLE_CONFLICTS,
+    *_LATENT_CONFLICTS,
     (
         lambda a: a.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", a.hub_license),
         "hub_license={a.hub_license!r} is not as the Hub spells a licence, in small letters, digits, '-' and '.': "

@@ -208,6 +208,11 @@ class TrainingArguments(RunArguments):
         "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`; one without classes gets "
         "them with class_conditional.",
     )
+    vae: str | None = option(
+        None,
+        "Folder or Hub id of an autoencoder (`train_autoencoder`, or any AutoencoderKL), in whose latents the model is trained; the "
+        "images are encoded once, and kept in the cache of datasets.",
+    )
     variance_head: Literal[VARIANCE_HEADS] | None = option(
         None,
         "Predict the variance of each pixel too: learned_range, taught by the bound; npr, sn, ocm: the covariance of x0, "

@@ -8,7 +8,7 @@ import torch
 from ddpm_hf.data import to_model_range
 from ddpm_hf.pipelines.image_grids import enlargement, image_grid, side_by_side
 from ddpm_hf.samples import kind_of_batch
-from ddpm_hf.samples.latents import drawn_latents, moments_of
+from ddpm_hf.samples.latent_units import drawn_from, moments_of
 from ddpm_hf.training.autoencoder_objective import centred
 
 # Images by which the units of the latents are measured; their error falls with the number of all values.
@@ -27,20 +27,19 @@ def with_units(vae, images, batch_size):
         vae (`AutoencoderKL`): a trained autoencoder.
         images: a data set of `ddpm_hf.data`.
     """
-    vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     chosen = np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES_OF_UNITS)).astype(int)
     devices = [] if vae.device.type == "cpu" else [vae.device]
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         latents = [
-            drawn_latents(vae.config, moments_of(vae, to_model_range(images.__getitems__(rows)["images"])))
+            drawn_from(moments_of(vae, to_model_range(images.__getitems__(rows)["images"])))
             for rows in np.array_split(chosen, math.ceil(len(chosen) / batch_size))
         ]
     latents = torch.cat(latents)
     means = latents.mean((0, 2, 3))
     variance = (latents - means[:, None, None]).square().mean()
     centred(vae, means)
-    vae.register_to_config(scaling_factor=variance.rsqrt().item())
+    vae.register_to_config(scaling_factor=variance.rsqrt().item(), shift_factor=0.0)
     return vae
 
 

@@ -6,8 +6,8 @@ _NAMES = {
     "strict_data",
     "Where the data is kept": "in_memory_limit_gb on_disk_limit_gb cache_dir dataloader_workers streaming "
     "shuffle_buffer",
-    "Network": "model unet autoencoder latent_channels init_from variance_head train_head_only width layers_per_block "
-    "dropout",
+    "Network": "model unet vae autoencoder latent_channels init_from variance_head train_head_only width "
+    "layers_per_block dropout",
     "Condition images": "low_resolution max_augmentation_level condition_dropout",
     "Diffusion process": "process num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type "
     "rescale_betas_zero_snr sigma_max sigma_data",

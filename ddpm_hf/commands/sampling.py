@@ -158,7 +158,7 @@ def sample(
     if accelerator.is_main_process:
         _save_trajectory(recorder, trajectory)
         samples.save(images, files)
-        typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
+        typer.echo(f"{num_images} {samples.samples.output_name} in {' and '.join(map(str, files))}")
 
 
 def _check_trajectory(trajectory, num_images, sampling, execution):
@@ -341,7 +341,7 @@ def interpolate(
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
     samples, files = pipeline.samples, row_files(pipeline, output)
-    pair = [read_image(image, samples.channels, samples.depth) for image in (image_a, image_b)]
+    pair = [read_image(image, samples.output_shape[0], samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     set_up_network(pipeline, execution, len(weights), _steps_of(pipeline, sampling.steps))
@@ -421,7 +421,7 @@ def edit(
         raise InputError(
             "--invert shows noise in 8 bits, and this model makes other images: take --strength or --mask."
         )
-    given = read_image(image, samples.channels, samples.depth)
+    given = read_image(image, samples.output_shape[0], samples.depth)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
@@ -518,7 +518,7 @@ def _inverted(pipeline, image, sampling):
     keywords = sampling.keywords()
     del keywords["eta"]  # the inversion is that of eta = 0
     latents = GaussianDiffusionInversionPipeline.from_pipe(pipeline)(image, **keywords).latents
-    pictures = pipeline.image_processor.postprocess(latents / 3)
+    pictures = pipeline.samples.to_output(latents / 3, "pil")
     return pictures + pipeline(latents=latents, eta=0.0, **keywords).images
 
 

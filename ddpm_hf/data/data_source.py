@@ -15,6 +15,8 @@ class DataSource:
     """
 
     resizing = None
+    # The autoencoder whose latents the samples are; None for all others.
+    vae = None
 
     def check_batch_fits(self, batch_size):
         """Raises InputError for a batch that this machine's memory does not hold."""

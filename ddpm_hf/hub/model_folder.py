@@ -29,6 +29,8 @@ from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # From the Hub's documentation on storage limits (2025).
 LARGEST_FILE = 50 * 10**9
+# The parts of a [`GaussianDiffusionPipeline`]; a stock pipeline with a vae is of another kind.
+PARTS = {"unet", "scheduler", "classifier", "vae"}
 # The arguments that a pipeline passes to a scheduler's step.
 OF_A_STEP = {"model_output", "timestep", "sample"}
 
@@ -107,10 +109,11 @@ def load_autoencoder(name):
     return vae.requires_grad_(False).eval()
 
 
-def load_pipeline(model, **parts):
+def load_pipeline(model, latents=True, **parts):
     """The [`GaussianDiffusionPipeline`] of a folder or a Hub id.
 
     Args:
+        latents (`bool`): whether a model of the latents of an autoencoder is taken too.
         parts: components that replace the stored ones: `classifier=`.
 
     Raises:
@@ -123,7 +126,9 @@ def load_pipeline(model, **parts):
             "`ddpm-hf sample` draws from the whole."
         )
     components = _components(model)
-    others, missing = components - {"unet", "scheduler", "classifier"}, {"unet", "scheduler"} - components
+    others, missing = components - PARTS, {"unet", "scheduler"} - components
+    is_ours = isinstance(read_index(model)["_class_name"], list)
+    others |= set() if is_ours and latents else {"vae"} & components
     if others:
         raise InputError(
             f"Cannot take model={str(model)!r}: it has a {' and a '.join(sorted(others))} too, so its network does "

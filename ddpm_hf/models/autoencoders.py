@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.nearest_names import did_you_mean
-from ddpm_hf.samples.latents import factor_of
+from ddpm_hf.samples.latent_units import factor_of
 from ddpm_hf.sizes import size_of, written_sides
 
 # Keyword arguments of `AutoencoderKL`; the last number of a name is the factor by which the sides of the latents are
@@ -14,11 +14,11 @@ from ddpm_hf.sizes import size_of, written_sides
 AUTOENCODER_PRESETS = {
     # 0.2M parameters: 28x28 to 14x14, minutes to train on a CPU.
     "small_f2": {"block_out_channels": (16, 32), "latent_channels": 2, "norm_num_groups": 8},
-    # 0.5M parameters: 32x32 to 8x8, minutes to train on a CPU.
+    # 0.7M parameters: 32x32 to 8x8, minutes to train on a CPU.
     "small_f4": {"block_out_channels": (16, 32, 64), "latent_channels": 4, "norm_num_groups": 8},
-    # 5M parameters: 32x32 in colour to 16x16, on a GPU.
+    # 3.3M parameters: 32x32 in colour to 16x16, on a GPU.
     "medium_f2": {"block_out_channels": (64, 128), "latent_channels": 4, "layers_per_block": 2},
-    # 11.9M parameters: 64x64 to 16x16, on a GPU.
+    # 8.8M parameters: 64x64 to 16x16, on a GPU.
     "medium_f4": {"block_out_channels": (64, 128, 192), "latent_channels": 4, "layers_per_block": 2},
     # 83.7M parameters: 256x256 to 32x32, the network of Stable Diffusion.
     "large_f8": {"block_out_channels": (128, 256, 512, 512), "latent_channels": 4, "layers_per_block": 2},

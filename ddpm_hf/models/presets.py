@@ -126,6 +126,27 @@ UNET_PRESETS = {
         "freq_shift": 1,
         "norm_eps": 1e-6,
     },
+    # 1.6M parameters: latents of 8x8 or 14x14 (`--vae`), for a CPU.
+    "latents_small": {
+        "sample_size": 8,
+        "in_channels": 4,
+        "block_out_channels": (48, 96),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 32,
+        "norm_num_groups": 16,
+    },
+    # 27.2M parameters: latents of 16x16 to 32x32 (`--vae`), on a GPU.
+    "latents_medium": {
+        "sample_size": 32,
+        "in_channels": 4,
+        "block_out_channels": (128, 256, 256),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 64,
+    },
 }
 
 MLP_PRESETS = {

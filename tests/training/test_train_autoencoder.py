@@ -16,7 +16,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.models.autoencoders import AUTOENCODER_PRESETS, autoencoder_config, chosen_preset
 from ddpm_hf.reports.loss_curve import read_rows
-from ddpm_hf.samples.latents import decode_latents, drawn_latents, factor_of, moments_of
+from ddpm_hf.samples.latent_units import decode_latents, drawn_from, factor_of, moments_of, scaled_moments
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import psnr, reconstructions, with_units
@@ -85,7 +85,7 @@ def test_the_latents_are_centred_and_of_variance_one_and_the_reconstructions_sta
     with_units(vae, ImagesInMemory({"images": images}), batch_size=16)
     torch.testing.assert_close(reconstructions(vae, images.float() / 127.5 - 1, 16), before, atol=1e-5, rtol=0)
     assert vae.config.shift_factor == 0
-    latents = drawn_latents(vae.config, moments_of(vae, images.float() / 127.5 - 1))
+    latents = drawn_from(scaled_moments(vae.config, moments_of(vae, images.float() / 127.5 - 1)))
     assert latents.mean((0, 2, 3)).abs().max() < 0.1
     assert latents.square().mean().item() == pytest.approx(1, abs=0.1)
 
@@ -103,7 +103,7 @@ def test_units_of_latents_undo_each_other():
     vae.register_to_config(scaling_factor=0.25, shift_factor=0.75)
     mean = moments_of(vae, images).chunk(2, dim=1)[0]
     certain = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)  # without noise
-    x_0 = drawn_latents(vae.config, certain)
+    x_0 = drawn_from(scaled_moments(vae.config, certain))
     torch.testing.assert_close(x_0, (mean - 0.75) * 0.25)
     torch.testing.assert_close(decode_latents(vae, x_0), vae(images).sample)
 
