@@ -41,6 +41,7 @@ class AutoencoderArguments(RunArguments):
     class_conditional: bool = field(default=False, init=False)
     label_column: str | None = field(default=None, init=False)
     condition_column: str | None = field(default=None, init=False)
+    value_column: str | None = field(default=None, init=False)
     timestep_sampling: str = field(default="uniform", init=False)
 
     # Network

@@ -8,8 +8,7 @@ import torch
 from ddpm_hf.data import to_model_range
 from ddpm_hf.pipelines.image_grids import enlargement, image_grid, side_by_side
 from ddpm_hf.samples import kind_of_batch
-from ddpm_hf.samples.latent_units import drawn_from, moments_of
-from ddpm_hf.training.autoencoder_objective import centred
+from ddpm_hf.samples.latent_units import centred, drawn_from, moments_of
 
 # Images by which the units of the latents are measured; their error falls with the number of all values.
 MOST_IMAGES_OF_UNITS = 2000
@@ -21,7 +20,7 @@ def with_units(vae, images, batch_size):
     r"""Centres the latents and writes `scaling_factor`, :math:`1 / \sqrt{E[(z - m)^2]}`, into the config, in place.
 
     m are the means of the channels over the data, z is drawn from q(z | x), and the mean square is over all values
-    (Rombach et al. 2022, appendix G). The `shift_factor` is 0 (`autoencoder_objective.centred` says why).
+    (Rombach et al. 2022, appendix G). The `shift_factor` is 0 (`latent_units.centred` says why).
 
     Args:
         vae (`AutoencoderKL`): a trained autoencoder.

@@ -1,6 +1,5 @@
 """The training objective of an autoencoder for latent diffusion."""
 
-import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -48,15 +47,3 @@ def make_autoencoder_objective(reconstruction, kl_weight):
         return errors + kl_weight * kl / images[0].numel()
 
     return objective
-
-
-@torch.no_grad()
-def centred(vae, means):
-    r"""Moves the latents so that their means over the data become 0, in place; the reconstructions stay as they are.
-
-    The stock `StableDiffusionPipeline` ignores a `shift_factor`, so that the means (C,) of the channels go into the
-    1x1 convolutions beside the latents: :math:`\mu' = \mu - m`, and :math:`W z + b = W z' + (b + W m)`.
-    """
-    vae.quant_conv.bias[: len(means)] -= means
-    vae.post_quant_conv.bias += vae.post_quant_conv.weight.flatten(1) @ means
-    return vae

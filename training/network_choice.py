@@ -45,6 +45,8 @@ def choose_for_images(args, source, device):
     unet = f"medium_{side}" if is_large and side < 128 else f"small_{side}"
     if side == 32 and source.channels == 1 and not is_large:
         unet = "fashion_mnist"
+    if source.captions is not None:
+        unet = "text_medium" if is_large else "text_small_32"
     settings = {
         "unet": unet,
         "resolution": resolution,
@@ -77,8 +79,9 @@ def choose_for_latents(args, source, device):
     """The [`Choice`] for latents, by their size and the device."""
     number, is_cpu = count_images(source), device.type == "cpu"
     is_large = not is_cpu and number >= MANY_IMAGES and all(side % 4 == 0 for side in source.sides)
+    kind = "latents" if source.captions is None else "text"
     settings = {
-        "unet": "latents_medium" if is_large else "latents_small",
+        "unet": f"{kind}_medium" if is_large else f"{kind}_small",
         "batch_size": min(64, number),
         "learning_rate": 3e-4 if is_large else 1e-3,
         "adam_beta2": 0.99,

@@ -8,6 +8,7 @@ _NAMES = {
     "shuffle_buffer",
     "Network": "model unet vae autoencoder latent_channels init_from variance_head train_head_only width "
     "layers_per_block dropout",
+    "Captions": "caption_column caption_template text_encoder",
     "Condition images": "low_resolution max_augmentation_level condition_dropout",
     "Diffusion process": "process num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type "
     "rescale_betas_zero_snr sigma_max sigma_data",

@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, EDMScheduler, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data import count_images, data_for, open_images, sized_for_network
+from ddpm_hf.data.captions import with_captions
 from ddpm_hf.data.for_network import data_of
 from ddpm_hf.data.latents import open_latents
 from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
@@ -62,6 +63,9 @@ from ddpm_hf.training.run_setup import (
 )
 from ddpm_hf.training.sample_measures import HeldOutDistance
 from ddpm_hf.training.summaries import closing, describe_choice, describe_length, opening
+from ddpm_hf.training.text_encoders import open_text_parts
+from ddpm_hf.training.text_network import make_captioned_network
+from ddpm_hf.training.text_trainer import TextTrainer
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
 # The options of the scheduler that define the network's training task.
@@ -150,12 +154,21 @@ def open_data(args):
         if is_of_latents(config):
             raise InputError(f"The network of {model} was trained in latents: give --vae, the autoencoder of these.")
         return data_for(config).open_for_network(args, config, model, args.streaming)
+    return captioned(_open_for_new_network(args), args)
+
+
+def _open_for_new_network(args):
     if args.unet is None:
         return data_of(args).open_for_choice(args, args.streaming)
     config = network_config(args.unet)
     if args.unet in NETWORK_PRESETS:
         return data_for(config).open_for_preset(args, config, args.streaming)
     return data_for(config).open_for_config(args, config, f"unet={args.unet!r}", args.streaming)
+
+
+def captioned(source, args):
+    """The opened images, with the captions that the options ask for."""
+    return with_captions(source, args) if args.has_captions else source
 
 
 def open_in_latents(args):
@@ -167,7 +180,7 @@ def open_in_latents(args):
     vae = load_autoencoder(args.vae)
     if args.init_from is None:
         images = open_images(args, vae.config.sample_size if isinstance(vae.config.sample_size, int) else None)
-        return open_latents(images, vae, args.vae, args.random_flip)
+        return open_latents(captioned(images, args), vae, args.vae, args.random_flip)
     config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
     if not is_of_latents(config):
         raise InputError(f"The network of {model} was not trained in latents: leave out --vae {args.vae}.")
@@ -227,7 +240,9 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
         if source.vae is not None:
             source.vae.to(accelerator.device)
         images = begin_run(args, accelerator, source, unet, measured)
-        trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
+        kind = Trainer if source.captions is None else TextTrainer
+        trainer = kind(args, accelerator, unet, scheduler, images, total_steps)
+        trainer.captions = source.captions
         trainer.push, trainer.held_out, trainer.distance, trainer.vae = push, held_out, distance, source.vae
         if args.sample_neighbours:
             search = partial(TrainingNeighbours, images, trainer.kind.channels)
@@ -281,6 +296,8 @@ def write_result(trainer, unet, repository):
 
 def make_unet(args, source):
     """The network of a preset or of `init_from`, for the channels, size and classes of the data."""
+    if source.captions is not None:
+        return make_captioned_network(args, source, open_text_parts(args.text_encoder, source.captions))
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}

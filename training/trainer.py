@@ -46,10 +46,11 @@ class Trainer(TrainingLoop):
         distance (`HeldOutDistance`, *optional*): measures samples against them.
         neighbours (`TrainingNeighbours`, *optional*): draws samples beside training images; only in the main process.
         vae (`AutoencoderKL`, *optional*): the autoencoder in whose latents the network is trained.
+        captions (`tuple[str]`, *optional*): all different captions of the images.
     """
 
     logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE, loss_curve.CHANNELS_FILE, loss_curve.DISTANCE_FILE)
-    push = held_out = distance = neighbours = vae = None
+    push = held_out = distance = neighbours = vae = captions = None
 
     def __init__(self, args, accelerator, unet, scheduler, images, total_steps):
         self.scheduler = scheduler

@@ -20,8 +20,9 @@ from ddpm_hf.training.trainer import objective_of
 def example_batch(source, size):
     """Random data in the form of a source's batches: `{"images", "labels"}`."""
     batch = {"images": source.samples.random_data(size)}
-    if source.num_classes is not None:
-        return batch | {"labels": torch.arange(size) % source.num_classes}
+    num_labels = source.num_classes if source.captions is None else len(source.captions)
+    if num_labels is not None:
+        return batch | {"labels": torch.arange(size) % num_labels}
     limits = value_limits_of(source.network_options)
     return batch if limits is None else batch | {"labels": torch.full((size,), limits[0])}
 

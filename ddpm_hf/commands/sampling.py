@@ -55,6 +55,12 @@ class GuidedSamplingOptions(SamplingOptions):
     condition_image: Path | None = option(
         None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
     )
+    prompt: str | None = option(
+        None, "What to draw, for a model that was trained with captions; by default the empty text."
+    )
+    negative_prompt: str | None = option(
+        None, "What --guidance_scale leads away from, for such a model; by default the empty text."
+    )
     augmentation_level: str | None = option(
         None, "For a cascade, noise on what its upscalers are told: one for all, or LEVEL,LEVEL, one for each."
     )
@@ -76,6 +82,8 @@ class GuidedSamplingOptions(SamplingOptions):
         if not self.ode and self.rtol is not None:
             raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
         given = [f"--{name}" for name in self.of_steps if getattr(self, name) != getattr(type(self), name)]
+        if self.ode and self.prompt is not None:
+            raise InputError("--ode is of models without a text: leave out --prompt, or --ode.")
         if self.ode and given:
             raise InputError(f"--ode follows the probability flow without steps: leave out {' and '.join(given)}.")
 
@@ -98,6 +106,7 @@ class GuidedSamplingOptions(SamplingOptions):
             "classifier_guidance_scale": self.classifier_guidance_scale,
             "classifier_guidance_form": self.classifier_guidance_form,
             **({} if self.augmentation_level is None else {"augmentation_level": self._levels()}),
+            **{name: text for name in ("prompt", "negative_prompt") if (text := getattr(self, name)) is not None},
         }
 
     def _levels(self):
@@ -173,7 +182,7 @@ def _check_trajectory(trajectory, num_images, sampling, execution):
 def _open(model, device, sampling):
     """The pipeline of a model or of a cascade, with the sampler that the options name."""
     named = None if sampling.steps == ALL else sampling.steps
-    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, cascades=True)
+    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, every_kind=True)
 
 
 def _for_pipeline(pipeline, keywords, sampling):
@@ -231,6 +240,10 @@ def for_cascade(keywords, sampling):
     """The arguments that all stages of a cascade take; InputError for those that are for one model."""
     if sampling.ode:
         raise InputError("--ode is for one model, and this is a cascade: leave it out.")
+    if sampling.prompt is not None or sampling.negative_prompt is not None:
+        raise InputError(
+            "--prompt is for a model that was trained with captions, and this is a cascade: leave it out."
+        )
     if keywords["classifier_guidance_scale"] != 0:
         raise InputError("classifier_guidance_scale is for one model, and this is a cascade: leave it out.")
     return {name: value for name, value in keywords.items() if not name.startswith("classifier")}

@@ -80,8 +80,6 @@ class LatentSource(DataSource):
     flips: bool = False
 
     network_class = DDPMUNet2DModel
-    # x_0 of latents has no bounds.
-    scheduler_options = {"clip_sample": False}  # noqa: RUF012
 
     def __len__(self):
         return len(self.images)
@@ -114,6 +112,10 @@ class LatentSource(DataSource):
         return self.images.labels
 
     @property
+    def captions(self):
+        return self.images.captions
+
+    @property
     def num_classes(self):
         return self.images.num_classes
 
@@ -134,6 +136,12 @@ class LatentSource(DataSource):
             "autoencoder_factor": factor_of(self.vae.config),
             "image_channels": self.images.channels,
         }
+
+    @property
+    def scheduler_options(self):
+        """No clipping, for x_0 of latents has no bounds; and with captions the timesteps of the stock pipeline."""
+        of_stock = {} if self.captions is None else {"timestep_spacing": "trailing", "steps_offset": 1}
+        return {"clip_sample": False} | of_stock
 
     @cached_property
     def fingerprint(self):

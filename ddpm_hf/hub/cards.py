@@ -13,11 +13,11 @@ from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.files import written_whole
 from ddpm_hf.hub import card_sections as sections
 from ddpm_hf.hub.autoencoder_card import autoencoder_sections
-from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
+from ddpm_hf.hub.card_results import TASK, TEXT_TASK, eval_results, read_results, results_text
 from ddpm_hf.hub.model_files import is_autoencoder
 from ddpm_hf.hub.public_names import local_names, on_the_hub
 from ddpm_hf.hub.reading import read_index
-from ddpm_hf.reports.report_files import TRAINING_OPTIONS, calibration_of
+from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS, calibration_of
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
@@ -97,6 +97,7 @@ def metadata(folder, repository, license, results):
     dataset_id = None if dataset in elsewhere else on_the_hub(dataset)
     scores = eval_results(results, dataset_id or name, name)
     return _card_data(
+        TEXT_TASK if CAPTIONS.read(folder) else TASK,
         license=license,
         datasets=None if dataset_id is None else [dataset_id],
         base_model=None if base_model in elsewhere else on_the_hub(base_model),

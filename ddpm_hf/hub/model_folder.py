@@ -20,6 +20,7 @@ from ddpm_hf.hub.model_files import (
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
+from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.pipeline_cascade import GaussianDiffusionCascadePipeline
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
@@ -31,6 +32,7 @@ PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 LARGEST_FILE = 50 * 10**9
 # The parts of a [`GaussianDiffusionPipeline`]; a stock pipeline with a vae is of another kind.
 PARTS = {"unet", "scheduler", "classifier", "vae"}
+TEXT_PARTS = {"text_encoder", "tokenizer"}
 # The arguments that a pipeline passes to a scheduler's step.
 OF_A_STEP = {"model_output", "timestep", "sample"}
 
@@ -109,11 +111,12 @@ def load_autoencoder(name):
     return vae.requires_grad_(False).eval()
 
 
-def load_pipeline(model, latents=True, **parts):
+def load_pipeline(model, latents=True, texts=False, **parts):
     """The [`GaussianDiffusionPipeline`] of a folder or a Hub id.
 
     Args:
         latents (`bool`): whether a model of the latents of an autoencoder is taken too.
+        texts (`bool`): whether a model that is told a text is taken too.
         parts: components that replace the stored ones: `classifier=`.
 
     Raises:
@@ -126,9 +129,15 @@ def load_pipeline(model, latents=True, **parts):
             "`ddpm-hf sample` draws from the whole."
         )
     components = _components(model)
-    others, missing = components - PARTS, {"unet", "scheduler"} - components
-    is_ours = isinstance(read_index(model)["_class_name"], list)
+    others, missing = components - PARTS - (TEXT_PARTS if texts else set()), {"unet", "scheduler"} - components
+    name = read_index(model)["_class_name"]
+    is_ours = isinstance(name, list) or (texts and name == STABLE_DIFFUSION)
     others |= set() if is_ours and latents else {"vae"} & components
+    if TEXT_PARTS & others:
+        raise InputError(
+            f"Cannot take model={str(model)!r}: it is told a text, which this does not give it. `ddpm-hf sample "
+            "--prompt` draws from it."
+        )
     if others:
         raise InputError(
             f"Cannot take model={str(model)!r}: it has a {' and a '.join(sorted(others))} too, so its network does "

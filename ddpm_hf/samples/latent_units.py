@@ -45,3 +45,15 @@ def moments_of(vae, images):
 def decode_latents(vae, x_0):
     """The images (N, C, H, W), in about [-1, 1], of x_0 of a diffusion model (N, c, h, w)."""
     return vae.decode(from_latent_units(vae.config, x_0).to(vae.dtype), return_dict=False)[0].float()
+
+
+@torch.no_grad()
+def centred(vae, means):
+    r"""Takes the means (C,) of the channels off the latents, in place; the reconstructions stay as they are.
+
+    The stock `StableDiffusionPipeline` ignores a `shift_factor`, so that the means go into the 1x1 convolutions beside
+    the latents: :math:`\mu' = \mu - m`, and :math:`W z + b = W z' + (b + W m)`.
+    """
+    vae.quant_conv.bias[: len(means)] -= means
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight.flatten(1) @ means
+    return vae

@@ -16,11 +16,11 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.models.autoencoders import AUTOENCODER_PRESETS, autoencoder_config, chosen_preset
 from ddpm_hf.reports.loss_curve import read_rows
-from ddpm_hf.samples.latent_units import decode_latents, drawn_from, factor_of, moments_of, scaled_moments
+from ddpm_hf.samples.latent_units import centred, decode_latents, drawn_from, factor_of, moments_of, scaled_moments
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import psnr, reconstructions, with_units
-from ddpm_hf.training.autoencoder_objective import LearningAutoencoder, centred, make_autoencoder_objective
+from ddpm_hf.training.autoencoder_objective import LearningAutoencoder, make_autoencoder_objective
 from ddpm_hf.training.train_autoencoder import main, train_autoencoder
 
 TINY = {
