@@ -8,6 +8,9 @@ from ddpm_hf.reports.report_files import CAPTIONS
 from ddpm_hf.training.objectives import drop_labels
 from ddpm_hf.training.trainer import Trainer
 
+# Captions that are kept with the model, for its card.
+MOST_EXAMPLES = 10
+
 
 class TextTrainer(Trainer):
     """Trains a [`CaptionedNetwork`]; the numbers of captions are its labels.
@@ -35,7 +38,10 @@ class TextTrainer(Trainer):
         pipeline = self.pipeline_of(network)
         is_stock = why_not_stable_diffusion(self.kind, network.text_encoder, pipeline.scheduler) is None
         (stable_diffusion(pipeline) if is_stock else pipeline).save_pretrained(folder)
-        CAPTIONS.write(folder, {"number": len(self.captions), "examples": some_of(self.captions, 5)})
+        CAPTIONS.write(
+            folder,
+            {"number": len(self.captions), "examples": some_of(self.captions, min(len(self.captions), MOST_EXAMPLES))},
+        )
 
     def _examples(self, number):
         return {"prompts": some_of(self.captions, number)}
