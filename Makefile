@@ -11,7 +11,7 @@ SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo demo-more test quality format figures embedded notebooks docs dist check-dist clean
+.PHONY: demo demo-more demo_text test quality format figures embedded notebooks docs dist check-dist clean
 
 # Installed once, and again when the dependencies change; the code itself is linked, not copied.
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
@@ -39,6 +39,15 @@ demo-more: $(DEMO)/model_index.json
 	$(BIN)/ddpm-hf train --init_from $(DEMO) --minutes $(MINUTES) --batch_size 32 --learning_rate 1e-3 --lr_scheduler cosine \
 		--lr_warmup_steps 40 --adam_beta2 0.99 --ema_decay 0.998 --timestep_sampling low_discrepancy --output_dir $(DEMO)_more
 	test -f $(DEMO)_more/samples.png || $(BIN)/ddpm-hf sample $(DEMO)_more --num_images 36 --output $(DEMO)_more/samples.png
+
+# An autoencoder, and a text-to-image model in its latents, both from nothing; draws each class from its caption, by the
+# stock pipeline.
+demo_text: $(VENV)/installed
+	$(BIN)/ddpm-hf train_autoencoder --preset fashion_mnist --output_dir $(DEMO)_autoencoder
+	$(BIN)/ddpm-hf train --preset fashion_mnist_text --vae $(DEMO)_autoencoder --output_dir $(DEMO)_text
+	$(BIN)/python docs/draw_captions.py $(DEMO)_text
+	@echo "Images and reconstructions: $(DEMO)_autoencoder/autoencoder.png. Captions drawn: $(DEMO)_text/captions.png."
+	@echo "Draw another: $(BIN)/ddpm-hf sample $(DEMO)_text --prompt 'a photo of a Bag' --guidance_scale 3"
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

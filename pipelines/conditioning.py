@@ -179,7 +179,8 @@ def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device)
     condition = condition_of(unet_config)
     if num_classes is None:
         drops_image = condition is not None and condition.condition_dropout
-        if class_labels is not None or (guidance_scale != 1.0 and not drops_image):
+        is_told_text = unet_config.get("cross_attention_dim") is not None
+        if class_labels is not None or (guidance_scale != 1.0 and not (drops_image or is_told_text)):
             raise ValueError(
                 f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model; "
                 "this one has no classes. Leave both out, or steer it by a classifier: classifier_guidance_scale=1. "

@@ -81,6 +81,8 @@ def resized_picture(picture, sides):
 def prepare_images(pipeline, image):
     """Images as x_0: (N, C, H, W) in [-1, 1], of the network's size and on its device, in float32 or better.
 
+    For a network of latents they are encoded.
+
     Args:
         pipeline: the pipeline with the network.
         image: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N, C, H, W), or a list
@@ -89,13 +91,13 @@ def prepare_images(pipeline, image):
     Raises:
         ValueError: for other types, channels or values.
     """
-    images = images_as_given("image", image, pipeline.samples.channels)
+    samples = pipeline.samples
+    images = images_as_given("image", image, samples.output_shape[0])
     size = _sample_size(pipeline, images)
     for given in sorted(set(_sizes(images)) - {size}):
         logger.warning(f"An image is resized from {_named(given)} to {_named(size)} (height x width).")
-    return in_network_range(
-        pipeline, torch.cat([F.interpolate(one, size, mode="bilinear", antialias=True) for one in images])
-    )
+    resized = torch.cat([F.interpolate(one, size, mode="bilinear", antialias=True) for one in images])
+    return samples.encoded(in_network_range(pipeline, resized))
 
 
 def images_as_given(name, image, channels):
@@ -129,7 +131,7 @@ def prepare_mask(pipeline, mask_image, image):
         ValueError: for another size, or other values.
     """
     masks = [mask.float() for mask in _tensors("mask_image", mask_image, channels=1)]
-    images = _tensors("image", image, pipeline.samples.channels)
+    images = _tensors("image", image, pipeline.samples.output_shape[0])
     mask_sizes, image_sizes = _sizes(masks), _sizes(images)
     count = max(len(mask_sizes), len(image_sizes))
     pairs = [sizes * count if len(sizes) == 1 else sizes for sizes in (mask_sizes, image_sizes)]
@@ -146,6 +148,9 @@ def prepare_mask(pipeline, mask_image, image):
                 "a PIL image black or white. A soft mask becomes one by mask > 0.5."
             )
     size = _sample_size(pipeline, images)
+    if pipeline.vae is not None:  # a latent is painted where most of its pixels are
+        masks = [(F.adaptive_avg_pool2d(mask, pipeline.samples.sides) > 0.5).float() for mask in masks]
+        size = pipeline.samples.sides
     return torch.cat([F.interpolate(mask, size) for mask in masks]).bool().to(pipeline._execution_device)
 
 

@@ -4,6 +4,8 @@ import inspect
 
 from ddpm_hf.pipelines.portable_pipeline import OWN_FILE, OWN_PARTS
 
+# The stock pipeline of models of text and latents, which has parts that ours does not know.
+STABLE_DIFFUSION = "StableDiffusionPipeline"
 # How the names of all pipelines of ours begin.
 OWN_PREFIX = "GaussianDiffusion"
 
@@ -28,6 +30,9 @@ class PortableLoadingMixin:
         name = index.get("_class_name")
         if isinstance(name, list) and name[0] == OWN_FILE and name[1].startswith(OWN_PREFIX):
             index["_class_name"] = cls.__name__
+        if name == STABLE_DIFFUSION:
+            parts = inspect.signature(cls.__init__).parameters
+            index = {key: value for key, value in index.items() if key in parts or key.startswith("_")}
         return index
 
     @classmethod

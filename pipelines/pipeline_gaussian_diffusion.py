@@ -3,7 +3,15 @@
 import inspect
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    ModelMixin,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -20,6 +28,7 @@ from ddpm_hf.pipelines.conditioning import (
 )
 from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
+from ddpm_hf.pipelines.prompts import check_prompts, encode_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_finite, check_output
 from ddpm_hf.pipelines.schedulers import (
     centered,
@@ -53,30 +62,45 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             schedulers stay.
         classifier ([`NoisyImageClassifier`], *optional*): predicts the class of x_t, for `classifier_guidance_scale`;
             its image size, channels and classes equal the network's.
+        vae ([`AutoencoderKL`], *optional*): decodes the samples of a network of latents, and encodes images to edit.
+        text_encoder ([`PreTrainedModel`], *optional*), tokenizer ([`PreTrainedTokenizerBase`], *optional*): of
+            transformers, for a [`UNet2DConditionModel`] that is told a text.
     """
 
-    model_cpu_offload_seq = "classifier->unet"
-    _optional_components = ["classifier"]  # noqa: RUF012
+    model_cpu_offload_seq = "text_encoder->classifier->unet->vae"
+    _optional_components = ["classifier", "vae", "text_encoder", "tokenizer"]  # noqa: RUF012
     _callback_tensor_inputs = ("latents", "model_output", "pred_original_sample")
 
     def __init__(
         self,
-        unet: UNet2DModel | MLPDenoiser | ExactDenoiser | NCSNpp2DModel | LinearAttentionUNet2DModel,
+        unet: UNet2DModel
+        | UNet2DConditionModel
+        | MLPDenoiser
+        | ExactDenoiser
+        | NCSNpp2DModel
+        | LinearAttentionUNet2DModel,
         scheduler: SchedulerMixin,
         classifier: ModelMixin | None = None,
+        vae: AutoencoderKL | None = None,
+        text_encoder: torch.nn.Module | None = None,
+        tokenizer: object | None = None,  # transformers, which has its class, may be missing where this is loaded
     ):
         super().__init__()
         scheduler = own_scheduler(scheduler)
         check_time_input(unet.config, scheduler)
         if classifier is not None:
             check_classifier(classifier.config, unet.config)
-        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
+        if vae is not None:
+            kind_of(unet.config).decoded_by(vae)
+        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, vae=vae)
+        self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
         self.image_processor = IMAGE_PROCESSOR
 
     @property
     def samples(self):
         """The kind of samples that the network makes, a [`SampleKind`]."""
-        return kind_of(self.unet.config)
+        samples = kind_of(self.unet.config)
+        return samples if self.vae is None else samples.decoded_by(self.vae)
 
     @property
     def stage_parts(self):
@@ -109,6 +133,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         classifier_guidance_form: str = "score",
         condition_image=None,
         augmentation_level: float = 0.0,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
     ):
         """Draw images, or points.
 
@@ -140,19 +166,27 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
                 each, of the samples' size or of the model's low resolution (`condition_inputs.prepare_condition`).
             augmentation_level: noise to add to it, up to the highest level of its training (Ho et al. 2021): more
                 hides faults of the condition image, and follows it less.
+            prompt: for a model of captions, one text for all, or one for each; None is the empty text.
+            negative_prompt: the texts that `guidance_scale` leads away from, by default the empty one.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
         """
         output_type = self.samples.agreed_output_type(output_type)
         check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        batch_size = agreed_batch_size(batch_size, class_labels=class_labels, latents=latents, generator=generator)
+        batch_size = agreed_batch_size(
+            batch_size, class_labels=class_labels, latents=latents, generator=generator, prompt=prompt
+        )
         guidance = Guidance(
             guidance_scale, guidance_interval, guidance_rescale, classifier_guidance_scale, classifier_guidance_form
         )
         sides = self.samples.sides if latents is None else tuple(latents.shape[2:])
         condition = ConditionInput(condition_image, augmentation_level, sides)
+        check_prompts(self, class_labels, prompt, negative_prompt)
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition, generator)
+        if self.text_encoder is not None:
+            told = encode_prompts(self, prompt, negative_prompt, guidance_scale, batch_size)
+            conditioning = conditioning._replace(labels=told)
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
@@ -229,7 +263,12 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         )
 
     def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
-        """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network."""
+        """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network.
+
+        For a network that is told a text they are the hidden states of the empty one.
+        """
+        if self.text_encoder is not None:
+            return encode_prompts(self, None, None, guidance_scale, batch_size)
         return encode_labels(self.unet.config, class_labels, guidance_scale, batch_size, device)
 
     # The scheduler and its beginning ---------------------------------------------------------------------------------

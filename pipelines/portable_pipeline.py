@@ -102,7 +102,8 @@ class PortableSavingMixin:
         """The name of the stock pipeline if that can run the model, else the file and the name of ours."""
         own = {type(uncompiled(part)).__name__ for part in (self.unet, self.scheduler) if not is_stock(part)}
         is_one = self.class_for_readers == "GaussianDiffusionPipeline" and not own & OWN_PARTS.keys()
-        stock_runs = is_one and stock_pipeline_runs(self.unet.config, self.scheduler)
+        is_alone = all(self.components.get(name) is None for name in ("vae", "text_encoder"))
+        stock_runs = is_one and is_alone and stock_pipeline_runs(self.unet.config, self.scheduler)
         return "DDPMPipeline" if stock_runs else [OWN_FILE, self.class_for_readers]
 
 

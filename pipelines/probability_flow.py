@@ -29,7 +29,7 @@ def in_continuous_time(pipeline):
     scheduler = pipeline.scheduler
     if not isinstance(scheduler, ScoreSDEScheduler):
         scheduler = ScoreSDEScheduler.from_config(scheduler.config)
-    return GaussianDiffusionPipeline(pipeline.unet, scheduler)
+    return GaussianDiffusionPipeline(pipeline.unet, scheduler, vae=pipeline.vae)
 
 
 class Score:

@@ -76,7 +76,7 @@ class ImageFiles(SampleFiles):
 
     def free_files(self, path):
         """The files for `path`, as for all samples; InputError for images that no PNG can hold."""
-        channels = self.samples.channels
+        channels = self.samples.output_shape[0]
         if path.suffix.lower() == ".npy":
             check_free_file(path, self.endings)
             return [path]
@@ -124,14 +124,15 @@ class ImageFiles(SampleFiles):
 
     def picture_bytes(self, number):
         """The bytes of so many images as levels, and of their grid, which is put together twice."""
-        if None in self.samples.shape:
+        shape = self.samples.output_shape
+        if None in shape:
             return super().picture_bytes(number)
-        factor = enlargement(max(self.samples.sides))
-        return number * math.prod(self.samples.shape) * (1 + 2 * factor**2)
+        factor = enlargement(max(shape[1:]))
+        return number * math.prod(shape) * (1 + 2 * factor**2)
 
     def recorder(self, num_frames):
         """The callback that records so many frames of the way from the noise."""
-        if self.is_deep or self.samples.channels not in PNG_CHANNELS:
+        if self.is_deep or self.samples.output_shape[0] not in PNG_CHANNELS:
             raise InputError("--trajectory is of grey or colour images of 8 bits: leave it out.")
         return TrajectoryRecorder(num_frames)
 
@@ -160,4 +161,4 @@ class PointFiles(SampleFiles):
         raise InputError("--trajectory is of images; `ddpm-hf show path` draws the way of points.")
 
 
-FILES = {"images": ImageFiles, "points": PointFiles}
+FILES = {"images": ImageFiles, "latents": ImageFiles, "points": PointFiles}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from PIL import Image
 from printed_output import check_printed
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
@@ -29,9 +29,12 @@ from ddpm_hf import (
     GaussianDiffusionUpscalePipeline,
     cli,
 )
+from ddpm_hf.pipelines.stable_diffusion import stable_diffusion
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
+from ddpm_hf.training.text_encoders import new_text_encoder, new_tokenizer
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
@@ -113,6 +116,12 @@ def models(tmp_path_factory):
     upscaler.save_pretrained(folder / "outputs" / "upscaler")
     cascade = GaussianDiffusionCascadePipeline.from_stages(unconditional, upscaler)
     cascade.save_pretrained(folder / "outputs" / "cascade")
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(1, 1, **blocks, block_out_channels=[4, 4], latent_channels=2, norm_num_groups=2)
+    in_latents = DDPMUNet2DModel(**TINY | {"sample_size": 4, "in_channels": 2}, autoencoder_factor=2, image_channels=1)
+    latent = GaussianDiffusionPipeline(in_latents, GaussianDiffusionScheduler(clip_sample=False), vae=vae)
+    latent.save_pretrained(folder / "outputs" / "latent")
+    of_text(vae).save_pretrained(folder / "outputs" / "text")
     colours = DDPMUNet2DModel(**TINY | {"in_channels": 4}, condition_channels=1)
     of_pairs = GaussianDiffusionPipeline(colours, GaussianDiffusionScheduler())
     of_pairs.save_pretrained(folder / "outputs" / "colours")
@@ -123,6 +132,17 @@ def models(tmp_path_factory):
     ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(folder / "features")
     ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder / "features")
     return folder
+
+
+def of_text(vae):
+    """A stock pipeline of text, in the latents of an autoencoder."""
+    tokenizer = new_tokenizer(["a photo of a Bag"])
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    sizes = {"block_out_channels": [8], "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 2}
+    unet = UNet2DConditionModel(4, 2, 2, **blocks, **sizes, cross_attention_dim=128)
+    unet.register_to_config(_ddpm_hf={"autoencoder_factor": 2, "image_channels": 1})
+    parts = {"vae": vae, "text_encoder": new_text_encoder(tokenizer), "tokenizer": tokenizer}
+    return stable_diffusion(GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler(clip_sample=False), **parts))
 
 
 def what_readers_bring():
@@ -210,7 +230,11 @@ def test_notebooks_stay_small():
 # Commands ------------------------------------------------------------------------------------------------------------
 
 
-OWN_PARSERS = {"train": TrainingArguments, "train_classifier": ClassifierArguments}
+OWN_PARSERS = {
+    "train": TrainingArguments,
+    "train_classifier": ClassifierArguments,
+    "train_autoencoder": AutoencoderArguments,
+}
 
 
 def commands(guide):
@@ -241,7 +265,7 @@ def test_the_commands_of_a_guide_exist(guide, monkeypatch, tmp_path):
 def make_places(words):
     """The folders that a command reads, so that it is not refused for what readers bring."""
     for name, value in pairwise([part for word in words for part in word.split("=")]):
-        if name in ("--dataset", "--dataset_name", "--init_from", "--model"):
+        if name in ("--dataset", "--dataset_name", "--init_from", "--model", "--vae"):
             Path(value).mkdir(parents=True, exist_ok=True)
 
 

@@ -17,13 +17,13 @@ RANGES = (
         "num_points shuffle_buffer num_train_timesteps batch_size "
         "gradient_accumulation_steps max_train_steps "
         "log_every num_samples sample_steps checkpoints_limit num_eval_images eval_steps max_nonfinite_steps "
-        "ema_snapshot_every width layers_per_block",
+        "ema_snapshot_every width layers_per_block latent_channels",
     ),
     (
         "at least 0",
         lambda value: value >= 0,
         "in_memory_limit_gb on_disk_limit_gb dataloader_workers lr_warmup_steps adam_weight_decay seed sample_every "
-        "checkpoint_every eval_every",
+        "checkpoint_every eval_every kl_weight",
     ),
     (
         "greater than 0",

@@ -3,8 +3,10 @@
 import importlib.util
 import re
 
+from ddpm_hf.data.arguments import POINT_CLOUD_NAMES
 from ddpm_hf.errors import InputError
 from ddpm_hf.installation import install_extra
+from ddpm_hf.models.presets import MLP_PRESETS, TEXT_PRESETS, UNET_PRESETS
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 from ddpm_hf.sizes import sides_of_size
 
@@ -285,6 +287,87 @@ _SAMPLE_CONFLICTS = (
     ),
 )
 
+
+def _not_with_vae(holds, what):
+    """The conflict of an option with training in the latents of an autoencoder."""
+    return (
+        lambda a: a.vae is not None and holds(a),
+        f"vae={{a.vae!r}} encodes each image once, before the training: {what}.",
+    )
+
+
+_LATENT_CONFLICTS = (
+    _not_with_vae(lambda a: a.random_crop, "leave out --random_crop, whose crops are new each time"),
+    _not_with_vae(lambda a: a.streaming, "leave out --streaming, whose images are read as they come"),
+    _not_with_vae(
+        lambda a: a.low_resolution is not None or a.condition_column is not None,
+        "leave out --low_resolution and --condition_column, whose condition images are of pixels",
+    ),
+    _not_with_vae(
+        lambda a: a.point_columns is not None or a.dataset in POINT_CLOUD_NAMES or a.unet in MLP_PRESETS,
+        "give images and a network of images, for points are not encoded",
+    ),
+    _not_with_vae(
+        lambda a: a.sample_neighbours,
+        "leave out --sample_neighbours, and look for neighbours of the result with `ddpm-hf evaluate --metrics "
+        "memorisation`",
+    ),
+    _not_with_vae(
+        lambda a: a.eval_every,
+        "leave out --eval_every, whose bits per dimension are of images, and measure samples with `ddpm-hf evaluate`",
+    ),
+)
+
+
+def _not_with_captions(holds, what):
+    """The conflict of an option with captions."""
+    return lambda a: a.has_captions and holds(a), f"Captions were asked for: {what}."
+
+
+_CAPTION_CONFLICTS = (
+    (
+        lambda a: a.caption_column is not None and a.caption_template is not None,
+        "caption_column={a.caption_column!r} has captions, and caption_template={a.caption_template!r} makes some: "
+        "give one of them.",
+    ),
+    (
+        lambda a: a.text_encoder is not None and not a.has_captions,
+        "text_encoder={a.text_encoder!r} has no effect without captions: give --caption_column or --caption_template.",
+    ),
+    (
+        lambda a: a.unet in TEXT_PRESETS and not a.has_captions,
+        "unet={a.unet!r} is told a text: give --caption_column or --caption_template, or another network.",
+    ),
+    _not_with_captions(
+        lambda a: a.unet in UNET_PRESETS or a.unet in MLP_PRESETS,
+        f"unet={{a.unet!r}} is told none, and one of {', '.join(TEXT_PRESETS)} is, or a config.json of a "
+        "UNet2DConditionModel",
+    ),
+    _not_with_captions(lambda a: a.value_column is not None, "they stand in the place of numbers, leave out --value_column"),
+    _not_with_captions(
+        lambda a: a.class_conditional, "they stand in the place of classes, leave out --class_conditional"
+    ),
+    _not_with_captions(lambda a: a.streaming, "leave out --streaming, because all of them are read before"),
+    _not_with_captions(
+        lambda a: a.low_resolution is not None or a.condition_column is not None,
+        "leave out --low_resolution and --condition_column, for a model is told a text or an image",
+    ),
+    _not_with_captions(
+        lambda a: a.variance_head is not None or a.objective != "simple",
+        "leave out --variance_head and --objective, for the stock network predicts the mean alone",
+    ),
+    _not_with_captions(lambda a: a.init_from is not None, "leave out --init_from, for such a model is trained anew"),
+    _not_with_captions(
+        lambda a: a.process != "ddpm", "leave out --process {a.process}, for the stock pipeline runs ddpm alone"
+    ),
+    _not_with_captions(lambda a: a.eval_every, "leave out --eval_every, which measures images without a text"),
+    _not_with_captions(lambda a: a.ema == "power", "leave out --ema power, whose averages are made of a whole model"),
+    _not_with_captions(
+        lambda a: a.point_columns is not None or a.dataset in POINT_CLOUD_NAMES,
+        "they are of images, and these are points",
+    ),
+)
+
 TRAINING_CONFLICTS = (
     (
         lambda a: a.minutes is not None and (a.max_train_steps is not None or a.num_epochs is not None),
@@ -299,6 +382,8 @@ TRAINING_CONFLICTS = (
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
     *_SAMPLE_CONFLICTS,
+    *_LATENT_CONFLICTS,
+    *_CAPTION_CONFLICTS,
     (
         lambda a: a.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", a.hub_license),
         "hub_license={a.hub_license!r} is not as the Hub spells a licence, in small letters, digits, '-' and '.': "

@@ -86,7 +86,8 @@ def _with_data(flags, data):
 
 
 def _check_places(options):
-    for name, check in (("dataset", check_data_name), ("init_from", check_model_place), ("model", check_model_place)):
+    models = ((name, check_model_place) for name in ("init_from", "model", "vae"))
+    for name, check in (("dataset", check_data_name), *models):
         if options.get(name) is not None:
             refuse_empty(name, options[name])
             check(options[name])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_hf.data.arguments import DataArguments, option
-from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS, check_network_name
+from ddpm_hf.models.presets import MLP_PRESETS, TEXT_PRESETS, UNET_PRESETS, check_network_name
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 from ddpm_hf.sizes import parsed_size
 from ddpm_hf.training.argument_checks import check_each, read_stds
@@ -196,10 +196,27 @@ class TrainingArguments(RunArguments):
         4096, "With streaming: images that each process shuffles among; it keeps twice as many, undecoded, in memory."
     )
 
+    # Captions
+    caption_column: str | None = option(
+        None,
+        "Column of texts, one for each image: the model learns to draw what a text says. label_dropout drops some.",
+    )
+    caption_template: str | None = option(
+        None,
+        "Captions made from columns, whose names are in braces, as 'a photo of a {label}'; {label} is the class of the "
+        "label column.",
+    )
+    text_encoder: str | None = option(
+        None,
+        "Folder or Hub id of a text encoder with its tokenizer, of CLIP or T5, which stays as it is; by default a small one "
+        "is trained along, with a tokenizer learned from the captions.",
+    )
+
     # Network
     unet: str | None = option(
         None,
-        f"Network, one of {', '.join(UNET_PRESETS)} for images, {', '.join(MLP_PRESETS)} for points, or a config.json as "
+        f"Network, one of {', '.join(UNET_PRESETS)} for images, {', '.join(TEXT_PRESETS)} with captions, "
+        f"{', '.join(MLP_PRESETS)} for points, or a config.json as "
         "diffusers writes it; channels and classes follow the data. By default chosen by the size, channels and number of "
         "the images, with settings that suit it.",
     )
@@ -207,6 +224,11 @@ class TrainingArguments(RunArguments):
         None,
         "Pipeline folder or Hub id whose network and weights are the start, instead of `unet`; one without classes gets "
         "them with class_conditional.",
+    )
+    vae: str | None = option(
+        None,
+        "Folder or Hub id of an autoencoder (`train_autoencoder`, or any AutoencoderKL), in whose latents the model is trained; the "
+        "images are encoded once, and kept in the cache of datasets.",
     )
     variance_head: Literal[VARIANCE_HEADS] | None = option(
         None,
@@ -366,6 +388,11 @@ class TrainingArguments(RunArguments):
 
         if self.init_from is None:
             (data_of(self) if self.unet is None else data_for(network_config(self.unet))).check_training(self)
+
+    @property
+    def has_captions(self):
+        """Whether the model is told a text."""
+        return self.caption_column is not None or self.caption_template is not None
 
     @property
     def has_no_length(self):

@@ -27,16 +27,17 @@ class UpdateStatistics:
     """Losses and gradient norms since the last log row, and the number of skipped updates since the beginning.
 
     Args:
-        num_train_timesteps (`int`): T; losses are also averaged per quarter of T.
+        num_train_timesteps (`int`): T; losses are also averaged per quarter of T, unless T is 1.
         accelerator (`accelerate.Accelerator`): its device holds all sums until they are added over its processes.
     """
 
     def __init__(self, num_train_timesteps, accelerator):
         self.num_train_timesteps, self.accelerator = num_train_timesteps, accelerator
-        self.sums = torch.zeros(4 + 2 * QUARTILES, device=accelerator.device)
+        self.num_quartiles = QUARTILES if num_train_timesteps > 1 else 0
+        self.sums = torch.zeros(4 + 2 * self.num_quartiles, device=accelerator.device)
         # Views of the sums: numerator and denominator of each mean.
         self.loss, self.grad_norm = self.sums[:2], self.sums[2:4]
-        self.loss_by_quartile = self.sums[4:].view(QUARTILES, 2)
+        self.loss_by_quartile = self.sums[4:].view(self.num_quartiles, 2)
         # Skipped updates in all, and in a row up to now.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
 
@@ -48,8 +49,8 @@ class UpdateStatistics:
         finite = losses.isfinite()
         weights = weights * finite
         rows = torch.stack([weights * torch.where(finite, losses, 0), weights], dim=1)
-        quartiles = timesteps * QUARTILES // self.num_train_timesteps
-        is_in = quartiles == torch.arange(QUARTILES, device=quartiles.device).unsqueeze(1)
+        quartiles = timesteps * self.num_quartiles // self.num_train_timesteps
+        is_in = quartiles == torch.arange(self.num_quartiles, device=quartiles.device).unsqueeze(1)
         self.loss_by_quartile += (is_in.unsqueeze(2) * rows).sum(1)
 
     @torch.no_grad()
@@ -69,7 +70,7 @@ class UpdateStatistics:
         """
         sums = self.accelerator.reduce(self.sums, "sum").tolist()
         loss, norm, *quartiles = (_ratio(*sums[i : i + 2]) for i in range(0, len(sums), 2))
-        names = [f"loss_quartile_{number}" for number in range(1, QUARTILES + 1)]
+        names = [f"loss_quartile_{number}" for number in range(1, self.num_quartiles + 1)]
         return {"loss": loss, "grad_norm": norm, **dict(zip(names, quartiles, strict=True))}
 
     def begin_interval(self):

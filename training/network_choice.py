@@ -45,6 +45,8 @@ def choose_for_images(args, source, device):
     unet = f"medium_{side}" if is_large and side < 128 else f"small_{side}"
     if side == 32 and source.channels == 1 and not is_large:
         unet = "fashion_mnist"
+    if source.captions is not None:
+        unet = "text_medium" if is_large else "text_small_32"
     settings = {
         "unet": unet,
         "resolution": resolution,
@@ -73,9 +75,27 @@ def choose_for_points(args, source, device):
     return Choice(settings, f"for {len(source)} points")
 
 
+def choose_for_latents(args, source, device):
+    """The [`Choice`] for latents, by their size and the device."""
+    number, is_cpu = count_images(source), device.type == "cpu"
+    is_large = not is_cpu and number >= MANY_IMAGES and all(side % 4 == 0 for side in source.sides)
+    kind = "latents" if source.captions is None else "text"
+    settings = {
+        "unet": f"{kind}_medium" if is_large else f"{kind}_small",
+        "batch_size": min(64, number),
+        "learning_rate": 3e-4 if is_large else 1e-3,
+        "adam_beta2": 0.99,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "num_samples": 16,
+    }
+    where = "a CPU" if is_cpu else f"a device of the kind {device.type}"
+    return Choice(settings, f"for {number} {source.kind}, on {where}")
+
+
 # Points take so little that a minute or two teach them.
 POINT_MINUTES = 2.0
-CHOICES = {"images": choose_for_images, "points": choose_for_points}
+CHOICES = {"images": choose_for_images, "latents": choose_for_latents, "points": choose_for_points}
 
 
 def fitting_resolution(source):

@@ -6,12 +6,15 @@ _NAMES = {
     "strict_data",
     "Where the data is kept": "in_memory_limit_gb on_disk_limit_gb cache_dir dataloader_workers streaming "
     "shuffle_buffer",
-    "Network": "model unet init_from variance_head train_head_only width layers_per_block dropout",
+    "Network": "model unet vae autoencoder latent_channels init_from variance_head train_head_only width "
+    "layers_per_block dropout",
+    "Captions": "caption_column caption_template text_encoder",
     "Condition images": "low_resolution max_augmentation_level condition_dropout",
     "Diffusion process": "process num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type "
     "rescale_betas_zero_snr sigma_max sigma_data",
     "Length and batch": "max_train_steps num_epochs minutes batch_size gradient_accumulation_steps find_batch_size",
-    "Loss": "objective vlb_weight min_snr_gamma likelihood_weighting discrete_levels timestep_sampling",
+    "Loss": "reconstruction kl_weight objective vlb_weight min_snr_gamma likelihood_weighting discrete_levels "
+    "timestep_sampling",
     "Optimizer": "learning_rate lr_scheduler lr_warmup_steps optimizer adam_beta1 adam_beta2 adam_weight_decay "
     "adam_epsilon max_grad_norm max_nonfinite_steps seed",
     "Average of the weights": "ema ema_decay ema_power ema_inv_gamma ema_stds ema_snapshot_every",

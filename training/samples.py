@@ -25,7 +25,8 @@ def draw_samples(pipeline, accelerator, args, number, is_to_stop=lambda: False, 
         pipeline ([`GaussianDiffusionPipeline`]): with a scheduler of its own, as sampling sets timesteps.
         args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
         number (`int`): how many.
-        examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images or numbers.
+        examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images or numbers;
+            or as many `prompts`, for one of captions.
 
     Returns:
         a list of what the pipeline returns: PIL images, arrays, or points (d,)
@@ -76,7 +77,9 @@ def _draw(pipeline, places, args, is_to_stop, examples):
             raise _Stopped
 
     condition = {}
-    if pipeline.samples.condition is not None:
+    if pipeline.text_encoder is not None:
+        condition = {"prompt": [examples["prompts"][place] for place in places]}
+    elif pipeline.samples.condition is not None:
         data = to_model_range(examples["images"][list(places)].to(unet.device))
         condition = {"condition_image": pipeline.samples.condition.split(data)[1] / 2 + 0.5}
     was_training = unet.training

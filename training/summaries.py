@@ -7,7 +7,7 @@ from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
 from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
-from ddpm_hf.reports.report_files import TRAINING_OPTIONS
+from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS
 from ddpm_hf.samples.condition_images import condition_of
 
 MOST_NAMES = 10
@@ -80,9 +80,11 @@ def closing(args, folder, total_steps, seconds, config):
     few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
     names, draws = class_names_of(config), f"sample {where}"
     what = "draws a grid of samples in few steps; --steps all takes every timestep"
-    condition = condition_of(config)
+    condition, captions = condition_of(config), CAPTIONS.read(folder)
     if condition is not None and condition.low_resolution is None:
         draws, what = f"sample {where} --condition_image IMAGE", "draws samples for an image in few steps"
+    elif captions:
+        draws += f" --prompt {shlex.quote(captions['examples'][0])}"
     elif condition is not None:
         draws, what = f"upscale {where} IMAGE", "enlarges an image in few steps; without options, in all"
     is_tracked = args.report_to in ("tensorboard", "all")

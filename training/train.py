@@ -17,14 +17,17 @@ from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, EDMScheduler, GaussianDiffusionScheduler, ScoreSDEScheduler
-from ddpm_hf.data import count_images, data_for
+from ddpm_hf.data import count_images, data_for, open_images, sized_for_network
+from ddpm_hf.data.captions import with_captions
 from ddpm_hf.data.for_network import data_of
+from ddpm_hf.data.latents import open_latents
 from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import check_readable, moved_in_whole
 from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
+from ddpm_hf.hub.model_folder import load_autoencoder
 from ddpm_hf.hub.push import prepare_repository, push_folder
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
@@ -36,6 +39,7 @@ from ddpm_hf.pipelines.portable_pipeline import OWN_NETWORKS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.kind import channels_of
+from ddpm_hf.samples.latents import is_of_latents
 from ddpm_hf.sizes import config_size
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
@@ -59,6 +63,9 @@ from ddpm_hf.training.run_setup import (
 )
 from ddpm_hf.training.sample_measures import HeldOutDistance
 from ddpm_hf.training.summaries import closing, describe_choice, describe_length, opening
+from ddpm_hf.training.text_encoders import open_text_parts
+from ddpm_hf.training.text_network import make_captioned_network
+from ddpm_hf.training.text_trainer import TextTrainer
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
 
 # The options of the scheduler that define the network's training task.
@@ -140,15 +147,47 @@ def choose_network(args, accelerator):
 
 def open_data(args):
     """Opens data in the size and units of the network of `init_from`; a new network gets those of the data."""
+    if args.vae is not None:
+        return open_in_latents(args)
     if args.init_from is not None:
         config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
+        if is_of_latents(config):
+            raise InputError(f"The network of {model} was trained in latents: give --vae, the autoencoder of these.")
         return data_for(config).open_for_network(args, config, model, args.streaming)
+    return captioned(_open_for_new_network(args), args)
+
+
+def _open_for_new_network(args):
     if args.unet is None:
         return data_of(args).open_for_choice(args, args.streaming)
     config = network_config(args.unet)
     if args.unet in NETWORK_PRESETS:
         return data_for(config).open_for_preset(args, config, args.streaming)
     return data_for(config).open_for_config(args, config, f"unet={args.unet!r}", args.streaming)
+
+
+def captioned(source, args):
+    """The opened images, with the captions that the options ask for."""
+    return with_captions(source, args) if args.has_captions else source
+
+
+def open_in_latents(args):
+    """Opens images to be encoded, in the size of the network of `init_from`, else in that of `open_images`.
+
+    Raises:
+        InputError: for an autoencoder that cannot be had, or does not fit the images or the network.
+    """
+    vae = load_autoencoder(args.vae)
+    if args.init_from is None:
+        images = open_images(args, vae.config.sample_size if isinstance(vae.config.sample_size, int) else None)
+        return open_latents(captioned(images, args), vae, args.vae, args.random_flip)
+    config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
+    if not is_of_latents(config):
+        raise InputError(f"The network of {model} was not trained in latents: leave out --vae {args.vae}.")
+    source = open_latents(open_images(sized_for_network(args, config, model), None), vae, args.vae, args.random_flip)
+    with _refused_as_input(f"vae={args.vae!r} does not go with {model}"):
+        kind_of(config).decoded_by(vae)
+    return source
 
 
 def check_batch(args, source):
@@ -198,11 +237,15 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
     held_out = load_held_out(args, source, accelerator) if args.eval_every else None
     distance = HeldOutDistance(args, held_out, accelerator) if args.eval_features else None
     with main_process_in(alone_in(args.output_dir), accelerator):
+        if source.vae is not None:
+            source.vae.to(accelerator.device)
         images = begin_run(args, accelerator, source, unet, measured)
-        trainer = Trainer(args, accelerator, unet, scheduler, images, total_steps)
-        trainer.push, trainer.held_out, trainer.distance = push, held_out, distance
+        kind = Trainer if source.captions is None else TextTrainer
+        trainer = kind(args, accelerator, unet, scheduler, images, total_steps)
+        trainer.captions = source.captions
+        trainer.push, trainer.held_out, trainer.distance, trainer.vae = push, held_out, distance, source.vae
         if args.sample_neighbours:
-            search = partial(TrainingNeighbours, images, trainer.channels_of_sample)
+            search = partial(TrainingNeighbours, images, trainer.kind.channels)
             trainer.neighbours = together(accelerator, search, main_process_only=True)
         resume_run(args, accelerator, source, trainer, measured)
         accelerator.print(opening(trainer, unet, source, (measured or {}).get(RATE)))
@@ -253,6 +296,8 @@ def write_result(trainer, unet, repository):
 
 def make_unet(args, source):
     """The network of a preset or of `init_from`, for the channels, size and classes of the data."""
+    if source.captions is not None:
+        return make_captioned_network(args, source, open_text_parts(args.text_encoder, source.captions))
     if args.init_from is not None:
         return _load_unet(args, source)
     options = {"num_classes": source.num_classes, "variance_head": args.variance_head, **source.network_options}
@@ -334,7 +379,7 @@ def make_continuous_scheduler(args, unet):
     options = {} if args.sigma_max is None else {"sigma_max": args.sigma_max}
     with _refused_as_input("These options make no diffusion process"):
         if args.process == "edm":
-            sigma_data = args.sigma_data or (0.5 if kind_of(unet.config).side_names else 1.0)
+            sigma_data = args.sigma_data or kind_of(unet.config).usual_std
             scheduler = EDMScheduler(args.num_train_timesteps, sigma_data=sigma_data, **options)
         else:
             reads_sigma = unet.config.get("time_embedding_type") == "fourier"

@@ -98,7 +98,7 @@ class Opened(NamedTuple):
 
 
 def open_all(args):
-    pipeline = load_pipeline(args.model)
+    pipeline = load_pipeline(args.model, latents=False)
     scheduler = noising_scheduler(pipeline, args.model)
     source, held_out = (
         open_labelled_images(args, split, pipeline.unet.config) for split in (args.split, args.eval_split)

@@ -45,16 +45,18 @@ class Trainer(TrainingLoop):
         held_out (*optional*): images from `load_held_out` on which bits per dimension are measured.
         distance (`HeldOutDistance`, *optional*): measures samples against them.
         neighbours (`TrainingNeighbours`, *optional*): draws samples beside training images; only in the main process.
+        vae (`AutoencoderKL`, *optional*): the autoencoder in whose latents the network is trained.
+        captions (`tuple[str]`, *optional*): all different captions of the images.
     """
 
     logs = (*TrainingLoop.logs, loss_curve.BITS_PER_DIM_FILE, loss_curve.CHANNELS_FILE, loss_curve.DISTANCE_FILE)
-    push = held_out = distance = neighbours = None
+    push = held_out = distance = neighbours = vae = captions = None
 
     def __init__(self, args, accelerator, unet, scheduler, images, total_steps):
         self.scheduler = scheduler
         self.unet_config = unet.config
         self.taught = taught_condition(unet, args)
-        self.channels_of_sample = kind_of(unet.config).channels
+        self.kind = kind_of(unet.config)
         task = Task(
             objective_of(args, scheduler, unet.config, accelerator.device), scheduler.config.num_train_timesteps
         )
@@ -63,7 +65,7 @@ class Trainer(TrainingLoop):
         super().__init__(args, accelerator, unet, task, images, total_steps)
 
     def told(self, images, labels):
-        return told(self.taught, self.model, images, labels)
+        return told(self.taught, self.model, self.kind.drawn(images), labels)
 
     def labels_to_learn(self, batch):
         return learned_labels(batch, self.unet_config, self.args.label_dropout)
@@ -80,7 +82,12 @@ class Trainer(TrainingLoop):
 
     def save_pipeline(self, unet, folder):
         """Writes the network with the averaged weights as a pipeline folder."""
-        GaussianDiffusionPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(folder)
+        GaussianDiffusionPipeline(unet=unet, scheduler=self.scheduler, vae=self.vae).save_pretrained(folder)
+
+    def pipeline_of(self, unet):
+        """The pipeline with this network, and with a scheduler of its own, because sampling sets timesteps."""
+        scheduler = self.scheduler.from_config(self.scheduler.config)
+        return GaussianDiffusionPipeline(unet=unet, scheduler=scheduler, vae=self.vae)
 
     def start_push(self):
         """Uploads the current model with the latest samples; every process must call this.
@@ -137,11 +144,10 @@ class Trainer(TrainingLoop):
     @cached_property
     def channels(self):
         """The means and deviations of the channels of the data; None for points and streams."""
-        return channels_of_data(self.images, self.channels_of_sample)
+        return channels_of_data(self.images, self.kind.channels)
 
     def _draw(self, unet, number):
-        pipeline = GaussianDiffusionPipeline(unet, self.scheduler.from_config(self.scheduler.config))
-        examples = self._examples(number)
+        pipeline, examples = self.pipeline_of(unet), self._examples(number)
         return draw_samples(pipeline, self.accelerator, self.args, number, lambda: self.stop.signum, examples)
 
     def _examples(self, number):

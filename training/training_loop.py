@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +98,7 @@ class TrainingLoop:
             args.timestep_sampling, task.num_train_timesteps, accelerator, args.seed
         )
         set_up_model(model, args, accelerator.device)
-        self._make_network = partial(type(model).from_config, model.config)
+        self._make_network = lambda: type(model).from_config(model.config)
         optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], args)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())

@@ -7,6 +7,7 @@ from accelerate.utils import DistributedType
 
 from ddpm_hf.data import to_model_range
 from ddpm_hf.errors import InputError
+from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.condition_values import value_limits_of
 from ddpm_hf.training.conditions import taught_condition, told
 from ddpm_hf.training.head_only import freeze_all_but_head
@@ -19,8 +20,9 @@ from ddpm_hf.training.trainer import objective_of
 def example_batch(source, size):
     """Random data in the form of a source's batches: `{"images", "labels"}`."""
     batch = {"images": source.samples.random_data(size)}
-    if source.num_classes is not None:
-        return batch | {"labels": torch.arange(size) % source.num_classes}
+    num_labels = source.num_classes if source.captions is None else len(source.captions)
+    if num_labels is not None:
+        return batch | {"labels": torch.arange(size) % num_labels}
     limits = value_limits_of(source.network_options)
     return batch if limits is None else batch | {"labels": torch.full((size,), limits[0])}
 
@@ -62,6 +64,7 @@ class Trial:
         images = to_model_range(batch["images"])
         timesteps = torch.randint(self.num_train_timesteps, (len(images),), device=images.device)
         with self.accelerator.autocast():
+            images = kind_of(self.model.config).drawn(images)
             network, images, labels = told(self.taught, self.model, images, batch.get("labels"))
             return self.objective(network, images, timesteps, labels).mean()
 

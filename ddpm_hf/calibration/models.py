@@ -10,6 +10,7 @@ from diffusers.configuration_utils import FrozenDict
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
 from ddpm_hf.hub.reading import read_index, reading
+from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples.kind import sides_of
 
 AUTOENCODERS = ("vae", "vqvae")
@@ -30,7 +31,7 @@ class CalibratedModel(NamedTuple):
 def load_model(name, device):
     """Loads a pipeline folder or repository as a [`CalibratedModel`].
 
-    It becomes a [`GaussianDiffusionPipeline`]. A stock pipeline with an unconditional `unet` on the latents of a `vae`
+    It becomes a [`GaussianDiffusionPipeline`], of latents too if `train --vae` made it. A stock pipeline with an unconditional `unet` on the latents of a `vae`
     or `vqvae`, such as [`LDMPipeline`], stays as it is.
 
     Raises:
@@ -38,9 +39,10 @@ def load_model(name, device):
     """
     components = read_index(name)
     autoencoder = next((part for part in AUTOENCODERS if part in components), None)
-    if autoencoder is None:
+    is_ours = isinstance(components["_class_name"], list)
+    if autoencoder is None or is_ours:
         pipeline = load_pipeline(name).to(device)
-        return CalibratedModel(pipeline, pipeline.unet.config, None)
+        return CalibratedModel(pipeline, pipeline.unet.config, pipeline.samples.encoded if autoencoder else None)
     if components.get("unet", [None, None])[1] != "UNet2DModel":
         raise InputError(
             f"{name} has the network {components.get('unet', [None, 'none'])[1]}; only a UNet2DModel, which takes an "
@@ -72,7 +74,7 @@ def save_model(model, scheduler, folder):
     A stock pipeline of latents saves a stock scheduler, whose config keeps our keys: `with_recipe` or
     `GaussianDiffusionScheduler.from_config` makes it ours again.
     """
-    if model.encode is not None:
+    if not isinstance(model.pipeline, GaussianDiffusionPipeline):
         stock = DDIMScheduler if scheduler.config.eta == 0 else DDPMScheduler
         scheduler = stock.from_config(scheduler.config)
     model.pipeline.register_modules(scheduler=scheduler)

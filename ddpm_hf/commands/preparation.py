@@ -6,11 +6,11 @@ import typer
 CALLS_WORTH_SAYING = 200
 
 
-def open_pipeline(model, device, classifier=None, recipe=None, steps=None, cascades=False):
+def open_pipeline(model, device, classifier=None, recipe=None, steps=None, every_kind=False):
     """The pipeline of a folder or repository, on its device, with the named sampler.
 
     Args:
-        cascades (`bool`): whether it may be a cascade, whose stages all get the named sampler.
+        every_kind (`bool`): whether it may be told a text, or be a cascade, whose stages all get the named sampler.
 
     Raises:
         InputError: for what is no model, a device that is not there, a sampler that the model does not have, and for
@@ -24,7 +24,10 @@ def open_pipeline(model, device, classifier=None, recipe=None, steps=None, casca
 
     parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
     device = open_device(device)
-    pipeline = (load_cascade(model) if cascades and is_cascade(model) else load_pipeline(model, **parts)).to(device)
+    if every_kind and is_cascade(model):
+        pipeline = load_cascade(model).to(device)
+    else:
+        pipeline = load_pipeline(model, texts=every_kind, **parts).to(device)
     for network, name in pipeline.stage_parts:
         unet, scheduler = getattr(pipeline, network), getattr(pipeline, name)
         if recipe is not None:

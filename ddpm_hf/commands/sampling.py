@@ -55,6 +55,12 @@ class GuidedSamplingOptions(SamplingOptions):
     condition_image: Path | None = option(
         None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
     )
+    prompt: str | None = option(
+        None, "What to draw, for a model that was trained with captions; by default the empty text."
+    )
+    negative_prompt: str | None = option(
+        None, "What --guidance_scale leads away from, for such a model; by default the empty text."
+    )
     augmentation_level: str | None = option(
         None, "For a cascade, noise on what its upscalers are told: one for all, or LEVEL,LEVEL, one for each."
     )
@@ -76,6 +82,8 @@ class GuidedSamplingOptions(SamplingOptions):
         if not self.ode and self.rtol is not None:
             raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
         given = [f"--{name}" for name in self.of_steps if getattr(self, name) != getattr(type(self), name)]
+        if self.ode and self.prompt is not None:
+            raise InputError("--ode is of models without a text: leave out --prompt, or --ode.")
         if self.ode and given:
             raise InputError(f"--ode follows the probability flow without steps: leave out {' and '.join(given)}.")
 
@@ -98,6 +106,7 @@ class GuidedSamplingOptions(SamplingOptions):
             "classifier_guidance_scale": self.classifier_guidance_scale,
             "classifier_guidance_form": self.classifier_guidance_form,
             **({} if self.augmentation_level is None else {"augmentation_level": self._levels()}),
+            **{name: text for name in ("prompt", "negative_prompt") if (text := getattr(self, name)) is not None},
         }
 
     def _levels(self):
@@ -158,7 +167,7 @@ def sample(
     if accelerator.is_main_process:
         _save_trajectory(recorder, trajectory)
         samples.save(images, files)
-        typer.echo(f"{num_images} {samples.samples.name} in {' and '.join(map(str, files))}")
+        typer.echo(f"{num_images} {samples.samples.output_name} in {' and '.join(map(str, files))}")
 
 
 def _check_trajectory(trajectory, num_images, sampling, execution):
@@ -173,7 +182,7 @@ def _check_trajectory(trajectory, num_images, sampling, execution):
 def _open(model, device, sampling):
     """The pipeline of a model or of a cascade, with the sampler that the options name."""
     named = None if sampling.steps == ALL else sampling.steps
-    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, cascades=True)
+    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, every_kind=True)
 
 
 def _for_pipeline(pipeline, keywords, sampling):
@@ -231,6 +240,10 @@ def for_cascade(keywords, sampling):
     """The arguments that all stages of a cascade take; InputError for those that are for one model."""
     if sampling.ode:
         raise InputError("--ode is for one model, and this is a cascade: leave it out.")
+    if sampling.prompt is not None or sampling.negative_prompt is not None:
+        raise InputError(
+            "--prompt is for a model that was trained with captions, and this is a cascade: leave it out."
+        )
     if keywords["classifier_guidance_scale"] != 0:
         raise InputError("classifier_guidance_scale is for one model, and this is a cascade: leave it out.")
     return {name: value for name, value in keywords.items() if not name.startswith("classifier")}
@@ -341,7 +354,7 @@ def interpolate(
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
     samples, files = pipeline.samples, row_files(pipeline, output)
-    pair = [read_image(image, samples.channels, samples.depth) for image in (image_a, image_b)]
+    pair = [read_image(image, samples.output_shape[0], samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
     set_up_network(pipeline, execution, len(weights), _steps_of(pipeline, sampling.steps))
@@ -421,7 +434,7 @@ def edit(
         raise InputError(
             "--invert shows noise in 8 bits, and this model makes other images: take --strength or --mask."
         )
-    given = read_image(image, samples.channels, samples.depth)
+    given = read_image(image, samples.output_shape[0], samples.depth)
     known = None if editing.mask is None else read_image(editing.mask, 1)
     number = editing.num_images
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
@@ -518,7 +531,7 @@ def _inverted(pipeline, image, sampling):
     keywords = sampling.keywords()
     del keywords["eta"]  # the inversion is that of eta = 0
     latents = GaussianDiffusionInversionPipeline.from_pipe(pipeline)(image, **keywords).latents
-    pictures = pipeline.image_processor.postprocess(latents / 3)
+    pictures = pipeline.samples.to_output(latents / 3, "pil")
     return pictures + pipeline(latents=latents, eta=0.0, **keywords).images
 
 

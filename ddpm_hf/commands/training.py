@@ -1,4 +1,4 @@
-"""The verbs that train: `train`, `train_classifier`, `ema`."""
+"""The verbs that train: `train`, `train_classifier`, `train_autoencoder`, `ema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +41,21 @@ def train_classifier(context: typer.Context):
 
     args = parse_arguments(context.args, ClassifierArguments, prog=f"{PROGRAM} train_classifier")
     from ddpm_hf.training.train_classifier import run_program
+
+    run_program(args)
+
+
+@app.command(
+    "train_autoencoder",
+    help="Train an autoencoder, in whose latents `train --vae` trains; `ddpm-hf train_autoencoder --help` lists the options.",
+    **PARSED_LATER,
+)
+def train_autoencoder(context: typer.Context):
+    from ddpm_hf.training.argument_parsing import parse_arguments
+    from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
+
+    args = parse_arguments(context.args, AutoencoderArguments, prog=f"{PROGRAM} train_autoencoder")
+    from ddpm_hf.training.train_autoencoder import run_program
 
     run_program(args)
 

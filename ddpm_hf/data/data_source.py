@@ -15,6 +15,10 @@ class DataSource:
     """
 
     resizing = None
+    # The autoencoder whose latents the samples are; None for all others.
+    vae = None
+    # All different captions of the data, whose numbers are the labels; None for data without.
+    captions = None
 
     def check_batch_fits(self, batch_size):
         """Raises InputError for a batch that this machine's memory does not hold."""

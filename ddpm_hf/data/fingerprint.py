@@ -29,6 +29,11 @@ def fingerprint_of_images(values, number, labels=None):
     return _with_labels(hasher, labels)
 
 
+def fingerprint_of_captions(of_images, captions):
+    """A digest of the fingerprint of images and of all their captions."""
+    return xxhash.xxh3_128_hexdigest("\n".join([of_images, *captions]).encode())
+
+
 def fingerprint_of_points(points, labels=None):
     """A digest of points (N, d), float64, before standardization, and of their labels."""
     return _with_labels(xxhash.xxh3_128(np.ascontiguousarray(points)), labels)

@@ -113,4 +113,4 @@ class PointData:
             raise InputError(f"streaming is for images, and dataset={args.dataset!r} has points: leave it out.")
 
 
-DATA = {"images": ImageData, "points": PointData}
+DATA = {"images": ImageData, "latents": ImageData, "points": PointData}

@@ -12,7 +12,7 @@ from ddpm_hf.data.arrays import array_column, is_of_arrays, open_array_file, ope
 from ddpm_hf.data.data_source import labels_at
 from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.depth import depth_of
-from ddpm_hf.data.fingerprint import fingerprint_of_images
+from ddpm_hf.data.fingerprint import fingerprint_of_captions, fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
 from ddpm_hf.data.pairs import (
@@ -41,7 +41,8 @@ class ImageSource(SizedImages):
     """An opened and inspected data set, and the form of its decoded images.
 
     `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images. `condition_column` is
-    that of the condition images of pairs, else None.
+    that of the condition images of pairs, else None. `captions` are all different ones, whose numbers are the labels,
+    else None.
     """
 
     rows: datasets.Dataset
@@ -56,6 +57,7 @@ class ImageSource(SizedImages):
     median_side: int
     condition_column: str | None = None
     value_limits: tuple[float, float] | None = None
+    captions: tuple[str, ...] | None = None
 
     def __len__(self):
         return len(self.rows)
@@ -69,7 +71,8 @@ class ImageSource(SizedImages):
         """A fingerprint of the images and their order; it takes as long as the survey."""
         columns = [name for name in (self.column, self.condition_column) if name is not None]
         values = chain.from_iterable(spread_values(self.rows, column) for column in columns)
-        return fingerprint_of_images(values, len(self), self.labels)
+        of_images = fingerprint_of_images(values, len(self), self.labels)
+        return of_images if self.captions is None else fingerprint_of_captions(of_images, self.captions)
 
     @property
     def decoded_bytes(self):

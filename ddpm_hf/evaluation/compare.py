@@ -131,7 +131,9 @@ def _open_model(request):
 
 def _task(request, pipeline, see, accelerator):
     data = main_process_first(accelerator, lambda: load_data(request.data, pipeline.unet.config))
-    amounts = Amounts(request.num_images, request.seeds, request.batch_size, request.bound_images)
+    # The bound of a model of latents is not one of images.
+    bound_images = 0 if pipeline.vae is not None else request.bound_images
+    amounts = Amounts(request.num_images, request.seeds, request.batch_size, bound_images)
     return make_task(pipeline, data, see, amounts, accelerator)
 
 

@@ -12,7 +12,7 @@ FINITE_SAMPLES = (
 
 @torch.no_grad()
 def draw_levels(pipeline, seeds, first, class_labels=None, **sampling):
-    """Samples clamped to [-1, 1] and rounded to 8 bits: uint8 (B, C, H, W), on the host.
+    """Samples, decoded where they are latents, clamped to [-1, 1] and rounded to 8 bits: uint8 (B, C, H, W), on the host.
 
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): the model.
@@ -32,4 +32,4 @@ def draw_levels(pipeline, seeds, first, class_labels=None, **sampling):
         **sampling,
     ).images
     check_all_finite(x_0, lambda image, *_: f"Sample {first + image}", FINITE_SAMPLES)
-    return to_levels(x_0).cpu()
+    return to_levels(pipeline.samples.decoded(x_0)).cpu()

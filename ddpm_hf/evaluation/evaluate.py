@@ -264,7 +264,8 @@ class _Evaluation:
             return
         steps = self.sets.steps
         # Any sampler costs a call of the network for a step; this one takes a single step of every model.
-        pipeline = pipeline_with(make_sampler("diffusers-ddim", self.sets.pipeline.scheduler), self.sets.pipeline.unet)
+        model = self.sets.pipeline
+        pipeline = pipeline_with(make_sampler("diffusers-ddim", model.scheduler), model.unet, model.vae)
         sampling = self.sets.sampling | {"num_inference_steps": 1}
         one_step = DrawnImages(pipeline, len(self.sets.samples), 0, self.sets.samples.labels, sampling)
         batch = range(min(self.request.batch_size, len(self.sets.samples)))

@@ -70,7 +70,7 @@ class DrawnImages:
 
     def __init__(self, pipeline, count, seed, labels, sampling):
         self.pipeline, self.count, self.seed, self.labels, self.sampling = pipeline, count, seed, labels, sampling
-        self.shape, self.name = tuple(pipeline.samples.shape), f"{count} samples"
+        self.shape, self.name = tuple(pipeline.samples.output_shape), f"{count} samples"
 
     def __len__(self):
         return self.count

@@ -153,8 +153,8 @@ def open_data(data, unet_config):
         raise InputError(f"The network {has if is_told_values else 'is told no number: leave out --value_column'}.")
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
     samples = kind_of(unet_config)
-    wanted, given = samples.data_channels, source.samples.data_channels
-    if wanted != samples.channels and data.condition_column is None:
+    wanted, given = samples.stored_channels, source.samples.data_channels
+    if samples.data_channels != samples.channels and data.condition_column is None:
         raise InputError(
             "The network is told the images of pairs: name the column of the condition images with --condition_column."
         )

@@ -240,8 +240,8 @@ def _sample(task, sampler, count, seed, places, bar):
     Each place has its own generator, whatever the sampler and the batches. The caller takes the median of the seconds,
     which ignores batches that other work on the machine delayed.
     """
-    pipeline, seconds = pipeline_with(sampler, task.pipeline.unet), []
-    images = [torch.empty(0, *pipeline.samples.shape, dtype=torch.uint8)]
+    pipeline, seconds = pipeline_with(sampler, task.pipeline.unet, task.pipeline.vae), []
+    images = [torch.empty(0, *pipeline.samples.output_shape, dtype=torch.uint8)]
 
     def count_call(*_):
         bar.update()

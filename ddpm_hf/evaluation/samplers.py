@@ -79,9 +79,9 @@ def set_steps(sampler, steps, name):
         raise InputError(f"{name} cannot take {steps} steps: {error}") from error
 
 
-def pipeline_with(sampler, unet):
+def pipeline_with(sampler, unet, vae=None):
     """A pipeline with this very scheduler; the constructor would replace a stock DDPM or DDIM scheduler with ours."""
-    pipeline = GaussianDiffusionPipeline(unet, sampler)
+    pipeline = GaussianDiffusionPipeline(unet, sampler, vae=vae)
     pipeline.register_modules(scheduler=sampler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -8,7 +8,7 @@ from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import public_report
 from ddpm_hf.reports.report_files import BOUND, COMPARISON, MEASURES
 
-TASK = "unconditional-image-generation"
+TASK, TEXT_TASK = "unconditional-image-generation", "text-to-image"
 # {name in the results: (the file, an entry that only it has)}
 KINDS = {"compare": (COMPARISON, "measurements"), "measures": (MEASURES, "figures"), "bpd": (BOUND, None)}
 

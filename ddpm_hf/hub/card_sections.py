@@ -1,5 +1,8 @@
 """The sections of a model card, each from files in the pipeline folder; "" without such files."""
 
+import json
+import shlex
+
 import yaml
 
 from ddpm_hf.environment import describe_environment
@@ -7,10 +10,12 @@ from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.public_names import on_the_hub, public_name, public_report
 from ddpm_hf.installation import INSTALL, WHERE
 from ddpm_hf.models.class_names import class_names_of
+from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import PIPELINES
 from ddpm_hf.reports.report_files import (
     CALIBRATION,
+    CAPTIONS,
     COMPARED_SAMPLES,
     CONVERSION,
     SOLVERS,
@@ -89,7 +94,7 @@ STOCK = """With diffusers alone, as the stock `{name}`:
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("{repository}")
-image = pipeline().images[0]
+image = pipeline({prompt}).images[0]
 ```"""
 
 CODE = """With diffusers alone and the code of this repository, all samplers included:
@@ -175,15 +180,18 @@ def loading(folder, index, repository):
         label = f", class_labels={sum(limits) / 2:.3g}"
     ways = []
     if is_stock:
-        ways.append(STOCK.format(name=index["_class_name"], repository=repository))
+        prompt = _prompt(folder).removeprefix("prompt=").removesuffix(", ")
+        ways.append(STOCK.format(name=index["_class_name"], repository=repository, prompt=prompt))
+    given = _prompt(folder) or _given_image(folder)
     if has_code:
         warning = WITHOUT_CUSTOM_PIPELINE if is_stock else ""
-        ways.append(CODE.format(repository=repository, label=label, warning=warning, image=_given_image(folder)))
-    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", *PIPELINES):
+        ways.append(CODE.format(repository=repository, label=label, warning=warning, image=given))
+    if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", STABLE_DIFFUSION, *PIPELINES):
         ours = _class_name(index) if _class_name(index) in PIPELINES else PIPELINES[0]
         upscales = ours == "GaussianDiffusionUpscalePipeline"
         verb = f"upscale {repository} photo.png" if upscales else f"sample {repository}"
-        told = {"label": label, "image": _given_image(folder), "verb": verb}
+        verb += f" --prompt {shlex.quote(CAPTIONS.read(folder)['examples'][0])}" if given.startswith("prompt") else ""
+        told = {"label": label, "image": given, "verb": verb}
         ways.append(PACKAGE.format(install=INSTALL, where=WHERE, repository=repository, pipeline=ours, **told))
     elif calibration_of(folder):
         ways.append(PACKAGE_OF_LATENTS.format(install=INSTALL, where=WHERE))
@@ -318,6 +326,12 @@ def _given_image(folder):
     if condition is None:
         return ""
     return GIVEN_BY_NAME if condition.low_resolution is None else GIVEN
+
+
+def _prompt(folder):
+    """The argument of the call that is a prompt, one of the captions of the training; "" for a model without."""
+    captions = CAPTIONS.read(folder)
+    return f"prompt={json.dumps(captions['examples'][0], ensure_ascii=False)}, " if captions else ""
 
 
 def _class_names(folder):

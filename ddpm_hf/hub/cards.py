@@ -12,10 +12,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
 from ddpm_hf.files import written_whole
 from ddpm_hf.hub import card_sections as sections
-from ddpm_hf.hub.card_results import TASK, eval_results, read_results, results_text
+from ddpm_hf.hub.autoencoder_card import autoencoder_sections
+from ddpm_hf.hub.card_results import TASK, TEXT_TASK, eval_results, read_results, results_text
+from ddpm_hf.hub.model_files import is_autoencoder
 from ddpm_hf.hub.public_names import local_names, on_the_hub
 from ddpm_hf.hub.reading import read_index
-from ddpm_hf.reports.report_files import TRAINING_OPTIONS, calibration_of
+from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS, calibration_of
 
 CARD_FILE = "README.md"
 MARK = "<!-- As ddpm_hf wrote it: {} -->\n"
@@ -38,6 +40,10 @@ def card_of(folder, repository, license=None, evaluations=()):
             return present
     if license is None and present is not None:
         license = ModelCard(present).data.license
+    if is_autoencoder(folder):
+        about = _card_data(None, license=license, datasets=_dataset_ids(folder))
+        parts = autoencoder_sections(folder, repository, license)
+        return _marked(_with_metadata(about, "\n\n".join(part for part in parts if part)))
     results = read_results(folder, evaluations)
     data = metadata(folder, repository, license, results)
     index = read_index(folder)
@@ -91,6 +97,7 @@ def metadata(folder, repository, license, results):
     dataset_id = None if dataset in elsewhere else on_the_hub(dataset)
     scores = eval_results(results, dataset_id or name, name)
     return _card_data(
+        TEXT_TASK if CAPTIONS.read(folder) else TASK,
         license=license,
         datasets=None if dataset_id is None else [dataset_id],
         base_model=None if base_model in elsewhere else on_the_hub(base_model),
@@ -99,8 +106,16 @@ def metadata(folder, repository, license, results):
     )
 
 
-def _card_data(**values):
-    return ModelCardData(library_name="diffusers", pipeline_tag=TASK, tags=["ddpm", "ddpm_hf", "diffusion"], **values)
+def _dataset_ids(folder):
+    """The id on the Hub of the data of a training, as a list; None for data that are elsewhere."""
+    options = TRAINING_OPTIONS.read(folder)
+    dataset = options.get("dataset")
+    dataset_id = None if dataset in local_names(options) else on_the_hub(dataset)
+    return None if dataset_id is None else [dataset_id]
+
+
+def _card_data(task=TASK, **values):
+    return ModelCardData(library_name="diffusers", pipeline_tag=task, tags=["ddpm", "ddpm_hf", "diffusion"], **values)
 
 
 def _with_metadata(data, text):

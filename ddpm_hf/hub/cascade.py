@@ -29,7 +29,7 @@ def make_cascade(base, upscalers, output_dir):
     for model in (base, *upscalers):
         check_apart(output_dir, model)
     with alone_in_free_folder(output_dir):
-        stages = [load_pipeline(model) for model in (base, *upscalers)]
+        stages = [load_pipeline(model, latents=False) for model in (base, *upscalers)]
         try:
             cascade = GaussianDiffusionCascadePipeline.from_stages(*stages)
         except ValueError as error:

@@ -226,7 +226,7 @@ def step_choices(pipeline, initial):
 
 def first_images(pipeline):
     """The number of images that the page draws when it opens."""
-    return next((count for side, count in FIRST_IMAGES if max(pipeline.samples.sides) <= side), 1)
+    return next((count for side, count in FIRST_IMAGES if max(pipeline.samples.output_shape[1:]) <= side), 1)
 
 
 def _picture(name, text):
@@ -256,7 +256,7 @@ def label_choices(pipeline):
 
 def _description(pipeline):
     weights = sum(weight.numel() for weight in pipeline.unet.parameters())
-    size = " × ".join(map(str, pipeline.samples.sides))
+    size = " × ".join(map(str, pipeline.samples.output_shape[1:]))
     return f"Images of {size} from noise · {weights:,} weights · {len(pipeline.scheduler)} timesteps"
 
 

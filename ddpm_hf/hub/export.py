@@ -103,7 +103,7 @@ def export_stock(model, output_dir):
 
 
 def _export_stock(model, output_dir):
-    pipeline = load_pipeline(model)
+    pipeline = load_pipeline(model, latents=False)
     _check(model, pipeline)
     scheduler = _stock_scheduler(pipeline.scheduler)
     unet = _stock_network(pipeline.unet, with_head=scheduler.config.variance_type == "learned_range")

@@ -8,6 +8,14 @@ from ddpm_hf.files import read_mapping
 INDEX_FILE = "model_index.json"
 CONFIG_FILE = "config.json"  # the name for networks; schedulers and processors have other names
 WEIGHTS = ("*.safetensors", "*.bin")
+AUTOENCODER_CLASS = "AutoencoderKL"
+
+
+def is_autoencoder(folder):
+    """Whether a folder holds an autoencoder by itself, as `train_autoencoder` writes it, and no pipeline."""
+    config = folder / CONFIG_FILE
+    has_index = (folder / INDEX_FILE).is_file()
+    return not has_index and config.is_file() and read_mapping(config).get("_class_name") == AUTOENCODER_CLASS
 
 
 def component_names(index):
@@ -26,10 +34,11 @@ def check_files(folder):
         for config in sorted((folder / name).glob("*config.json")):
             read_mapping(config)
         if (folder / name / CONFIG_FILE).is_file():
-            _check_weights(folder / name)
+            check_weights_files(folder / name)
 
 
-def _check_weights(folder):
+def check_weights_files(folder):
+    """Raises InputError, naming the file, for a folder of a network without weights, or with damaged ones."""
     files = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
     if not files:
         raise InputError(

@@ -4,15 +4,23 @@ import inspect
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping
-from ddpm_hf.hub.model_files import CONFIG_FILE, INDEX_FILE, check_files, component_names
+from ddpm_hf.hub.model_files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    check_files,
+    check_weights_files,
+    component_names,
+    is_autoencoder,
+)
 from ddpm_hf.hub.reading import WHAT_IS_TAKEN, read_index, reading
 from ddpm_hf.hub.shared_files import files_left_out, files_to_share, size_of
 from ddpm_hf.number_checks import check_all_finite
+from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.pipeline_cascade import GaussianDiffusionCascadePipeline
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples import kind_of
@@ -22,6 +30,9 @@ from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 # From the Hub's documentation on storage limits (2025).
 LARGEST_FILE = 50 * 10**9
+# The parts of a [`GaussianDiffusionPipeline`]; a stock pipeline with a vae is of another kind.
+PARTS = {"unet", "scheduler", "classifier", "vae"}
+TEXT_PARTS = {"text_encoder", "tokenizer"}
 # The arguments that a pipeline passes to a scheduler's step.
 OF_A_STEP = {"model_output", "timestep", "sample"}
 
@@ -59,6 +70,9 @@ def _check_size(folder, name, content):
 
 
 def _check_loads(folder):
+    if is_autoencoder(folder):
+        load_autoencoder(folder)
+        return
     check_files(folder)
     own = GaussianDiffusionCascadePipeline if is_cascade(folder) else GaussianDiffusionPipeline
     try:
@@ -72,10 +86,37 @@ def _check_loads(folder):
         ) from error
 
 
-def load_pipeline(model, **parts):
+def load_autoencoder(name):
+    """The [`AutoencoderKL`] of a folder or a Hub id, by itself or as the `vae` of a pipeline, to be used as it is.
+
+    Raises:
+        InputError: for what is none, or cannot be read.
+        ValueError: for weights that are not finite.
+    """
+    folder = Path(name)
+    inside = (folder / "vae" / CONFIG_FILE).is_file()
+    for place in [folder / "vae" if inside else folder] if folder.is_dir() else []:
+        if not (place / CONFIG_FILE).is_file():
+            raise InputError(
+                f"{name} holds no autoencoder, for it has no {CONFIG_FILE}: give a folder that "
+                "`ddpm-hf train_autoencoder` has written, a pipeline with a vae, or a Hub id."
+            )
+        check_weights_files(place)
+    try:
+        vae = AutoencoderKL.from_pretrained(name, **({"subfolder": "vae"} if inside else {}))
+    # Loaders raise many kinds of errors; users see one kind.
+    except Exception as error:
+        raise InputError(f"Cannot load an AutoencoderKL from {name}: {str(error).strip().splitlines()[0]}") from error
+    check_weights_finite(name, {"vae": vae})
+    return vae.requires_grad_(False).eval()
+
+
+def load_pipeline(model, latents=True, texts=False, **parts):
     """The [`GaussianDiffusionPipeline`] of a folder or a Hub id.
 
     Args:
+        latents (`bool`): whether a model of the latents of an autoencoder is taken too.
+        texts (`bool`): whether a model that is told a text is taken too.
         parts: components that replace the stored ones: `classifier=`.
 
     Raises:
@@ -88,7 +129,15 @@ def load_pipeline(model, **parts):
             "`ddpm-hf sample` draws from the whole."
         )
     components = _components(model)
-    others, missing = components - {"unet", "scheduler", "classifier"}, {"unet", "scheduler"} - components
+    others, missing = components - PARTS - (TEXT_PARTS if texts else set()), {"unet", "scheduler"} - components
+    name = read_index(model)["_class_name"]
+    is_ours = isinstance(name, list) or (texts and name == STABLE_DIFFUSION)
+    others |= set() if is_ours and latents else {"vae"} & components
+    if TEXT_PARTS & others:
+        raise InputError(
+            f"Cannot take model={str(model)!r}: it is told a text, which this does not give it. `ddpm-hf sample "
+            "--prompt` draws from it."
+        )
     if others:
         raise InputError(
             f"Cannot take model={str(model)!r}: it has a {' and a '.join(sorted(others))} too, so its network does "

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.cards import CARD_FILE, card_of, is_generated
-from ddpm_hf.hub.model_files import INDEX_FILE
+from ddpm_hf.hub.model_files import CONFIG_FILE, INDEX_FILE
 from ddpm_hf.hub.model_folder import check_model_folder
 from ddpm_hf.hub.retries import Patience, first_line, with_retries
 from ddpm_hf.hub.shared_files import LOG, NOTES, check_contents, files_left_out, files_to_share, size_of
@@ -379,7 +379,8 @@ def _check_kind(repository, files, there):
 def _is_loaded(name, files):
     """Whether a loader of this pipeline reads the file: code, and files in the folders of components."""
     components = {path.split("/")[0] for path in files if path.endswith("config.json") and path.count("/") == 1}
-    return name in (CODE_FILE, INDEX_FILE) or name.split("/")[0] in components
+    is_of_network = "/" not in name and name.endswith(WEIGHTS) and CONFIG_FILE in files  # an autoencoder by itself
+    return name in (CODE_FILE, INDEX_FILE) or name.split("/")[0] in components or is_of_network
 
 
 def _has_content(entry, content):

@@ -8,13 +8,14 @@ from pathlib import Path
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping
 from ddpm_hf.hub.cards import CARD_FILE
-from ddpm_hf.hub.model_files import INDEX_FILE, component_names
+from ddpm_hf.hub.model_files import CONFIG_FILE, INDEX_FILE, component_names, is_autoencoder
 from ddpm_hf.hub.public_names import public_name, public_report
 from ddpm_hf.hub.reading import read_index
 from ddpm_hf.hub.secrets import find_secret
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, CHANNELS_FILE, DISTANCE_FILE, LOSS_FILE, LOSS_PICTURE
 from ddpm_hf.reports.report_files import (
+    AUTOENCODER,
     BOUND,
     CALIBRATION,
     COMPARED_SAMPLES,
@@ -43,6 +44,7 @@ SHARED = (
         COMPARED_SAMPLES,
         MEMORISED_SAMPLES,
         BOUND.picture,
+        AUTOENCODER.picture,
     ),
     *("samples.png", "samples_*.png", "samples/*.png"),
 )
@@ -69,6 +71,7 @@ NOTES = LOG | {
     SOLVERS.name: "how the solvers were fitted; paths are left out",
     COMPARISON.name: "the scores of `ddpm-hf compare`; paths are left out",
     BOUND.name: "the score of `ddpm-hf evaluate`",
+    AUTOENCODER.name: "the measures of the reconstructions",
     MEASURES.name: "the measures of samples of `ddpm-hf evaluate`; paths are left out",
 }
 # Files that only the run itself needs.
@@ -111,13 +114,20 @@ def check_contents(files, folder):
 
 
 def _names_to_share(folder):
-    index, card = read_index(folder), folder / CARD_FILE
-    patterns = [*SHARED, *(f"{name}/{pattern}" for name in component_names(index) for pattern in SHARED_OF_COMPONENTS)]
-    # Code files are the modules of parts, or of the pipeline, in the index.
-    patterns += [f"{name}/{index[name][0]}.py" for name in component_names(index)]
-    patterns += [f"{index['_class_name'][0]}.py"] if isinstance(index["_class_name"], list) else []
+    card, patterns = folder / CARD_FILE, [*SHARED, *_patterns_of_parts(folder)]
     pictures = PICTURE_OF_A_CARD.findall(card.read_text(encoding="utf-8")) if card.is_file() else []
     return [name for name in _names(folder) if name in pictures or any(_matches(name, p) for p in patterns)]
+
+
+def _patterns_of_parts(folder):
+    """The files of the parts of a pipeline, or of an autoencoder by itself."""
+    if is_autoencoder(folder):
+        return [CONFIG_FILE, *(pattern for pattern in SHARED_OF_COMPONENTS if WEIGHTS in pattern)]
+    index = read_index(folder)
+    patterns = [f"{name}/{pattern}" for name in component_names(index) for pattern in SHARED_OF_COMPONENTS]
+    # Code files are the modules of parts, or of the pipeline, in the index.
+    patterns += [f"{name}/{index[name][0]}.py" for name in component_names(index)]
+    return patterns + ([f"{index['_class_name'][0]}.py"] if isinstance(index["_class_name"], list) else [])
 
 
 def _matches(name, pattern):

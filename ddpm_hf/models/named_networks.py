@@ -5,7 +5,7 @@ from diffusers import UNet2DModel
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import NETWORK_PRESETS, check_network_name
 
-CLASSES = ("UNet2DModel", "DDPMUNet2DModel", "MLPDenoiser")
+CLASSES = ("UNet2DModel", "DDPMUNet2DModel", "MLPDenoiser", "UNet2DConditionModel")
 # Keys of a config that follow from the data and from the options of a training.
 FOLLOWING = ("out_channels", "num_class_embeds")
 

@@ -126,6 +126,66 @@ UNET_PRESETS = {
         "freq_shift": 1,
         "norm_eps": 1e-6,
     },
+    # 1.6M parameters: latents of 8x8 or 14x14 (`--vae`), for a CPU.
+    "latents_small": {
+        "sample_size": 8,
+        "in_channels": 4,
+        "block_out_channels": (48, 96),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 32,
+        "norm_num_groups": 16,
+    },
+    # 27.2M parameters: latents of 16x16 to 32x32 (`--vae`), on a GPU.
+    "latents_medium": {
+        "sample_size": 32,
+        "in_channels": 4,
+        "block_out_channels": (128, 256, 256),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 64,
+    },
+}
+
+# Keyword arguments of `UNet2DConditionModel`, which is told a text; its `attention_head_dim` is the number of heads.
+TEXT_PRESETS = {
+    # 3.0M parameters: latents of 8x8 to 16x16 (`--vae`), for a CPU.
+    "text_small": {
+        "sample_size": 8,
+        "in_channels": 4,
+        "block_out_channels": (48, 96),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 4,
+        "norm_num_groups": 16,
+    },
+    # Pixels of 28x28 to 64x64, for a CPU.
+    "text_small_32": {
+        "sample_size": 32,
+        "in_channels": 3,
+        "block_out_channels": (32, 64, 128),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "norm_num_groups": 16,
+    },
+    # Latents of 16x16 to 64x64 (`--vae`), on a GPU.
+    "text_medium": {
+        "sample_size": 32,
+        "in_channels": 4,
+        "block_out_channels": (128, 256, 384),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8,
+    },
 }
 
 MLP_PRESETS = {
@@ -133,7 +193,7 @@ MLP_PRESETS = {
     "mlp": {"width": 256, "time_embedding_dim": 64},
 }
 
-NETWORK_PRESETS = UNET_PRESETS | MLP_PRESETS
+NETWORK_PRESETS = UNET_PRESETS | TEXT_PRESETS | MLP_PRESETS
 
 
 def check_network_name(name):

@@ -48,6 +48,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         value_range (`tuple[float, float]`, *optional*): the values of the data that become [-1, 1], if they are not
             of 8 bits from 0 to 255.
         levels (`int`, *optional*): with `value_range`: the number of values of the data; None for floats.
+        autoencoder_factor, image_channels (`int`, *optional*): for a network of latents: the sides of an image over
+            those of its latents, and the channels of images.
         kwargs: arguments of [`UNet2DModel`]; `in_channels` are the channels of the sample and of the condition image;
             `out_channels` follows from these and the head.
 
@@ -58,6 +60,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     _own_keys = (
         *("num_classes", "variance_head", "id2label", "condition_channels", "low_resolution", "downsampling"),
         *("max_augmentation_level", "condition_dropout", "condition_value_range", "value_range", "levels"),
+        *("autoencoder_factor", "image_channels"),
     )
 
     def __init__(
@@ -73,6 +76,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         condition_value_range=None,
         value_range=None,
         levels=None,
+        autoencoder_factor=None,
+        image_channels=None,
         **kwargs,
     ):
         condition = _ConditionKeys(
@@ -99,6 +104,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
         self.register_to_config(condition_value_range=condition_value_range, **condition._asdict())
         self.register_to_config(value_range=value_range, levels=levels)
+        self.register_to_config(autoencoder_factor=autoencoder_factor, image_channels=image_channels)
         if self._has_labels_and_levels:
             first = self.time_embedding.linear_1
             self.class_embedding = LabelAndLevelEmbedding(

@@ -92,6 +92,13 @@ MEASURES = Report("measures.json", ("samples.count", "reference.name", "figures"
 MEMORISED_SAMPLES = "memorisation.png"
 FLOW_BITS = Report("nll.json", ("total", "standard_error", "num_images", "dequantization"))
 ACCURACY = Report("accuracy.json")
+# `train_autoencoder` writes it, with a picture of images and their reconstructions.
+AUTOENCODER = Report("autoencoder.json", ("psnr", "standard_error", "num_images", "split", "scaling_factor"))
+# The captions of a training: how many different ones, and some of them.
+CAPTIONS = Report("captions.json", ("number", "examples"))
 # `convert` writes it: what the checkpoint of another codebase was, and how it was checked.
 CONVERSION = Report("conversion.json", ("checkpoint", "family", "weights", "network"))
-REPORTS = (TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, FLOW_BITS, MEASURES, ACCURACY, CONVERSION)
+REPORTS = (
+    *(TRAINING_OPTIONS, CALIBRATION, SOLVERS, COMPARISON, BOUND, FLOW_BITS, MEASURES, ACCURACY, CONVERSION),
+    *(AUTOENCODER, CAPTIONS),
+)

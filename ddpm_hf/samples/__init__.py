@@ -2,6 +2,7 @@
 
 from ddpm_hf.samples.images import Images
 from ddpm_hf.samples.kind import sides_of
+from ddpm_hf.samples.latents import Latents, is_of_latents
 from ddpm_hf.samples.points import Points
 
 
@@ -15,6 +16,8 @@ def kind_of(config, levels=None):
     Raises:
         ValueError: for `levels` of continuous data.
     """
+    if is_of_latents(config):
+        return Latents(config, levels)
     return (Images if sides_of(config) else Points)(config, levels)
 
 

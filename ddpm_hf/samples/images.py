@@ -20,6 +20,7 @@ class Images(SampleKind):
 
     name, output_type, levels = "images", "pil", EIGHT_BITS
     side_names = ("height", "width")
+    usual_std = 0.5
 
     def image_shape(self, otherwise):
         return self.shape

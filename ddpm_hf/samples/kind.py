@@ -24,10 +24,13 @@ class SampleKind:
         levels (`int`, *optional*): number of values that the data can take; None for continuous data.
         sides (`tuple`): sides of a sample after its channels; None for sides that the network leaves open.
         side_names (`tuple`): what messages call them.
+        value_range (`tuple`), depth ([`Depth`]): of images that are not of 8 bits; None for all others.
+        usual_std (`float`): about the standard deviation of the data as the network has them.
     """
 
-    name = output_type = levels = None
+    name = output_type = levels = value_range = depth = None
     side_names = ()
+    usual_std = 1.0
     recipe_changes = {}  # noqa: RUF012
 
     def __init__(self, config, levels=None):
@@ -55,9 +58,24 @@ class SampleKind:
         return self.config["in_channels"] if is_of_pairs else self.channels
 
     @property
+    def stored_channels(self):
+        """The channels of data as a data set has them."""
+        return self.data_channels
+
+    @property
     def shape(self):
         """(C, *sides)."""
         return (self.channels, *self.sides)
+
+    @property
+    def output_name(self):
+        """The name of what a pipeline returns."""
+        return self.name
+
+    @property
+    def output_shape(self):
+        """(C, *sides) of what a pipeline returns."""
+        return self.shape
 
     def image_shape(self, otherwise):
         """(C, H, W), for what is done with images alone.
@@ -66,6 +84,26 @@ class SampleKind:
             otherwise (`Exception`): raised where the samples are no images.
         """
         raise otherwise
+
+    def drawn(self, data):
+        """The data of a batch in the range of the network, drawn from what a data set holds of them."""
+        return data
+
+    def encoded(self, images):
+        """x_0 of images (N, C, H, W) in [-1, 1]."""
+        return images
+
+    def decoded(self, x_0):
+        """The images (N, C, H, W), in about [-1, 1], of x_0."""
+        return x_0
+
+    def decoded_by(self, vae):
+        """These samples, with the autoencoder that makes images of them."""
+        if vae is None:
+            return self
+        raise ValueError(
+            "The pipeline has a vae, and its network was not trained in the latents of one: leave the vae out."
+        )
 
     def split(self, data):
         """x_0, and the condition image in its size (or None), from data in the range of the network.

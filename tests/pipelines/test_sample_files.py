@@ -9,10 +9,17 @@ from ddpm_hf.pipelines.sample_files import FILES, files_of
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 
 IMAGES, POINTS = {"in_channels": 1, "sample_size": 8}, {"in_channels": 2}
+LATENTS = {"sample_size": 4, "in_channels": 2, "autoencoder_factor": 2, "image_channels": 1}
 
 
 def test_every_kind_has_its_files():
-    assert [files_of(config).samples.name for config in (IMAGES, POINTS)] == list(FILES)
+    assert [files_of(config).samples.name for config in (IMAGES, LATENTS, POINTS)] == list(FILES)
+
+
+def test_latents_are_images_in_files():
+    files = files_of(LATENTS)
+    assert files.picture_bytes(2) == files_of(IMAGES).picture_bytes(2)
+    assert files.picture([Image.new("L", (8, 8))] * 2).size == (128, 64)
 
 
 def test_images_are_one_grid(tmp_path):

@@ -1,0 +1,74 @@
+"""Prompts for networks that are told a text: their tokens, and the hidden states that the network attends to."""
+
+import torch
+from diffusers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+def tokens_of(tokenizer, texts):
+    """The tokens of texts, (N, L), int64, filled up or cut to the L tokens that the model was trained with.
+
+    A warning says how many texts are cut.
+    """
+    tokens = tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    whole = tokenizer(list(texts), verbose=False).input_ids
+    num_cut = sum(len(each) > tokenizer.model_max_length for each in whole)
+    if num_cut:
+        logger.warning(
+            f"{num_cut} of {len(whole)} texts are cut to {tokenizer.model_max_length} tokens; the longest has "
+            f"{max(map(len, whole))}."
+        )
+    return tokens
+
+
+def hidden_states(text_encoder, tokens):
+    """What the network attends to, (N, L, D), for tokens (N, L); as Stable Diffusion does, padding is not masked."""
+    return text_encoder(tokens.to(text_encoder.device))[0]
+
+
+@torch.no_grad()
+def encode_prompts(pipeline, prompt, negative_prompt, guidance_scale, batch_size):
+    """The hidden states of prompts, (B, L, D), or (2B, L, D) followed by those of the negative prompts.
+
+    Args:
+        pipeline: a pipeline with a text encoder and its tokenizer.
+        prompt: one text for all, or a list of one for each; None for the empty text.
+        negative_prompt: what guidance leads away from, in the same form.
+
+    Raises:
+        ValueError: for another number of texts than of samples, and for what is no text.
+    """
+    wanted = {"prompt": prompt}
+    if guidance_scale != 1.0:
+        wanted["negative_prompt"] = negative_prompt
+    texts = [text for name, given in wanted.items() for text in _for_each_sample(name, given, batch_size)]
+    states = hidden_states(pipeline.text_encoder, tokens_of(pipeline.tokenizer, texts))
+    return states.to(pipeline.unet.device, pipeline.unet.dtype)
+
+
+def check_prompts(pipeline, class_labels, prompt, negative_prompt):
+    """Raises ValueError for prompts without a text encoder, and for classes with one."""
+    has_text = pipeline.text_encoder is not None
+    if not has_text and (prompt is not None or negative_prompt is not None):
+        raise ValueError(
+            "prompt and negative_prompt are for models that were trained with captions, and this one was not: leave "
+            "them out."
+        )
+    if has_text and class_labels is not None:
+        raise ValueError("This model is told a text and no class: give prompt in the place of class_labels.")
+
+
+def _for_each_sample(name, given, batch_size):
+    texts = [given or ""] * batch_size if isinstance(given, str | None) else list(given)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}={given!r} must be a text, or a list of texts.")
+    if len(texts) != batch_size:
+        raise ValueError(f"{name} has {len(texts)} texts for {batch_size} samples: give one for all or for each.")
+    return texts
