@@ -125,6 +125,10 @@ def bare_pickle_with_code(path, model):
     path.write_bytes(pickle.dumps(Malicious(), protocol=2))
 
 
+def pickle_of_another_protocol(path, model):
+    path.write_bytes(pickle.dumps(Malicious(), protocol=4))
+
+
 def numbers(path, model):
     torch.save([1, 2, 3], path)
 
@@ -157,6 +161,7 @@ BAD = {
     empty: "is no checkpoint, or is damaged or cut off",
     with_code: r"holds (posix|nt)\.system besides weights.*could run code",
     bare_pickle_with_code: r"holds (posix|nt)\.system besides weights.*could run code",
+    pickle_of_another_protocol: "is no checkpoint, or is damaged or cut off",
     numbers: "holds no weights, neither averaged nor raw",
     no_weights: "holds no weights, neither averaged nor raw",
     another_family: r"of no code known here \(its first weights are conv1.weight, fc.weight, fc.bias\)",
