@@ -10,8 +10,9 @@ from ddpm_hf.samples.condition_images import condition_of, enlarged
 class SampleKind:
     """The samples of one network; `kind_of` chooses the kind from its config.
 
-    Each kind also has `to_output(x_0, output_type)`, what a pipeline returns; `from_data(batch)`, data as a network
-    takes them; and `random_data(number)`, noise in the form of data.
+    Each kind also has `is_of(config)`, whether it is the kind of a network; `to_output(x_0, output_type)`, what a
+    pipeline returns; `from_data(batch)`, data as a network takes them; and `random_data(number)`, noise in the form of
+    data.
 
     Args:
         config: the config of the network, or a dictionary of its `in_channels` and `sample_size`.
