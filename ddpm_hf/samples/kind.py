@@ -26,11 +26,13 @@ class SampleKind:
         sides (`tuple`): sides of a sample after its channels; None for sides that the network leaves open.
         side_names (`tuple`): what messages call them.
         value_range (`tuple`), depth ([`Depth`]): of images that are not of 8 bits; None for all others.
+        needs_vae (`bool`): whether an autoencoder makes images of the samples.
         usual_std (`float`): about the standard deviation of the data as the network has them.
     """
 
     name = output_type = levels = value_range = depth = None
     side_names = ()
+    needs_vae = False
     usual_std = 1.0
     recipe_changes = {}  # noqa: RUF012
 

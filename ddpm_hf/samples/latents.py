@@ -17,6 +17,7 @@ class Latents(SampleKind):
 
     name, output_name, output_type = "latents", "images", "pil"
     side_names = ("height", "width")
+    needs_vae = True
     # The last noise of a recipe may be clipped to a number of pixels.
     recipe_changes = {"clip_variance_pixels": None}  # noqa: RUF012
     vae = None
