@@ -25,7 +25,7 @@ FORMER_NAMES = {"processes": "distributed", "configuration": "portable"}
 # A look-up in a table by the kind's name is a question too, and so is the choice between presets.
 KIND_QUESTIONS = re.compile(
     r"is_of_points\(|isinstance\([^)]*\b(?:PointSource|Points|Images)\b|\bin MLP_PRESETS|\bof_points = |if sides_of\("
-    r"|(?:kind_of\(\w+\)|samples)\.name(?:\]| [!=]=)"
+    r"|\b(?:Images|Latents|Points)\.is_of\(|(?:kind_of\(\w+\)|samples)\.name(?:\]| [!=]=)"
 )
 
 # What a config or the Hub's interface of pipelines calls by the names of its arguments.

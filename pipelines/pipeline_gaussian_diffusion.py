@@ -5,7 +5,6 @@ import inspect
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDPMScheduler,
     DiffusionPipeline,
     ImagePipelineOutput,
     ModelMixin,
@@ -16,6 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.exact_denoiser import ExactDenoiser
+from ddpm_hf.models.level_embedding import telling_levels
 from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
@@ -35,12 +35,12 @@ from ddpm_hf.pipelines.schedulers import (
     check_time_input,
     network_times,
     own_scheduler,
+    reads_head,
     updates,
     without_last_noise,
 )
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
-from ddpm_hf.schedulers.choices import LEARNED_VARIANCE_TYPES
 from ddpm_hf.schedulers.guidance import classifier_free_guidance
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -246,21 +246,13 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             model_input = torch.cat([model_input, model_input])
         if conditioning.image is not None:
             model_input = torch.cat([model_input, conditioning.image.to(model_input.dtype)], dim=1)
-        with self._telling_levels():
+        with telling_levels(self.unet):
             output = self.unet(model_input, t_on_device, conditioning.labels, return_dict=False)[0].to(latents.dtype)
         if guided:
             output = classifier_free_guidance(output, channels, guidance.guidance_scale, guidance.guidance_rescale)
-        if not _reads_head(self.scheduler):
+        if not reads_head(self.scheduler):
             output = output[:, :channels]
         return output
-
-    def _telling_levels(self):
-        """A context in which a stock network in half precision takes levels, whose waves it leaves in float32."""
-        of_levels = getattr(self.unet.config, "class_embed_type", None) == "timestep"
-        is_half = self.unet.dtype in (torch.float16, torch.bfloat16)
-        return torch.autocast(
-            self.unet.device.type, self.unet.dtype if is_half else None, enabled=of_levels and is_half
-        )
 
     def encode_labels(self, class_labels, guidance_scale=1.0, batch_size=1, device=None):
         """Labels for the network, (B,), or (2B,) followed by null labels, or None for an unconditional network.
@@ -301,9 +293,3 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             randn_tensor((batch_size, *samples.shape), generator, device, torch.float32)
             * self.scheduler.init_noise_sigma
         )
-
-
-def _reads_head(scheduler):
-    """Whether its `step` takes the variance head too; most schedulers do not know it."""
-    learned = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in LEARNED_VARIANCE_TYPES
-    return learned or isinstance(scheduler, GaussianDiffusionScheduler)

@@ -2,6 +2,7 @@
 
 from diffusers import DDIMScheduler, DDPMScheduler, ScoreSdeVeScheduler
 
+from ddpm_hf.schedulers.choices import LEARNED_VARIANCE_TYPES
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
@@ -60,6 +61,12 @@ def without_last_noise(scheduler, output):
     if isinstance(scheduler, ScoreSDEScheduler) and scheduler.ends_with_mean:
         return output.prev_sample_mean
     return output.prev_sample
+
+
+def reads_head(scheduler):
+    """Whether its `step` takes the variance head too; most schedulers do not know it."""
+    learned = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in LEARNED_VARIANCE_TYPES
+    return learned or isinstance(scheduler, GaussianDiffusionScheduler)
 
 
 def is_centered(scheduler):

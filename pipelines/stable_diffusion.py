@@ -19,7 +19,7 @@ def why_not_stable_diffusion(samples, text_encoder, scheduler):
     Args:
         samples (`SampleKind`): of the network.
     """
-    if samples.name != "latents":
+    if not samples.needs_vae:
         return "it makes pixels and no latents"
     if not isinstance(text_encoder, CLIPTextModel):
         return f"its text encoder is a {type(text_encoder).__name__} and no CLIPTextModel"

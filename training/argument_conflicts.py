@@ -6,7 +6,7 @@ import re
 from ddpm_hf.data.arguments import POINT_CLOUD_NAMES
 from ddpm_hf.errors import InputError
 from ddpm_hf.installation import install_extra
-from ddpm_hf.models.presets import MLP_PRESETS, TEXT_PRESETS, UNET_PRESETS
+from ddpm_hf.models.presets import NETWORK_PRESETS, TEXT_PRESETS
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, VARIANCE_HEADS
 from ddpm_hf.sizes import sides_of_size
 
@@ -304,7 +304,7 @@ _LATENT_CONFLICTS = (
         "leave out --low_resolution and --condition_column, whose condition images are of pixels",
     ),
     _not_with_vae(
-        lambda a: a.point_columns is not None or a.dataset in POINT_CLOUD_NAMES or a.unet in MLP_PRESETS,
+        lambda a: a.point_columns is not None or a.dataset in POINT_CLOUD_NAMES,
         "give images and a network of images, for points are not encoded",
     ),
     _not_with_vae(
@@ -339,7 +339,7 @@ _CAPTION_CONFLICTS = (
         "unet={a.unet!r} is told a text: give --caption_column or --caption_template, or another network.",
     ),
     _not_with_captions(
-        lambda a: a.unet in UNET_PRESETS or a.unet in MLP_PRESETS,
+        lambda a: a.unet in NETWORK_PRESETS and a.unet not in TEXT_PRESETS,
         f"unet={{a.unet!r}} is told none, and one of {', '.join(TEXT_PRESETS)} is, or a config.json of a "
         "UNet2DConditionModel",
     ),

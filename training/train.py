@@ -39,7 +39,6 @@ from ddpm_hf.pipelines.portable_pipeline import OWN_NETWORKS
 from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.kind import channels_of
-from ddpm_hf.samples.latents import is_of_latents
 from ddpm_hf.sizes import config_size
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.batch_size import with_fitting_batch
@@ -151,7 +150,7 @@ def open_data(args):
         return open_in_latents(args)
     if args.init_from is not None:
         config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
-        if is_of_latents(config):
+        if kind_of(config).needs_vae:
             raise InputError(f"The network of {model} was trained in latents: give --vae, the autoencoder of these.")
         return data_for(config).open_for_network(args, config, model, args.streaming)
     return captioned(_open_for_new_network(args), args)
@@ -182,7 +181,7 @@ def open_in_latents(args):
         images = open_images(args, vae.config.sample_size if isinstance(vae.config.sample_size, int) else None)
         return open_latents(captioned(images, args), vae, args.vae, args.random_flip)
     config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
-    if not is_of_latents(config):
+    if not kind_of(config).needs_vae:
         raise InputError(f"The network of {model} was not trained in latents: leave out --vae {args.vae}.")
     source = open_latents(open_images(sized_for_network(args, config, model), None), vae, args.vae, args.random_flip)
     with _refused_as_input(f"vae={args.vae!r} does not go with {model}"):

@@ -114,18 +114,20 @@ class GuidedSamplingOptions(SamplingOptions):
         return levels[0] if len(levels) == 1 else levels
 
 
+SampleFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="PNG: a grid of images, or points as a scatter; NPY: the values of images or points; CSV: points, "
+        f"with a scatter beside; {NUMBERED.format('samples.png')}."
+    ),
+]
+
+
 @app.command()
 @with_options
 def sample(
     model: ModelOrEmbedded = EMBEDDED_MODEL,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="PNG: a grid of images, or points as a scatter; NPY: the values of images or points; CSV: points, "
-            "with a scatter beside; "
-            f"{NUMBERED.format('samples.png')}."
-        ),
-    ] = None,
+    output: SampleFile = None,
     num_images: Annotated[int, typer.Option("--num_images", min=1, help="Number of images, or of points.")] = 16,
     *,
     sampling: GuidedSamplingOptions,

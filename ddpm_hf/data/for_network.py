@@ -92,6 +92,10 @@ class PointData:
     @staticmethod
     def check_training(args):
         """Raises InputError for options of a training that do not go with points."""
+        if args.vae is not None:
+            raise InputError(
+                f"vae={args.vae!r} encodes images: give images and a network of images, for points are not encoded."
+            )
         if args.dataset is None:
             raise InputError(
                 f"unet={args.unet!r} is for points: name them with --dataset, one of {', '.join(POINT_CLOUDS)}, or a "

@@ -164,14 +164,17 @@ class RootedStatistics:
     def distance_to(self, other):
         """The squared Frechet distance, as in `frechet_distance`, to other statistics."""
         a, b = self._statistics, other
-        if a.mean.shape != b.mean.shape:
-            raise ValueError(
-                f"Features of {len(a.mean)} and {len(b.mean)} dimensions: both must be of the same network."
-            )
+        check_dimensions(len(a.mean), len(b.mean))
         covariance = b.covariance
         overlap = torch.linalg.eigvalsh(self._root.T @ covariance @ self._root).clamp(min=0).sqrt().sum()
         squared_shift = (a.mean - b.mean).square().sum()
         return (squared_shift + a.covariance.trace() + covariance.trace() - 2 * overlap).item()
+
+
+def check_dimensions(number, other):
+    """Raises ValueError for features of different numbers of dimensions."""
+    if number != other:
+        raise ValueError(f"Features of {number} and {other} dimensions: both must be of the same network.")
 
 
 def frechet_distance(a, b):

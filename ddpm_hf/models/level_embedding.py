@@ -27,3 +27,10 @@ class LabelAndLevelEmbedding(nn.Module):
         labels, levels = told.unbind(1)
         waves = self._waves[0](levels).to(self.labels.weight.dtype)
         return self.labels(labels.to(torch.int64)) + self.levels(waves)
+
+
+def telling_levels(unet):
+    """A context in which a stock network in half precision takes levels, whose waves it leaves in float32."""
+    of_levels = getattr(unet.config, "class_embed_type", None) == "timestep"
+    is_half = unet.dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(unet.device.type, unet.dtype if is_half else None, enabled=of_levels and is_half)

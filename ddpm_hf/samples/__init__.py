@@ -1,13 +1,15 @@
 """Kinds of samples that models make and learn from, behind one interface (`kind.SampleKind`)."""
 
 from ddpm_hf.samples.images import Images
-from ddpm_hf.samples.kind import sides_of
-from ddpm_hf.samples.latents import Latents, is_of_latents
+from ddpm_hf.samples.latents import Latents
 from ddpm_hf.samples.points import Points
+
+# Latents have the sides of images too, so they are asked first.
+KINDS = (Latents, Images, Points)
 
 
 def kind_of(config, levels=None):
-    """The kind of a network's samples, a [`SampleKind`]; a network of points has no `sample_size`.
+    """The kind of a network's samples, a [`SampleKind`]: the first whose `is_of` knows the config.
 
     Args:
         config: the config of the network, or a dictionary of its `in_channels` and `sample_size`.
@@ -16,9 +18,7 @@ def kind_of(config, levels=None):
     Raises:
         ValueError: for `levels` of continuous data.
     """
-    if is_of_latents(config):
-        return Latents(config, levels)
-    return (Images if sides_of(config) else Points)(config, levels)
+    return next(kind for kind in KINDS if kind.is_of(config))(config, levels)
 
 
 def kind_of_batch(batch):

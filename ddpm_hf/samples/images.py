@@ -4,7 +4,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 
 from ddpm_hf.portable.config import own_value
-from ddpm_hf.samples.kind import SampleKind
+from ddpm_hf.samples.kind import SampleKind, sides_of
 from ddpm_hf.samples.value_range import depth_of_network, from_unit_range, value_range_of
 
 EIGHT_BITS = 256
@@ -21,6 +21,11 @@ class Images(SampleKind):
     name, output_type, levels = "images", "pil", EIGHT_BITS
     side_names = ("height", "width")
     usual_std = 0.5
+
+    @staticmethod
+    def is_of(config):
+        """Whether a network makes images: its config has a `sample_size`, which may be None."""
+        return len(sides_of(config)) > 0
 
     def image_shape(self, otherwise):
         return self.shape

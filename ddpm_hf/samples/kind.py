@@ -10,8 +10,9 @@ from ddpm_hf.samples.condition_images import condition_of, enlarged
 class SampleKind:
     """The samples of one network; `kind_of` chooses the kind from its config.
 
-    Each kind also has `to_output(x_0, output_type)`, what a pipeline returns; `from_data(batch)`, data as a network
-    takes them; and `random_data(number)`, noise in the form of data.
+    Each kind also has `is_of(config)`, whether it is the kind of a network; `to_output(x_0, output_type)`, what a
+    pipeline returns; `from_data(batch)`, data as a network takes them; and `random_data(number)`, noise in the form of
+    data.
 
     Args:
         config: the config of the network, or a dictionary of its `in_channels` and `sample_size`.
@@ -25,11 +26,13 @@ class SampleKind:
         sides (`tuple`): sides of a sample after its channels; None for sides that the network leaves open.
         side_names (`tuple`): what messages call them.
         value_range (`tuple`), depth ([`Depth`]): of images that are not of 8 bits; None for all others.
+        needs_vae (`bool`): whether an autoencoder makes images of the samples.
         usual_std (`float`): about the standard deviation of the data as the network has them.
     """
 
     name = output_type = levels = value_range = depth = None
     side_names = ()
+    needs_vae = False
     usual_std = 1.0
     recipe_changes = {}  # noqa: RUF012
 

@@ -8,11 +8,6 @@ from ddpm_hf.samples.kind import SampleKind
 from ddpm_hf.samples.latent_units import decode_latents, drawn_from, factor_of, moments_of, scaled_moments
 
 
-def is_of_latents(config):
-    """Whether a network was trained in the latents of an autoencoder, by its config."""
-    return own_value(config, "autoencoder_factor") is not None
-
-
 class Latents(SampleKind):
     """Latents (C, h, w), of images with `autoencoder_factor` times these sides and `image_channels`, by the config.
 
@@ -22,9 +17,15 @@ class Latents(SampleKind):
 
     name, output_name, output_type = "latents", "images", "pil"
     side_names = ("height", "width")
+    needs_vae = True
     # The last noise of a recipe may be clipped to a number of pixels.
     recipe_changes = {"clip_variance_pixels": None}  # noqa: RUF012
     vae = None
+
+    @staticmethod
+    def is_of(config):
+        """Whether a network was trained in the latents of an autoencoder, by its config."""
+        return own_value(config, "autoencoder_factor") is not None
 
     def __init__(self, config, levels=None):
         if levels is not None:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ddpm_hf.samples.kind import SampleKind
+from ddpm_hf.samples.kind import SampleKind, sides_of
 
 
 class Points(SampleKind):
@@ -13,6 +13,11 @@ class Points(SampleKind):
     name, output_type = "points", "np"
     # The last noise of a recipe may be clipped to a number of pixels.
     recipe_changes = {"clip_variance_pixels": None}  # noqa: RUF012
+
+    @staticmethod
+    def is_of(config):
+        """Whether a network makes points: its config has no `sample_size`."""
+        return len(sides_of(config)) == 0
 
     def __init__(self, config, levels=None):
         if levels is not None:

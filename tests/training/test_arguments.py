@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.presets import MLP_PRESETS, UNET_PRESETS
+from ddpm_hf.models.presets import NETWORK_PRESETS
 from ddpm_hf.training.argument_checks import option_names
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.arguments import TrainingArguments
@@ -74,7 +74,7 @@ def test_length_has_two_spellings_and_the_last_given_holds(tmp_path):
 @pytest.mark.parametrize("name", TrainingArguments.presets)
 def test_presets_parse(name):
     argv = ["--preset", name, "--dataset", "somewhere"]
-    assert parse_arguments(argv).unet in UNET_PRESETS | MLP_PRESETS
+    assert parse_arguments(argv).unet in NETWORK_PRESETS
 
 
 def test_the_options_of_a_run_are_a_config(tmp_path):

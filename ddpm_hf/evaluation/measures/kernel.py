@@ -2,6 +2,7 @@
 
 import torch
 
+from ddpm_hf.evaluation.distances import check_dimensions
 from ddpm_hf.evaluation.measures.estimates import jackknife
 
 # Rows of the matrix of kernel values that are in memory at a time.
@@ -65,7 +66,4 @@ def _check(samples, reference):
             f"A kernel distance and its error need at least 3 samples on both sides; there are {len(samples)} and "
             f"{len(reference)}."
         )
-    if samples.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"Features of {samples.shape[1]} and {reference.shape[1]} dimensions: both must be of the same network."
-        )
+    check_dimensions(samples.shape[1], reference.shape[1])

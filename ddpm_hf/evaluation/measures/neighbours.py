@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from ddpm_hf.evaluation.distances import check_dimensions
 from ddpm_hf.evaluation.measures.estimates import half_jackknife, random_halves
 
 # Rows of the matrix of distances that are in memory at a time.
@@ -73,10 +74,7 @@ def _check(samples, reference, nearest_k):
             f"Balls up to neighbour {nearest_k}, and their error, need at least {2 * nearest_k + 2} samples on both sides; "
             f"there are {len(samples)} and {len(reference)}."
         )
-    if samples.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"Features of {samples.shape[1]} and {reference.shape[1]} dimensions: both must be of the same network."
-        )
+    check_dimensions(samples.shape[1], reference.shape[1])
 
 
 class _Balls:
