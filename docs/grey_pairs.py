@@ -1,4 +1,4 @@
-"""Makes the pairs of docs/conditions.md: a folder of photographs, each with a grey copy, named by `metadata.csv`.
+"""Makes the pairs of docs/conditions.md, photographs with grey copies that `metadata.csv` names, and their picture.
 
 python docs/grey_pairs.py uoft-cs/cifar10 outputs/photos --classes airplane ship
 """
@@ -8,6 +8,12 @@ import csv
 from pathlib import Path
 
 import datasets
+import torch
+from PIL import Image
+
+from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.recipes import with_recipe
+from ddpm_hf.visualization import draw_image_rows, save_figure
 
 # So many photographs go into a folder of their own, FOLDER_left_out, for the picture.
 LEFT_OUT = 16
@@ -41,6 +47,21 @@ def write_pairs(images, folder):
             image.save(folder / name)
             image.convert("L").save(folder / "grey" / name)
             table.writerow([name, f"grey/{name}"])
+
+
+def colours(file, model):
+    """Columns: photographs that were not trained on; rows: in grey, as three seeds colour them, and as they are."""
+    pipeline = GaussianDiffusionPipeline.from_pretrained(model)
+    pipeline.scheduler = with_recipe(pipeline.scheduler, "ddim-2m")
+    left_out = model.with_name("photos_left_out")
+    photos = [Image.open(path) for path in sorted(left_out.glob("*.png"))[:9]]
+    grey = [Image.open(path) for path in sorted((left_out / "grey").glob("*.png"))[:9]]
+    rows = {"told": [image.convert("RGB") for image in grey]}
+    for seed in range(3):
+        generators = [torch.Generator().manual_seed(100 * seed + place) for place in range(len(grey))]
+        rows[f"seed {seed}"] = pipeline(generator=generators, condition_image=grey, num_inference_steps=25).images
+    rows["photo"] = photos
+    save_figure(draw_image_rows(list(rows.values()), row_titles=list(rows)), file)
 
 
 if __name__ == "__main__":
