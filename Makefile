@@ -9,6 +9,7 @@ WITH_CLASSES ?= outputs/with_classes
 STEERED ?= outputs/steered
 SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
+COLOURS ?= outputs/colours
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo demo-more demo_text test quality format figures embedded notebooks docs dist check-dist clean
@@ -63,9 +64,10 @@ format: $(VENV)/installed
 
 # Every picture of README and docs. Models that are missing are trained first: minutes for points, hours on a CPU for the
 # stock model and what is made from it.
-figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED),$(m)/model_index.json)
+figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS),$(m)/model_index.json)
 	$(BIN)/python docs/figures.py --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
-		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED)
+		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED) \
+		--model colours=$(COLOURS)
 
 $(DEMO)/model_index.json: | $(VENV)/installed
 	$(MAKE) demo
@@ -89,6 +91,14 @@ $(SWISS_ROLL)/model_index.json: | $(VENV)/installed
 
 $(SWISS_ROLL_CALIBRATED)/model_index.json: | $(SWISS_ROLL)/model_index.json
 	$(BIN)/ddpm-hf calibrate $(SWISS_ROLL) --dataset swiss_roll --plan 25 --output_dir $(SWISS_ROLL_CALIBRATED)
+
+# The commands of docs/conditions.md; the photographs come from the Hub.
+$(COLOURS)/model_index.json: | $(VENV)/installed
+	$(BIN)/python docs/grey_pairs.py uoft-cs/cifar10 $(dir $(COLOURS))photos --classes airplane ship
+	$(BIN)/ddpm-hf train $(dir $(COLOURS))photos --condition_column grey --condition_dropout 0.1 --unet fashion_mnist \
+		--batch_size 16 --max_train_steps 1000 --learning_rate 1e-3 --lr_scheduler cosine --lr_warmup_steps 50 \
+		--adam_beta2 0.99 --ema_decay 0.995 --prediction_type v_prediction --beta_schedule squaredcos_cap_v2 \
+		--output_dir $(COLOURS)
 
 # Runs the notebooks of docs/ and keeps what they print and draw in them, and in their translations.
 notebooks: $(VENV)/installed

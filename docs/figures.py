@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import demo_figures
 import editing_figures
+import grey_pairs
 import image_figures
 import point_figures
 
@@ -24,6 +25,7 @@ MODELS = {
     "with_classes": "the command in docs/guidance.md, from outputs/stock",
     "steered": "the command in docs/guidance.md, from outputs/stock",
     "swiss_roll": "ddpm-hf train --preset swiss_roll --output_dir outputs/swiss_roll",
+    "colours": "the commands in docs/conditions.md",
     "swiss_roll_calibrated": "ddpm-hf calibrate outputs/swiss_roll --dataset swiss_roll --plan 25 --output_dir "
     "outputs/swiss_roll_calibrated",
 }
@@ -52,6 +54,7 @@ PICTURES = {
     "inversion.png": Picture(editing_figures.inversion, ("stock",)),
     "trajectory.png": Picture(editing_figures.trajectory, ("stock",)),
     "trajectory.gif": Picture(editing_figures.trajectory, ("stock",)),
+    "colours.png": Picture(grey_pairs.colours, ("colours",)),
     "schedules.png": Picture(point_figures.schedules),
     "forward_points.png": Picture(point_figures.forward),
     "score.png": Picture(point_figures.score_field),

@@ -182,8 +182,9 @@ def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device)
         is_told_text = unet_config.get("cross_attention_dim") is not None
         if class_labels is not None or (guidance_scale != 1.0 and not (drops_image or is_told_text)):
             raise ValueError(
-                f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model; "
-                "this one has no classes. Leave both out, or steer it by a classifier: classifier_guidance_scale=1. "
+                f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model, "
+                "or one that is told numbers; this one has no classes. Leave both out, or steer it by a classifier: "
+                "classifier_guidance_scale=1. "
                 "Guidance by a condition image needs a model trained with --condition_dropout."
             )
         return None

@@ -10,6 +10,8 @@ from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipel
 from ddpm_hf.pipelines.pipeline_upscale import GaussianDiffusionUpscalePipeline
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.samples import kind_of
+from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE
 
 # The names of the parts of each stage; the first is the base.
 STAGE_PARTS = (("unet", "scheduler"), *((f"unet_{number}", f"scheduler_{number}") for number in range(2, 6)))
@@ -169,6 +171,8 @@ def check_stages(configs):
         configs: the configs of the networks.
     """
     kinds = [kind_of(config) for config in configs]
+    if any(value_limits_of(config) is not None for config in configs):
+        raise ValueError("A stage is told a number of each image, and the stages of a cascade are told classes alone.")
     if kinds[0].condition is not None:
         raise ValueError("The first stage is told a condition image: a cascade begins with a model that is told none.")
     for number in range(1, len(configs)):
@@ -181,6 +185,7 @@ def check_stages(configs):
         values = {
             "images of height and width": (condition.low_resolution, before.sides),
             "channels": (kind.channels, before.channels),
+            "values": tuple(each.value_range or EIGHT_BIT_RANGE for each in (kind, before)),
         }
         classes = classes_of(configs[number])[0], classes_of(configs[number - 1])[0]
         if None not in classes:

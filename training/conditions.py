@@ -89,8 +89,8 @@ def with_condition(network, image):
     return call
 
 
-def check_condition_kept(args, unet):
-    """Raises InputError where options ask for other condition images than the trained network of `init_from` has."""
+def check_condition_kept(args, unet, source):
+    """Raises InputError where options or data ask for other conditions than the trained network of `init_from` has."""
     has = condition_of(unet.config)
     given = {name: getattr(args, name) for name in ("low_resolution", "max_augmentation_level")}
     for name, value in given.items():
@@ -105,6 +105,11 @@ def check_condition_kept(args, unet):
         raise InputError(
             f"condition_column={args.condition_column!r} does not go with init_from={args.init_from!r}, whose network "
             f"{'is told the images of pairs: name their column' if is_of_pairs else 'is told none: leave it out'}."
+        )
+    if is_of_pairs and has.condition_channels != source.condition_channels:
+        raise InputError(
+            f"The network of init_from={args.init_from!r} is told images of {has.condition_channels} channel(s), and "
+            f"those of condition_column={args.condition_column!r} have {source.condition_channels}."
         )
     learned = value_limits_of(unet.config)
     if (learned is None) != (args.value_column is None):

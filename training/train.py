@@ -337,7 +337,7 @@ def _load_unet(args, source):
             f"The network of init_from={args.init_from!r} makes images of {channels_of(unet.config)} channel(s), and "
             f"the data have {source.channels}."
         )
-    check_condition_kept(args, unet)
+    check_condition_kept(args, unet, source)
     wanted = {
         "num_classes": source.num_classes,
         "variance_head": args.variance_head,

@@ -158,6 +158,11 @@ def open_data(data, unet_config):
         raise InputError(
             "The network is told the images of pairs: name the column of the condition images with --condition_column."
         )
+    if wanted == samples.channels and data.condition_column is not None:
+        raise InputError(
+            f"condition_column={data.condition_column!r} is for a network of pairs, and this one is of another kind: "
+            "leave it out."
+        )
     if given != wanted:
         raise InputError(
             f"The images have {given} channel(s) and the network takes {wanted}: evaluate it on "

@@ -6,6 +6,7 @@ from pathlib import Path
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.installation import install_extra
+from ddpm_hf.pipelines.image_inputs import PIL_MODES
 from ddpm_hf.recipes import RECIPES, check_head, prepared_count, with_recipe
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
@@ -56,6 +57,12 @@ def load_for_demo(model):
     refusal = InputError(f"{model} makes no images of a size of its own: give a model that has a `sample_size`.")
     if None in pipeline.samples.image_shape(otherwise=refusal):
         raise refusal
+    condition = pipeline.samples.condition
+    if condition is not None and condition.condition_channels not in PIL_MODES:
+        raise InputError(
+            f"{model} is told images of {condition.condition_channels} channels, and a page takes pictures of "
+            f"{', '.join(map(str, PIL_MODES))}: draw in Python."
+        )
     if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
         raise InputError(
             f"{model} has a {type(pipeline.scheduler).__name__}, from which no recipe is made: give the model with "

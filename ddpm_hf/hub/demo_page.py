@@ -3,13 +3,19 @@
 import random
 
 import gradio as gr
+from PIL import Image, ImageOps
 
 from ddpm_hf.hub.drawing import LARGEST_SEED, draw
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.conditioning import class_names
+from ddpm_hf.pipelines.image_inputs import PIL_MODES
+from ddpm_hf.samples.condition_values import value_limits_of
 from ddpm_hf.schedulers.sampler_lines import SAMPLER_LINES
 
 NO_CLASS = -1
+# The place of the seed among the inputs; what a model is told of a picture comes behind it.
+SEED = 6
+GIVE_A_PICTURE = "Give a picture, and draw."
 MOST_IMAGES = 16
 USUAL_COUNTS = (5, 10, 25, 50, 100)
 # The page draws when it opens, so that a network of large images begins with few of them: (largest side, images).
@@ -100,11 +106,13 @@ def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
             # No progress overlay may cover the image while it forms.
             run = started.then(_show(pipelines), inputs, [image, strip, status], show_progress="hidden", **options)
             run.then(lambda: _buttons(running=False), outputs=[begin, stop], api_visibility="private")
-            beside = [last, image, inputs[0], inputs[1], inputs[-1]]
+            beside = [last, image, inputs[0], inputs[1], inputs[SEED]]
             run.success(_compared, beside, [slider, compared, last], show_progress="hidden", api_visibility="private")
             return run
 
-        reseeded = another.click(lambda: random.randint(0, LARGEST_SEED), outputs=inputs[-1], api_visibility="private")
+        reseeded = another.click(
+            lambda: random.randint(0, LARGEST_SEED), outputs=inputs[SEED], api_visibility="private"
+        )
         runs = [drawn_after(begin.click, api_name="draw")]
         for event in (page.load, reseeded.then, examples.load_input_event.then):
             runs.append(drawn_after(event, api_visibility="private"))
@@ -116,17 +124,22 @@ def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
 
 
 def _show(pipelines):
-    def show(sampler, num_inference_steps, class_label, guidance_scale, classifier_guidance_scale, num_images, seed):
+    def show(sampler, num_inference_steps, label, guidance_scale, classifier_guidance_scale, num_images, seed, *given):
         """Yields the current images, the path of the first, and the time; the last images are the result."""
-        options = {
-            "num_inference_steps": num_inference_steps,
-            "class_labels": None if class_label == NO_CLASS else class_label,
-            "guidance_scale": guidance_scale,
-            "classifier_guidance_scale": classifier_guidance_scale,
-        }
         strip = None
         try:
-            for view in draw(pipelines[sampler], num_images, seed, **options):
+            pipeline = pipelines[sampler]
+            if given and given[0] is None:
+                yield gr.skip(), gr.skip(), GIVE_A_PICTURE
+                return
+            options = {
+                "num_inference_steps": num_inference_steps,
+                "class_labels": None if label == NO_CLASS and not value_limits_of(pipeline.unet.config) else label,
+                "guidance_scale": guidance_scale,
+                "classifier_guidance_scale": classifier_guidance_scale,
+                **told_picture(pipeline, *given),
+            }
+            for view in draw(pipeline, num_images, seed, **options):
                 # Pictures are files named by content, which must not be rewritten while a browser reads them.
                 yield view.image, gr.skip() if view.strip is strip else view.strip, _status(view)
                 strip = view.strip
@@ -134,6 +147,17 @@ def _show(pipelines):
             raise gr.Error(str(error), print_exception=False) from error
 
     return show
+
+
+def told_picture(pipeline, picture=None, augmentation_level=0.0):
+    """The arguments of a pipeline for a picture that its network is told, cropped and resized to what it takes."""
+    condition = pipeline.samples.condition
+    if condition is None:
+        return {}
+    height, width = condition.low_resolution or pipeline.samples.sides
+    fitting = ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+    image = fitting.convert(PIL_MODES[condition.condition_channels])
+    return {"condition_image": image, "augmentation_level": augmentation_level}
 
 
 def _row_of_buttons():
@@ -161,14 +185,19 @@ def _compared(last, image, sampler, num_inference_steps, seed):
     """The slider, its text, and this result as the next one's last."""
     said = f"{sampler} in {num_inference_steps} steps, seed {seed}"
     if last is None:
-        return gr.skip(), gr.skip(), (image, said)
+        return gr.skip(), gr.skip(), None if image is None else (image, said)
+    if image is None:
+        return gr.skip(), gr.skip(), last
     pair = gr.ImageSlider((last[0], image), visible=True)
     text = f"Before and after: **{last[1]}** on the left, **{said}** on the right; drag the line."
     return pair, gr.Markdown(text, visible=True), (image, said)
 
 
 def _choices(pipelines, sampler, num_inference_steps):
-    """The input components, in the order of the arguments of `show`; hidden if the model lacks the feature."""
+    """The input components, in the order of the arguments of `show`; hidden if the model lacks the feature.
+
+    A model of numbers has a slider in place of the classes, and one that is told a picture has further components.
+    """
     pipeline = pipelines[sampler]
     labels, first_label = label_choices(pipeline)
     num_classes, null_label = classes_of(pipeline.unet.config)
@@ -183,18 +212,40 @@ def _choices(pipelines, sampler, num_inference_steps):
     return [
         gr.Dropdown(list(pipelines), value=sampler, elem_id="sampler", **named),
         gr.Radio(counts, value=num_inference_steps, label="Steps", elem_id="steps"),
-        gr.Dropdown(labels, value=first_label, label="Class", visible=bool(labels), elem_id="class"),
+        _number_or_class(pipeline, labels, first_label),
         gr.Slider(0, 10, 1, step=0.1, elem_id="guidance", **towards),
         gr.Slider(0, 10, by_classifier, step=0.1, elem_id="classifier_guidance", **steered),
         gr.Slider(1, MOST_IMAGES, first_images(pipeline), step=1, label="Images", elem_id="num_images"),
         gr.Number(0, precision=0, minimum=0, maximum=LARGEST_SEED, elem_id="seed", **seeded),
+        *_picture_inputs(pipeline.samples.condition),
     ]
+
+
+def _number_or_class(pipeline, labels, first_label):
+    """The classes, or the numbers between the limits of the training."""
+    limits = value_limits_of(pipeline.unet.config)
+    if limits is not None:
+        return gr.Slider(*limits, sum(limits) / 2, label="Number", elem_id="class")
+    return gr.Dropdown(labels, value=first_label, label="Class", visible=bool(labels), elem_id="class")
+
+
+def _picture_inputs(condition):
+    """The picture that a model is told, and the noise on it, if it takes some."""
+    if condition is None:
+        return []
+    picture = gr.Image(type="pil", label="Picture", elem_id="picture", sources=["upload", "clipboard"])
+    level = condition.max_augmentation_level
+    if level is None:
+        return [picture]
+    noise = {"label": "Noise on the picture", "info": "Hides its faults; 0 is none"}
+    return [picture, gr.Slider(0, level, 0, step=0.05, elem_id="augmentation_level", **noise)]
 
 
 def _examples(pipelines, inputs):
     """Buttons that set the inputs and draw."""
     values = [part.value for part in inputs]
-    found = example_changes(pipelines, values[0], [label for label, _ in inputs[2].choices], inputs[3].visible)
+    names = [name for name, _ in label_choices(pipelines[values[0]])[0]]
+    found = example_changes(pipelines, values[0], names, inputs[3].visible)
     rows = [[changes.get(i, value) for i, value in enumerate(values)] for changes in found.values()]
     return gr.Examples(
         rows, inputs, example_labels=[*found], elem_id="examples", api_visibility="private", preload=False
@@ -257,7 +308,10 @@ def label_choices(pipeline):
 def _description(pipeline):
     weights = sum(weight.numel() for weight in pipeline.unet.parameters())
     size = " × ".join(map(str, pipeline.samples.output_shape[1:]))
-    return f"Images of {size} from noise · {weights:,} weights · {len(pipeline.scheduler)} timesteps"
+    condition, told = pipeline.samples.condition, ""
+    if condition is not None:
+        told = f" and a picture of {' × '.join(map(str, condition.low_resolution or pipeline.samples.sides))}"
+    return f"Images of {size} from noise{told} · {weights:,} weights · {len(pipeline.scheduler)} timesteps"
 
 
 def _status(view):

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from numpy.testing import assert_array_equal
 from PIL import Image
 from typer.testing import CliRunner
@@ -23,6 +24,8 @@ from ddpm_hf.pipelines.deep_png import write_deep_png
 from ddpm_hf.pipelines.image_inputs import read_image, resized_picture
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.value_range import SIXTEEN_BITS, Depth
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.held_out import load_held_out
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
 
@@ -262,6 +265,18 @@ def test_a_picture_for_a_network_of_16_bits(tmp_path):
     assert isinstance(read_image(tmp_path / "a.png", 3), Image.Image)
     with pytest.raises(InputError, match="its values are from .* and the network is for 0 to 4095"):
         read_image(tmp_path / "a.png", 3, Depth((0, 4095), 4096))
+
+
+def test_held_out_images_have_the_range_of_the_training(tmp_path):
+    """The training images reach from 0 to 99, and those held out from 10 to 20: not a contrast of their own."""
+    values = np.zeros((4, 8, 8, 1), np.float32)
+    values[0, 0, 0], values[2:], values[3, 0, 0] = 99, 10, 20
+    folder = folder_of(tmp_path, values, write_grey, "tiff")
+    source = open_images(DataArguments(dataset=folder, split="train[:2]"), None)
+    args = TrainingArguments(dataset=folder, split="train[:2]", eval_split="train[2:]", eval_every=1)
+    held_out = load_held_out(args, source, Accelerator())["images"]
+    assert held_out.shape == (2, 1, 8, 8)
+    assert held_out.max().item() == pytest.approx(2 * 20 / 99 - 1)
 
 
 def run(*arguments):

@@ -228,6 +228,52 @@ def test_the_page_served_gives_the_pictures_of_the_pipeline(page_of, tiny_unet):
         page.close()
 
 
+@pytest.mark.parametrize(
+    "network, beside",
+    [
+        ({"in_channels": 2, "condition_channels": 1, "low_resolution": 4, "max_augmentation_level": 0.5}, (0.25,)),
+        ({"in_channels": 4, "condition_channels": 3}, ()),
+    ],
+)
+def test_a_page_takes_the_picture_that_a_model_is_told(page_of, tiny_unet, tmp_path, network, beside):
+    """Cropped to the middle and resized; the page asks for it before it draws."""
+    from gradio_client import Client, handle_file
+
+    pipeline = pipeline_of(tiny_unet(**network))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    page = page_of(pipeline)
+    _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True)
+    try:
+        client = Client(address, verbose=False)
+        inputs = ("ddim", 5, None, 1.0, 0, 2, 3)
+        assert client.predict(*inputs, None, *beside, api_name="/draw")[2] == "Give a picture, and draw."
+        photo = handle_file(str(tmp_path / "photo.png"))
+        drawn, _, status = client.predict(*inputs, photo, *beside, api_name="/draw")
+        assert "in 5 steps" in status
+        side, mode = (4, "L") if beside else (8, "RGB")
+        middle = (4, 0, 20, 16)
+        told = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS, middle).convert(mode)
+        pipeline.scheduler = with_recipe(pipeline.scheduler, "ddim")
+        levels = {"augmentation_level": beside[0]} if beside else {}
+        images = sample_images(pipeline, 2, 3, num_inference_steps=5, condition_image=told, **levels)
+        assert np.array_equal(Image.open(drawn).convert("L"), image_grid(images))
+    finally:
+        page.close()
+
+
+def test_a_page_of_a_model_of_numbers_has_a_slider(page_of, tiny_unet):
+    page = page_of(pipeline_of(tiny_unet(condition_value_range=(-1, 5))))
+    (number,) = [part for part in page.blocks.values() if getattr(part, "elem_id", None) == "class"]
+    assert (number.minimum, number.maximum, number.value, number.label) == (-1, 5, 2, "Number")
+
+
+def test_what_a_page_cannot_be_told(tiny_unet, tmp_path):
+    pipeline_of(tiny_unet(in_channels=6, condition_channels=5)).save_pretrained(tmp_path / "five")
+    with pytest.raises(InputError, match="is told images of 5 channels, and a page takes pictures of 1, 3, 4"):
+        load_for_demo(str(tmp_path / "five"))
+
+
 # Spaces --------------------------------------------------------------------------------------------------------------
 
 

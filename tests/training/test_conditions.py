@@ -56,6 +56,18 @@ def test_a_run_of_an_upscaler_resumes_to_the_same_weights(options, tmp_path, pix
     assert "from ddpm_hf import GaussianDiffusionUpscalePipeline" in card and "ddpm-hf upscale" in card
 
 
+def test_an_upscaler_learns_from_a_stream_too(options, tmp_path):
+    """From a trained network, resumed to the same weights; the pictures show what is at the beginning of the stream."""
+    options |= {"streaming": True, "dataloader_workers": 0, "max_train_steps": 2, "checkpoint_every": 1}
+    whole = train(TrainingArguments(**options))
+    cut = options | {"output_dir": str(tmp_path / "cut")}
+    train(TrainingArguments(**cut | {"max_train_steps": 1}))
+    train(TrainingArguments(**cut))
+    for name, weight in weights_of(cut["output_dir"]).items():
+        assert torch.equal(weight, weights_of(whole)[name]), name
+    assert Image.open(whole / "samples" / "step-000002.png").size == (2 * 3 * 64, 2 * 64)
+
+
 def test_the_plan_of_a_run(options, capsys):
     """A trial is told condition images too; nothing is written."""
     folder = train(TrainingArguments(**options, dry_run=True, find_batch_size=True))
