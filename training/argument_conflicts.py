@@ -343,7 +343,9 @@ _CAPTION_CONFLICTS = (
         f"unet={{a.unet!r}} is told none, and one of {', '.join(TEXT_PRESETS)} is, or a config.json of a "
         "UNet2DConditionModel",
     ),
-    _not_with_captions(lambda a: a.value_column is not None, "they stand in the place of numbers, leave out --value_column"),
+    _not_with_captions(
+        lambda a: a.value_column is not None, "they stand in the place of numbers, leave out --value_column"
+    ),
     _not_with_captions(
         lambda a: a.class_conditional, "they stand in the place of classes, leave out --class_conditional"
     ),

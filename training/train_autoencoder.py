@@ -87,7 +87,8 @@ def open_all(args):
     source = open_images(DataArguments.among(args), DEFAULT_SIDE)
     if not isinstance(source, ImageSource) or source.form.depth is not None:
         raise InputError(
-            f"dataset={args.dataset!r} has arrays, or images of another depth, and an autoencoder is for images of 8 bits: give images."
+            f"dataset={args.dataset!r} has arrays, or images of another depth, and an autoencoder is for images of 8 "
+            "bits: give images."
         )
     resolution = size_of(*source.form.sides)
     held_out = open_images(DataArguments.among(args, split=args.eval_split, resolution=resolution), None)
