@@ -12,6 +12,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-10}
 # 1 - exp(-B) at t = 1e-5 loses digits in the code of the arrays.
 CLOSE_AT_THE_DATA = {"rtol": 1e-7, "atol": 1e-10}
 SDES = {"vp": "vp", "vp_short": "vp", "subvp": "sub_vp", "ve": "ve"}
+SDES |= {"vp_other": "vp", "subvp_other": "sub_vp", "ve_other": "ve"}
 PREDICTORS = {
     "euler_maruyama": "euler_maruyama",
     "reverse_diffusion": "reverse_diffusion",
