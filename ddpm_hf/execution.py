@@ -104,7 +104,7 @@ def compiled_if_faster(execution, network, call):
 def _candidates(device, precision, channels_last):
     """The choices that are left open, the plainest first."""
     if precision == "auto":
-        halves = [each for each in TRIED.get(device.type, ()) if _gains(each, device)]
+        halves = [each for each in TRIED.get(device.type, ()) if gains(each, device)]
         precisions = ["fp32", *halves]
     else:
         precisions = [precision]
@@ -160,7 +160,7 @@ def _computes(precision, device):
     return True
 
 
-def _gains(precision, device):
+def gains(precision, device):
     """Whether a convolution is faster in a precision; where a processor emulates it, it is many times slower."""
     if not _computes(precision, device):
         return False

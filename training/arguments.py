@@ -153,6 +153,12 @@ class TrainingArguments(RunArguments):
 
     presets: ClassVar[dict[str, Path]] = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
 
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] | None = option(
+        None,
+        "auto measures whether bf16 trains this network faster here than no, float32. By default that of the "
+        "configuration of `accelerate launch`, and no without one.",
+    )
+
     # What training does with the data
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."

@@ -23,6 +23,8 @@ def with_earlier_options(args):
     if args.has_no_length:
         names += ["max_train_steps", "num_epochs"]
     changes = {name: stored.get(name) for name in names}
+    if args.mixed_precision == "auto":
+        changes |= {"mixed_precision": stored.get("mixed_precision", "no")}
     rate = updates_per_minute(args.output_dir)
     if args.minutes is not None and rate is not None:
         changes |= {"minutes": None, "max_train_steps": updates_in(args.minutes, rate)}

@@ -42,7 +42,8 @@ def make_accelerator(args):
             "This CPU has no bf16 instructions: mixed_precision='bf16' will be many times slower than 'no'."
         )
     return join_training(
-        args,
+        # What is measured begins in float32.
+        replace(args, mixed_precision="no") if args.mixed_precision == "auto" else args,
         # The sequence of the data has no end at which an accumulation would be cut short.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=args.gradient_accumulation_steps, sync_with_dataloader=False

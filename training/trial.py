@@ -40,7 +40,7 @@ def check_can_be_tried(accelerator, option, advice):
 
 
 class Trial:
-    """The parts of an update on this device: network, loss, optimizer and average.
+    """The parts of an update on this device: network, loss, optimizer and average, in the context `autocast`.
 
     Args:
         args (`TrainingArguments`), accelerator (`accelerate.Accelerator`): give precision and device.
@@ -48,7 +48,7 @@ class Trial:
     """
 
     def __init__(self, args, accelerator, unet, scheduler):
-        self.args, self.accelerator = args, accelerator
+        self.args, self.accelerator, self.autocast = args, accelerator, accelerator.autocast
         self.model = copy.deepcopy(unet).to(accelerator.device)
         self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
         check_set_up(args, self.model, accelerator.device)
@@ -63,7 +63,7 @@ class Trial:
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         images = to_model_range(batch["images"])
         timesteps = torch.randint(self.num_train_timesteps, (len(images),), device=images.device)
-        with self.accelerator.autocast():
+        with self.autocast():
             images = kind_of(self.model.config).drawn(images)
             network, images, labels = told(self.taught, self.model, images, batch.get("labels"))
             return self.objective(network, images, timesteps, labels).mean()

@@ -1,0 +1,73 @@
+"""The precision of a training that is measured: the faster one, kept with the run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+
+from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.errors import InputError
+from ddpm_hf.execution import gains
+from ddpm_hf.training import precision_choice
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.precision_choice import precision_for, settle_precision
+from ddpm_hf.training.train import train
+
+
+@pytest.fixture
+def options(tmp_path, image_folder, tiny_pipeline):
+    return {
+        **{"dataset": image_folder, "init_from": tiny_pipeline, "output_dir": str(tmp_path / "run")},
+        **{"max_train_steps": 2, "batch_size": 4, "num_samples": 1, "sample_steps": 2, "sample_every": 0},
+    }
+
+
+def kept(folder):
+    return yaml.safe_load((folder / "training_args.yaml").read_text(encoding="utf-8"))["mixed_precision"]
+
+
+def test_what_was_measured_is_said_and_kept_with_the_run(options, capsys):
+    folder = train(TrainingArguments(**options, mixed_precision="auto"))
+    said = capsys.readouterr().out
+    chosen = kept(folder)
+    assert f"Precision: {'bf16' if chosen == 'bf16' else 'float32'}, " in said
+    if not gains("bf16", torch.device("cpu")):
+        assert chosen == "no" and "in software" in said
+    # The same command goes on in the precision that was chosen, whatever would be measured now.
+    train(TrainingArguments(**options | {"max_train_steps": 3}, mixed_precision="auto"))
+    assert kept(folder) == chosen and "Precision" not in capsys.readouterr().out
+    assert GaussianDiffusionPipeline.from_pretrained(folder).unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("gain", "precision", "said"),
+    [(1.9, "bf16", "trains 1.90 times as fast"), (1.05, "no", "trains 1.05 times"), (0.0, "no", "in software")],
+)
+def test_a_gain_of_a_tenth_is_worth_it(gain, precision, said):
+    chosen, sentence = precision_for(gain)
+    assert chosen == precision and said in sentence
+
+
+def test_a_run_in_the_chosen_precision_learns_as_one_that_names_it(options, monkeypatch):
+    """The accelerator that is made anew casts as that of `--mixed_precision bf16`."""
+    options |= {"seed": 5}
+    named = train(
+        TrainingArguments(**options | {"output_dir": options["output_dir"] + "_named"}, mixed_precision="bf16")
+    )
+    AcceleratorState._reset_state()  # two runs of two precisions are of two processes elsewhere
+    monkeypatch.setattr(precision_choice, "WORTHWHILE_GAIN", 0.0)  # so bf16 is chosen on every processor
+    chosen = train(TrainingArguments(**options, mixed_precision="auto"))
+    assert kept(chosen) == "bf16"
+    weights = [load_file(next((folder / "unet").glob("*.safetensors"))) for folder in (named, chosen)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_sharded_networks_are_not_tried():
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    args = TrainingArguments(max_train_steps=1, mixed_precision="auto")
+    with pytest.raises(InputError, match="mixed_precision='auto' tries the whole network on each device"):
+        settle_precision(args, accelerator, None, None)

@@ -1,0 +1,66 @@
+"""`mixed_precision="auto"`: float32 or bf16, whichever was measured to train this network faster on this machine."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from ddpm_hf.execution import gains
+from ddpm_hf.training.run_length import seconds_per_update
+from ddpm_hf.training.run_setup import make_accelerator
+from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
+
+AUTO = "auto"
+# A smaller gain is not worth the digits.
+WORTHWHILE_GAIN = 1.1
+
+
+def settle_precision(args, accelerator, source, make_parts):
+    """The options with the precision that was measured to be faster, and an accelerator that has it.
+
+    Every process must call this; the main process decides. It trains copies of the network for a few updates; the
+    random state stays.
+
+    Args:
+        make_parts: a function of the options, the accelerator and the source that gives options, network, scheduler.
+
+    Raises:
+        InputError: for engines that shard the network.
+    """
+    if args.mixed_precision != AUTO:
+        return args, accelerator
+    check_can_be_tried(accelerator, "mixed_precision='auto'", "name it: bf16, or no")
+    plain = replace(args, mixed_precision="no")
+    gain = _gain_of_bf16(*make_parts(plain, accelerator, source), accelerator, source)
+    (gain,) = broadcast_object_list([gain])
+    precision, said = precision_for(gain)
+    accelerator.print(said)
+    args = replace(args, mixed_precision=precision)
+    if precision == "no":
+        return args, accelerator
+    # The processes stay joined, and the new accelerator casts what the network computes.
+    AcceleratorState._reset_state()
+    return args, make_accelerator(args)
+
+
+def precision_for(gain):
+    """The precision, and a sentence about it, where bf16 trains `gain` times as fast; 0 is for emulated bf16."""
+    if gain >= WORTHWHILE_GAIN:
+        return "bf16", f"Precision: bf16, which trains {gain:.2f} times as fast as float32 here."
+    why = f"bf16 trains {gain:.2f} times as fast here" if gain else "this device computes bf16 in software"
+    return "no", f"Precision: float32, for {why}."
+
+
+def _gain_of_bf16(args, unet, scheduler, accelerator, source):
+    """The updates in bf16 in the time of one in float32; 0 where the device emulates bf16, many times slower."""
+    device = accelerator.device
+    if not gains("bf16", device):
+        return 0.0
+    batch = example_batch(source, args.batch_size)
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        trial = Trial(args, accelerator, unet, scheduler)
+        single = seconds_per_update(trial, batch)
+        trial.autocast = partial(torch.autocast, device.type, torch.bfloat16)
+        return single / seconds_per_update(trial, batch)
