@@ -38,6 +38,11 @@ class FlowOptions:
     def __post_init__(self):
         check_choice("dequantization", self.dequantization, DEQUANTIZATIONS)
         check_count("num_probes", self.num_probes)
+        self.of_solver()
+
+    def of_solver(self, on_call=None):
+        """The [`OdeOptions`] with these tolerances."""
+        return OdeOptions(self.rtol, self.atol, on_call)
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ class _Flow:
         def on_call(t):
             bar.update(max(0.0, begun + (t - eps) / (1 - eps) - bar.n))
 
-        return OdeOptions(self.options.rtol, self.options.atol, on_call)
+        return self.options.of_solver(on_call)
 
 
 def uniform_nats(flow, x0, levels, generators):

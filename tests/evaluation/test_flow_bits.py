@@ -95,3 +95,16 @@ def test_evaluate_writes_nll(tmp_path, tiny_unet, capsys, dark_and_bright, sched
     assert math.isfinite(written["total"])
     assert written["dequantization"] == "uniform"
     assert "bits/dim (uniform dequantisation) by the flow" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rtol": 0.0}, "rtol=0.0 must be greater than 0"),
+        ({"dequantization": "none"}, "dequantization='none'"),
+        ({"probes": 0}, "num_probes=0"),
+    ],
+)
+def test_bad_options_are_refused_before_a_model_is_opened(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_flow(tmp_path / "no model", tmp_path / "out", device="cpu", **options)
