@@ -221,7 +221,7 @@ _VALUE_CONFLICTS = tuple(
         lambda a, name=name: a.value_column is not None and getattr(a, name),
         f"value_column={{a.value_column!r}} does not go with {name}={{a.{name}}}: leave one of them out.",
     )
-    for name in ("class_conditional", "max_augmentation_level", "streaming")
+    for name in ("max_augmentation_level", "streaming")
 )
 
 _EVALUATION_CONFLICTS = (

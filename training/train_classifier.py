@@ -192,7 +192,7 @@ def open_labelled_images(args, split, unet_config):
             f"model={args.model!r} has a network for images of any size, and a classifier is for one: give a model "
             "whose network says its sample_size."
         )
-    source = open_images(sized, None)
+    source = open_images(sized, None, unet_config)
     if source.channels != channels_of(unet_config):
         raise InputError(
             f"The images of split {split!r} have {source.channels} channel(s), and those of model={args.model!r} "

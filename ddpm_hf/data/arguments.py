@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
-from ddpm_hf.errors import refuse_empty
+from ddpm_hf.errors import InputError, refuse_empty
 from ddpm_hf.places import check_data_place
 from ddpm_hf.sizes import parsed_size
 
@@ -74,3 +74,7 @@ class DataArguments:
         for each in fields(self):
             refuse_empty(each.name, getattr(self, each.name))
         self.resolution = parsed_size("resolution", self.resolution)
+        if self.value_column is not None and self.class_conditional:
+            raise InputError(
+                f"value_column={self.value_column!r} does not go with class_conditional: leave one of them out."
+            )

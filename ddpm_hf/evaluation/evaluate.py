@@ -267,7 +267,7 @@ class _Evaluation:
         model = self.sets.pipeline
         pipeline = pipeline_with(make_sampler("diffusers-ddim", model.scheduler), model.unet, model.vae)
         sampling = self.sets.sampling | {"num_inference_steps": 1}
-        one_step = DrawnImages(pipeline, len(self.sets.samples), 0, self.sets.samples.labels, sampling)
+        one_step = DrawnImages(pipeline, len(self.sets.samples), 0, self.sets.samples.conditions, sampling)
         batch = range(min(self.request.batch_size, len(self.sets.samples)))
         with fitting_into_memory(f"lower --batch_size, which is {self.request.batch_size}"):
             seconds = seconds_of(lambda: one_step.batch(batch))

@@ -10,7 +10,7 @@ from ddpm_hf.data import open_images
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_archives import holds_images
-from ddpm_hf.evaluation.image_sets import ArchivedImages, DrawnImages, StoredImages
+from ddpm_hf.evaluation.image_sets import ArchivedImages, DrawnImages, SampleConditions, StoredImages
 from ddpm_hf.evaluation.run import open_data
 from ddpm_hf.evaluation.sampler_measurements import check_pictures
 from ddpm_hf.evaluation.samplers import set_steps
@@ -20,6 +20,9 @@ from ddpm_hf.models.network_checksum import network_checksum
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, check_head, prepared_count, with_recipe
+from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.sizes import size_of
 
 NUM_SAMPLES = 10_000
 ARCHIVE = ".npz"
@@ -89,7 +92,8 @@ def open_evaluated(request, device, needs_training_images):
         samples = _given_images(request.model)
 
         def stored(data):
-            return _stored(open_images(replace(data, resolution=samples.shape[-1]), None), data)
+            sized = _in_eight_bits(data, resolution=size_of(*samples.shape[1:]))
+            return _stored(open_images(sized, None), data)
 
         return EvaluatedImages(samples, None, {}, *_references(request, stored, needs_training_images))
     pipeline = _open_pipeline(request).to(device)
@@ -101,8 +105,7 @@ def open_evaluated(request, device, needs_training_images):
     steps = request.steps or prepared_count(pipeline.scheduler)
     sampling = {"num_inference_steps": steps, "guidance_scale": request.guidance_scale}
     count = request.num_images or NUM_SAMPLES
-    labels = _labels(pipeline.unet.config, reference, count)
-    samples = DrawnImages(pipeline, count, request.seed, labels, sampling)
+    samples = DrawnImages(pipeline, count, request.seed, _conditions(pipeline.unet.config, reference, count), sampling)
     return EvaluatedImages(samples, pipeline, sampling, reference, statistics, train)
 
 
@@ -126,9 +129,15 @@ def _stored(source, data):
     return StoredImages(source, f"{data.dataset or 'embedded Fashion-MNIST'}, {data.split}")
 
 
+def _in_eight_bits(data, **changes):
+    """The options of the data, which are read in 8 bits, as networks of features see them."""
+    return replace(data, preserve_input_precision=False, **changes)
+
+
 def _given_images(place):
     if not str(place).endswith(ARCHIVE):
-        return StoredImages(open_images(DataArguments(dataset=str(place)), SIDE_OF_SEVERAL), Path(place).name)
+        source = open_images(_in_eight_bits(DataArguments(dataset=str(place))), SIDE_OF_SEVERAL)
+        return StoredImages(source, Path(place).name)
     if not holds_images(place):
         raise InputError(f"{place} has statistics and no images: give it as --reference, and images to measure.")
     return ArchivedImages(place)
@@ -154,17 +163,27 @@ def _open_pipeline(request):
     return pipeline
 
 
-def _labels(config, reference, count):
-    """The classes of samples of a conditional model, those of the data or each alike often; None without classes."""
-    num_classes = classes_of(config)[0]
-    if num_classes is None:
-        return None
+def _conditions(config, reference, count):
+    """What samples are told, [`SampleConditions`]: what the images of the reference are, or each class alike often.
+
+    Raises:
+        InputError: for a network that is told images or numbers, and a reference without these.
+    """
+    num_classes, condition = classes_of(config)[0], condition_of(config)
+    is_told_data = condition is not None or value_limits_of(config) is not None
+    if is_told_data and not isinstance(reference, StoredImages):
+        raise InputError(
+            "The samples are told images or numbers of the data, and the reference is an archive: name the data with "
+            "--dataset, and leave out --reference."
+        )
     labels = getattr(reference, "labels", None)
-    if labels is None:
-        return torch.arange(count) % num_classes
+    if labels is None and condition is None:
+        return SampleConditions(None if num_classes is None else torch.arange(count) % num_classes)
     # Data are often sorted by class, and the first samples should represent all.
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return torch.as_tensor(labels)[order[torch.arange(count) % len(order)]]
+    order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))
+    places = order[torch.arange(count) % len(order)]
+    labels = None if labels is None else torch.as_tensor(labels)[places]
+    return SampleConditions(labels, None if condition is None else reference, places)
 
 
 def _words(shape):

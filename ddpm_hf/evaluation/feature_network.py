@@ -67,7 +67,8 @@ def train_feature_network(output, data=None, **options):
 
 
 def _train_and_save(output, data, options):
-    data = replace(data or DataArguments(), class_conditional=True)
+    # Features are of pictures of 8 bits.
+    data = replace(data or DataArguments(), class_conditional=True, preserve_input_precision=False)
     train = open_images(data, DEFAULT_RESOLUTION)
     test = open_images(replace(data, split=options.test_split, resolution=train.resolution), DEFAULT_RESOLUTION)
     accelerator = Accelerator(cpu=options.device == "cpu")

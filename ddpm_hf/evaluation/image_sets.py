@@ -1,11 +1,12 @@
 """Sets of images to measure, behind one interface: stored ones, those of an archive, and samples that a model draws."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ddpm_hf.data import load_images
+from ddpm_hf.data import load_images, to_model_range
 from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.image_archives import read_images
 
@@ -26,7 +27,7 @@ class StoredImages:
 
     def __init__(self, source, name):
         self.shape, self.labels, self.resizing = (
-            (source.channels, *[source.resolution] * 2),
+            (source.channels, *source.form.sides),
             source.labels,
             source.resizing,
         )
@@ -36,7 +37,12 @@ class StoredImages:
         return len(self._images)
 
     def batch(self, places):
-        return self._images.__getitems__(np.asarray(places))["images"]
+        return self._images.__getitems__(np.asarray(places))["images"][:, : self.shape[0]]
+
+    def told(self, places, condition):
+        """The condition images of the images of places, (B, C, h, w) in [0, 1], as pipelines take them."""
+        data = self._images.__getitems__(np.asarray(places))["images"]
+        return condition.split(to_model_range(data))[1] / 2 + 0.5
 
 
 class ArchivedImages:
@@ -55,6 +61,28 @@ class ArchivedImages:
         return self._images[places.start : places.stop]
 
 
+class SampleConditions(NamedTuple):
+    """What the samples of a model are told: the classes or numbers of a data set's images, and their condition images.
+
+    labels: of each sample, (N,), or None. images: where the condition images come from, a [`StoredImages`], or None for
+    a network that is told none. places: of each sample's image among these, (N,).
+    """
+
+    labels: torch.Tensor | None = None
+    images: StoredImages | None = None
+    places: torch.Tensor | None = None
+
+    def of(self, places, condition):
+        """The arguments of a pipeline for the samples of these places.
+
+        Args:
+            condition ([`ConditionImage`]): of the network, or None.
+        """
+        places = torch.tensor(places)
+        told = {} if self.images is None else {"condition_image": self.images.told(self.places[places], condition)}
+        return told | {"class_labels": None if self.labels is None else self.labels[places]}
+
+
 class DrawnImages:
     """Samples of a model, each a function of the seed and its place; image i is that of `ddpm-hf sample --seed seed+i`.
 
@@ -62,21 +90,21 @@ class DrawnImages:
         pipeline ([`GaussianDiffusionPipeline`]): the model.
         count (`int`): how many samples.
         seed (`int`): of the first one.
-        labels (`torch.Tensor`, *optional*): (count,), the class of each.
+        conditions ([`SampleConditions`]): what each is told.
         sampling (`dict`): arguments of the call of the pipeline.
     """
 
     resizing = None
 
-    def __init__(self, pipeline, count, seed, labels, sampling):
-        self.pipeline, self.count, self.seed, self.labels, self.sampling = pipeline, count, seed, labels, sampling
+    def __init__(self, pipeline, count, seed, conditions, sampling):
+        self.pipeline, self.count, self.seed, self.sampling = pipeline, count, seed, sampling
+        self.conditions, self.labels = conditions, conditions.labels
         self.shape, self.name = tuple(pipeline.samples.output_shape), f"{count} samples"
 
     def __len__(self):
         return self.count
 
     def batch(self, places):
-        labels = None if self.labels is None else self.labels[torch.tensor(places)]
-        return draw_levels(
-            self.pipeline, [self.seed + place for place in places], places.start, labels, **self.sampling
-        )
+        told = self.conditions.of(places, self.pipeline.samples.condition)
+        seeds = [self.seed + place for place in places]
+        return draw_levels(self.pipeline, seeds, places.start, **told, **self.sampling)

@@ -145,12 +145,11 @@ def load_data(data, unet_config, num_images=None, seed=0, after=0):
 
 def open_data(data, unet_config):
     """The source of `load_data`, whose length is the number of all samples."""
-    conditional = classes_of(unet_config)[0] is not None
-    data = dataclasses.replace(data, class_conditional=conditional)
     is_told_values = value_limits_of(unet_config) is not None
     if is_told_values != (data.value_column is not None):
         has = "is told a number of each image: name its column with --value_column"
         raise InputError(f"The network {has if is_told_values else 'is told no number: leave out --value_column'}.")
+    data = dataclasses.replace(data, class_conditional=classes_of(unet_config)[0] is not None)
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
     samples = kind_of(unet_config)
     wanted, given = samples.stored_channels, source.samples.data_channels

@@ -70,8 +70,8 @@ def check_pictures(pipeline, model, instead):
     )
     if pipeline.samples.value_range is not None:
         raise InputError(
-            f"{model} makes images with values in {pipeline.samples.value_range}, and pictures have 8 bits: its samplers "
-            "cannot be compared by features of pictures."
+            f"{model} makes images with values in {pipeline.samples.value_range}, and features are of pictures of 8 bits: "
+            "measure its bits per dimension by `ddpm-hf evaluate`."
         )
     if shape[0] not in PICTURE_CHANNELS:
         raise InputError(

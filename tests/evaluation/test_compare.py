@@ -232,5 +232,5 @@ def test_samples_are_told_the_images_of_the_data(tmp_path, tiny_unet, feature_ne
 def test_images_that_are_not_of_8_bits_are_refused(tmp_path, tiny_unet, feature_network, data):
     unet = tiny_unet(value_range=(0, 65535), levels=65536)
     GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()).save_pretrained(tmp_path / "deep")
-    with pytest.raises(InputError, match=r"values in \(0, 65535\), and pictures have 8 bits"):
+    with pytest.raises(InputError, match=r"values in \(0, 65535\), and features are of pictures of 8 bits"):
         compare(str(tmp_path / "deep"), tmp_path / "new", feature_network, data)

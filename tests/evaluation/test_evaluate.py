@@ -293,3 +293,66 @@ def test_ten_thousand_images_need_bounded_memory(tmp_path, feature_network):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         needed.append(float(done.stdout.splitlines()[-1]))
     assert needed[1] - needed[0] < 500, needed
+
+
+@pytest.fixture
+def told_data(tmp_path):
+    """Grey images of 8x12 in a folder, each with a darker copy and a number beside."""
+    folder = tmp_path / "told_data"
+    (folder / "dark").mkdir(parents=True)
+    lines = ["file_name,dark_file_name,number"]
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (45, 8, 12), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        Image.fromarray(pixels // 2).save(folder / "dark" / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png,dark/{number:02d}.png,{number}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {"dataset": str(folder), "image_column": "image", "split": "train"}
+
+
+@pytest.mark.parametrize(
+    "network, told",
+    [
+        ({"in_channels": 2, "condition_channels": 1, "low_resolution": (4, 6)}, {}),
+        ({"in_channels": 2, "condition_channels": 1}, {"condition_column": "dark"}),
+        ({"condition_value_range": (0, 44)}, {"value_column": "number"}),
+    ],
+)
+def test_samples_are_told_what_the_images_of_the_reference_are(tmp_path, tiny_unet, told_data, options, network, told):
+    unet = tiny_unet(sample_size=(8, 12), **network)
+    GaussianDiffusionPipeline(unet, DDPMScheduler(num_train_timesteps=10, beta_end=0.8)).save_pretrained(
+        tmp_path / "told"
+    )
+    data = DataArguments(**told_data, **told)
+    evaluate(str(tmp_path / "told"), tmp_path / "new", "fd,channels", data, keep_samples=True, **options)
+    samples = read_images(tmp_path / "new" / "samples.npz")
+    order = torch.randperm(45, generator=torch.Generator().manual_seed(0))
+    pipeline = GaussianDiffusionPipeline.from_pretrained(tmp_path / "told")
+    pixels = torch.from_numpy(
+        np.stack([np.asarray(Image.open(f)) for f in sorted((tmp_path / "told_data").glob("*.png"))])
+    )
+    image = (pixels // 2 if "condition_column" in told else pixels)[order[7], None, None] / 255
+    if pipeline.samples.condition is not None:
+        if "low_resolution" in network:
+            image = pipeline.samples.condition.of_image(2 * image - 1) / 2 + 0.5
+        given = {"condition_image": image}
+    else:
+        given = {"class_labels": float(order[7])}
+    alone = pipeline(generator=[torch.Generator().manual_seed(7)], num_inference_steps=2, **given).images[0]
+    assert np.abs(np.asarray(alone).astype(int) - samples[7, 0].numpy()).max() <= 1
+    write_images(tmp_path / "archive.npz", (45, 1, 8, 12), [samples.numpy()])
+    with pytest.raises(InputError, match="name the data with --dataset, and leave out --reference"):
+        evaluate(
+            str(tmp_path / "told"), tmp_path / "no", "fd", data, reference=str(tmp_path / "archive.npz"), **options
+        )
+
+
+def test_pictures_of_16_bits_are_measured_in_8(tmp_path, options):
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 8, 8), dtype=np.uint16)
+    for depth, values in (("eight", pixels.astype(np.uint8)), ("sixteen", 257 * pixels)):
+        (tmp_path / depth).mkdir()
+        for number, image in enumerate(values):
+            Image.fromarray(image).save(tmp_path / depth / f"{number:02d}.png")
+    options = {name: options[name] for name in ("features", "batch_size", "device")}
+    data = DataArguments(dataset=str(tmp_path / "eight"), split="train")
+    evaluate(str(tmp_path / "sixteen"), tmp_path / "new", "fd,channels", data, **options)
+    assert figures(tmp_path / "new")["fd"]["value"] == pytest.approx(0, abs=1e-4)

@@ -84,7 +84,7 @@ def test_columns_that_are_refused(rows, column, message):
 @pytest.mark.parametrize(
     "more, message",
     [
-        ({"class_conditional": True}, "does not go with class_conditional=True"),
+        ({"class_conditional": True}, "does not go with class_conditional: leave one"),
         ({"streaming": True}, "does not go with streaming=True"),
         ({"low_resolution": 4, "max_augmentation_level": 0.5}, "does not go with max_augmentation_level=0.5"),
     ],
