@@ -3,12 +3,13 @@
 import copy
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from transformers import CLIPTextModel
+from diffusers import DDIMScheduler
 
 from ddpm_hf.samples.latent_units import centred
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
+# The class of transformers is known by its name, because importing it takes seconds.
+STOCK_ENCODER = "CLIPTextModel"
 # The stock pipeline refuses images whose sides are no multiples of this.
 STOCK_MULTIPLE = 8
 
@@ -21,8 +22,8 @@ def why_not_stable_diffusion(samples, text_encoder, scheduler):
     """
     if not samples.needs_vae:
         return "it makes pixels and no latents"
-    if not isinstance(text_encoder, CLIPTextModel):
-        return f"its text encoder is a {type(text_encoder).__name__} and no CLIPTextModel"
+    if type(text_encoder).__name__ != STOCK_ENCODER:
+        return f"its text encoder is a {type(text_encoder).__name__} and no {STOCK_ENCODER}"
     if any(side % STOCK_MULTIPLE for side in samples.output_shape[1:]):
         height, width = samples.output_shape[1:]
         return f"its images are of {height}x{width}, whose sides are no multiples of {STOCK_MULTIPLE}"
@@ -37,6 +38,8 @@ def stable_diffusion(pipeline):
     The scheduler becomes a [`DDIMScheduler`] of the same process, whose steps begin at the last timestep. The stock
     pipeline ignores a `shift_factor`, so that this goes into the weights of the autoencoder.
     """
+    from diffusers import StableDiffusionPipeline  # takes seconds, which models without text need not wait
+
     of_stock = {"clip_sample": False, "steps_offset": 1, "timestep_spacing": "trailing"}
     return StableDiffusionPipeline(
         vae=without_shift(pipeline.vae),

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from ddpm_hf.data import count_images, describe_data
 from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
 from ddpm_hf.models.class_names import class_names_of
+from ddpm_hf.pipelines.stable_diffusion import why_not_stable_diffusion
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS
 from ddpm_hf.samples.condition_images import condition_of
@@ -44,12 +45,24 @@ def opening(trainer, model, source, updates_per_minute=None):
     lines = {
         "data": f"{describe_data(trainer.images, source.kind)}{resizing}",
         "classes": describe_names(model.config),
+        "captions": "" if source.captions is None else describe_captions(trainer, model),
         "network": f"{args.init_from or args.unet}, {model.num_parameters() / 1e6:.1f}M parameters",
         "length": f"{total} updates of {per_update} images{passes}, on {trainer.accelerator.device}"
         f"{describe_end((total - trainer.progress.step) / updates_per_minute) if updates_per_minute else ''}",
         "folder": args.output_dir,
     }
     return "\n".join(f"  {name:<9}{text}" for name, text in lines.items() if text)
+
+
+def describe_captions(trainer, network):
+    """How many captions there are, what encodes them, and what the result will be."""
+    encoder = trainer.args.text_encoder or "a small encoder, trained along"
+    why_not = why_not_stable_diffusion(trainer.kind, network.text_encoder, trainer.scheduler)
+    result = "a stock StableDiffusionPipeline" if why_not is None else f"a pipeline of ours, because {why_not}"
+    return (
+        f"{len(network.captions)} different ones, {network.tokenizer.model_max_length} tokens, {encoder}; the result "
+        f"is {result}"
+    )
 
 
 def describe_names(config):

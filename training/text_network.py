@@ -31,7 +31,7 @@ class CaptionedNetwork(nn.Module):
 
     def __init__(self, unet, parts, captions):
         super().__init__()
-        self.unet, self.null_label, self.is_trained = unet, len(captions), parts.is_trained
+        self.unet, self.captions, self.is_trained = unet, captions, parts.is_trained
         self.tokenizer, self._frozen = parts.tokenizer, None if parts.is_trained else (parts.text_encoder,)
         if parts.is_trained:
             self.trained_encoder = parts.text_encoder

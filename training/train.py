@@ -51,6 +51,7 @@ from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.training.network_choice import with_chosen_network
 from ddpm_hf.training.precision_choice import settle_precision
+from ddpm_hf.training.resuming import SHARDING
 from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
 from ddpm_hf.training.run_length import DEFAULT_MINUTES, measure_updates_per_minute, with_length, with_warmup
 from ddpm_hf.training.run_setup import (
@@ -63,7 +64,6 @@ from ddpm_hf.training.run_setup import (
 )
 from ddpm_hf.training.sample_measures import HeldOutDistance
 from ddpm_hf.training.summaries import closing, describe_choice, describe_length, opening
-from ddpm_hf.training.text_encoders import open_text_parts
 from ddpm_hf.training.text_network import make_captioned_network
 from ddpm_hf.training.text_trainer import TextTrainer
 from ddpm_hf.training.trainer import PUSHED_FOLDER, Trainer
@@ -259,6 +259,8 @@ def run(args, accelerator, source, total_steps, push=None, measured=None):
 
 def make_parts(args, accelerator, source):
     """The options with a batch that fits, the network and the scheduler, of which it is known that they train."""
+    if source.captions is not None and accelerator.distributed_type in SHARDING:
+        raise InputError("Captions are not trained with FSDP or DeepSpeed: launch the training without an engine.")
     unet = make_unet(args, source)
     if args.process == "ddpm":
         scheduler = make_scheduler(args, **source.scheduler_options)
@@ -298,6 +300,9 @@ def write_result(trainer, unet, repository):
 def make_unet(args, source):
     """The network of a preset or of `init_from`, for the channels, size and classes of the data."""
     if source.captions is not None:
+        # Importing the encoders of transformers takes seconds.
+        from ddpm_hf.training.text_encoders import open_text_parts
+
         return make_captioned_network(args, source, open_text_parts(args.text_encoder, source.captions))
     if args.init_from is not None:
         return _load_unet(args, source)

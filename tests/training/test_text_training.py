@@ -243,6 +243,22 @@ def test_pixels_and_captions_are_our_pipeline(options, tmp_path):
     np.testing.assert_array_equal(portable(**drawn, generator=generator()).images, images)
 
 
+def test_a_plan_and_a_beginning_say_what_will_be(options, tmp_path, capsys):
+    train(TrainingArguments(**options | {"dry_run": True}))
+    assert "GFLOPs per image" in capsys.readouterr().out and not (tmp_path / "run").exists()
+    train(TrainingArguments(**options | {"max_train_steps": 1}))
+    told = "captions 4 different ones, 8 tokens, a small encoder, trained along; the result is a stock StableDiffusion"
+    printed = capsys.readouterr().out
+    assert told in printed and "--prompt 'a bright picture of a shirt'" in printed
+
+
+def test_other_sides_than_multiples_of_eight_are_our_pipeline(options, capsys):
+    folder = train(TrainingArguments(**options | {"resolution": 12, "max_train_steps": 1}))
+    said = "a pipeline of ours, because its images are of 12x12, whose sides are no multiples of 8"
+    assert said in capsys.readouterr().out
+    assert load_pipeline(folder, texts=True)(prompt="a shoe", num_inference_steps=1).images[0].size == (12, 12)
+
+
 def test_the_command_draws_a_prompt(options, tmp_path, capsys):
     folder = str(train(TrainingArguments(**options)))
     command = ["sample", folder, "--prompt", "a dark shoe", "--guidance_scale", "2", "--steps", "2"]
