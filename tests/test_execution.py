@@ -1,10 +1,12 @@
 """The fastest way to call a network is measured, kept, and changes nothing but rounding."""
 
+import copy
 import json
 import time
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from ddpm_hf import (
@@ -16,9 +18,11 @@ from ddpm_hf import (
 )
 from ddpm_hf.commands.network_speed import set_up_network
 from ddpm_hf.commands.options import DrawingExecutionOptions
+from ddpm_hf.commands.preparation import one_call
 from ddpm_hf.errors import InputError
 from ddpm_hf.execution import Execution, can_change, check_precision, fastest_execution
 from ddpm_hf.execution_cache import cache_file, remembered
+from ddpm_hf.training.text_encoders import open_text_parts
 
 CPU = torch.device("cpu")
 
@@ -150,3 +154,18 @@ def test_an_exact_network_is_not_rounded():
     set_up_network(exact, DrawingExecutionOptions(), batch_size=1, calls=10**6)
     with pytest.raises(InputError, match="--precision bf16 is for networks of convolutions in float32"):
         set_up_network(exact, DrawingExecutionOptions(precision="bf16"), batch_size=1, calls=1)
+
+
+def test_a_network_that_is_told_a_text_is_called_in_both_precisions():
+    parts = open_text_parts(None, ["a red shirt", "a bag"])
+    sizes = {"block_out_channels": (8,), "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 2}
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    network = UNet2DConditionModel(
+        sample_size=8, in_channels=1, out_channels=1, cross_attention_dim=parts.width, **sizes, **blocks
+    )
+    told = {"text_encoder": parts.text_encoder, "tokenizer": parts.tokenizer}
+    call = one_call(GaussianDiffusionPipeline(network, GaussianDiffusionScheduler(), **told), batch_size=2)
+    single = call(network)
+    half = copy.deepcopy(network)
+    Execution("bf16").apply(half)
+    assert call(half) == pytest.approx(single, rel=0.2, abs=0.5)

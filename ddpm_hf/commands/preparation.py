@@ -81,6 +81,8 @@ def one_call(pipeline, batch_size):
 
     @torch.no_grad()
     def call(network):
-        return network(x.to(network.dtype), t, labels, return_dict=False)[0].sum().item()
+        # The hidden states of a text are numbers in the precision of the network, and classes are whole.
+        told = labels.to(network.dtype) if labels is not None and labels.is_floating_point() else labels
+        return network(x.to(network.dtype), t, told, return_dict=False)[0].sum().item()
 
     return call
