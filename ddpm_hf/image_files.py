@@ -19,6 +19,8 @@ DEEP_MODES = {"F": " of 32-bit floats", "I": " of 32-bit integers"}
 LEAST_HIGHEST_VALUE = 2**14
 HIGHEST_OF_SIXTEEN_BITS = 65535
 FLOAT_MODE = "F"
+# The raw modes of 16-bit colours, of which PIL gives either byte alone, as it is stored.
+TWO_BYTE_LAYOUTS = ("LA;16", "RGB;16", "RGBA;16", "RGBX;16")
 # The weights of red, green and blue in grey, as in PIL.
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
@@ -87,6 +89,11 @@ def deep_values(open_again, channels):
 
 def _both_bytes(image, open_again):
     """The 16-bit values (H, W, C) of an image that PIL opens in 8 bits, whose order of bytes its tiles tell."""
+    if image.mode not in ("RGB", "RGBA") or not any(_is_stored_as(layout, image) for layout in TWO_BYTE_LAYOUTS):
+        raise InputError(
+            f"it has 16 bits a channel in a layout of which 8 can be read ({image.mode}): save it as a PNG in colour, "
+            "or give --no_preserve_input_precision"
+        )
     if _is_stored_as("LA;16", image):  # four bytes a pixel, as of RGBA
         pixels = np.ascontiguousarray(_read_as(image, lambda mode: "RGBA"))
         return pixels.view(">u2").astype(np.uint16)

@@ -80,7 +80,7 @@ class ImageFiles(SampleFiles):
         if path.suffix.lower() == ".npy":
             check_free_file(path, self.endings)
             return [path]
-        if self.is_deep and not self._fits_png:
+        if self.is_deep and not self.fits_png:
             raise InputError(
                 f"The model makes images of {channels} channel(s) with values in {self.samples.value_range}, which "
                 "no PNG holds: give --output samples.npy."
@@ -93,7 +93,7 @@ class ImageFiles(SampleFiles):
         return super().free_files(path)
 
     @property
-    def _fits_png(self):
+    def fits_png(self):
         """Whether a PNG of 16 bits holds the values."""
         low, high = self.samples.value_range
         return self.samples.levels is not None and low >= 0 and high > 255 and self.samples.channels in PNG_CHANNELS

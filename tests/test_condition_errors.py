@@ -26,6 +26,7 @@ MODELS = {
     "upscaler_numbers": {**UPSCALER, "condition_value_range": (0, 1)},
     "upscaler_colours": {"in_channels": 6, "condition_channels": 3, "low_resolution": 4},
     "pairs": {"in_channels": 2, "condition_channels": 1},
+    "upscaler_floats": {**UPSCALER, "value_range": (-3, 7), "levels": None},
     "numbers": {"condition_value_range": (0, 1)},
 }
 TRAIN = "--max_train_steps 1 --batch_size 2 --num_samples 1 --sample_steps 1 --output_dir new"
@@ -117,7 +118,8 @@ def place(tmp_path_factory):
         ),
         ("sample numbers --value nan", "there is nan"),
         ("sample numbers --value 1 --class 2", "--class 2 and --value 1 are for different models"),
-        # 16 bits and noise
+        # 16 bits and floats
+        ("upscale upscaler_floats floats.tiff", r"with values in \(-3, 7\), which no PNG holds: call the pipeline"),
         ("edit small_deep picture.png --invert", "--invert shows noise in 8 bits, and this model makes other images"),
     ],
 )

@@ -88,7 +88,7 @@ def open_all(args):
     if not isinstance(source, ImageSource) or source.form.depth is not None:
         raise InputError(
             f"dataset={args.dataset!r} has arrays, or images of another depth, and an autoencoder is for images of 8 "
-            "bits: give images."
+            "bits: give images, and --no_preserve_input_precision to read those of 16 bits in 8."
         )
     resolution = size_of(*source.form.sides)
     held_out = open_images(DataArguments.among(args, split=args.eval_split, resolution=resolution), None)

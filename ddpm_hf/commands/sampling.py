@@ -355,7 +355,7 @@ def interpolate(
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    samples, files = pipeline.samples, row_files(pipeline, output)
+    samples, files = pipeline.samples, row_files(pipeline)
     pair = [read_image(image, samples.output_shape[0], samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
@@ -431,7 +431,7 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
 
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
-    samples, files = pipeline.samples, row_files(pipeline, output)
+    samples, files = pipeline.samples, row_files(pipeline)
     if editing.invert and files.is_deep:
         raise InputError(
             "--invert shows noise in 8 bits, and this model makes other images: take --strength or --mask."
@@ -496,7 +496,7 @@ def upscale(
 
     pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)
     pipeline = GaussianDiffusionUpscalePipeline.from_pipe(pipeline)
-    samples, files = pipeline.samples, row_files(pipeline, output)
+    samples, files = pipeline.samples, row_files(pipeline)
     given = read_image(image, samples.channels, samples.depth)
     advice = "give a smaller picture"
     set_up_network(pipeline, execution, 1, _steps_of(pipeline, sampling.steps))
@@ -517,12 +517,16 @@ def upscale(
     typer.echo(f"{output}: {before[1]}x{before[0]} enlarged to {after[1]}x{after[0]}")
 
 
-def row_files(pipeline, output):
+def row_files(pipeline):
     """The [`SampleFiles`] of a pipeline that writes a row of images; InputError if no PNG holds its images."""
     from ddpm_hf.pipelines.sample_files import files_of
 
     files = files_of(pipeline.samples.config)
-    files.free_files(output)
+    if files.is_deep and not files.fits_png:
+        raise InputError(
+            f"The model makes images of {pipeline.samples.channels} channel(s) with values in "
+            f"{pipeline.samples.value_range}, which no PNG holds: call the pipeline in Python with output_type='np'."
+        )
     return files
 
 

@@ -42,16 +42,22 @@ def random_values(channels, number=6, highest=65535):
     return values
 
 
-def write_tiff(values, file, order="<", compressed=False):
-    """A TIFF of 16-bit colours, which PIL reads and does not write, of one strip."""
+def write_tiff(values, file, order="<", compressed=False, layout=2, alpha=None):
+    """A TIFF of 16-bit colours, which PIL reads and does not write, of one strip.
+
+    Args:
+        layout: the number of the colour model: 2 for RGB, 5 for CMYK; alpha: what the fourth channel of RGB is: 1 for
+            an alpha by which the colours are multiplied, 2 for one by which they are not.
+    """
     height, width, channels = values.shape
     strip = values.astype(f"{order}u2").tobytes()
     strip = zlib.compress(strip) if compressed else strip
-    begin, bits = 8, struct.pack(f"{order}3H", 16, 16, 16)
+    begin, bits = 8, struct.pack(f"{order}{channels}H", *[16] * channels)
     tags = [
         *((256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, begin), (259, 3, 1, 8 if compressed else 1)),
-        *((262, 3, 1, 2), (273, 4, 1, begin + len(bits)), (277, 3, 1, channels), (278, 3, 1, height)),
+        *((262, 3, 1, layout), (273, 4, 1, begin + len(bits)), (277, 3, 1, channels), (278, 3, 1, height)),
         (279, 4, 1, len(strip)),
+        *([] if alpha is None else [(338, 3, 1, alpha)]),
     ]
     entries = b""
     for tag, kind, count, value in tags:
@@ -246,6 +252,19 @@ def test_transparent_pixels_are_white_at_any_depth(tmp_path):
     Image.fromarray(values[..., 0]).save(tmp_path / "b.png", transparency=0)
     found = deep_values(lambda: Image.open(tmp_path / "b.png"), 3)
     assert found[0].tolist() == [[1000] * 3, [1000] * 3, [65535] * 3]
+
+
+def test_layouts_of_which_pil_keeps_8_bits_are_refused(tmp_path):
+    """CMYK, and colours that are multiplied by their alpha; plain alpha is composed on white."""
+    values = random_values(4)[0]
+    values[..., 3] = 65535
+    write_tiff(values, tmp_path / "plain.tiff", alpha=2)
+    found = deep_values(lambda: Image.open(tmp_path / "plain.tiff"), 3)
+    assert_array_equal(found, values[..., :3])
+    for name, how in (("cmyk", {"layout": 5}), ("multiplied", {"alpha": 1})):
+        write_tiff(values, tmp_path / f"{name}.tiff", **how)
+        with pytest.raises(InputError, match="in a layout of which 8 can be read .*: save it as a PNG in colour"):
+            deep_values(lambda name=name: Image.open(tmp_path / f"{name}.tiff"), 3)
 
 
 def test_grey_of_colours_is_that_of_pil(tmp_path):
