@@ -123,8 +123,8 @@ def _check_autoencoder(name, config):
         raise InputError(f"{name} holds a {kind}, and latents are those of an AutoencoderKL: give one.")
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise InputError(
-            f"The autoencoder of {name} scales each channel by its own latents_mean and latents_std, which the pipelines "
-            "here do not: give one with a scaling_factor alone."
+            f"The autoencoder of {name} scales each channel by its own latents_mean and latents_std, which the "
+            "pipelines here do not: give one with a scaling_factor alone."
         )
 
 
