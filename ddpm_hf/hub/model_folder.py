@@ -102,13 +102,30 @@ def load_autoencoder(name):
                 "`ddpm-hf train_autoencoder` has written, a pipeline with a vae, or a Hub id."
             )
         check_weights_files(place)
+    place = {"subfolder": "vae"} if inside else {}
     try:
-        vae = AutoencoderKL.from_pretrained(name, **({"subfolder": "vae"} if inside else {}))
+        config = AutoencoderKL.load_config(name, **place)
+        _check_autoencoder(name, config)
+        vae = AutoencoderKL.from_pretrained(name, **place)
+    except InputError:
+        raise
     # Loaders raise many kinds of errors; users see one kind.
     except Exception as error:
         raise InputError(f"Cannot load an AutoencoderKL from {name}: {str(error).strip().splitlines()[0]}") from error
     check_weights_finite(name, {"vae": vae})
     return vae.requires_grad_(False).eval()
+
+
+def _check_autoencoder(name, config):
+    """Raises InputError for the config of another class, or of latents in units of each channel."""
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if kind != AutoencoderKL.__name__:
+        raise InputError(f"{name} holds a {kind}, and latents are those of an AutoencoderKL: give one.")
+    if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+        raise InputError(
+            f"The autoencoder of {name} scales each channel by its own latents_mean and latents_std, which the "
+            "pipelines here do not: give one with a scaling_factor alone."
+        )
 
 
 def load_pipeline(model, latents=True, texts=False, **parts):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DModel, VQModel
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration.run import calibrate
@@ -245,6 +245,17 @@ def test_an_autoencoder_of_other_images_is_refused(options, tmp_path):
     tiny_vae(3).save_pretrained(tmp_path / "colour")
     with pytest.raises(InputError, match="encodes images of 3 channel.* and the data have 1: give an autoencoder"):
         train(TrainingArguments(**options | {"vae": str(tmp_path / "colour")}))
+
+
+def test_other_autoencoders_are_refused(options, tmp_path):
+    VQModel(1, 1, block_out_channels=(4,), latent_channels=2, norm_num_groups=2).save_pretrained(tmp_path / "vq")
+    with pytest.raises(InputError, match="holds a VQModel, and latents are those of an AutoencoderKL"):
+        train(TrainingArguments(**options | {"vae": str(tmp_path / "vq")}))
+    scaled = tiny_vae()
+    scaled.register_to_config(latents_mean=[0.0, 1.0], latents_std=[1.0, 2.0])
+    scaled.save_pretrained(tmp_path / "scaled")
+    with pytest.raises(InputError, match="scales each channel by its own latents_mean and latents_std"):
+        train(TrainingArguments(**options | {"vae": str(tmp_path / "scaled")}))
 
 
 def test_a_model_of_latents_is_trained_further_in_its_latents(options, tmp_path):
