@@ -73,7 +73,7 @@ def test_without_images_it_looks_at_samples(improved, tmp_path):
     assert "Neighbouring pixels" in (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_classifier_an_upsampler_and_a_network_without_a_pipeline(foreign, tmp_path):
+def test_a_classifier_and_an_upsampler(foreign, tmp_path):
     model = foreign("guided_classifier")
     output = run(
         "convert", model.checkpoint, "--options", model.options, "--output_dir", tmp_path / "classifier"
@@ -89,14 +89,6 @@ def test_a_classifier_an_upsampler_and_a_network_without_a_pipeline(foreign, tmp
     assert pipeline.scheduler.config.variance_type == "learned_range"
     drawn = pipeline(image=Image.new("RGB", (8, 8)), class_labels=3, num_inference_steps=2).images
     assert drawn[0].size == (16, 16)
-    model = foreign("ncsnpp_residual")
-    options = json.loads(model.options.read_text(encoding="utf-8"))
-    options["training"]["continuous"] = False
-    (tmp_path / "options.json").write_text(json.dumps(options), encoding="utf-8")
-    output = run(
-        "convert", model.checkpoint, "--options", tmp_path / "options.json", "--output_dir", tmp_path / "discrete"
-    ).output
-    assert f"The network is in {tmp_path / 'discrete' / 'unet'}; its timesteps count from the largest sigma" in output
 
 
 @pytest.mark.parametrize(
