@@ -227,8 +227,8 @@ def open_latents(images, vae, name, flips=False):
     """
     if not isinstance(images, ImageSource) or images.form.depth is not None:
         raise InputError(
-            f"vae={name!r} encodes images of 8 bits, and the data are of another kind: leave it out, or read images of "
-            "16 bits in 8 by --no_preserve_input_precision."
+            f"vae={name!r} encodes images of 8 bits, and the data are of another kind: leave it out, or read images "
+            "of 16 bits in 8 by --no_preserve_input_precision."
         )
     if images.channels != vae.config.in_channels:
         raise InputError(
