@@ -11,22 +11,30 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid
 
-ROWS, SCALE = 4, 3.0
+ROWS, SCALE, SIDE = 4, 3.0, 64
+
+
+def captions_of(folder):
+    """Captions of the training, ten at most."""
+    return json.loads((folder / "captions.json").read_text(encoding="utf-8"))["examples"]
+
+
+def draw(file, folder):
+    """Writes the picture of the captions of a model's folder; the images of a row begin with the same noise."""
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    columns = []
+    for caption in captions_of(folder):
+        generators = [torch.Generator().manual_seed(row) for row in range(ROWS)]
+        drawn = pipeline([caption] * ROWS, num_inference_steps=25, guidance_scale=SCALE, generator=generators)
+        columns.append([image.resize((SIDE, SIDE)) for image in drawn.images])
+    images = [column[row] for row in range(ROWS) for column in columns]
+    make_image_grid(images, ROWS, len(columns)).convert(images[0].mode).save(file)
 
 
 def main(folder):
-    pipeline = DiffusionPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))["examples"]
-    columns = []
-    for caption in captions:
-        generators = [torch.Generator().manual_seed(row) for row in range(ROWS)]
-        drawn = pipeline([caption] * ROWS, num_inference_steps=25, guidance_scale=SCALE, generator=generators)
-        columns.append(drawn.images)
-    rows = [column[row] for row in range(ROWS) for column in columns]
-    grid = make_image_grid([image.resize((64, 64)) for image in rows], ROWS, len(captions))
-    grid.convert(rows[0].mode).save(folder / "captions.png")
-    print("\n".join(f"column {number}: {caption}" for number, caption in enumerate(captions, start=1)))
+    draw(folder / "captions.png", folder)
+    print("\n".join(f"column {number}: {caption}" for number, caption in enumerate(captions_of(folder), start=1)))
 
 
 if __name__ == "__main__":

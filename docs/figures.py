@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import demo_figures
+import draw_captions
 import editing_figures
 import grey_pairs
 import image_figures
@@ -24,6 +25,7 @@ MODELS = {
     "stock": "python benchmarks/train_stock_model.py outputs/stock",
     "with_classes": "the command in docs/guidance.md, from outputs/stock",
     "steered": "the command in docs/guidance.md, from outputs/stock",
+    "demo_text": "make demo_text",
     "swiss_roll": "ddpm-hf train --preset swiss_roll --output_dir outputs/swiss_roll",
     "colours": "the commands in docs/conditions.md",
     "swiss_roll_calibrated": "ddpm-hf calibrate outputs/swiss_roll --dataset swiss_roll --plan 25 --output_dir "
@@ -55,6 +57,7 @@ PICTURES = {
     "trajectory.png": Picture(editing_figures.trajectory, ("stock",)),
     "trajectory.gif": Picture(editing_figures.trajectory, ("stock",)),
     "colours.png": Picture(grey_pairs.colours, ("colours",)),
+    "captions.png": Picture(draw_captions.draw, ("demo_text",)),
     "schedules.png": Picture(point_figures.schedules),
     "forward_points.png": Picture(point_figures.forward),
     "score.png": Picture(point_figures.score_field),
