@@ -10,6 +10,7 @@ STEERED ?= outputs/steered
 SWISS_ROLL ?= outputs/swiss_roll
 SWISS_ROLL_CALIBRATED ?= outputs/swiss_roll_calibrated
 COLOURS ?= outputs/colours
+OVERFITTED ?= outputs/overfitted
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo demo-more demo_text test quality format figures embedded notebooks docs dist check-dist clean
@@ -64,13 +65,16 @@ format: $(VENV)/installed
 
 # Every picture of README and docs. Models that are missing are trained first: minutes for points, hours on a CPU for the
 # stock model and what is made from it.
-figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS),$(m)/model_index.json)
+figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS) $(OVERFITTED) $(DEMO)_text,$(m)/model_index.json)
 	$(BIN)/python docs/figures.py --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
 		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED) \
-		--model colours=$(COLOURS)
+		--model colours=$(COLOURS) --model overfitted=$(OVERFITTED) --model demo_text=$(DEMO)_text
 
 $(DEMO)/model_index.json: | $(VENV)/installed
 	$(MAKE) demo
+
+$(DEMO)_text/model_index.json: | $(VENV)/installed
+	$(MAKE) demo_text
 
 $(STOCK)/model_index.json: | $(VENV)/installed
 	$(BIN)/python benchmarks/train_stock_model.py $(STOCK)
@@ -99,6 +103,14 @@ $(COLOURS)/model_index.json: | $(VENV)/installed
 		--batch_size 16 --max_train_steps 1000 --learning_rate 1e-3 --lr_scheduler cosine --lr_warmup_steps 50 \
 		--adam_beta2 0.99 --ema_decay 0.995 --prediction_type v_prediction --beta_schedule squaredcos_cap_v2 \
 		--output_dir $(COLOURS)
+
+# The commands of benchmarks/memorisation.py.
+$(OVERFITTED)/model_index.json: | $(VENV)/installed
+	$(BIN)/ddpm-hf train --preset fashion_mnist --split 'train[:200]' --max_train_steps 2000 \
+		--lr_scheduler constant_with_warmup --output_dir $(dir $(OVERFITTED))few
+	$(BIN)/ddpm-hf train --init_from $(dir $(OVERFITTED))few --split 'train[:200]' --max_train_steps 5000 --batch_size 32 \
+		--learning_rate 1e-3 --lr_scheduler cosine --lr_warmup_steps 40 --adam_beta2 0.99 --ema_decay 0.998 \
+		--timestep_sampling low_discrepancy --output_dir $(OVERFITTED)
 
 # Runs the notebooks of docs/ and keeps what they print and draw in them, and in their translations.
 notebooks: $(VENV)/installed

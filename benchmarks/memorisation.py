@@ -7,7 +7,8 @@ python benchmarks/memorisation.py OUTPUT --features FOLDER --few MODEL --many MO
     ddpm-hf train --preset fashion_mnist --split 'train[:200]' --max_train_steps 2000 \\
         --lr_scheduler constant_with_warmup --output_dir outputs/few
     ddpm-hf train --init_from outputs/few --split 'train[:200]' --max_train_steps 5000 --batch_size 32 \\
-        --learning_rate 1e-3 --lr_scheduler cosine --adam_beta2 0.99 --ema_decay 0.998 --output_dir outputs/overfitted
+        --learning_rate 1e-3 --lr_scheduler cosine --lr_warmup_steps 40 --adam_beta2 0.99 --ema_decay 0.998 \\
+        --timestep_sampling low_discrepancy --output_dir outputs/overfitted
     ddpm-hf train --preset fashion_mnist --output_dir outputs/many
 
 The exact predictor of the 200 images, which is what training on them for ever gives, stands beside them. Each is

@@ -26,6 +26,7 @@ MODELS = {
     "with_classes": "the command in docs/guidance.md, from outputs/stock",
     "steered": "the command in docs/guidance.md, from outputs/stock",
     "demo_text": "make demo_text",
+    "overfitted": "the commands in benchmarks/memorisation.py",
     "swiss_roll": "ddpm-hf train --preset swiss_roll --output_dir outputs/swiss_roll",
     "colours": "the commands in docs/conditions.md",
     "swiss_roll_calibrated": "ddpm-hf calibrate outputs/swiss_roll --dataset swiss_roll --plan 25 --output_dir "
@@ -47,6 +48,7 @@ PICTURES = {
     "copies.png": Picture(image_figures.copies),
     "few_calls.png": Picture(image_figures.few_calls),
     "improved.png": Picture(image_figures.improved, ("stock",)),
+    "memorisation_few.png": Picture(image_figures.memorised, ("overfitted",)),
     "guidance.png": Picture(image_figures.guidance, ("with_classes", "steered")),
     "demo.png": Picture(demo_figures.page),
     "demo_phone.png": Picture(demo_figures.phone),

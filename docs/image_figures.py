@@ -14,6 +14,7 @@ from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionS
 from ddpm_hf.calibration.improve import ImproveOptions, improve
 from ddpm_hf.data import decode_all, draw_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
@@ -21,6 +22,7 @@ from ddpm_hf.pipelines.image_grids import sample_images
 from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.recipes import with_recipe
 from ddpm_hf.reports.report_files import COMPARED_SAMPLES
+from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 from ddpm_hf.visualization.style import new_figure
 
@@ -66,6 +68,15 @@ def improved(file, stock):
     with tempfile.TemporaryDirectory() as folder:
         improve(ImproveOptions(str(stock)), Path(folder, "improved"))
         shutil.copy(Path(folder, "improved", COMPARED_SAMPLES), file)
+
+
+def memorised(file, overfitted, number=200, steps=25):
+    """Samples of a model that was trained on 200 images for too long, beside the nearest of these in pixels."""
+    pipeline = GaussianDiffusionPipeline.from_pretrained(overfitted)
+    pipeline.scheduler = with_recipe(pipeline.scheduler, "ddim-2m")
+    images = open_images(DataArguments(split="train[:200]"), None).load(1.0)
+    samples = draw_levels(pipeline, [*range(number)], 0, num_inference_steps=steps)
+    save_figure(TrainingNeighbours(images, pipeline.samples.channels).sheet(samples), file)
 
 
 def forward(file, num_images=300):
