@@ -43,9 +43,11 @@ class TrainingNeighbours:
         pairs = zip(distances[:, 0].tolist(), self.places[found[:, 0].numpy()], strict=True)
         neighbours = {place: Neighbour(*pair) for place, pair in enumerate(pairs)}
         shown = {place: samples[place].numpy() for place in nearest_first(neighbours)}
+        searched, total = len(self.places), len(self.images)
+        among = f"the {total:,}" if searched == total else f"{searched:,} of {total:,}"
         title = (
-            f"The {len(shown)} of {len(samples)} samples that are nearest\nto {len(self.places):,} of "
-            f"{len(self.images):,} training images,\nwith the nearest of these (distances below)"
+            f"The {len(shown)} of {len(samples)} samples that are nearest\nto {among} training images,\nwith the "
+            "nearest of these (distances below)"
         )
         return neighbour_sheet(shown, {"pixels": neighbours}, self._image_at, title)
 
