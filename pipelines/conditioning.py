@@ -180,6 +180,8 @@ def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device)
     if num_classes is None:
         drops_image = condition is not None and condition.condition_dropout
         is_told_text = unet_config.get("cross_attention_dim") is not None
+        if is_told_text and class_labels is not None:
+            raise ValueError("This model is told a text and no class: give prompt in the place of class_labels.")
         if class_labels is not None or (guidance_scale != 1.0 and not (drops_image or is_told_text)):
             raise ValueError(
                 f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model, "

@@ -28,7 +28,7 @@ from ddpm_hf.pipelines.conditioning import (
 )
 from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
-from ddpm_hf.pipelines.prompts import check_prompts, encode_prompts
+from ddpm_hf.pipelines.prompts import encode_prompts, with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_finite, check_output
 from ddpm_hf.pipelines.schedulers import (
     centered,
@@ -182,11 +182,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         )
         sides = self.samples.sides if latents is None else tuple(latents.shape[2:])
         condition = ConditionInput(condition_image, augmentation_level, sides)
-        check_prompts(self, class_labels, prompt, negative_prompt)
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition, generator)
-        if self.text_encoder is not None:
-            told = encode_prompts(self, prompt, negative_prompt, guidance_scale, batch_size)
-            conditioning = conditioning._replace(labels=told)
+        conditioning = with_prompts(self, conditioning, prompt, negative_prompt, batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)

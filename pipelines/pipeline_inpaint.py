@@ -9,6 +9,7 @@ from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.prompts import with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_output
 
 
@@ -39,6 +40,8 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
         condition_image=None,
         augmentation_level: float = 0.0,
+        prompt=None,
+        negative_prompt=None,
         **guidance,
     ):
         """Paint a part of images anew; the rest is returned unchanged.
@@ -50,7 +53,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
             jump_n_sample: how often each stretch of that length is denoised; 1 means no jumps. The network is called
                 about `jump_n_sample` times per step.
             batch_size: number of samples, implied by lists of labels, generators, images, masks, or by `latents`.
-            class_labels .. augmentation_level, guidance: as in [`GaussianDiffusionPipeline`]. The callback sees
+            class_labels .. negative_prompt, guidance: as in [`GaussianDiffusionPipeline`]. The callback sees
                 `latents` with the known pixels restored.
 
         Returns:
@@ -68,6 +71,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
         condition = ConditionInput(condition_image, augmentation_level, tuple(x_0.shape[2:]))
         conditioning = make_conditioning(self, class_labels, Guidance(**guidance), batch_size, condition, generator)
+        conditioning = with_prompts(self, conditioning, prompt, negative_prompt, batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)

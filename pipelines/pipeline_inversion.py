@@ -9,6 +9,7 @@ from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.prompts import with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size
 from ddpm_hf.schedulers.choices import COVARIANCE_TYPES
 
@@ -53,6 +54,8 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         condition_image=None,
+        prompt=None,
+        negative_prompt=None,
     ):
         """Find x_T of images.
 
@@ -61,7 +64,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
             batch_size: number of samples, which a list of labels or images implies too.
             num_fixed_point_iterations: iterations per step, each with one network call; 1 is the usual inversion.
             class_labels, guidance_scale, num_inference_steps, timesteps, guidance_interval, guidance_rescale,
-                condition_image: as in [`GaussianDiffusionPipeline`].
+                condition_image, prompt, negative_prompt: as in [`GaussianDiffusionPipeline`].
             callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x_t}) after every step, with the
                 timestep at which it arrived; it may return new `latents`.
 
@@ -78,6 +81,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale)
         condition = ConditionInput(condition_image, sides=tuple(latents.shape[2:]))
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition)
+        conditioning = with_prompts(self, conditioning, prompt, negative_prompt, batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         _check_ends_with_signal(self.scheduler)
         callback, ascending = StepCallback(callback_on_step_end), self.scheduler.timesteps.flip(0)

@@ -26,6 +26,8 @@ class FlowResult(NamedTuple):
 
 def in_continuous_time(pipeline):
     """The pipeline with a [`ScoreSDEScheduler`]; that of a DDPM, stock or ours, is made from its config."""
+    if pipeline.text_encoder is not None:
+        raise ValueError("The probability flow is of models without a text, and this one has one: sample in steps.")
     scheduler = pipeline.scheduler
     if not isinstance(scheduler, ScoreSDEScheduler):
         scheduler = ScoreSDEScheduler.from_config(scheduler.config)

@@ -53,16 +53,22 @@ def encode_prompts(pipeline, prompt, negative_prompt, guidance_scale, batch_size
     return states.to(pipeline.unet.device, pipeline.unet.dtype)
 
 
-def check_prompts(pipeline, class_labels, prompt, negative_prompt):
-    """Raises ValueError for prompts without a text encoder, and for classes with one."""
-    has_text = pipeline.text_encoder is not None
-    if not has_text and (prompt is not None or negative_prompt is not None):
+def with_prompts(pipeline, conditioning, prompt, negative_prompt, batch_size):
+    """The [`Conditioning`] with the hidden states of prompts in the place of labels; as it is without a text encoder.
+
+    Raises:
+        ValueError: for prompts without a text encoder, and as `encode_prompts`.
+    """
+    if pipeline.text_encoder is not None:
+        scale = conditioning.guidance.guidance_scale
+        told = encode_prompts(pipeline, prompt, negative_prompt, scale, batch_size)
+        return conditioning._replace(labels=told)
+    if prompt is not None or negative_prompt is not None:
         raise ValueError(
             "prompt and negative_prompt are for models that were trained with captions, and this one was not: leave "
             "them out."
         )
-    if has_text and class_labels is not None:
-        raise ValueError("This model is told a text and no class: give prompt in the place of class_labels.")
+    return conditioning
 
 
 def _for_each_sample(name, given, batch_size):

@@ -76,6 +76,11 @@ class AutoencoderArguments(RunArguments):
         "embedded Fashion-MNIST, else that of the training.",
     )
     num_eval_images: int = option(1000, "Images of it, drawn at random; fewer where it has fewer.")
+    eval_features: str | None = option(
+        None,
+        "Network in which the reconstructions are compared with their images, by the Frechet distance: inception, dinov2, "
+        "clip, or a folder of a classifier; it is tried before the training begins.",
+    )
 
     def __post_init__(self):
         super().__post_init__()

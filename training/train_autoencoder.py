@@ -25,6 +25,7 @@ from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.autoencoders import autoencoder_config, check_sides, chosen_preset
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import AUTOENCODER
+from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.sizes import config_size, size_of
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
@@ -40,6 +41,7 @@ from ddpm_hf.training.run_setup import (
     resume_run,
     steps_to_do,
 )
+from ddpm_hf.training.sample_measures import HeldOutDistance
 from ddpm_hf.training.training_loop import Task, TrainingLoop
 
 # Images of several sizes are brought to this side, unless a resolution is given.
@@ -123,6 +125,8 @@ def run(args, accelerator, sources, config, total_steps):
         images = begin_run(args, accelerator, source, network)
         loop = AutoencoderTrainer(args, accelerator, network, images, total_steps)
         loop.held_out = draw_images(held_out, args.num_eval_images, args.seed).decode(args.dataloader_workers)
+        if args.eval_features is not None:
+            loop.distance = HeldOutDistance(args, loop.held_out, accelerator)
         accelerator.print(describe_run(network, source, images, total_steps, accelerator.device))
         resume_run(args, accelerator, source, loop)
         loop.fit()
@@ -136,9 +140,10 @@ class AutoencoderTrainer(TrainingLoop):
 
     Attributes:
         held_out: `{"images": (N, C, H, W), uint8}`, which are reconstructed.
+        distance (`HeldOutDistance`, *optional*): compares them with their reconstructions.
     """
 
-    held_out = None
+    held_out = distance = None
 
     def __init__(self, args, accelerator, network, images, total_steps):
         objective = make_autoencoder_objective(args.reconstruction, args.kl_weight)
@@ -166,8 +171,24 @@ def write_result(loop, averaged):
     check_weights(averaged.parameters(), f"after update {step}")
     draw_loss_curve(loop.folder)
     vae = with_units(averaged.stock(), loop.images, batch_size)
+    report = measure(loop, vae)
+    with moved_in_whole(loop.folder, last=CONFIG_FILE) as aside:
+        vae.save_pretrained(aside)
+    AUTOENCODER.write(loop.folder, report)
+    loop.write_grid(vae, loop.folder / AUTOENCODER.picture)
+    write_card(loop.folder, loop.folder.resolve().name)
+    print(
+        f"The autoencoder is in {loop.folder}: PSNR {report['psnr']:.2f} dB on {report['num_images']} images, "
+        f"scaling_factor {report['scaling_factor']:.4f}. Next: ddpm-hf train DATA --vae {loop.folder}"
+    )
+    mark_finished(loop.folder, loop.total_steps)
+
+
+def measure(loop, vae):
+    """The values of `autoencoder.json`: what is measured of the reconstructions of the held-out images."""
     images = to_model_range(loop.held_out["images"])
-    ratios = psnr(images, reconstructions(vae, images, batch_size))
+    reconstructed = reconstructions(vae, images, loop.args.batch_size)
+    ratios = psnr(images, reconstructed)
     report = {
         "psnr": round(ratios.mean().item(), 3),
         "standard_error": round(ratios.std(correction=0).item() / len(ratios) ** 0.5, 3),
@@ -175,16 +196,11 @@ def write_result(loop, averaged):
         "split": loop.args.eval_split,
         "scaling_factor": vae.config.scaling_factor,
     }
-    with moved_in_whole(loop.folder, last=CONFIG_FILE) as aside:
-        vae.save_pretrained(aside)
-    AUTOENCODER.write(loop.folder, report)
-    loop.write_grid(vae, loop.folder / AUTOENCODER.picture)
-    write_card(loop.folder, loop.folder.resolve().name)
-    print(
-        f"The autoencoder is in {loop.folder}: PSNR {report['psnr']:.2f} dB on {len(ratios)} images, scaling_factor "
-        f"{report['scaling_factor']:.4f}. Next: ddpm-hf train DATA --vae {loop.folder}"
-    )
-    mark_finished(loop.folder, loop.total_steps)
+    if loop.distance is None:
+        return report
+    pictures = kind_of_batch(reconstructed).to_output(reconstructed, "pil")
+    distance = {"frechet_distance": loop.distance.measure(pictures), "features": loop.args.eval_features}
+    return report | distance
 
 
 if __name__ == "__main__":

@@ -86,6 +86,12 @@ class SamplingOptions:
     )
     value: float | None = option(None, "The number that a model of --value_column is told.")
     guidance_scale: float = option(1.0, "1 is no guidance.")
+    prompt: str | None = option(
+        None, "What to draw, for a model that was trained with captions; by default the empty text."
+    )
+    negative_prompt: str | None = option(
+        None, "What --guidance_scale leads away from, for such a model; by default the empty text."
+    )
 
     def __post_init__(self):
         if self.recipe is not None:
@@ -107,6 +113,7 @@ class SamplingOptions:
             "eta": self.eta,
             "class_labels": self.told_label,
             "guidance_scale": self.guidance_scale,
+            **{name: text for name in ("prompt", "negative_prompt") if (text := getattr(self, name)) is not None},
         }
 
 

@@ -6,11 +6,12 @@ import typer
 CALLS_WORTH_SAYING = 200
 
 
-def open_pipeline(model, device, classifier=None, recipe=None, steps=None, every_kind=False):
+def open_pipeline(model, device, classifier=None, recipe=None, steps=None, takes=()):
     """The pipeline of a folder or repository, on its device, with the named sampler.
 
     Args:
-        every_kind (`bool`): whether it may be told a text, or be a cascade, whose stages all get the named sampler.
+        takes: kinds of models that are taken beside the usual: `texts`, which are told a text, and `cascades`, whose
+            stages all get the named sampler.
 
     Raises:
         InputError: for what is no model, a device that is not there, a sampler that the model does not have, and for
@@ -24,10 +25,10 @@ def open_pipeline(model, device, classifier=None, recipe=None, steps=None, every
 
     parts = {} if classifier is None else {"classifier": NoisyImageClassifier.from_pretrained(classifier)}
     device = open_device(device)
-    if every_kind and is_cascade(model):
+    if "cascades" in takes and is_cascade(model):
         pipeline = load_cascade(model).to(device)
     else:
-        pipeline = load_pipeline(model, texts=every_kind, **parts).to(device)
+        pipeline = load_pipeline(model, texts="texts" in takes, **parts).to(device)
     for network, name in pipeline.stage_parts:
         unet, scheduler = getattr(pipeline, network), getattr(pipeline, name)
         if recipe is not None:

@@ -32,7 +32,7 @@ app = Verbs(ModelVerb)
 # Images of one strip, which are one batch.
 MOST_IN_A_ROW = 1000
 # The sampling options of the verbs that begin with images.
-EDITING = ("steps", "eta", "class_label", "value", "guidance_scale")
+EDITING = ("steps", "eta", "class_label", "value", "guidance_scale", "prompt", "negative_prompt")
 
 
 @dataclass
@@ -54,12 +54,6 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
     condition_image: Path | None = option(
         None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
-    )
-    prompt: str | None = option(
-        None, "What to draw, for a model that was trained with captions; by default the empty text."
-    )
-    negative_prompt: str | None = option(
-        None, "What --guidance_scale leads away from, for such a model; by default the empty text."
     )
     augmentation_level: str | None = option(
         None, "For a cascade, noise on what its upscalers are told: one for all, or LEVEL,LEVEL, one for each."
@@ -106,7 +100,6 @@ class GuidedSamplingOptions(SamplingOptions):
             "classifier_guidance_scale": self.classifier_guidance_scale,
             "classifier_guidance_form": self.classifier_guidance_form,
             **({} if self.augmentation_level is None else {"augmentation_level": self._levels()}),
-            **{name: text for name in ("prompt", "negative_prompt") if (text := getattr(self, name)) is not None},
         }
 
     def _levels(self):
@@ -184,7 +177,7 @@ def _check_trajectory(trajectory, num_images, sampling, execution):
 def _open(model, device, sampling):
     """The pipeline of a model or of a cascade, with the sampler that the options name."""
     named = None if sampling.steps == ALL else sampling.steps
-    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, every_kind=True)
+    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, ("cascades", "texts"))
 
 
 def _for_pipeline(pipeline, keywords, sampling):
@@ -354,7 +347,7 @@ def interpolate(
     from ddpm_hf.pipelines.probability_flow import interpolate_encodings
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
-    pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
+    pipeline = open_pipeline(model, execution.device, steps=sampling.steps, takes=("texts",))
     samples, files = pipeline.samples, row_files(pipeline)
     pair = [read_image(image, samples.output_shape[0], samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
@@ -430,7 +423,7 @@ def edit(
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
 
-    pipeline = open_pipeline(model, execution.device, steps=sampling.steps)
+    pipeline = open_pipeline(model, execution.device, steps=sampling.steps, takes=("texts",))
     samples, files = pipeline.samples, row_files(pipeline)
     if editing.invert and files.is_deep:
         raise InputError(

@@ -3,7 +3,7 @@
 import yaml
 
 from ddpm_hf.hub.card_sections import OF_THE_RUN, data_name, licence, limits, versions
-from ddpm_hf.hub.public_names import public_report
+from ddpm_hf.hub.public_names import public_name, public_report
 from ddpm_hf.installation import INSTALL, WHERE
 from ddpm_hf.reports.report_files import AUTOENCODER, TRAINING_OPTIONS
 
@@ -23,7 +23,11 @@ MEASURED = """## Reconstructions
 
 The PSNR is **{psnr:.2f} dB ± {error:.2f}** (mean and standard error over {number} images of the split {split}, decoded
 from the means of the encoder's distributions). The latents are centred, and a factor of {scale:.4f}
-(`scaling_factor`) gives them a variance of 1.{picture}"""
+(`scaling_factor`) gives them a variance of 1.{distance}{picture}"""
+
+DISTANCE = """
+
+Their Frechet distance to the images is {distance:.4g}, in the features of {features}."""
 
 TRAINING = """## Training
 
@@ -59,6 +63,9 @@ def autoencoder_sections(folder, repository, license):
 
 
 def _measured(folder, report):
+    distance = ""
+    if "frechet_distance" in report:
+        distance = DISTANCE.format(distance=report["frechet_distance"], features=public_name(report["features"]))
     has_picture = (folder / AUTOENCODER.picture).is_file()
     return MEASURED.format(
         psnr=report["psnr"],
@@ -66,6 +73,7 @@ def _measured(folder, report):
         number=report["num_images"],
         split=report["split"],
         scale=report["scaling_factor"],
+        distance=distance,
         picture=f"\n\n![images, each with its reconstruction]({AUTOENCODER.picture})" if has_picture else "",
     )
 

@@ -26,6 +26,8 @@ from ddpm_hf.data.captions import with_captions
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.push import push_folder
+from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
+from ddpm_hf.pipelines.probability_flow import sample_by_flow
 from ddpm_hf.pipelines.prompts import tokens_of
 from ddpm_hf.pipelines.stable_diffusion import without_shift
 from ddpm_hf.reports.report_files import CAPTIONS
@@ -292,6 +294,33 @@ def test_a_shift_goes_into_the_weights():
     assert not moved.config.shift_factor and vae.config.shift_factor == 0.5
     torch.testing.assert_close(moved.decode(x_0 / 2.0).sample, decode_latents(vae, x_0))
     assert without_shift(moved) is moved
+
+
+def test_images_are_edited_with_prompts(options, tmp_path, capsys):
+    folder = str(train(TrainingArguments(**options)))
+    PILImage.new("L", (8, 8), 128).save(tmp_path / "grey.png")
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[:, 4:] = 255
+    PILImage.fromarray(mask).save(tmp_path / "mask.png")
+    command = ["edit", folder, str(tmp_path / "grey.png"), "--steps", "3", "--prompt", "a dark shoe"]
+    for name, how in {
+        "a": ["--strength", "0.5", "--guidance_scale", "2"],
+        "b": ["--mask", str(tmp_path / "mask.png"), "--jump_n_sample", "1"],
+        "c": ["--invert"],
+    }.items():
+        cli.app([*command, *how, "--output", str(tmp_path / f"{name}.png")], standalone_mode=False)
+        assert (tmp_path / f"{name}.png").is_file()
+    pipeline = load_pipeline(folder, texts=True)
+    inpaint = GaussianDiffusionInpaintPipeline.from_pipe(pipeline)
+    drawn = {"image": torch.full((1, 1, 8, 8), 0.5), "mask_image": torch.ones(1, 1, 8, 8), "output_type": "latent"}
+    drawn |= {"num_inference_steps": 3, "jump_n_sample": 1, "eta": 0.0}
+    x_0 = [
+        inpaint(**drawn, prompt=prompt, generator=torch.Generator().manual_seed(0)).images
+        for prompt in ("a dark shoe", "a bright shirt", "a dark shoe")
+    ]
+    assert torch.equal(x_0[0], x_0[2]) and not torch.allclose(x_0[0], x_0[1])
+    with pytest.raises(ValueError, match="The probability flow is of models without a text"):
+        sample_by_flow(pipeline, 1)
 
 
 def test_prompts_are_for_models_of_captions(options):

@@ -10,9 +10,13 @@ from datasets import Dataset, DatasetDict, Features, Image
 from diffusers import AutoencoderKL
 from PIL import Image as PILImage
 from torch.distributions import Normal, kl_divergence
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-from ddpm_hf.data import ImagesInMemory
+from ddpm_hf.data import ImagesInMemory, open_images
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
+from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.models.autoencoders import AUTOENCODER_PRESETS, autoencoder_config, chosen_preset
 from ddpm_hf.reports.loss_curve import read_rows
@@ -133,6 +137,28 @@ def test_the_result_loads_with_stock_diffusers(options, saved_averages, capsys):
         assert PILImage.open(folder / picture).size == (2 * 2 * 64, 2 * 64)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"**{report['psnr']:.2f} dB" in card and "AutoencoderKL.from_pretrained(" in card
+
+
+def test_reconstructions_have_a_distance_in_features(options, tmp_path):
+    sizes = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    torch.manual_seed(0)
+    ResNetForImageClassification(ResNetConfig(num_channels=1, num_labels=2, **sizes)).save_pretrained(tmp_path / "see")
+    ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path / "see")
+    folder = train_autoencoder(AutoencoderArguments(**options | {"eval_features": str(tmp_path / "see")}))
+    report = json.loads((folder / "autoencoder.json").read_text(encoding="utf-8"))
+    see = load_features(str(tmp_path / "see"), "cpu")
+    levels = open_images(DataArguments(dataset=options["dataset"], split="test"), None).decode()["images"]
+    vae = AutoencoderKL.from_pretrained(folder).eval()
+    reconstructed = ((reconstructions(vae, levels / 127.5 - 1, 4) + 1) * 127.5).round().to(torch.uint8)
+    statistics = [FeatureStatistics(), FeatureStatistics()]
+    for each, images in zip(statistics, (reconstructed, levels), strict=True):
+        each.update(see(images))
+    assert report["frechet_distance"] == pytest.approx(frechet_distance(*statistics), rel=1e-3)
+    assert "in the features of see." in (folder / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError):
+        train_autoencoder(
+            AutoencoderArguments(**options | {"output_dir": f"{tmp_path}/b", "eval_features": "nothing"})
+        )
 
 
 def test_resumed_is_uninterrupted(options, tmp_path):
