@@ -15,6 +15,7 @@ from ddpm_hf import cli
 from ddpm_hf.command_line import SYNONYMS, Verb, Verbs
 from ddpm_hf.training.argument_parsing import training_verb
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 
@@ -27,6 +28,7 @@ def verbs():
         return {k: v for each, c in command.commands.items() for k, v in of(f"{name} {each}".strip(), c).items()}
 
     kinds = {"train": TrainingArguments, "train_classifier": ClassifierArguments}
+    kinds |= {"train_autoencoder": AutoencoderArguments}
     return of("", typer.main.get_command(cli.app)) | {name: training_verb(kind) for name, kind in kinds.items()}
 
 

@@ -334,10 +334,6 @@ _CAPTION_CONFLICTS = (
         lambda a: a.text_encoder is not None and not a.has_captions,
         "text_encoder={a.text_encoder!r} has no effect without captions: give --caption_column or --caption_template.",
     ),
-    (
-        lambda a: a.unet in TEXT_PRESETS and not a.has_captions,
-        "unet={a.unet!r} is told a text: give --caption_column or --caption_template, or another network.",
-    ),
     _not_with_captions(
         lambda a: a.unet in NETWORK_PRESETS and a.unet not in TEXT_PRESETS,
         f"unet={{a.unet!r}} is told none, and one of {', '.join(TEXT_PRESETS)} is, or a config.json of a "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_hf.data.arguments import DataArguments, option
+from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, TEXT_PRESETS, UNET_PRESETS, check_network_name
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
 from ddpm_hf.sizes import parsed_size
@@ -390,8 +391,12 @@ class TrainingArguments(RunArguments):
         refuse_conflicts(self, TRAINING_CONFLICTS)
         # Importing this takes seconds, in which no mistake above should have to wait.
         from ddpm_hf.data.for_network import data_for, data_of
-        from ddpm_hf.models.named_networks import network_config
+        from ddpm_hf.models.named_networks import is_told_a_text, network_config
 
+        if self.unet is not None and not self.has_captions and is_told_a_text(self.unet):
+            raise InputError(
+                f"unet={self.unet!r} is told a text: give --caption_column or --caption_template, or another network."
+            )
         if self.init_from is None:
             (data_of(self) if self.unet is None else data_for(network_config(self.unet))).check_training(self)
 

@@ -3,7 +3,7 @@
 from diffusers import UNet2DModel
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.models.presets import NETWORK_PRESETS, check_network_name
+from ddpm_hf.models.presets import NETWORK_PRESETS, TEXT_PRESETS, check_network_name
 
 CLASSES = ("UNet2DModel", "DDPMUNet2DModel", "MLPDenoiser", "UNet2DConditionModel")
 # Keys of a config that follow from the data and from the options of a training.
@@ -22,6 +22,17 @@ def network_config(name):
     """
     if name in NETWORK_PRESETS:
         return NETWORK_PRESETS[name]
+    return {key: value for key, value in _read(name).items() if not key.startswith("_") and key not in FOLLOWING}
+
+
+def is_told_a_text(name):
+    """Whether a network of that name attends to a text; it raises what `network_config` does."""
+    return name in TEXT_PRESETS or (
+        name not in NETWORK_PRESETS and _read(name)["_class_name"] == "UNet2DConditionModel"
+    )
+
+
+def _read(name):
     check_network_name(name)
     try:
         config = UNet2DModel.load_config(name)
@@ -33,4 +44,4 @@ def network_config(name):
             f"unet={name!r} is the config of {kind or 'no network'}: give one of {', '.join(CLASSES)}, such as "
             "`save_pretrained` writes."
         )
-    return {key: value for key, value in config.items() if not key.startswith("_") and key not in FOLLOWING}
+    return config

@@ -164,9 +164,11 @@ def test_a_new_network_has_the_size_of_its_config_and_the_channels_of_the_data(t
 
 
 def test_configs_that_make_no_network_are_refused(tmp_path, tiny_pipeline, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}), encoding="utf-8")
+    for kind in ("UNet1DModel", "UNet2DConditionModel"):
+        (tmp_path / f"{kind}.json").write_text(json.dumps({"_class_name": kind}), encoding="utf-8")
     for name, message in (
-        (tmp_path / "config.json", "is the config of UNet2DConditionModel: give one of UNet2DModel"),
+        (tmp_path / "UNet1DModel.json", "is the config of UNet1DModel: give one of UNet2DModel"),
+        (tmp_path / "UNet2DConditionModel.json", "is told a text: give --caption_column or --caption_template"),
         (tiny_pipeline, r"is a pipeline folder: give .*unet for a new network of that form, or --init_from"),
         (Path(tiny_pipeline) / "scheduler", "Cannot read the config of a network"),
     ):
