@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRIED = {"cpu": ("bf16",), "cuda": ("bf16", "fp16"), "mps": ("fp16",)}
 # Turns of a measurement, and the seconds after which no further turn begins.
 TURNS, MEASURING_SECONDS = 3, 2.0
-# Half precision changes images by less than a level, so a gain of less is not worth it.
+# Half precision rounds, which a smaller gain is not worth.
 WORTHWHILE_GAIN = 1.1
 
 

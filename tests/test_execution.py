@@ -140,6 +140,16 @@ def test_little_work_stays_in_float32_and_much_is_measured(pipeline, tmp_path, m
     assert (kept == Execution()._asdict()) == ("Faster here" not in capsys.readouterr().out)
 
 
+def test_a_measurement_that_fails_falls_back_and_says_so(pipeline, capsys):
+    def full(module, inputs):
+        raise RuntimeError("out of memory")
+
+    pipeline.unet.register_forward_pre_hook(full)
+    set_up_network(pipeline, DrawingExecutionOptions(), batch_size=2, calls=10**6)
+    assert pipeline.unet.dtype == torch.float32
+    assert "could not be measured (out of memory): fp32 weights it is." in capsys.readouterr().out
+
+
 def test_the_precision_of_the_options_is_that_of_the_network(pipeline, tmp_path):
     set_up_network(pipeline, DrawingExecutionOptions(precision="bf16", channels_last="yes"), batch_size=2, calls=10)
     assert pipeline.unet.dtype == torch.bfloat16

@@ -18,7 +18,8 @@ def set_up_network(stage, options, batch_size, calls, accelerator=None):
 
     Args:
         options ([`DrawingExecutionOptions`]): what is chosen, and what is open.
-        calls (`int`): of the network, with `batch_size` inputs.
+        calls (`int`): of the network, with `batch_size` inputs; 0 for results that must be exact, for which `auto` is
+            float32.
 
     Raises:
         InputError: for a precision in which the device cannot compute, or the network loses what makes it exact.
@@ -47,31 +48,45 @@ def set_up_network(stage, options, batch_size, calls, accelerator=None):
 
 def _execution(stage, options, batch_size, calls):
     """The [`Execution`] of the options, what is open in them measured where the work is worth it."""
-    from ddpm_hf.execution import Execution, compiled_if_faster, fastest_execution
-    from ddpm_hf.execution_cache import remembered
-    from ddpm_hf.limits import seconds_of
+    from ddpm_hf.execution import Execution
 
     precision = "fp32" if options.precision == "auto" else options.precision
     plain = Execution(precision, options.channels_last == "yes", options.compile == "yes")
     is_open = "auto" in (options.precision, options.channels_last, options.compile)
     if not is_open or not _can_be_tried(stage):
         return plain
+    if calls < CALLS_WORTH_MEASURING:
+        return plain
+    try:
+        chosen = _measured(stage, options, batch_size, calls, plain)
+    except RuntimeError as error:  # such as too little memory for two copies
+        reason = " ".join(str(error).split())[:200]
+        typer.echo(f"The fastest precision could not be measured ({reason}): {plain.text} it is.")
+        return plain
+    if chosen != plain:
+        typer.echo(f"Faster here, and chosen: {chosen.text} (--precision fp32 keeps float32).")
+    return chosen
+
+
+def _measured(stage, options, batch_size, calls, plain):
+    """The fastest [`Execution`] for so many calls; `plain` for little work."""
+    from ddpm_hf.execution import compiled_if_faster, fastest_execution
+    from ddpm_hf.execution_cache import remembered
+    from ddpm_hf.limits import seconds_of
+
     unet, call = stage.unet, one_call(stage, batch_size)
-    seconds = calls * seconds_of(lambda: call(unet)) if calls >= CALLS_WORTH_MEASURING else 0
+    seconds = calls * seconds_of(lambda: call(unet))
     if seconds < SECONDS_WORTH_MEASURING:
         return plain
 
     def measure():
-        chosen, _ = fastest_execution(unet, call, unet.device, options.precision, options.channels_last)
-        return chosen
+        return fastest_execution(unet, call, unet.device, options.precision, options.channels_last)[0]
 
     chosen = remembered(unet, [batch_size, options.precision, options.channels_last], unet.device, measure)
     if options.compile == "yes":
-        chosen = chosen._replace(compiled=True)
-    elif options.compile == "auto" and seconds > SECONDS_WORTH_COMPILING:
-        chosen = compiled_if_faster(chosen, unet, call)
-    if chosen != plain:
-        typer.echo(f"Faster here, and chosen: {chosen.text} (--precision fp32 keeps float32).")
+        return chosen._replace(compiled=True)
+    if options.compile == "auto" and seconds > SECONDS_WORTH_COMPILING:
+        return compiled_if_faster(chosen, unet, call)
     return chosen
 
 

@@ -151,7 +151,7 @@ def sample(
     advice = _check_memory(pipeline, samples, num_images, execution.batch_size)
     # A trajectory shows all images, so each process draws all then.
     places = own_part(num_images, accelerator) if recorder is None else range(num_images)
-    _set_up(pipeline, execution, None if sampling.ode else steps, len(places), accelerator)
+    _set_up(pipeline, execution, steps, len(places), accelerator, is_exact=sampling.ode)
     if sampling.ode:
         images = _draw_by_flow(pipeline, places, execution, advice, sampling)
     else:
@@ -189,10 +189,10 @@ def _for_pipeline(pipeline, keywords, sampling):
     return keywords | {"condition_image": _condition_image(sampling.condition_image, pipeline)}
 
 
-def _set_up(pipeline, execution, steps, num_images, accelerator):
+def _set_up(pipeline, execution, steps, num_images, accelerator, is_exact):
     """Puts the network of each stage into the precision and layout of the options."""
     for stage, calls in _calls_of_stages(pipeline, steps, num_images, execution.batch_size):
-        set_up_network(stage, execution, min(execution.batch_size, num_images), calls, accelerator)
+        set_up_network(stage, execution, min(execution.batch_size, num_images), 0 if is_exact else calls, accelerator)
 
 
 def _say_steps(pipeline, steps, said, num_images, batch_size):
@@ -352,7 +352,7 @@ def interpolate(
     pair = [read_image(image, samples.output_shape[0], samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
     check_batch(pipeline, len(weights), advice)
-    set_up_network(pipeline, execution, len(weights), _steps_of(pipeline, sampling.steps))
+    set_up_network(pipeline, execution, len(weights), 0 if mixing.ode else _steps_of(pipeline, sampling.steps))
     with fitting_into_memory(advice):
         if mixing.ode:
             images, calls = interpolate_encodings(pipeline, *pair, weights, class_labels=sampling.told_label)
@@ -435,7 +435,7 @@ def edit(
     advice = f"lower --num_images, which is {number}, --steps, or --jump_n_sample, which is {editing.jump_n_sample}"
     check_batch(pipeline, number, advice)
     calls = editing.calls(_steps_of(pipeline, sampling.steps))
-    set_up_network(pipeline, execution, number, calls)
+    set_up_network(pipeline, execution, number, 0 if editing.invert else calls)
     say_duration(pipeline, number, calls, advice)
     with fitting_into_memory(advice):
         if editing.invert:
