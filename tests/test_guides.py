@@ -452,10 +452,5 @@ def test_the_site_builds_without_warnings(tmp_path, monkeypatch, caplog):
     }
     assert '<html lang="en"' in languages["quickstart"] and '<html lang="zh"' in languages["quickstart.zh-CN"]
     tables = {path.name for path in (tmp_path / "site" / "benchmarks" / "results").iterdir()}
-    assert tables == {
-        "fitted_solvers_exact_images",
-        "point_cloud",
-        "point_cloud_clipped",
-        "point_quality",
-        "reverse_sde",
-    }
+    pattern = r"\]\(\.\./benchmarks/results/(\w+)\.md\)"
+    assert tables == {name for guide in GUIDES for name in linked(guide, pattern)} and "reverse_sde" in tables
