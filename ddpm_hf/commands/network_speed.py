@@ -7,6 +7,8 @@ from ddpm_hf.errors import InputError
 
 # The fastest way is looked for where the work takes longer than looking for it.
 CALLS_WORTH_MEASURING, SECONDS_WORTH_MEASURING = 20, 20
+# So few inputs tell how long the work takes, in a small part of a call.
+PROBED_BATCH = 8
 # Compiling takes about a minute.
 SECONDS_WORTH_COMPILING = 900
 
@@ -74,10 +76,13 @@ def _measured(stage, options, batch_size, calls, plain):
     from ddpm_hf.execution_cache import remembered
     from ddpm_hf.limits import seconds_of
 
-    unet, call = stage.unet, one_call(stage, batch_size)
-    seconds = calls * seconds_of(lambda: call(unet))
+    unet, probed = stage.unet, min(batch_size, PROBED_BATCH)
+    probe = one_call(stage, probed)
+    seconds = calls * batch_size / probed * seconds_of(lambda: probe(unet))
     if seconds < SECONDS_WORTH_MEASURING:
         return plain
+
+    call = one_call(stage, batch_size)
 
     def measure():
         return fastest_execution(unet, call, unet.device, options.precision, options.channels_last)[0]

@@ -34,6 +34,11 @@ MOST_IN_A_ROW = 1000
 # The sampling options of the verbs that begin with images.
 EDITING = ("steps", "eta", "class_label", "value", "guidance_scale", "prompt", "negative_prompt")
 
+# The execution of verbs whose results have seeds of their own.
+OfSeededImages = offered(
+    DrawingExecutionOptions, "seed", "device", *SPEED, seed={"help": "Image i is that of seed + i."}
+)
+
 
 @dataclass
 class GuidedSamplingOptions(SamplingOptions):
@@ -412,9 +417,7 @@ def edit(
     *,
     editing: EditingOptions,
     sampling: offered(SamplingOptions, *EDITING),
-    execution: offered(
-        DrawingExecutionOptions, "seed", "device", *SPEED, seed={"help": "Image i is that of seed + i."}
-    ),
+    execution: OfSeededImages,
 ):
     """Edit an image without training: repaint a part or the whole of it, or find the noise that it comes from."""
     output = free_output(output, "edited.png", (".png",))
@@ -473,9 +476,7 @@ def upscale(
     *,
     upscaling: UpscalingOptions,
     sampling: SamplingOptions,
-    execution: offered(
-        DrawingExecutionOptions, "seed", "device", *SPEED, seed={"help": "Image i is that of seed + i."}
-    ),
+    execution: OfSeededImages,
 ):
     """Enlarge a picture by a model that was trained with --low_resolution, in tiles if it is large."""
     output = free_output(output, "upscaled.png", (".png",))
