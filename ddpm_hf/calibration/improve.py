@@ -34,7 +34,7 @@ from ddpm_hf.evaluation.sampler_measurements import (
     measure_samplers,
     settings_of,
 )
-from ddpm_hf.evaluation.samplers import check_steps, make_sampler
+from ddpm_hf.evaluation.samplers import check_calls, make_sampler
 from ddpm_hf.limits import expected_duration
 from ddpm_hf.reports.report_files import COMPARED_SAMPLES
 from ddpm_hf.results import check_apart
@@ -249,7 +249,7 @@ def _before(loaded, options, scope, accelerator):
     samplers = {"before: own sampler": own, f"before: {USUAL}": make_sampler(USUAL, own)}
     for name, sampler in samplers.items():
         for count in scope.steps:
-            check_steps(name, sampler, count)
+            check_calls(name, sampler, count)
     rest = len(open_data(options.data, loaded.image_config)) - scope.num_images
     unseen = load_data(options.data, loaded.image_config, min(MOST_UNSEEN, rest), options.seed, after=scope.num_images)
     return _Before(loaded, accelerator, samplers, unseen)

@@ -3,7 +3,7 @@
 import torch
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.samplers import FITTED, check_steps, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import FITTED, check_calls, make_sampler, pipeline_with
 from ddpm_hf.reports.text_tables import aligned
 
 COMPARED = ("ddim@trailing", "dpmpp-2m@trailing", "dpmpp-2m-karras", "unipc@trailing")
@@ -18,7 +18,7 @@ def samplers_compared(scheduler, steps):
         for count in steps:
             sampler = make_sampler(name, scheduler)
             try:
-                check_steps(name, sampler, count)
+                check_calls(name, sampler, count)
             except InputError:
                 continue
             made[name, count] = sampler

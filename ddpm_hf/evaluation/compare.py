@@ -22,7 +22,7 @@ from ddpm_hf.evaluation.sampler_measurements import (
     seconds_per_call,
     settings_of,
 )
-from ddpm_hf.evaluation.samplers import check_steps, make_sampler
+from ddpm_hf.evaluation.samplers import check_calls, default_samplers, make_sampler
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
@@ -31,10 +31,6 @@ from ddpm_hf.reports.report_files import COMPARED_SAMPLES, COMPARISON
 from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
-DEFAULT_SAMPLERS = (
-    *("ddpm", "ddpm-large", "ddim", "ddim-2m"),
-    *("diffusers-ddpm", "diffusers-ddim", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-2m-karras", "unipc"),
-)
 # In place of the defaults of `Request`: about a fourteenth of the network calls.
 QUICK = {"steps": (5, 10, 25), "num_images": 500, "seeds": (0,), "bound_images": 0}
 
@@ -46,7 +42,7 @@ class Request(NamedTuple):
     output: Path
     features: str
     data: DataArguments
-    samplers: Sequence[str] = DEFAULT_SAMPLERS
+    samplers: Sequence[str] | None = None
     steps: Sequence[int] = (5, 10, 25, 50)
     num_images: int = 1000
     seeds: Sequence[int] = (0, 1, 2)
@@ -58,14 +54,15 @@ class Request(NamedTuple):
 def compare(model, output, features, data=None, quick=False, **options):
     """Samples a model by many samplers and measures each: Frechet distance to the data, seconds, bits per dimension.
 
-    Every sampler makes K network calls for K steps, begins with the same noise, and draws the noise of its steps from
-    the same generators. Images are clamped to [-1, 1] and rounded to 8 bits. A class-conditional model samples the
+    Every sampler makes K network calls, begins with the same noise, and draws the noise of its steps from the same
+    generators. K calls are K steps, and fewer where a step has corrections. Images are clamped to [-1, 1] and rounded to 8 bits. A class-conditional model samples the
     classes of the data. The table is printed, and moved in at the end, together, are `compare.json` and `compare.md`,
     the curves `compare.png`, and `compare_samples.png`, a table of samples with a row for each sampler and a column for
     each number of steps.
 
     It runs on one process, or on all that `accelerate launch` starts, which share the images; the images and their
-    distances do not depend on the number of processes.
+    distances do not depend on the number of processes, except with Langevin corrections, whose step size is that of a
+    batch (Song et al. 2021, algorithms 4 and 5).
 
     Args:
         model: a pipeline folder, or the id of a repository on the Hub.
@@ -74,8 +71,8 @@ def compare(model, output, features, data=None, quick=False, **options):
         data (`DataArguments`): the images to compare with, all of the split; by default the test split of the embedded
             Fashion-MNIST. Prefer images that the feature network was not trained on.
         quick (`bool`): fewer images, one seed, up to 25 steps and no bits per dimension, where `options` say nothing else.
-        samplers (`list[str]`): as in `make_sampler`; by default `DEFAULT_SAMPLERS`.
-        steps (`list[int]`): numbers of steps, each for every sampler; by default 5, 10, 25 and 50.
+        samplers (`list[str]`): as in `make_sampler`; by default those of `default_samplers`.
+        steps (`list[int]`): numbers of network calls, each for every sampler; by default 5, 10, 25 and 50.
         num_images (`int`): samples for each distance, by default 1000. Distances of other numbers do not compare.
         seeds (`list[int]`): seeds of the noise, each with its own distance; by default 0, 1 and 2.
         batch_size (`int`): images at a time and process, by default 100.
@@ -106,6 +103,8 @@ def _compare(request):
 def _compare_with(request, accelerator):
     device = request.device or str(accelerator.device)
     pipeline = _open_model(request).to(device)
+    if request.samplers is None:
+        request = request._replace(samplers=default_samplers(pipeline.scheduler))
     samplers = _make_samplers(pipeline, request)
     task = _task(request, pipeline, load_features(request.features, device), accelerator)
     calls = _announce(task, request, samplers)
@@ -161,9 +160,9 @@ def _write(comparison, output):
 
 
 def _check_request(request):
-    samplers, steps, seeds, num_images = request.samplers, request.steps, request.seeds, request.num_images
-    for name, values in (("samplers", samplers), ("steps", steps), ("seeds", seeds)):
-        if len(values) == 0 or len(set(values)) < len(values):
+    steps, seeds, num_images = request.steps, request.seeds, request.num_images
+    for name, values in (("samplers", request.samplers), ("steps", steps), ("seeds", seeds)):
+        if values is not None and len(set(values)) < max(len(values), 1):
             raise InputError(f"{name}={list(values)} must name at least one, and each once.")
     if min(steps) < 1 or num_images < 2 or request.batch_size < 1 or not 0 <= request.bound_images <= num_images:
         raise InputError(
@@ -181,5 +180,5 @@ def _make_samplers(pipeline, request):
         if isinstance(samplers[name], GaussianDiffusionScheduler):
             check_head(pipeline.unet, samplers[name])
         for count in request.steps:
-            check_steps(name, samplers[name], count)
+            check_calls(name, samplers[name], count)
     return samplers

@@ -4,6 +4,7 @@ import torch
 
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.number_checks import check_all_finite
+from ddpm_hf.pipelines.schedulers import centered
 
 FINITE_SAMPLES = (
     "The network's output, or the step of this sampler, overflows: are the weights right, and is it float32?"
@@ -32,4 +33,4 @@ def draw_levels(pipeline, seeds, first, class_labels=None, **sampling):
         **sampling,
     ).images
     check_all_finite(x_0, lambda image, *_: f"Sample {first + image}", FINITE_SAMPLES)
-    return to_levels(pipeline.samples.decoded(x_0)).cpu()
+    return to_levels(pipeline.samples.decoded(centered(pipeline.scheduler, x_0))).cpu()

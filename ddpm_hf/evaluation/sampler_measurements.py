@@ -19,7 +19,7 @@ from ddpm_hf.evaluation.comparison_report import MOST_IN_CELL, Measurement
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.likelihood import bits_per_dim
-from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import calls_of_a_step, default_samplers, make_sampler, pipeline_with
 from ddpm_hf.limits import seconds_of
 from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -241,10 +241,11 @@ def _sample(task, sampler, count, seed, places, bar):
     which ignores batches that other work on the machine delayed.
     """
     pipeline, seconds = pipeline_with(sampler, task.pipeline.unet, task.pipeline.vae), []
+    of_a_step = calls_of_a_step(sampler)
     images = [torch.empty(0, *pipeline.samples.output_shape, dtype=torch.uint8)]
 
     def count_call(*_):
-        bar.update()
+        bar.update(of_a_step)
 
     for first in range(0, len(places), task.batch_size):
         batch, started = places[first : first + task.batch_size], time.perf_counter()
@@ -255,7 +256,7 @@ def _sample(task, sampler, count, seed, places, bar):
             batch[0],
             None if task.labels is None else task.labels[torch.tensor(batch)],
             **told,
-            num_inference_steps=count,
+            num_inference_steps=count // of_a_step,
             callback_on_step_end=count_call,
         )
         images.append(levels)
@@ -280,6 +281,8 @@ def _statistics(own_images, see, batch_size, accelerator):
 
 def seconds_per_call(task):
     """The duration of one network call on a batch in seconds."""
-    sampler, places = make_sampler("diffusers-ddim", task.pipeline.scheduler), range(task.batch_size)
+    # The last of these takes one call in a step, both for chains and in continuous time.
+    scheduler, places = task.pipeline.scheduler, range(task.batch_size)
+    sampler = make_sampler(default_samplers(scheduler)[-1], scheduler)
     with tqdm(disable=True) as bar:
         return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar))

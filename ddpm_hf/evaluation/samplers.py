@@ -1,20 +1,39 @@
-"""The samplers of a comparison by name: our recipes and diffusers' schedulers, in the loop of one pipeline."""
+"""The samplers of a comparison by name: our recipes and diffusers' schedulers, in the loop of one pipeline.
+
+A number of network calls is one of steps for all of them but predictor-corrector sampling and Langevin dynamics.
+"""
 
 import diffusers
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.pipelines.schedulers import updates
 from ddpm_hf.recipes import with_recipe
-from ddpm_hf.schedulers.sampler_table import FITTED, PLANNED, RECIPES, STOCK_SAMPLERS, check_sampler_name
+from ddpm_hf.schedulers.sampler_table import (
+    CONTINUOUS_TIME_SAMPLERS,
+    FITTED,
+    PLANNED,
+    RECIPES,
+    SDE_RECIPES,
+    STOCK_SAMPLERS,
+    check_sampler_name,
+)
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
+
+DEFAULT_SAMPLERS = (
+    *("ddpm", "ddpm-large", "ddim", "ddim-2m"),
+    *("diffusers-ddpm", "diffusers-ddim", "dpmpp-2m", "dpmpp-2m-sde", "dpmpp-2m-karras", "unipc"),
+)
 
 
 def make_sampler(name, scheduler):
     """The scheduler of a named sampler, on the diffusion process of `scheduler`.
 
     Args:
-        name (`str`): one of `sampler_table.SAMPLERS`; `NAME@SPACING` for another `timestep_spacing`, and for a recipe `NAME@planned`
-            for the `timestep_plans` of the scheduler's config.
+        name (`str`): one of `sampler_table.SAMPLERS` or of `SDE_RECIPES`; `NAME@SPACING` for another `timestep_spacing`,
+            and for a recipe `NAME@planned` for the `timestep_plans` of the scheduler's config.
         scheduler ([`SchedulerMixin`]): the scheduler of the model, stock or ours.
 
     Raises:
@@ -24,8 +43,13 @@ def make_sampler(name, scheduler):
     base, _, spacing = name.partition("@")
     if name == FITTED:
         return _with_fitted_solvers(scheduler)
-    if base in RECIPES:
+    if base in RECIPES or base in SDE_RECIPES:
         return with_recipe(scheduler, name)
+    if in_continuous_time(scheduler):
+        raise InputError(
+            f"Sampler {name!r} is for a chain of betas, and the model's process is in continuous time: take some of "
+            f"{', '.join(SDE_RECIPES)}."
+        )
     stock, values = STOCK_SAMPLERS[base]
     if spacing:
         values = values | {"timestep_spacing": spacing}
@@ -43,19 +67,48 @@ def _with_fitted_solvers(scheduler):
     return GaussianDiffusionScheduler.from_config(scheduler.config)
 
 
-def check_sampler(name, scheduler, steps):
-    """Raises InputError unless the sampler makes exactly `steps` network calls for `steps` steps.
+def in_continuous_time(scheduler):
+    """Whether the process of a scheduler has real times and no betas."""
+    return isinstance(scheduler, (ScoreSDEScheduler, EDMScheduler))
+
+
+def default_samplers(scheduler):
+    """The names of the samplers that a comparison of a model with this scheduler takes, if it is told none."""
+    if not in_continuous_time(scheduler):
+        return DEFAULT_SAMPLERS
+    # The ancestral step of sub-VP has no formula (Song et al. 2021, appendix F, give VP's and VE's).
+    sub_vp = scheduler.config.get("sde") == "sub_vp"
+    return tuple(name for name in CONTINUOUS_TIME_SAMPLERS if not (sub_vp and name == "ancestral"))
+
+
+def calls_of_a_step(sampler):
+    """The network calls of one step of a sampler: one, and in predictor-corrector sampling one for each correction."""
+    return len(updates(sampler, 1))
+
+
+def check_sampler(name, scheduler, calls):
+    """Raises InputError unless the sampler can make exactly `calls` network calls.
 
     Args:
         name (`str`): as in `make_sampler`.
         scheduler: the scheduler of the model.
-        steps (`int`): K.
+        calls (`int`): K.
     """
-    check_steps(name, make_sampler(name, scheduler), steps)
+    check_calls(name, make_sampler(name, scheduler), calls)
 
 
-def check_steps(name, sampler, steps):
+def check_calls(name, sampler, calls):
     """Raises InputError as `check_sampler`; `sampler` is the result of `make_sampler` for this name."""
+    of_a_step = calls_of_a_step(sampler)
+    if calls % of_a_step:
+        raise InputError(
+            f"Sampler {name!r} makes {of_a_step} network calls in each step: give a multiple of {of_a_step} calls, and "
+            f"not {calls}."
+        )
+    _check_steps(name, sampler, calls // of_a_step)
+
+
+def _check_steps(name, sampler, steps):
     if name.endswith("@" + PLANNED) and str(steps) not in sampler.config.timestep_plans:
         planned = ", ".join(sampler.config.timestep_plans)
         raise InputError(f"Sampler {name!r} has plans for {planned} steps and none for {steps}.")

@@ -12,6 +12,7 @@ from ddpm_hf.schedulers.variances import VARIANCES, check_measured, checked_mean
 
 # Keys that mark a process other than x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, each with the name of that process.
 OTHER_PROCESSES = {
+    "sde": "in continuous time (sde)",  # before the keys that it shares with EDM and with VE
     "sigma_data": "of EDM or of a consistency model (sigma_data)",
     "use_dynamic_shifting": "of flow matching (use_dynamic_shifting)",
     "use_flow_sigmas": "of flow matching (use_flow_sigmas)",
@@ -19,7 +20,6 @@ OTHER_PROCESSES = {
     "snr_shift_scale": "of CogVideoX, which shifts the signal-to-noise ratio (snr_shift_scale)",
     "clip_denoised": "of a consistency model (clip_denoised)",
     "s_churn": "of the variance-exploding process of Karras et al. 2022 (s_churn)",
-    "sde": "in continuous time (sde)",
     "snr": "of the variance-exploding SDE of Song et al. 2021 (snr)",
     "scaler": "of Wuerstchen (scaler)",
 }

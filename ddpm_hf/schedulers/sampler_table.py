@@ -76,6 +76,8 @@ STOCK_SAMPLERS = {
     "unipc": ("UniPCMultistepScheduler", {}),
 }
 SAMPLERS = (*RECIPES, *STOCK_SAMPLERS)
+# Langevin dynamics alone needs hundreds of calls, and is compared where it is asked for.
+CONTINUOUS_TIME_SAMPLERS = tuple(name for name in SDE_RECIPES if name != "langevin")
 # The solvers that were fitted to the model, which no recipe has.
 FITTED = "fitted"
 # The spacing of a recipe that visits the timesteps of the model's plans.
@@ -91,7 +93,7 @@ def check_recipe(name):
 def check_sampler_name(name):
     """Raises InputError, with the nearest name, unless `name` is a sampler, or SAMPLER@SPACING."""
     if name != FITTED:
-        _check("sampler", name, (*SAMPLERS, FITTED))
+        _check("sampler", name, (*SAMPLERS, *SDE_RECIPES, FITTED))
 
 
 def _check(kind, name, names):

@@ -76,9 +76,8 @@ class ScoreSDEScheduler(PortableConfigMixin, SchedulerMixin, ConfigMixin):
             timesteps, which are at t = i / (num_train_timesteps - 1). None is the SDE itself.
 
     Where published codes differ from the papers, this follows the code: times are linspace(1, eps, N), while
-    Euler-Maruyama steps by 1 / N; the corrector's norms are means over the batch; sub-VP has VP's alphas; sigma_t of
-    VE
-    is not reduced by sigma_0.
+    Euler-Maruyama steps by 1 / N; the corrector's norms are means over the batch; sub-VP has VP's alphas; sigma_t
+    of VE is not reduced by sigma_0.
 
     Raises:
         ValueError: for a value that its key does not allow; the message says what is allowed.

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
@@ -18,7 +18,7 @@ from ddpm_hf.evaluation.compare import QUICK, Request, _task, compare
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.sampler_measurements import Task, _sample
-from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import default_samplers, make_sampler, pipeline_with
 
 
 @pytest.fixture
@@ -47,6 +47,23 @@ def test_bits_per_dim_can_be_left_out(tmp_path, model, feature_network, data, ca
     )
     assert measured.bits_per_dim is None and "2 network calls of 4 images" in capsys.readouterr().out
     assert "bits per dimension: not measured" in (tmp_path / "new" / "compare.md").read_text(encoding="utf-8")
+
+
+def test_a_model_in_continuous_time(tmp_path, feature_network, data, capsys):
+    """Without names of samplers it gets those of its process; a step with a correction counts as two calls."""
+    unet = UNet2DModel(
+        *(8, 1, 1), block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, time_embedding_type="fourier",
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+    )  # fmt: skip
+    scheduler = ScoreSDEScheduler(sde="ve", centered=False)
+    GaussianDiffusionPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
+    amounts = {"steps": [4], "num_images": 4, "seeds": [0]}
+    measured = compare(tmp_path / "model", tmp_path / "new", feature_network, data, **amounts)
+    assert [m.sampler for m in measured] == list(default_samplers(scheduler))
+    lengths = {m.sampler: len(m.timesteps) for m in measured}
+    assert lengths == dict.fromkeys(lengths, 4) | {"predictor-corrector": 2}
+    assert all(m.bits_per_dim is None for m in measured)
+    assert f"{4 * len(measured)} network calls of 4 images" in capsys.readouterr().out
 
 
 def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network, data, capsys):
@@ -114,7 +131,7 @@ def test_again_it_is_the_same_and_nothing_is_overwritten(tmp_path, model, featur
 def test_noise_and_labels_of_an_image_are_its_own(tiny_unet):
     """Whatever the sampler and the batch: the first image of a set of 5 is that of a set of 1, seed by seed."""
     unet = tiny_unet(num_classes=3).eval()
-    labels, bar = torch.tensor([2, 0, 1, 2, 1]), SimpleNamespace(update=lambda: None)
+    labels, bar = torch.tensor([2, 0, 1, 2, 1]), SimpleNamespace(update=lambda calls: None)
     task = Task(
         GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()),
         labels,
@@ -143,7 +160,7 @@ def test_samples_that_are_not_finite(tiny_unet):
     """Converted to levels, they would be black images with a distance."""
     unet = tiny_unet().eval()
     unet.conv_out.bias.data.fill_(math.nan)
-    pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda: None)
+    pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda calls: None)
     task = Task(pipeline, None, None, None, None, None, 5, 2, [0], Accelerator())
     with pytest.raises(ValueError, match="Sample 3 is nan, and 128 of 128 .* not finite"):
         _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar)
@@ -214,7 +231,7 @@ def test_samples_are_told_the_images_of_the_data(tmp_path, tiny_unet, feature_ne
         images = load_data(data, pipeline.unet.config)[0].float() / 127.5 - 1
         order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
         assert torch.allclose(task.told, condition.split(images[order[:6]])[1] / 2 + 0.5, atol=1e-6)
-        sampler, bar = make_sampler("ddim", pipeline.scheduler), SimpleNamespace(update=lambda: None)
+        sampler, bar = make_sampler("ddim", pipeline.scheduler), SimpleNamespace(update=lambda calls: None)
         drawn = _sample(task, sampler, 2, 3, range(6), bar)[0]
         alone = pipeline_with(sampler, pipeline.unet)(
             generator=[torch.Generator().manual_seed(3 * 6 + 5)], condition_image=task.told[5:], num_inference_steps=2

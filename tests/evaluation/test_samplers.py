@@ -3,10 +3,16 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
 from torch.testing import assert_close
 
-from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
+from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.errors import InputError
-from ddpm_hf.evaluation.samplers import check_sampler, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import (
+    calls_of_a_step,
+    check_sampler,
+    default_samplers,
+    make_sampler,
+    pipeline_with,
+)
 from ddpm_hf.schedulers.sampler_table import SAMPLERS
 
 MODEL = GaussianDiffusionScheduler(mean_square_epsilon=[0.5] * 1000, timestep_plans={"4": [999, 500, 200, 10]})
@@ -118,3 +124,28 @@ def test_the_model_s_fitted_solvers_are_a_sampler_too():
         check_sampler("fitted", fitted, 4)
     with pytest.raises(InputError, match="has no fitted_solvers: `ddpm-hf calibrate MODEL"):
         make_sampler("fitted", MODEL)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "predictor-corrector", "langevin"])
+def test_samplers_of_continuous_time_make_as_many_calls(name):
+    calls, sampler = [], make_sampler(name, MODEL)
+    hook = ONE_POINT.register_forward_pre_hook(lambda network, inputs: calls.append(inputs[1]))
+    x_T = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    steps = 300 // calls_of_a_step(sampler)
+    check_sampler(name, MODEL, 300)
+    draw(sampler, ONE_POINT, x_T, steps, torch.Generator().manual_seed(1))
+    hook.remove()
+    assert len(calls) == 300
+    with pytest.raises(InputError, match="'predictor-corrector' makes 2 network calls in each step: .* and not 25"):
+        check_sampler("predictor-corrector", MODEL, 25)
+
+
+def test_a_model_in_continuous_time_has_samplers_of_its_own():
+    variance_exploding = ScoreSDEScheduler(sde="ve")
+    for name in default_samplers(variance_exploding):
+        check_sampler(name, variance_exploding, 100)
+    assert "ancestral" not in default_samplers(ScoreSDEScheduler(sde="sub_vp"))
+    with pytest.raises(InputError, match="'unipc' is for a chain of betas, .* take some of euler-maruyama"):
+        make_sampler("unipc", variance_exploding)
+    with pytest.raises(InputError, match="Recipe 'ddim': .* is not of a DDPM but in continuous time"):
+        make_sampler("ddim", variance_exploding)

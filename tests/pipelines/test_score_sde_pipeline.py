@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, ScoreSdeVePipeline, ScoreSdeVeScheduler, UNet2DModel
@@ -16,6 +17,7 @@ from ddpm_hf import (
     MLPDenoiser,
     ScoreSDEScheduler,
 )
+from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.hub.model_folder import load_pipeline
 
 SIZES = {
@@ -160,3 +162,11 @@ def test_a_network_whose_time_embedding_does_not_suit_is_refused():
     pipeline.scheduler = ScoreSDEScheduler(sde="ve")
     with pytest.raises(ValueError, match="the network's time embedding is for timesteps"):
         pipeline()
+
+
+def test_images_of_a_process_in_zero_to_one_are_scored_as_they_are_seen():
+    pipeline = quiet(GaussianDiffusionPipeline(fourier_unet(), ScoreSDEScheduler(sde="ve", centered=False)))
+    seen = pipeline(2, generator=[torch.Generator().manual_seed(seed) for seed in (5, 6)], num_inference_steps=4)
+    scored = draw_levels(pipeline, [5, 6], 0, num_inference_steps=4)
+    assert [np.asarray(image).tolist() for image in seen.images] == scored.permute(0, 2, 3, 1).tolist()
+    assert len(scored.unique()) > 2
