@@ -160,7 +160,10 @@ def test_samples_that_are_not_finite(tiny_unet):
     """Converted to levels, they would be black images with a distance."""
     unet = tiny_unet().eval()
     unet.conv_out.bias.data.fill_(math.nan)
-    pipeline, bar = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()), SimpleNamespace(update=lambda calls: None)
+    pipeline, bar = (
+        GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler()),
+        SimpleNamespace(update=lambda calls: None),
+    )
     task = Task(pipeline, None, None, None, None, None, 5, 2, [0], Accelerator())
     with pytest.raises(ValueError, match="Sample 3 is nan, and 128 of 128 .* not finite"):
         _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar)
