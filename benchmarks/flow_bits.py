@@ -57,7 +57,7 @@ def main():
     }
     rows = {}
     for variance_type in options.variance_types.split(","):
-        chain = scheduler.from_config(scheduler.config, variance_type=variance_type)
+        chain = scheduler.from_config(scheduler.config, variance_type=variance_type, eta=1.0)
         rows[f"bound, {variance_type}"] = measured(lambda chain=chain: bits_per_dim(unet, chain, images, **common))
         print(f"bound, {variance_type}: {rows[f'bound, {variance_type}'][0].total:.4f}", flush=True)
     best = min((result for result, _ in rows.values()), key=lambda result: result.total)
