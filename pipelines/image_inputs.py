@@ -163,8 +163,8 @@ def check_scheduler(scheduler, first_order=False):
     """Raises ValueError unless the scheduler can step from any timestep and, if `first_order`, without history."""
     if not isinstance(scheduler, GaussianDiffusionScheduler):
         raise ValueError(
-            f"A {type(scheduler).__name__} cannot edit: pass a GaussianDiffusionScheduler, as "
-            "GaussianDiffusionScheduler.from_config(pipeline.scheduler.config)."
+            f"{type(scheduler).__name__} cannot edit: pass a GaussianDiffusionScheduler, which the model of a DDPM or "
+            "of a VP process has as GaussianDiffusionScheduler.from_config(pipeline.scheduler.config)."
         )
     if first_order and scheduler.config.solver_order != 1:
         raise ValueError(

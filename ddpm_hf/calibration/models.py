@@ -8,10 +8,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
 from ddpm_hf.hub.reading import read_index, reading
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.samples.kind import sides_of
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 AUTOENCODERS = ("vae", "vqvae")
 
@@ -31,8 +33,9 @@ class CalibratedModel(NamedTuple):
 def load_model(name, device):
     """Loads a pipeline folder or repository as a [`CalibratedModel`].
 
-    It becomes a [`GaussianDiffusionPipeline`], of latents too if `train --vae` made it. A stock pipeline with an unconditional `unet` on the latents of a `vae`
-    or `vqvae`, such as [`LDMPipeline`], stays as it is.
+    It becomes a [`GaussianDiffusionPipeline`], of latents too if `train --vae` made it, and a VP process in continuous
+    time becomes its chain. A stock pipeline with an unconditional `unet` on the latents of a `vae` or `vqvae`, such as
+    [`LDMPipeline`], stays as it is.
 
     Raises:
         InputError: for a latent model whose network takes further inputs, such as text.
@@ -42,6 +45,8 @@ def load_model(name, device):
     is_ours = isinstance(components["_class_name"], list)
     if autoencoder is None or is_ours:
         pipeline = load_pipeline(name).to(device)
+        if isinstance(pipeline.scheduler, ScoreSDEScheduler):
+            pipeline.register_modules(scheduler=discrete_chain(pipeline.scheduler, "be calibrated"))
         return CalibratedModel(pipeline, pipeline.unet.config, pipeline.samples.encoded if autoencoder else None)
     if components.get("unet", [None, None])[1] != "UNet2DModel":
         raise InputError(

@@ -114,7 +114,7 @@ class SolverFit:
 
     def __init__(self, unet, scheduler, steps, images, options, features=None):
         self.unet, self.options = unet, options
-        self.chain = discrete_chain(scheduler, "be fitted a solver for", **DETERMINISTIC)
+        self.chain = discrete_chain(scheduler, "have solvers fitted to its model", **DETERMINISTIC)
         check_chain_length(unet, self.chain)
         self.bound = bound_of(self.chain.config)
         _check_paths(options)

@@ -3,13 +3,15 @@
 from contextlib import contextmanager
 
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 
 def discrete_chain(scheduler, purpose, **changes):
     """A [`GaussianDiffusionScheduler`] with the config of `scheduler`, stock or ours, and its own trajectory.
 
     Args:
-        purpose (`str`): what other schedulers cannot do, for the message: "be scored in bits per dimension".
+        purpose (`str`): what other schedulers cannot do, for the message: "be scored in bits per dimension". A
+            [`ScoreSDEScheduler`] of a VP process is a chain too, if its network reads timesteps.
         changes: changes of the config.
 
     Raises:
@@ -18,18 +20,17 @@ def discrete_chain(scheduler, purpose, **changes):
     if isinstance(scheduler, GaussianDiffusionScheduler):
         return type(scheduler).from_config(scheduler.config, **changes)
     name = type(scheduler).__name__
-    if name not in GaussianDiffusionScheduler._compatibles or not hasattr(scheduler, "alphas_cumprod"):
+    has_betas = name in GaussianDiffusionScheduler._compatibles and hasattr(scheduler, "alphas_cumprod")
+    if not has_betas and not isinstance(scheduler, ScoreSDEScheduler):
         raise ValueError(
-            f"A {name} cannot {purpose}: it is not a discrete Gaussian chain with betas. Pass the "
+            f"{name} cannot {purpose}: it is not a discrete Gaussian chain with betas. Pass the "
             "GaussianDiffusionScheduler (or DDPMScheduler) that the network was trained with."
         )
     try:
         return GaussianDiffusionScheduler.from_config(scheduler.config, **changes)
     except ValueError as error:
-        raise ValueError(
-            f"This {name} cannot {purpose}: {error} Pass the GaussianDiffusionScheduler that the network was trained "
-            "with."
-        ) from error
+        instead = " Pass the GaussianDiffusionScheduler that the network was trained with." if has_betas else ""
+        raise ValueError(f"This {name} cannot {purpose}: {error}{instead}") from error
 
 
 def check_chain_length(unet, scheduler):

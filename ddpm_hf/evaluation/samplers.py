@@ -46,10 +46,7 @@ def make_sampler(name, scheduler):
     if base in RECIPES or base in SDE_RECIPES:
         return with_recipe(scheduler, name)
     if in_continuous_time(scheduler):
-        raise InputError(
-            f"Sampler {name!r} is for a chain of betas, and the model's process is in continuous time: take some of "
-            f"{', '.join(SDE_RECIPES)}."
-        )
+        scheduler = _as_chain(name, scheduler)
     stock, values = STOCK_SAMPLERS[base]
     if spacing:
         values = values | {"timestep_spacing": spacing}
@@ -57,6 +54,16 @@ def make_sampler(name, scheduler):
     # one. Users load their models, so the key that marks the difference is left out, and `leading` is inherited.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     return getattr(diffusers, stock).from_config(config, **values)
+
+
+def _as_chain(name, scheduler):
+    try:
+        return GaussianDiffusionScheduler.from_config(scheduler.config)
+    except ValueError as error:
+        raise InputError(
+            f"Sampler {name!r} is for a chain of betas, and the model's process is in continuous time and none: take "
+            f"some of {', '.join(SDE_RECIPES)}."
+        ) from error
 
 
 def _with_fitted_solvers(scheduler):

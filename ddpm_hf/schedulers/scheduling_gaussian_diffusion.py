@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.choices import OWN_SPACINGS
-from ddpm_hf.schedulers.config_checks import check_config, check_eta, check_is_ddpm, measured_values
+from ddpm_hf.schedulers.config_checks import check_config, check_eta, measured_values
 from ddpm_hf.schedulers.fitted_solvers import solver_for
 from ddpm_hf.schedulers.gaussian_process import GaussianProcess
 from ddpm_hf.schedulers.multistep import History
@@ -33,6 +33,7 @@ from ddpm_hf.schedulers.reverse_kernel import (
     reverse_kernel,
 )
 from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput, ReverseKernelOutput
+from ddpm_hf.schedulers.score_sde_config import as_chain
 from ddpm_hf.schedulers.timestep_spacings import choose_timesteps
 from ddpm_hf.schedulers.transition_table import TransitionTable, second_posterior_variance
 from ddpm_hf.schedulers.variances import VARIANCES
@@ -165,8 +166,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        check_is_ddpm(config_dict)
-        return super().extract_init_dict(config_dict, **kwargs)
+        return super().extract_init_dict(as_chain(config_dict), **kwargs)
 
     # Trajectories ----------------------------------------------------------------------------------------------------
 

@@ -125,3 +125,32 @@ def as_score_sde(config):
         return {"sde": "ve", "prediction_type": "edm"} | {key: config[key] for key in kept if key in config}
     check_is_ddpm(config)
     return {key: value for key, value in config.items() if key in CHAIN_KEYS}
+
+
+def as_chain(config):
+    """The keys of [`GaussianDiffusionScheduler`] that a scheduler's config implies: the inverse of `as_score_sde`.
+
+    A VP process whose network reads timesteps is a chain at the times t_i = i / (N - 1) of whole timesteps, with
+    abar_i = a(t_i)^2 of the process, and t_0 = 1e-5, where training begins, because there is no noise at 0. Nothing
+    is clipped, as in the process. Other configs are returned as they are.
+
+    Raises:
+        ValueError: for the config of a process that no chain with betas has.
+    """
+    if config.get("sde") != "vp" or not _is_read_at_timesteps(config):
+        check_is_ddpm(config)
+        return config
+    kept = {key: config[key] for key in CHAIN_KEYS if key in config} | {"clip_sample": False}
+    if config.get("beta_schedule") is not None:
+        return kept
+    process, steps = VariancePreserving(config["beta_min"], config["beta_max"]), config["num_train_timesteps"]
+    times = torch.linspace(0, 1, steps, dtype=torch.float64).clamp_min(LIKELIHOOD_EPS)
+    alphas_bar = process.levels(times)[0] ** 2
+    betas = 1 - alphas_bar / torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
+    return kept | {"beta_schedule": "linear", "trained_betas": betas.tolist()}
+
+
+def _is_read_at_timesteps(config):
+    """Whether the network of a [`ScoreSDEScheduler`] is one that a DDPM may have, for data in [-1, 1]."""
+    of_timesteps = config.get("time_input") in (None, "timestep") and config.get("centered", True)
+    return of_timesteps and config.get("prediction_type") in PREDICTION_TYPES

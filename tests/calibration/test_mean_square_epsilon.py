@@ -314,7 +314,7 @@ def test_images_that_do_not_fit(stock_unet, images, change, message):
         ({"timesteps_per_image": 0}, "timesteps_per_image=0 must be in 1 .. 10"),
         ({"timesteps_per_image": 11}, "timesteps_per_image=11 must be in 1 .. 10"),
         ({"class_labels": [1, 2]}, "2 class_labels for 16 images"),
-        ({"scheduler": FlowMatchEulerDiscreteScheduler()}, "A FlowMatchEulerDiscreteScheduler cannot be calibrated"),
+        ({"scheduler": FlowMatchEulerDiscreteScheduler()}, "FlowMatchEulerDiscreteScheduler cannot be calibrated"),
     ],
 )
 def test_options_that_do_not_fit(stock_unet, images, options, message):

@@ -11,12 +11,13 @@ from huggingface_hub import ModelCard
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.calibration.progress_file import SOLVER_STATE
 from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
 from ddpm_hf.cli import app
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
+from ddpm_hf.hub.model_folder import load_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,17 @@ def test_a_new_folder_has_solvers_that_are_used_without_another_word(calibrated)
         expected = samples(pipeline, num_inference_steps=steps)
         for loaded in (ours, own_code):
             assert_close(samples(loaded, num_inference_steps=steps), expected, rtol=0, atol=0)
+
+
+def test_a_vp_process_gets_solvers_of_its_chain(tmp_path, model, data):
+    unet = DDPMPipeline.from_pretrained(model).unet
+    process = ScoreSDEScheduler(sde="vp", num_train_timesteps=30)
+    GaussianDiffusionPipeline(unet, process).save_pretrained(tmp_path / "model")
+    calibrate_solvers(SolverOptions(str(tmp_path / "model"), [2], data, 40), tmp_path / "new")
+    pipeline = load_pipeline(tmp_path / "new")
+    assert isinstance(pipeline.scheduler, GaussianDiffusionScheduler)
+    assert pipeline.scheduler.config.fitted_solvers["solvers"].keys() == {"2"}
+    assert np.isfinite(samples(pipeline, num_inference_steps=2)).all()
 
 
 def test_a_fit_that_was_cut_off_goes_on_to_the_same_folder(tmp_path, calibrated, model, data, monkeypatch, capsys):

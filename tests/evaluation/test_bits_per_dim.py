@@ -196,7 +196,7 @@ def test_images_that_are_not_data(stock_unet, images, change, message):
     [
         (
             FlowMatchEulerDiscreteScheduler(),
-            "A FlowMatchEulerDiscreteScheduler cannot be scored in bits per dimension",
+            "FlowMatchEulerDiscreteScheduler cannot be scored in bits per dimension",
         ),
         (GaussianDiffusionScheduler(eta=0.0), "eta > 0"),
         (DDPMScheduler(variance_type="learned_range"), "The model output has 1 channels .* needs 2"),

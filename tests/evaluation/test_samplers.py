@@ -149,3 +149,14 @@ def test_a_model_in_continuous_time_has_samplers_of_its_own():
         make_sampler("unipc", variance_exploding)
     with pytest.raises(InputError, match="Recipe 'ddim': .* is not of a DDPM but in continuous time"):
         make_sampler("ddim", variance_exploding)
+
+
+@pytest.mark.parametrize("name", ["ddim-2m", "unipc"])
+def test_a_vp_process_has_the_samplers_of_its_chain_too(name):
+    process = ScoreSDEScheduler(sde="vp", num_train_timesteps=100)
+    sampler = make_sampler(name, process)
+    exact = ExactDenoiser.from_points(
+        torch.tensor([[0.3, -0.2]]), GaussianDiffusionScheduler.from_config(process.config)
+    )
+    ends = draw(sampler, exact, torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), 8, None)
+    assert_close(ends.float(), torch.tensor([0.3, -0.2]).expand(50, 2), rtol=0, atol=2e-3)

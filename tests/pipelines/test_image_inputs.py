@@ -197,6 +197,6 @@ def test_schedulers_that_cannot_edit():
     with pytest.raises(ValueError, match=r"solver_order=2 uses the step before"):
         check_scheduler(GaussianDiffusionScheduler(solver_order=2), first_order=True)
     with pytest.raises(
-        ValueError, match="A DPMSolverMultistepScheduler cannot edit: pass a GaussianDiffusionScheduler"
+        ValueError, match="DPMSolverMultistepScheduler cannot edit: pass a GaussianDiffusionScheduler"
     ):
         check_scheduler(DPMSolverMultistepScheduler())

@@ -242,3 +242,28 @@ def test_what_does_not_belong_together_is_refused():
         scheduler.set_timesteps(timesteps=[1, 0])
     with pytest.raises(ValueError, match="of EDM or of a consistency model"):
         ScoreSDEScheduler.from_config(EDMEulerScheduler().config)
+
+
+def test_a_vp_process_is_a_chain_at_the_times_of_whole_timesteps():
+    sde = ScoreSDEScheduler(sde="vp", num_train_timesteps=50, prediction_type="v_prediction")
+    chain = GaussianDiffusionScheduler.from_config(sde.config)
+    times = torch.linspace(0, 1, 50, dtype=torch.float64)
+    assert_close(sde.network_time(times), torch.arange(50.0))
+    signal, sigma = sde.process.levels(times.clamp_min(1e-5))
+    assert_close(chain.alphas_cumprod.double(), signal**2, rtol=1e-6, atol=0)
+    assert_close(1 - chain.alpha_bar(torch.arange(50)), sigma**2, rtol=1e-6, atol=0)
+    assert chain.config.prediction_type == "v_prediction" and not chain.config.clip_sample
+
+
+def test_a_ddpm_read_in_continuous_time_is_its_chain_again():
+    chain = GaussianDiffusionScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=30, clip_sample=False)
+    again = GaussianDiffusionScheduler.from_config(ScoreSDEScheduler.from_config(chain.config).config)
+    assert torch.equal(again.betas, chain.betas)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sde": "ve"}, {"sde": "sub_vp"}, {"prediction_type": "score"}, {"centered": False}]
+)
+def test_no_chain_has_these_processes(options):
+    with pytest.raises(ValueError, match="not of a DDPM but in continuous time"):
+        GaussianDiffusionScheduler.from_config(ScoreSDEScheduler(**options).config)
