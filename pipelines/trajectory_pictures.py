@@ -1,9 +1,11 @@
 """Pictures of x_t and x0_hat, recorded while a pipeline samples."""
 
 import numpy as np
+import torch
 
 from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.image_grids import image_rows
+from ddpm_hf.pipelines.schedulers import centered
 
 # Milliseconds of each frame of an animation, and of its last frame.
 FRAME_MILLISECONDS = 120
@@ -37,11 +39,10 @@ class TrajectoryRecorder:
             raise ValueError(
                 f"A {type(pipeline.scheduler).__name__} does not tell the x0 it predicts: use another one."
             )
-        timesteps, t = pipeline.scheduler.timesteps, int(timestep)
+        timesteps, t = pipeline.scheduler.timesteps, torch.as_tensor(timestep).item()
         chosen = np.linspace(len(timesteps) - 1, 0, self.num_frames).round().astype(int)
         if t in timesteps[np.unique(chosen)]:
-            to_images = pipeline.image_processor.postprocess
-            self.frames[t] = tuple(to_images(tensors[name], output_type="pil") for name in self.tensor_inputs)
+            self.frames[t] = tuple(pictures(pipeline, tensors[name]) for name in self.tensor_inputs)
         return {}
 
     def strip(self):
@@ -55,6 +56,11 @@ class TrajectoryRecorder:
             save_animation([image_rows(frame) for frame in self.frames.values()], path)
         else:
             self.strip().save(path)
+
+
+def pictures(pipeline, x):
+    """States of a run, or its x0_hat, as PIL images: latents decoded, and data in [0, 1] as they are there."""
+    return pipeline.samples.to_output(centered(pipeline.scheduler, x), "pil")
 
 
 def save_animation(images, path):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ddpm_hf.pipelines.image_grids import image_grid, sample_images
-from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
+from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder, pictures
 
 STRIP_FRAMES = 12
 # More views than the eye can follow, and fewer than a thousand steps.
@@ -62,7 +62,7 @@ def draw(pipeline, num_images=1, seed=0, **options):
             strip = recorder.strip() if len(recorder.frames) > num_frames else strip
             num_steps = len(pipeline.scheduler.timesteps)
             if (num_steps - 1 - step) % -(-num_steps // MOST_VIEWS) == 0:
-                images = pipeline.image_processor.postprocess(tensors["latents"], output_type="pil")
+                images = pictures(pipeline, tensors["latents"])
                 seconds = (time.perf_counter() - started) / num_images
                 show(View(image_grid(images), strip, step + 1, num_steps, seconds))
             return {}

@@ -196,7 +196,5 @@ def test_schedulers_that_cannot_edit():
     check_scheduler(GaussianDiffusionScheduler(solver_order=2))
     with pytest.raises(ValueError, match=r"solver_order=2 uses the step before"):
         check_scheduler(GaussianDiffusionScheduler(solver_order=2), first_order=True)
-    with pytest.raises(
-        ValueError, match="DPMSolverMultistepScheduler cannot edit: pass a GaussianDiffusionScheduler"
-    ):
+    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler cannot edit: pass a GaussianDiffusionScheduler"):
         check_scheduler(DPMSolverMultistepScheduler())

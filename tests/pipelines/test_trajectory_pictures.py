@@ -4,10 +4,11 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from PIL import Image
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.pipelines.image_grids import image_rows
 from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 
 
 @pytest.fixture
@@ -95,3 +96,15 @@ def test_bad_input(pipeline):
     pipeline.scheduler = UniPCMultistepScheduler()
     with pytest.raises(ValueError, match="A UniPCMultistepScheduler does not tell the x0 it predicts"):
         walk(pipeline, TrajectoryRecorder())
+
+
+@pytest.mark.parametrize(
+    "scheduler", [ScoreSDEScheduler(sde="vp", centered=False), EDMScheduler(solver="euler")], ids=["vp", "edm"]
+)
+def test_frames_of_real_times_are_as_many_and_show_the_images_as_they_are(stock_unet, scheduler):
+    pipeline, recorder = GaussianDiffusionPipeline(stock_unet, scheduler), TrajectoryRecorder(4)
+    pipeline.set_progress_bar_config(disable=True)
+    images = walk(pipeline, recorder, 2, num_inference_steps=25)
+    assert len(recorder.frames) == 4
+    last = recorder.frames[pipeline.scheduler.timesteps[-1].item()]
+    assert [np.array(image).tolist() for image in last[0]] == [np.array(image).tolist() for image in images]

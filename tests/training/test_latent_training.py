@@ -23,6 +23,7 @@ from ddpm_hf.hub.push import push_folder
 from ddpm_hf.pipelines.pipeline_img2img import GaussianDiffusionImg2ImgPipeline
 from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
 from ddpm_hf.pipelines.probability_flow import sample_by_flow
+from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.latent_units import decode_latents
 from ddpm_hf.training.arguments import TrainingArguments
@@ -201,6 +202,15 @@ def test_samplers_are_compared_by_decoded_images():
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     images = sampled(2, generator=generators, num_inference_steps=2, output_type="pt").images
     assert levels.shape == (2, 1, 8, 8) and torch.equal(levels, (images * 255).round().to(torch.uint8))
+
+
+def test_the_way_from_noise_is_shown_decoded():
+    pipeline, recorder = latent_pipeline(), TrajectoryRecorder(2)
+    images = pipeline(
+        2, generator=torch.Generator().manual_seed(0), num_inference_steps=4, callback_on_step_end=recorder,
+        callback_on_step_end_tensor_inputs=recorder.tensor_inputs,
+    ).images  # fmt: skip
+    assert [image.tobytes() for image in recorder.frames[0][0]] == [image.tobytes() for image in images]
 
 
 def test_the_probability_flow_ends_in_decoded_images():
