@@ -8,7 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.models.class_names import class_names_of, to_labels
-from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.models.network_config import classes_of, is_told_text
 from ddpm_hf.pipelines.condition_inputs import prepare_condition
 from ddpm_hf.samples.condition_images import DROPPED, augmented, condition_of, enlarged, with_levels
 from ddpm_hf.samples.condition_values import checked_values, note_untaught, told_values, value_limits_of
@@ -179,10 +179,9 @@ def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device)
     condition = condition_of(unet_config)
     if num_classes is None:
         drops_image = condition is not None and condition.condition_dropout
-        is_told_text = unet_config.get("cross_attention_dim") is not None
-        if is_told_text and class_labels is not None:
+        if is_told_text(unet_config) and class_labels is not None:
             raise ValueError("This model is told a text and no class: give prompt in the place of class_labels.")
-        if class_labels is not None or (guidance_scale != 1.0 and not (drops_image or is_told_text)):
+        if class_labels is not None or (guidance_scale != 1.0 and not (drops_image or is_told_text(unet_config))):
             raise ValueError(
                 f"class_labels={class_labels} and guidance_scale={guidance_scale} need a class-conditional model, "
                 "or one that is told numbers; this one has no classes. Leave both out, or steer it by a classifier: "

@@ -28,7 +28,7 @@ from ddpm_hf.pipelines.conditioning import (
 )
 from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
-from ddpm_hf.pipelines.prompts import encode_prompts, with_prompts
+from ddpm_hf.pipelines.prompts import Prompts, encode_prompts, with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_finite, check_output
 from ddpm_hf.pipelines.schedulers import (
     centered,
@@ -135,6 +135,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         augmentation_level: float = 0.0,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
     ):
         """Draw images, or points.
 
@@ -168,6 +170,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
                 hides faults of the condition image, and follows it less.
             prompt: for a model of captions, one text for all, or one for each; None is the empty text.
             negative_prompt: the texts that `guidance_scale` leads away from, by default the empty one.
+            prompt_embeds, negative_prompt_embeds: instead of these their hidden states, (B, L, D) or (1, L, D).
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
@@ -183,7 +186,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         sides = self.samples.sides if latents is None else tuple(latents.shape[2:])
         condition = ConditionInput(condition_image, augmentation_level, sides)
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition, generator)
-        conditioning = with_prompts(self, conditioning, prompt, negative_prompt, batch_size)
+        prompts = Prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
+        conditioning = with_prompts(self, conditioning, prompts, batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)

@@ -9,7 +9,7 @@ from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images, prepare_mask
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.pipelines.prompts import with_prompts
+from ddpm_hf.pipelines.prompts import Prompts, with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_output
 
 
@@ -71,7 +71,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         x_0, painted = for_each(x_0, batch_size), for_each(painted, batch_size)
         condition = ConditionInput(condition_image, augmentation_level, tuple(x_0.shape[2:]))
         conditioning = make_conditioning(self, class_labels, Guidance(**guidance), batch_size, condition, generator)
-        conditioning = with_prompts(self, conditioning, prompt, negative_prompt, batch_size)
+        conditioning = with_prompts(self, conditioning, Prompts(prompt, negative_prompt), batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)

@@ -9,7 +9,7 @@ from ddpm_hf.number_checks import check_count
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
 from ddpm_hf.pipelines.image_inputs import check_scheduler, for_each, prepare_images
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.pipelines.prompts import with_prompts
+from ddpm_hf.pipelines.prompts import Prompts, with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size
 from ddpm_hf.schedulers.choices import COVARIANCE_TYPES
 
@@ -81,7 +81,7 @@ class GaussianDiffusionInversionPipeline(GaussianDiffusionPipeline):
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale)
         condition = ConditionInput(condition_image, sides=tuple(latents.shape[2:]))
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition)
-        conditioning = with_prompts(self, conditioning, prompt, negative_prompt, batch_size)
+        conditioning = with_prompts(self, conditioning, Prompts(prompt, negative_prompt), batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         _check_ends_with_signal(self.scheduler)
         callback, ascending = StepCallback(callback_on_step_end), self.scheduler.timesteps.flip(0)

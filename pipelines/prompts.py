@@ -1,9 +1,43 @@
 """Prompts for networks that are told a text: their tokens, and the hidden states that the network attends to."""
 
+from typing import NamedTuple
+
 import torch
 from diffusers.utils import logging
 
+from ddpm_hf.models.network_config import is_told_text
+
 logger = logging.get_logger(__name__)
+
+
+class Prompts(NamedTuple):
+    """What a run is told in words: the arguments of a pipeline's `__call__` with the same names."""
+
+    prompt: str | list[str] | None = None
+    negative_prompt: str | list[str] | None = None
+    prompt_embeds: torch.Tensor | None = None
+    negative_prompt_embeds: torch.Tensor | None = None
+
+    def states(self, guidance_scale, batch_size):
+        """The given hidden states for so many samples, (B, L, D), or (2B, L, D) followed by the negative ones.
+
+        Raises:
+            ValueError: for texts beside them, another number than of samples, and guidance without negative ones.
+        """
+        if self.prompt is not None or self.negative_prompt is not None:
+            raise ValueError("Give prompt, or its hidden states prompt_embeds, and not both.")
+        wanted = {"prompt_embeds": self.prompt_embeds}
+        if guidance_scale != 1.0:
+            wanted["negative_prompt_embeds"] = self.negative_prompt_embeds
+        for name, states in wanted.items():
+            if states is None:
+                raise ValueError(f"guidance_scale={guidance_scale} with prompt_embeds needs {name} too, (1, L, D).")
+            if states.ndim != 3 or len(states) not in (1, batch_size):
+                raise ValueError(
+                    f"{name} of shape {tuple(states.shape)} must be (1, L, D), or ({batch_size}, L, D) for "
+                    f"{batch_size} samples."
+                )
+        return torch.cat([states.expand(batch_size, -1, -1) for states in wanted.values()])
 
 
 def tokens_of(tokenizer, texts):
@@ -53,17 +87,20 @@ def encode_prompts(pipeline, prompt, negative_prompt, guidance_scale, batch_size
     return states.to(pipeline.unet.device, pipeline.unet.dtype)
 
 
-def with_prompts(pipeline, conditioning, prompt, negative_prompt, batch_size):
-    """The [`Conditioning`] with the hidden states of prompts in the place of labels; as it is without a text encoder.
+def with_prompts(pipeline, conditioning, prompts, batch_size):
+    """The [`Conditioning`] with the hidden states of [`Prompts`] in the place of labels; as it is without any.
 
     Raises:
-        ValueError: for prompts without a text encoder, and as `encode_prompts`.
+        ValueError: for prompts of a model that is told no text, and as `encode_prompts`.
     """
+    scale = conditioning.guidance.guidance_scale
+    if prompts.prompt_embeds is not None and is_told_text(pipeline.unet.config):
+        states = prompts.states(scale, batch_size)
+        return conditioning._replace(labels=states.to(pipeline.unet.device, pipeline.unet.dtype))
     if pipeline.text_encoder is not None:
-        scale = conditioning.guidance.guidance_scale
-        told = encode_prompts(pipeline, prompt, negative_prompt, scale, batch_size)
+        told = encode_prompts(pipeline, prompts.prompt, prompts.negative_prompt, scale, batch_size)
         return conditioning._replace(labels=told)
-    if prompt is not None or negative_prompt is not None:
+    if any(each is not None for each in prompts):
         raise ValueError(
             "prompt and negative_prompt are for models that were trained with captions, and this one was not: leave "
             "them out."

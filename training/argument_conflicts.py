@@ -326,11 +326,6 @@ def _not_with_captions(holds, what):
 
 _CAPTION_CONFLICTS = (
     (
-        lambda a: a.caption_column is not None and a.caption_template is not None,
-        "caption_column={a.caption_column!r} has captions, and caption_template={a.caption_template!r} makes some: "
-        "give one of them.",
-    ),
-    (
         lambda a: a.text_encoder is not None and not a.has_captions,
         "text_encoder={a.text_encoder!r} has no effect without captions: give --caption_column or --caption_template.",
     ),

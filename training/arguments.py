@@ -204,15 +204,6 @@ class TrainingArguments(RunArguments):
     )
 
     # Captions
-    caption_column: str | None = option(
-        None,
-        "Column of texts, one for each image: the model learns to draw what a text says. label_dropout drops some.",
-    )
-    caption_template: str | None = option(
-        None,
-        "Captions made from columns, whose names are in braces, as 'a photo of a {label}'; {label} is the class of the "
-        "label column.",
-    )
     text_encoder: str | None = option(
         None,
         "Folder or Hub id of a text encoder with its tokenizer, of CLIP or T5, which stays as it is; by default a small one "
@@ -399,11 +390,6 @@ class TrainingArguments(RunArguments):
             )
         if self.init_from is None:
             (data_of(self) if self.unet is None else data_for(network_config(self.unet))).check_training(self)
-
-    @property
-    def has_captions(self):
-        """Whether the model is told a text."""
-        return self.caption_column is not None or self.caption_template is not None
 
     @property
     def has_no_length(self):

@@ -34,6 +34,8 @@ class ClassifierArguments(RunArguments):
     # The classes of the data are what is learned, and the model says how large its images are: no choices here.
     class_conditional: bool = field(default=True, init=False)
     resolution: str | None = field(default=None, init=False)
+    caption_column: str | None = field(default=None, init=False)
+    caption_template: str | None = field(default=None, init=False)
 
     # The diffusion model that the classifier is for
     model: str | None = option(

@@ -38,10 +38,9 @@ class TextTrainer(Trainer):
         pipeline = self.pipeline_of(network)
         is_stock = why_not_stable_diffusion(self.kind, network.text_encoder, pipeline.scheduler) is None
         (stable_diffusion(pipeline) if is_stock else pipeline).save_pretrained(folder)
-        CAPTIONS.write(
-            folder,
-            {"number": len(self.captions), "examples": some_of(self.captions, min(len(self.captions), MOST_EXAMPLES))},
-        )
+        told = {name: getattr(self.args, name) for name in ("caption_column", "caption_template")}
+        examples = some_of(self.captions, min(len(self.captions), MOST_EXAMPLES))
+        CAPTIONS.write(folder, {"number": len(self.captions), "examples": examples, **told})
 
     def _examples(self, number):
         return {"prompts": some_of(self.captions, number)}

@@ -1,4 +1,7 @@
-"""Reading and writing of the models that `ddpm-hf calibrate` takes: of pixels, or of an autoencoder's latents."""
+"""Reading and writing of the models that `ddpm-hf calibrate` takes: of pixels, or of an autoencoder's latents.
+
+Stock pipelines of latents stay what they are, with all of their parts: an unconditional one, and `StableDiffusionPipeline`.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,23 +14,52 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
 from ddpm_hf.hub.reading import read_index, reading
+from ddpm_hf.models.network_config import is_told_text
+from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.reports.report_files import CAPTIONS
 from ddpm_hf.samples.kind import sides_of
+from ddpm_hf.samples.latents import Latents
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 AUTOENCODERS = ("vae", "vqvae")
+# A fitted solver has timesteps of its own, and those of a stock scheduler stay as they were.
+OF_STOCK_STEPS = ("timestep_spacing", "steps_offset")
 
 
 class CalibratedModel(NamedTuple):
     """A model and how images become its inputs.
 
     pipeline: has a `unet` and a `scheduler`. image_config: the config of the network with the size and channels of the
-    images. encode: function of images in [-1, 1] to latents; None for a model of pixels.
+    images. encode: function of images in [-1, 1] to latents; None for a model of pixels. captions: what its folder tells
+    of the captions of its training, {} if it does not.
     """
 
     pipeline: DiffusionPipeline
     image_config: FrozenDict
     encode: Callable | None
+    captions: dict = FrozenDict()
+
+    @property
+    def is_told_text(self):
+        return is_told_text(self.pipeline.unet.config)
+
+    @property
+    def own_pipeline(self):
+        """The [`GaussianDiffusionPipeline`] of the same parts.
+
+        Raises:
+            InputError: for a network that was not trained here, of which it is not known what its latents are.
+        """
+        if isinstance(self.pipeline, GaussianDiffusionPipeline):
+            return self.pipeline
+        if not Latents.is_of(self.pipeline.unet.config):
+            raise InputError(
+                f"The {type(self.pipeline).__name__} was not trained by ddpm_hf, and only its solvers can be fitted: use "
+                "`ddpm-hf calibrate --solver 5,10`."
+            )
+        parts = {name: self.pipeline.components.get(name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+        return GaussianDiffusionPipeline(scheduler=self.pipeline.scheduler, **parts)
 
 
 def load_model(name, device):
@@ -35,31 +67,40 @@ def load_model(name, device):
 
     It becomes a [`GaussianDiffusionPipeline`], of latents too if `train --vae` made it, and a VP process in continuous
     time becomes its chain. A stock pipeline with an unconditional `unet` on the latents of a `vae` or `vqvae`, such as
-    [`LDMPipeline`], stays as it is.
+    [`LDMPipeline`], stays as it is, and so does a [`StableDiffusionPipeline`].
 
     Raises:
-        InputError: for a latent model whose network takes further inputs, such as text.
+        InputError: for a latent model whose network takes further inputs than a text.
     """
     components = read_index(name)
     autoencoder = next((part for part in AUTOENCODERS if part in components), None)
-    is_ours = isinstance(components["_class_name"], list)
+    is_ours, captions = isinstance(components["_class_name"], list), CAPTIONS.read(name)
     if autoencoder is None or is_ours:
-        pipeline = load_pipeline(name).to(device)
+        pipeline = load_pipeline(name, texts=True).to(device)
         if isinstance(pipeline.scheduler, ScoreSDEScheduler):
             pipeline.register_modules(scheduler=discrete_chain(pipeline.scheduler, "be calibrated"))
-        return CalibratedModel(pipeline, pipeline.unet.config, pipeline.samples.encoded if autoencoder else None)
-    if components.get("unet", [None, None])[1] != "UNet2DModel":
+        encode = pipeline.samples.encoded if autoencoder else None
+        return CalibratedModel(pipeline, pipeline.unet.config, encode, captions)
+    if components["_class_name"] != STABLE_DIFFUSION and components.get("unet", [None, None])[1] != "UNet2DModel":
         raise InputError(
             f"{name} has the network {components.get('unet', [None, 'none'])[1]}; only a UNet2DModel, which takes an "
-            "image, or its latents, and the time, can be calibrated."
+            f"image, or its latents, and the time, and the network of a {STABLE_DIFFUSION} can be calibrated."
         )
     with reading(name):
         pipeline = DiffusionPipeline.from_pretrained(name).to(device)
-    check_weights_finite(name, {part: getattr(pipeline, part) for part in (autoencoder, "unet")})
-    vae, unet = getattr(pipeline, autoencoder), pipeline.unet
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    size = {"sample_size": [side * factor for side in sides_of(unet.config)], "in_channels": vae.config.in_channels}
-    return CalibratedModel(pipeline, FrozenDict(dict(unet.config) | size), _encoder(vae))
+    networks = {part: each for part, each in pipeline.components.items() if isinstance(each, torch.nn.Module)}
+    check_weights_finite(name, networks)
+    vae = getattr(pipeline, autoencoder)
+    return CalibratedModel(pipeline, _image_config(pipeline.unet.config, vae.config), _encoder(vae), captions)
+
+
+def _image_config(config, vae_config):
+    """The config of a network of latents, with the size and the channels of the images."""
+    if Latents.is_of(config):  # such a config says itself how large the images are
+        return config
+    factor = 2 ** (len(vae_config.block_out_channels) - 1)
+    size = {"sample_size": [side * factor for side in sides_of(config)], "in_channels": vae_config.in_channels}
+    return FrozenDict(dict(config) | size)
 
 
 def _encoder(vae):
@@ -81,6 +122,8 @@ def save_model(model, scheduler, folder):
     """
     if not isinstance(model.pipeline, GaussianDiffusionPipeline):
         stock = DDIMScheduler if scheduler.config.eta == 0 else DDPMScheduler
-        scheduler = stock.from_config(scheduler.config)
+        kept = OF_STOCK_STEPS if scheduler.config.fitted_solvers else ()
+        was = model.pipeline.scheduler.config
+        scheduler = stock.from_config(scheduler.config, **{key: was[key] for key in kept if key in was})
     model.pipeline.register_modules(scheduler=scheduler)
     model.pipeline.save_pretrained(folder)

@@ -13,7 +13,7 @@ from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.push import push_folder
 from ddpm_hf.hub.reading import INDEX_FILE
-from ddpm_hf.reports.report_files import Report
+from ddpm_hf.reports.report_files import CAPTIONS, Report
 from ddpm_hf.results import check_free_folder
 
 
@@ -64,6 +64,8 @@ def write_folder(loaded, scheduler, reports, output_dir, push_to_hub=None):
         save_model(loaded, scheduler, aside)
         for report in reports:
             report.write(aside)
+        if loaded.captions:
+            CAPTIONS.write(aside, dict(loaded.captions))
         write_card(aside, push_to_hub or output_dir.name)
     for state in state_files(output_dir):
         state.unlink()

@@ -9,7 +9,7 @@ from ddpm_hf.data.arguments import DataArguments
 # The options that choose the data.
 OF_DATA = (
     *("dataset_config", "split", "image_column", "condition_column", "label_column", "value_column"),
-    "point_columns",
+    *("point_columns", "caption_column", "caption_template"),
 )
 
 

@@ -148,27 +148,32 @@ def with_contrast(ends, contrast):
     return mean + contrast * (ends - mean)
 
 
-def own_features(unet, chain, batch_size):
+def own_features(unet, chain, batch_size, nothing=None):
     """What samples are compared in: the network's own middle block, or nothing for a network without one.
 
     The pixels of images are too many to be compared by their covariance, and of points it says too little.
+
+    Args:
+        nothing (`torch.Tensor`, *optional*): the hidden states of the empty text, (1, L, D), for a network that is told
+            texts.
 
     Returns:
         `Callable` or None: (N, C, *) in the network's units to (N, D), float32, on the host.
     """
     if not hasattr(unet, "mid_block"):
         return None
-    return MiddleBlock(unet, int(SEEN_AT * len(chain)), batch_size)
+    return MiddleBlock(unet, int(SEEN_AT * len(chain)), batch_size, nothing)
 
 
 class MiddleBlock:
     """The means over the image of the channels in a U-Net's middle block, at a low timestep and for no class.
 
-    A network of condition images is told what `told_beside` gives, and one of numbers the number in the middle.
+    A network of condition images is told what `told_beside` gives, one of numbers the number in the middle, and one of
+    texts `nothing`, the empty one.
     """
 
-    def __init__(self, unet, timestep, batch_size):
-        self.unet, self.timestep, self.batch_size = unet, timestep, batch_size
+    def __init__(self, unet, timestep, batch_size, nothing=None):
+        self.unet, self.timestep, self.batch_size, self.nothing = unet, timestep, batch_size, nothing
         (classes, null_label), limits = classes_of(unet.config), value_limits_of(unet.config)
         self.label = null_label if null_label is not None or classes is None else 0
         if limits is not None:
@@ -180,9 +185,15 @@ class MiddleBlock:
         handle = self.unet.mid_block.register_forward_hook(lambda _, inputs, output: seen.append(output.mean((2, 3))))
         try:
             for part in samples.split(self.batch_size):
-                labels = encode_labels(self.unet.config, self.label, 1.0, len(part), self.unet.device)
+                labels = self._told(len(part))
                 part = told_beside(self.unet.config, part.to(self.unet.device, self.unet.dtype))
                 self.unet(part, self.timestep, labels)
         finally:
             handle.remove()
         return torch.cat(seen).float().cpu()
+
+    def _told(self, number):
+        """What the network is told of so many samples in the place of labels."""
+        if self.nothing is not None:
+            return self.nothing.expand(number, -1, -1).to(self.unet.device, self.unet.dtype)
+        return encode_labels(self.unet.config, self.label, 1.0, number, self.unet.device)

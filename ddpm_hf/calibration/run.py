@@ -21,6 +21,7 @@ from ddpm_hf.calibration.progress_file import STATE_FILE
 from ddpm_hf.data import to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in
+from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.evaluation.image_labels import labels_of
 from ddpm_hf.evaluation.noised_batches import Measuring, noised_batches
@@ -172,6 +173,11 @@ def _print_summary(gamma, scheduler, made, output_dir):
 
 def _check_model(loaded, options):
     pipeline = loaded.pipeline
+    if loaded.is_told_text:
+        raise InputError(
+            f"{options.model} is told a text, and what is measured here is of networks without: fit solvers to it with "
+            "--solver 5,10."
+        )
     chain = discrete_chain(pipeline.scheduler, "be calibrated", **PLAIN_CHAIN)
     check_plans(options.plans, options.plan_cost, chain, of_latents=loaded.encode is not None)
     # Its variances depend on the statistics; whether there can be such a scheduler does not.

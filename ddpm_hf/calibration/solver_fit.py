@@ -17,7 +17,7 @@ from ddpm_hf.calibration.path_choice import (
     timesteps_of_choices,
 )
 from ddpm_hf.calibration.solver_rows import bound_of
-from ddpm_hf.calibration.solver_search import SolverSearch, calls_of_search
+from ddpm_hf.calibration.solver_search import MANY_CALLS, SolverSearch, calls_of_search
 from ddpm_hf.calibration.spreads import clamped
 from ddpm_hf.calibration.told_paths import conditions_of_paths, labels_in_turn
 from ddpm_hf.calibration.transition_costs import starting_noise
@@ -25,6 +25,8 @@ from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.image_labels import check_labels
+from ddpm_hf.models.network_config import is_told_text
+from ddpm_hf.pipelines.prompts import Prompts
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.fitted_solvers import described_for_fit
 
@@ -52,6 +54,13 @@ class FitOptions(NamedTuple):
     class_labels: object = None
     batch_size: int = 96
     image_labels: object = None
+    prompt_embeds: torch.Tensor | None = None
+    negative_prompt_embeds: torch.Tensor | None = None
+
+    @property
+    def texts(self):
+        """What a network is told in words, [`Prompts`]."""
+        return Prompts(prompt_embeds=self.prompt_embeds, negative_prompt_embeds=self.negative_prompt_embeds)
 
 
 def fit_solver(
@@ -72,7 +81,9 @@ def fit_solver(
         progress_bar (`bool`): show one, counted in network calls for one path.
         more: `class_labels`, for a class-conditional network one for all paths, or one for each (by default all
             classes in turn); `image_labels`, the classes of the images, for such a network that is told condition
-            images too; `batch_size` (96), paths in one call of the network; `features`, a function from samples
+            images too; `prompt_embeds` (M, L, D), for a network that is told a text the hidden states of M texts,
+            which are told in turn, and `negative_prompt_embeds` (1, L, D), those of the empty one, as the `encode_prompt`
+            of stock pipelines makes them; `batch_size` (96), paths in one call of the network; `features`, a function from samples
             (N, C, *) in the network's units to (N, D), in which ends of paths and `images` are compared (by default
             the network's own middle block).
 
@@ -119,10 +130,12 @@ class SolverFit:
         self.bound = bound_of(self.chain.config)
         _check_paths(options)
         self.data, told = (None, None) if images is None else _checked_data(images, kind_of(unet.config))
-        self.conditions = conditions_of_paths(unet.config, told, options.class_labels, options.image_labels)
+        self.conditions = conditions_of_paths(
+            unet.config, told, options.class_labels, options.image_labels, options.texts
+        )
         # Told an image, a sample is far from the Gaussian of all images.
         self.has_moments = self.data is not None and told is None
-        self.features = features or own_features(unet, self.chain, options.batch_size)
+        self.features = features or own_features(unet, self.chain, options.batch_size, options.negative_prompt_embeds)
         self.fine = fine_timesteps(self.chain)
         self.steps = _checked_steps(steps, len(self.fine))
         self.chooses = self.data is not None and self.features is not None
@@ -131,6 +144,7 @@ class SolverFit:
     def calls(self):
         """The most network calls for each path, of `prepare` and of `solver` for all the steps."""
         searched = sum(calls_of_search(count, self.has_moments) for count in self.steps)
+        searched += sum(count * (count - 1) // 2 for count in self.steps if self._begins_within(count))
         share = min(SEARCH_PATHS, self.options.num_paths) / self.options.num_paths
         beginnings = len(BEGINNINGS) if self.has_moments else 1
         choosing = beginnings * len(timesteps_of_choices(self.chain)) * self._choice_paths()
@@ -159,8 +173,23 @@ class SolverFit:
             best = self._search(few, update).best(count, like)
             if few < self.options.num_paths:
                 best = self._search(self.options.num_paths, update).fitted(best.free, best.timesteps)
+            rows_from = self._rows_from(best.timesteps, few, update) if self._begins_within(count) else {}
         found = {"timesteps": best.timesteps, "rows": [list(row) for row in best.rows], "distance": best.distance}
-        return found | ({"free_first_call": True} if best.free else {})
+        return (
+            found | ({"free_first_call": True} if best.free else {}) | ({"rows_from": rows_from} if rows_from else {})
+        )
+
+    def _begins_within(self, count):
+        """Whether runs may begin at later timesteps by rows of their own: stock pipelines of texts edit images so.
+
+        Of many steps those without rows are as good.
+        """
+        return is_told_text(self.unet.config) and 1 < count <= MANY_CALLS
+
+    def _rows_from(self, timesteps, number, update):
+        """{"n": the rows of a run from x_t of the fine paths at timestep number n on}, for all but the first."""
+        search = self._search(number, update)
+        return {str(first): search.rows_from(timesteps[first:]) for first in range(1, len(timesteps))}
 
     def scheduler(self, solvers):
         """The scheduler with these solvers, {"5": solver, ..}."""
@@ -197,9 +226,11 @@ class SolverFit:
 
     def sampled(self, pipeline, noise, count):
         """The samples of a pipeline from the noise of unseen paths in `count` steps, on the host, told what those are."""
-        labels, images = self.conditions.of(self._first_unseen, len(noise))
+        labels, images, texts = self.conditions.of(self._first_unseen, len(noise))
         labels = labels_in_turn(self.unet.config, len(noise)) if labels is None else labels
         told = {} if images is None else {"condition_image": images / 2 + 0.5}
+        if texts is not None:
+            told = {name: getattr(texts, name) for name in ("prompt_embeds", "negative_prompt_embeds")}
         drawn = pipeline(
             latents=noise.to(self.unet.device),
             class_labels=labels,

@@ -23,12 +23,13 @@ from ddpm_hf.calibration.solver_comparison import (
     table_of,
 )
 from ddpm_hf.calibration.solver_fit import LEAST_PATHS, FitOptions, SolverFit, in_whole_calls
+from ddpm_hf.calibration.told_texts import drawn_texts, read_prompts, states_of_texts
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.evaluation.run import captions_of, load_data, open_data, with_own_captions
 from ddpm_hf.files import read_mapping, written_whole
 from ddpm_hf.hub.push import prepare_repository
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
@@ -51,6 +52,8 @@ class SolverOptions(NamedTuple):
     num_images: how many of them, drawn at random by `seed`. Of fewer than 256 there are fewer paths too: the solvers are
         found sooner and are less exact.
     guidance_scale: of classifier-free guidance, for which alone the solvers hold.
+    prompts: for a model that is told a text, a file with a text on each line, which its paths are told in turn; by
+        default the captions of the data.
     features: a folder of an image classifier, or "inception", in which the ends of paths are compared with the images;
         by default the network's own middle block.
     batch_size: paths in a network call. seed: of the noise, and of the choice of images. device: as in `calibrate`.
@@ -65,11 +68,13 @@ class SolverOptions(NamedTuple):
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
+    prompts: str | None = None
 
     def told(self):
         """The values by the names of the command line's options, with absolute paths of folders and files."""
         options = {"solver": ",".join(map(str, self.steps)), "guidance_scale": self.guidance_scale}
-        return told_of(self) | options | ({} if self.features is None else {"features": self.features})
+        given = {name: getattr(self, name) for name in ("features", "prompts")}
+        return told_of(self) | options | {name: value for name, value in given.items() if value is not None}
 
 
 def calibrate_solvers(options, output_dir=None, push_to_hub=None):
@@ -93,6 +98,7 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
         InputError: before the work, for steps, data, features or folders that do not serve.
     """
     output_dir = output_folder(output_dir, push_to_hub)
+    options = options._replace(data=with_own_captions(options.data, options.model))
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
     with main_process_in(alone_in_new_folder(output_dir), accelerator):
@@ -164,7 +170,7 @@ def fit_and_write(loaded, fit, options, output_dir, further=lambda scheduler: ()
 
 
 def _without_rows(solver):
-    return {key: value for key, value in solver.items() if key != "rows"}
+    return {key: value for key, value in solver.items() if key not in ("rows", "rows_from")}
 
 
 class _State:
@@ -191,16 +197,22 @@ class _State:
 
 def _settings(fit, options):
     """What the solvers follow from: each also from the numbers before it, where its search begins, and the last."""
-    checksum = 0
-    for tensor in (fit.data, fit.conditions.images):
-        checksum = zlib.crc32(b"" if tensor is None else tensor.contiguous().numpy().tobytes(), checksum)
+    texts = fit.conditions.texts
     return {
         "solver": ",".join(map(str, fit.steps)),
-        "images": checksum,
+        "images": _checksum(fit.data, fit.conditions.images),
+        **({} if texts is None else {"texts": _checksum(texts.prompt_embeds, texts.negative_prompt_embeds)}),
         "network": network_checksum(fit.unet),
         "noise schedule": zlib.crc32(fit.chain.alpha_bar(range(len(fit.chain))).numpy().tobytes()),
         **{name: getattr(options, name) for name in ("guidance_scale", "features", "batch_size", "seed")},
     }
+
+
+def _checksum(*tensors):
+    checksum = 0
+    for tensor in tensors:
+        checksum = zlib.crc32(b"" if tensor is None else tensor.contiguous().numpy().tobytes(), checksum)
+    return checksum
 
 
 def _print_summary(report, fit, output_dir):
@@ -229,22 +241,34 @@ def _choices_told(fit):
 
 
 def _data(loaded, options, accelerator):
-    """The images of the fit and their classes; None for a model of latents."""
-    if loaded.encode is not None:
-        return None, None
-    return main_process_first(
-        accelerator, lambda: load_data(options.data, loaded.image_config, options.num_images, options.seed)
-    )
+    """The images of the fit, or None for a model of latents, and their classes or the texts that the model is told."""
+    if options.prompts is not None and not loaded.is_told_text:
+        raise InputError(f"--prompts {options.prompts} is for a model that is told a text: leave it out.")
+    prompts = None if options.prompts is None else read_prompts(options.prompts)
+    if loaded.encode is None:
+        wanted = options.data, loaded.image_config, options.num_images, options.seed
+        images, labels = main_process_first(accelerator, lambda: load_data(*wanted))
+        return images, prompts or labels
+    if prompts is not None or not loaded.is_told_text:
+        return None, prompts
+    return None, main_process_first(accelerator, lambda: captions_of(open_data(options.data, loaded.image_config)))
 
 
 def make_fit(loaded, options, images, labels=None):
-    """The [`SolverFit`] of a model for the images, (N, C, H, W), and their classes; None for a model of latents."""
+    """The [`SolverFit`] of a model for the images, (N, C, H, W), and their classes; None for a model of latents.
+
+    Args:
+        labels: for a model that is told a text, the texts to tell.
+    """
     unet = loaded.pipeline.unet
     num_paths = IMAGE_PATHS if kind_of(unet.config).sides else POINT_PATHS
     if images is not None:
         num_paths = max(LEAST_PATHS, min(num_paths, len(images)))
-    sizes = {"batch_size": options.batch_size, "image_labels": labels}
-    chosen = FitOptions(num_paths, options.seed, options.guidance_scale, **sizes)
+    told = {"image_labels": labels}
+    if loaded.is_told_text:
+        texts = states_of_texts(loaded.pipeline, drawn_texts(labels, options.seed))
+        told = {name: getattr(texts, name) for name in ("prompt_embeds", "negative_prompt_embeds")}
+    chosen = FitOptions(num_paths, options.seed, options.guidance_scale, batch_size=options.batch_size, **told)
     features = None if options.features is None else _features_of_levels(options.features, unet.device)
     return SolverFit(unet, loaded.pipeline.scheduler, options.steps, images, chosen, features)
 

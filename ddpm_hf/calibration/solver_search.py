@@ -89,6 +89,11 @@ class SolverSearch:
         states = [*after, *fitted_states(self.model, self.paths, rest, start, self.moments)]
         return Candidate(free, timesteps, states, self.distance(states[-1].x, self.paths.end))
 
+    def rows_from(self, timesteps):
+        """The rows of runs that begin on the fine paths, at the first of these timesteps; lists."""
+        states = fitted_states(self.model, self.paths, timesteps, State(self.paths.x[timesteps[0]]), self.moments)
+        return [list(row) for row in states[-1].rows]
+
     def _start(self, free, first):
         if not free:
             return State(self.noise)

@@ -8,7 +8,7 @@ import typer
 
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
-from ddpm_hf.commands.options import IMAGES, SAMPLES, ExecutionOptions, Model, ModelVerb, numbers
+from ddpm_hf.commands.options import CAPTIONS, IMAGES, SAMPLES, ExecutionOptions, Model, ModelVerb, numbers
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.metric_names import parse_metrics
@@ -20,6 +20,14 @@ app = Verbs(ModelVerb)
 # As in `calibration.model_plans`, which waits for torch.
 PLAN_COSTS = ("bound", "local_error", "global_error")
 # The help of the field speaks of points too.
+OF_THE_TRAINING = {
+    "caption_column": {
+        "help": "For a model that is told a text: the column of texts; by default that of the training."
+    },
+    "caption_template": {
+        "help": "For such a model: captions made from columns, as 'a photo of a {label}'; by default as in the training."
+    },
+}
 AS_IN_TRAINING = {"help": "As in training; the embedded Fashion-MNIST if not given."}
 UNSEEN = {"default": "test", "help": "One that the model has not been trained on."}
 SEED_OF_CHOICE = {"help": "Seed of the noise, and of the choice of images."}
@@ -115,6 +123,11 @@ class CalibrationOptions:
         None, "Numbers of network calls, as 3,5,7,10,15,25, to fit a deterministic solver to the model for, instead."
     )
     guidance_scale: float = option(1.0, "With --solver: the guidance that the solvers are for.")
+    prompts: str | None = option(
+        None,
+        "With --solver, for a model that is told a text: a file with a text on each line, instead of the captions of the "
+        "data.",
+    )
     features: str | None = option(
         None,
         "With --solver: a folder of an image classifier, or inception, to compare samples with images in; by default the "
@@ -131,12 +144,15 @@ class CalibrationOptions:
             "num_images": self.num_images,
             "guidance_scale": self.guidance_scale,
             "features": self.features,
+            "prompts": self.prompts,
         }
 
     def keywords(self):
         """What `calibration.calibrate` is given."""
-        if self.guidance_scale != 1.0 or self.features is not None:
-            raise InputError("--guidance_scale and --features are of fitted solvers: give --solver 3,5,10 too.")
+        if self.guidance_scale != 1.0 or self.features is not None or self.prompts is not None:
+            raise InputError(
+                "--guidance_scale, --features and --prompts are of fitted solvers: give --solver 3,5,10 too."
+            )
         return {
             "num_images": self.num_images,
             "plans": None if self.plan is None else numbers("plan", self.plan),
@@ -151,7 +167,13 @@ def calibrate(
     model: Model,
     output_dir: Annotated[Path | None, typer.Option("--output_dir", help="The new pipeline folder.")] = None,
     *,
-    data: offered(DataArguments, *SAMPLES, split={"help": "The split that the model was trained on."}),
+    data: offered(
+        DataArguments,
+        *SAMPLES,
+        *CAPTIONS,
+        split={"help": "The split that the model was trained on."},
+        **OF_THE_TRAINING,
+    ),
     calibration: CalibrationOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):

@@ -22,6 +22,7 @@ LARGEST_SEED = 2**62
 IMAGES = ("dataset", "dataset_config", "split", "image_column", "condition_column", "label_column", "value_column")
 POINTS = ("dataset", "dataset_config", "point_columns", "split")
 SAMPLES = (*IMAGES, "point_columns")
+CAPTIONS = ("caption_column", "caption_template")
 
 Model = Annotated[str, typer.Argument(help="A pipeline folder, or the id of a repository on the Hub.")]
 ModelOrEmbedded = Annotated[

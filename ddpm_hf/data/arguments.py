@@ -50,6 +50,15 @@ class DataArguments:
     value_column: str | None = option(
         None, "Column of numbers that the model is told, instead of classes: an age, a temperature, an angle."
     )
+    caption_column: str | None = option(
+        None,
+        "Column of texts, one for each image: the model learns to draw what a text says. label_dropout drops some.",
+    )
+    caption_template: str | None = option(
+        None,
+        "Captions made from columns with names in braces, as 'a photo of a {label}'; {label} is the class of the "
+        "label column.",
+    )
     resolution: str | None = option(
         None,
         "Side of the square images, or HEIGHTxWIDTH, as 24x40; by default the data's own if all are squares of one "
@@ -70,10 +79,20 @@ class DataArguments:
         """The options of this class among more options, such as those of a training run, with changes."""
         return cls(**{each.name: getattr(options, each.name) for each in fields(cls)} | changes)
 
+    @property
+    def has_captions(self):
+        """Whether the images have captions: those of a column, or such as are made of columns."""
+        return self.caption_column is not None or self.caption_template is not None
+
     def __post_init__(self):
         for each in fields(self):
             refuse_empty(each.name, getattr(self, each.name))
         self.resolution = parsed_size("resolution", self.resolution)
+        if self.caption_column is not None and self.caption_template is not None:
+            raise InputError(
+                f"caption_column={self.caption_column!r} has captions, and caption_template={self.caption_template!r} "
+                "makes some: give one of them."
+            )
         if self.value_column is not None and self.class_conditional:
             raise InputError(
                 f"value_column={self.value_column!r} does not go with class_conditional: leave one of them out."

@@ -6,8 +6,11 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.captions import with_captions
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
@@ -17,8 +20,8 @@ from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
-from ddpm_hf.models.network_config import classes_of
-from ddpm_hf.reports.report_files import BOUND
+from ddpm_hf.models.network_config import classes_of, is_told_text
+from ddpm_hf.reports.report_files import BOUND, CAPTIONS
 from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.condition_values import value_limits_of
@@ -121,7 +124,8 @@ def _write(result, output):
 def load_data(data, unet_config, num_images=None, seed=0, after=0):
     """The samples for a network, and their labels (N,), or None for a model without classes.
 
-    Images are uint8, (N, C, H, W), points (N, d) in the units of the network.
+    Images are uint8, (N, C, H, W), points (N, d) in the units of the network. For a network that is told a text the
+    labels are the captions, `np.ndarray` (N,) of `str`.
 
     Args:
         data (`DataArguments`): the images or points.
@@ -140,17 +144,47 @@ def load_data(data, unet_config, num_images=None, seed=0, after=0):
             )
         source = draw_images(source, num_images, seed, after)
     tensors = source.decode()
-    return tensors["images"], tensors.get("labels")
+    labels = tensors.get("labels") if source.captions is None else captions_of(source)
+    return tensors["images"], labels
+
+
+def with_own_captions(data, model):
+    """The options of the data; where they name no captions, and the folder of the model does, with these.
+
+    Args:
+        data (`DataArguments`): which data.
+        model: a pipeline folder, or the id of a repository on the Hub, whose captions are not known.
+    """
+    captions = {} if data.has_captions else CAPTIONS.read(model)
+    own = {name: captions[name] for name in ("caption_column", "caption_template") if name in captions}
+    return dataclasses.replace(data, **own)
+
+
+def captions_of(source):
+    """The caption of each image of an [`ImageSource`] with captions, `np.ndarray` (N,) of `str`."""
+    return np.array(source.captions, dtype=object)[source.labels]
 
 
 def open_data(data, unet_config):
     """The source of `load_data`, whose length is the number of all samples."""
+    is_text = is_told_text(unet_config)
+    if is_text and not data.has_captions:
+        raise InputError(
+            "The network is told a text: name the captions of the data with --caption_column or --caption_template."
+        )
+    if not is_text and data.has_captions:
+        raise InputError(
+            f"caption_column={data.caption_column!r} and caption_template={data.caption_template!r} are for a network that "
+            "is told a text, and this one is not: leave them out."
+        )
     is_told_values = value_limits_of(unet_config) is not None
     if is_told_values != (data.value_column is not None):
         has = "is told a number of each image: name its column with --value_column"
         raise InputError(f"The network {has if is_told_values else 'is told no number: leave out --value_column'}.")
     data = dataclasses.replace(data, class_conditional=classes_of(unet_config)[0] is not None)
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
+    if is_text:
+        source = with_captions(source, data)
     samples = kind_of(unet_config)
     wanted, given = samples.stored_channels, source.samples.data_channels
     if samples.data_channels != samples.channels and data.condition_column is None:

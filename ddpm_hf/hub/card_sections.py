@@ -350,5 +350,5 @@ def _link(model):
 def _command(options):
     """The `ddpm-hf calibrate` command with its given options."""
     given = {name: value for name, value in public_report(options).items() if value is not None}
-    flags = [f"--{name} {value}" for name, value in given.items() if name != "model"]
+    flags = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if name != "model"]
     return " ".join(["ddpm-hf calibrate", given["model"], *flags, "--output_dir outputs/again"])

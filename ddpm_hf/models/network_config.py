@@ -14,6 +14,11 @@ def classes_of(config):
     return config.get("num_class_embeds"), None
 
 
+def is_told_text(config):
+    """Whether a network attends to the hidden states of a text."""
+    return config.get("cross_attention_dim") is not None
+
+
 def has_head(config):
     """Whether a network has a variance head, by the number of its output channels."""
     return config.out_channels == 2 * channels_of(config)

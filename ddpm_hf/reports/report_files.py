@@ -94,7 +94,7 @@ FLOW_BITS = Report("nll.json", ("total", "standard_error", "num_images", "dequan
 ACCURACY = Report("accuracy.json")
 # `train_autoencoder` writes it, with a picture of images and their reconstructions.
 AUTOENCODER = Report("autoencoder.json", ("psnr", "standard_error", "num_images", "split", "scaling_factor"))
-# The captions of a training: how many different ones, and some of them.
+# The captions of a training: how many different ones, some of them, and the column or template that they come from.
 CAPTIONS = Report("captions.json", ("number", "examples"))
 # `convert` writes it: what the checkpoint of another codebase was, and how it was checked.
 CONVERSION = Report("conversion.json", ("checkpoint", "family", "weights", "network"))

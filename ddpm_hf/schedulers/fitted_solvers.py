@@ -3,7 +3,8 @@
 A row holds the coefficients of x_t and of all x0_hat so far, the last one included. Where the data's moments are
 known, its second coefficient is of where a Gaussian with these moments would flow from x_t (`DataMoments`). A solver
 with `free_first_call` begins from x_T by that flow alone, without a network call: its first timestep is where the flow
-ends, and the x0_hat of the Gaussian at x_T comes first among those of its rows.
+ends, and the x0_hat of the Gaussian at x_T comes first among those of its rows. `rows_from` has the rows of runs that
+begin at a later one of the timesteps, as image to image does: `{"3": [..]}` those of a run from the fourth on.
 """
 
 import itertools
@@ -54,14 +55,22 @@ def _check_solver(count, solver, num_train_timesteps, of_moments):
     if solver.get("free_first_call") and not of_moments:
         raise ValueError(f"fitted_solvers[{count!r}] has a free_first_call and no data moments: fit it again.")
     shortest = 2 + of_moments + bool(solver.get("free_first_call"))
-    if not int(count) == len(timesteps) == len(rows) or any(len(row) != n + shortest for n, row in enumerate(rows)):
+    _check_rows(f"fitted_solvers[{count!r}]", timesteps, rows, int(count), shortest)
+    for first, of_rest in solver.get("rows_from", {}).items():
+        name, rest = f"fitted_solvers[{count!r}]['rows_from'][{first!r}]", timesteps[int(first) :]
+        _check_rows(name, rest, of_rest, int(count) - int(first), 2 + of_moments)
+
+
+def _check_rows(name, timesteps, rows, number, shortest):
+    """Raises ValueError unless there are `number` timesteps and finite rows, each by one longer than the last."""
+    lengths = [len(row) for row in rows]
+    if len(timesteps) != number or lengths != list(range(shortest, shortest + number)):
         raise ValueError(
-            f"fitted_solvers[{count!r}] has {len(timesteps)} timesteps and rows of lengths "
-            f"{[len(row) for row in rows]}; it needs {count} timesteps and rows of lengths {shortest} .. "
-            f"{int(count) + shortest - 1}."
+            f"{name} has {len(timesteps)} timesteps and rows of lengths {lengths}; it needs {number} timesteps and "
+            f"rows of lengths {shortest} .. {number + shortest - 1}."
         )
     if not all(math.isfinite(value) for row in rows for value in row):
-        raise ValueError(f"fitted_solvers[{count!r}] has a row that is not finite: fit it again.")
+        raise ValueError(f"{name} has a row that is not finite: fit it again.")
 
 
 def described_for_fit(config, alphas_bar):
@@ -98,14 +107,20 @@ class FittedSolver:
     """The rows of one trajectory, and its free beginning where it has one.
 
     Args:
-        solver (`dict`): `timesteps`, `rows` and `free_first_call`, as a config has them.
+        solver (`dict`): `timesteps`, `rows`, `rows_from` and `free_first_call`, as a config has them.
         levels ([`NoiseLevels`]): of the scheduler.
         moments ([`DataMoments`], *optional*): of the data, if the solver was fitted with data.
     """
 
     def __init__(self, solver, levels, moments=None):
         self.timesteps, self.moments = solver["timesteps"], moments
-        self.rows = dict(zip(self.timesteps, solver["rows"], strict=True))
+        begun = {0: solver["rows"]} | {int(first): rows for first, rows in solver.get("rows_from", {}).items()}
+        # The length of a row says how many x0_hat there were before, and so where the run began.
+        self._rows = {
+            (t, len(row)): row
+            for first, rows in begun.items()
+            for t, row in zip(self.timesteps[first:], rows, strict=True)
+        }
         self.free_first_call = bool(solver.get("free_first_call"))
         self._noise = levels.pair(len(levels) - 1)
         pairs = [levels.pair(t) for t in (*self.timesteps, -1)]
@@ -116,9 +131,10 @@ class FittedSolver:
         return int(timestep) if isinstance(timestep, torch.Tensor) and timestep.ndim == 0 else timestep
 
     def row(self, timestep, known):
-        """The row of a step after `known` earlier x0_hat; None where it is for another number of them."""
-        row = self.rows.get(timestep) if isinstance(timestep, int) else None
-        return row if row is not None and len(row) == known + 2 + (self.moments is not None) else None
+        """The row of a step after `known` earlier x0_hat; None where there is none for a run that began there."""
+        return (
+            self._rows.get((timestep, known + 2 + (self.moments is not None))) if isinstance(timestep, int) else None
+        )
 
     def terms(self, x_t, timestep):
         """What the first coefficients of a row are of: x_t, and where the Gaussian of the moments flows from it."""

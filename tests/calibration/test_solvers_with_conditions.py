@@ -20,7 +20,7 @@ from ddpm_hf.calibration import fit_solver
 from ddpm_hf.calibration.improve import ImproveOptions, improve
 from ddpm_hf.calibration.progress_file import SCOPE_STATE
 from ddpm_hf.calibration.solver_fit import FitOptions, SolverFit
-from ddpm_hf.calibration.told_paths import PathConditions, told_beside
+from ddpm_hf.calibration.told_paths import PathConditions, Told, told_beside
 from ddpm_hf.cli import app
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
@@ -91,7 +91,7 @@ def test_classes_are_those_of_the_told_images(tiny_unet, images):
 
 
 def test_paths_without_images_are_told_their_labels():
-    assert PathConditions([1, 2]).of(0, 2) == ([1, 2], None) and PathConditions([1, 2]).of(5, 2) == (None, None)
+    assert PathConditions([1, 2]).of(0, 2) == Told([1, 2]) and PathConditions([1, 2]).of(5, 2) == Told()
 
 
 def test_samples_are_seen_beside_their_own_image(tiny_unet):

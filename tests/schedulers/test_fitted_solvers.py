@@ -121,6 +121,31 @@ def test_they_travel_and_stock_classes_read_the_config_in_silence(tmp_path, stoc
     assert_close(again, images, rtol=0, atol=1e-4)
 
 
+def test_a_run_from_the_middle_has_rows_of_its_own(x_T):
+    """Image to image begins at a later timestep: by the rows from there, or where there are none by second order."""
+    plain = GaussianDiffusionScheduler(eta=0.0)
+    fitted = solvers(second_order_rows(plain))
+    third, fourth = ddim_rows(plain)[2:]
+    from_third = [[third[0], third[-1]], [fourth[0], 0.0, fourth[-1]]]
+    fitted["solvers"]["4"]["rows_from"] = {"2": from_third}
+    own = GaussianDiffusionScheduler(eta=0.0, solver_order=2, fitted_solvers=fitted)
+
+    def from_place(scheduler, place, timesteps=None):
+        x = x_T
+        scheduler.set_timesteps(None if timesteps else 4, timesteps=timesteps)
+        for t in scheduler.timesteps[place:]:
+            x = scheduler.step(torch.tanh(0.5 * x), t, x).prev_sample
+        return x
+
+    assert_close(from_place(own, 2), from_place(plain, 2, TIMESTEPS))
+    of_second_order = GaussianDiffusionScheduler(eta=0.0, solver_order=2)
+    assert_close(from_place(own, 1), from_place(of_second_order, 1, TIMESTEPS))
+    assert_close(from_place(own, 0), from_place(of_second_order, 0, TIMESTEPS))
+    with pytest.raises(ValueError, match=r"\['4'\]\['rows_from'\]\['2'\] has 2 timesteps and rows of lengths \[2\]"):
+        fitted["solvers"]["4"]["rows_from"] = {"2": from_third[:1]}
+        GaussianDiffusionScheduler(eta=0.0, fitted_solvers=fitted)
+
+
 ROWS = [[1.0] * (n + 2) for n in range(4)]
 
 
