@@ -24,7 +24,8 @@ from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.distributed import join_processes
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import DISTANCE, Comparison
-from ddpm_hf.evaluation.run import load_data, open_data
+from ddpm_hf.evaluation.features import load_features
+from ddpm_hf.evaluation.run import load_data, open_data, with_own_captions
 from ddpm_hf.evaluation.sampler_measurements import (
     Amounts,
     calls_for,
@@ -52,6 +53,7 @@ class ImproveOptions(NamedTuple):
     model: a pipeline folder, or the id of a repository on the Hub; of images.
     data: images that the model was trained on; by default the training split of the embedded Fashion-MNIST.
     minutes: how long all may take.
+    guidance_scale: of classifier-free guidance, for which the solvers are fitted.
     features: as in [`SolverOptions`]; samples and data are compared in them too.
     batch_size, seed, device: as in [`SolverOptions`].
     """
@@ -63,10 +65,12 @@ class ImproveOptions(NamedTuple):
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
+    guidance_scale: float = 1.0
 
     def for_solvers(self, scope):
         """The [`SolverOptions`] of a fit of this scope."""
-        shared = {name: getattr(self, name) for name in ("features", "batch_size", "seed", "device")}
+        names = ("features", "batch_size", "seed", "device", "guidance_scale")
+        shared = {name: getattr(self, name) for name in names}
         return SolverOptions(self.model, list(scope.steps), self.data, scope.num_images, **shared)
 
 
@@ -122,6 +126,7 @@ def improve(options, output_dir=None):
         InputError: before the work, for a model, data or a folder that do not serve, and for too few minutes.
     """
     _check(options)
+    options = options._replace(data=with_own_captions(options.data, options.model))
     output_dir = new_folder_of(options.model) if output_dir is None else Path(output_dir)
     accelerator = join_processes(options.device)
     if accelerator.num_processes > 1:
@@ -146,8 +151,9 @@ def new_folder_of(model):
 
 def _compared(before, fit, options, fitted):
     """The comparison of the samplers before with the fitted one, printed as a table, in a list."""
-    amounts = Amounts(SAMPLES, (options.seed,), options.batch_size)
-    task = make_task(before.loaded.pipeline, before.unseen, _seen_by(fit), amounts, before.accelerator)
+    amounts = Amounts(SAMPLES, (options.seed,), options.batch_size, guidance_scale=options.guidance_scale)
+    pipeline, see = before.loaded.own_pipeline, _seen_by(fit, before.loaded, options)
+    task = make_task(pipeline, before.unseen, see, amounts, before.accelerator)
     samplers = before.samplers | {"after: fitted": fitted}
     with tqdm(total=calls_for(task, samplers, fit.steps), desc="compare", unit="call") as bar:
         measurements, shown = measure_samplers(task, samplers, fit.steps, bar)
@@ -158,9 +164,13 @@ def _compared(before, fit, options, fitted):
     return [comparison]
 
 
-def _seen_by(fit):
-    """The features of uint8 images in which the fit compares the ends of paths with the data."""
-    return lambda levels: fit.features(to_model_range(levels))
+def _seen_by(fit, loaded, options):
+    """The features of uint8 images in which samples and data are compared; those of the fit see the network's samples."""
+    if loaded.encode is None:
+        return lambda levels: fit.features(to_model_range(levels))
+    if options.features is not None:
+        return load_features(options.features, loaded.pipeline.unet.device)
+    return lambda levels: fit.features(loaded.encode(to_model_range(levels).to(loaded.pipeline.unet.device)))
 
 
 # Before the work -----------------------------------------------------------------------------------------------------
@@ -173,12 +183,9 @@ def _check(options):
 
 
 def _load(options, accelerator):
-    loaded, instead = load_model(options.model, options.device or accelerator.device), "calibrate --solver 5,10"
-    if loaded.encode is not None:
-        raise InputError(
-            f"{options.model} makes latents of images: use `ddpm-hf {instead}`, which compares no pictures."
-        )
-    check_pictures(loaded.pipeline, options.model, f"use `ddpm-hf {instead}`, which compares no pictures")
+    loaded = load_model(options.model, options.device or accelerator.device)
+    instead = "use `ddpm-hf calibrate --solver 5,10`, which compares no pictures"
+    check_pictures(loaded.own_pipeline, options.model, instead)
     return loaded
 
 
@@ -228,8 +235,9 @@ def _possible_scopes(loaded, options):
 
 
 def _fit(loaded, options, scope):
-    data = load_data(options.data, loaded.image_config, scope.num_images, options.seed)
-    fit = make_fit(loaded, options.for_solvers(scope), *data)
+    images, told = load_data(options.data, loaded.image_config, scope.num_images, options.seed)
+    # Latents are fitted to the network's own flow.
+    fit = make_fit(loaded, options.for_solvers(scope), None if loaded.encode is not None else images, told)
     if fit.features is None:
         raise InputError(
             f"The network of {options.model} has no middle block, in which samples would be compared: give --features, a "

@@ -25,11 +25,12 @@ from ddpm_hf.calibration.solver_comparison import (
 from ddpm_hf.calibration.solver_fit import LEAST_PATHS, FitOptions, SolverFit, in_whole_calls
 from ddpm_hf.calibration.told_texts import drawn_texts, read_prompts, states_of_texts
 from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.captions import captions_of
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import captions_of, load_data, open_data, with_own_captions
+from ddpm_hf.evaluation.run import load_data, open_data, with_own_captions
 from ddpm_hf.files import read_mapping, written_whole
 from ddpm_hf.hub.push import prepare_repository
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of

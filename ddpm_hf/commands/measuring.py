@@ -96,7 +96,7 @@ def evaluate(
     ],
     output: Annotated[Path, typer.Option(help="The folder for figures and numbers.")],
     *,
-    data: offered(DataArguments, *SAMPLES, split=UNSEEN),
+    data: offered(DataArguments, *SAMPLES, *CAPTIONS, split=UNSEEN, **OF_THE_TRAINING),
     evaluation: EvaluationOptions,
     measures: SampleMeasureOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
@@ -208,14 +208,25 @@ def improve(
             "middle block."
         ),
     ] = None,
+    guidance_scale: Annotated[
+        float, typer.Option("--guidance_scale", help="The guidance that the solvers are for; 1 is none.")
+    ] = 1.0,
     *,
-    data: offered(DataArguments, *IMAGES, dataset=AS_IN_TRAINING, split={"help": "The split of the training."}),
+    data: offered(
+        DataArguments,
+        *IMAGES,
+        *CAPTIONS,
+        dataset=AS_IN_TRAINING,
+        split={"help": "The split of the training."},
+        **OF_THE_TRAINING,
+    ),
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Make a model sample better in few steps, in some minutes, and show samples before and after."""
     from ddpm_hf.calibration.improve import ImproveOptions, improve
 
-    improve(ImproveOptions(model, data, minutes, features, **vars(execution)), output_dir)
+    options = ImproveOptions(model, data, minutes, features, guidance_scale=guidance_scale, **vars(execution))
+    improve(options, output_dir)
 
 
 @dataclass
@@ -234,6 +245,7 @@ class ComparisonOptions:
         None, "Seeds of the noise, with commas between; each gives a distance; 0,1,2 by default."
     )
     bound_images: int | None = option(None, "For bits/dim; as many as samples by default, 0 for none.")
+    guidance_scale: float = option(1.0, "1 is no guidance.")
 
     def keywords(self):
         """What `evaluation.compare` is given."""
@@ -247,7 +259,8 @@ class ComparisonOptions:
             "seeds": self.seeds and numbers("seeds", self.seeds),
             "bound_images": self.bound_images,
         }
-        return {"quick": self.quick} | {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {"quick": self.quick, "guidance_scale": self.guidance_scale} | given
 
 
 @app.command()
@@ -262,7 +275,7 @@ def compare(
             "ddpm_hf.evaluation.feature_network FOLDER` trains a small one."
         ),
     ],
-    data: offered(DataArguments, *IMAGES, dataset=AS_IN_TRAINING, split=UNSEEN),
+    data: offered(DataArguments, *IMAGES, *CAPTIONS, dataset=AS_IN_TRAINING, split=UNSEEN, **OF_THE_TRAINING),
     comparison: ComparisonOptions,
     execution: offered(ExecutionOptions, "batch_size", "device", batch_size={"default": 100}),
 ):

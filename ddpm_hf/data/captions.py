@@ -38,6 +38,11 @@ def with_captions(source, args):
     return replace(source, labels=numbers.astype(np.int64), captions=tuple(captions))
 
 
+def captions_of(source):
+    """The caption of each image of an [`ImageSource`] with captions, `np.ndarray` (N,) of `str`."""
+    return np.array(source.captions, dtype=object)[source.labels]
+
+
 def _column_of_texts(rows, args):
     column = args.caption_column
     _check_column(rows, column, f"caption_column={column!r}")

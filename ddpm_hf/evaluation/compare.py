@@ -11,7 +11,7 @@ from ddpm_hf.distributed import join_processes, main_process_first, main_process
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import DISTANCE, Comparison
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.evaluation.run import load_data, with_own_captions
 from ddpm_hf.evaluation.sampler_measurements import (
     Amounts,
     calls_for,
@@ -49,14 +49,16 @@ class Request(NamedTuple):
     batch_size: int = 100
     device: str | None = None
     bound_images: int | None = None
+    guidance_scale: float = 1.0
 
 
 def compare(model, output, features, data=None, quick=False, **options):
     """Samples a model by many samplers and measures each: Frechet distance to the data, seconds, bits per dimension.
 
     Every sampler makes K network calls, begins with the same noise, and draws the noise of its steps from the same
-    generators. K calls are K steps, and fewer where a step has corrections. Images are clamped to [-1, 1] and rounded to 8 bits. A class-conditional model samples the
-    classes of the data. The table is printed, and moved in at the end, together, are `compare.json` and `compare.md`,
+    generators. K calls are K steps, and fewer where a step has corrections. Images are clamped to [-1, 1] and rounded to 8
+    bits. A class-conditional model samples the classes of the data, and one that is told a text their captions. The table
+    is printed, and moved in at the end, together, are `compare.json` and `compare.md`,
     the curves `compare.png`, and `compare_samples.png`, a table of samples with a row for each sampler and a column for
     each number of steps.
 
@@ -78,7 +80,9 @@ def compare(model, output, features, data=None, quick=False, **options):
         batch_size (`int`): images at a time and process, by default 100.
         device (`str`, *optional*): the device of the networks; by default the fastest.
         bound_images (`int`, *optional*): images of the data for bits per dimension, at most `num_images`, which is the
-            default and takes as many network calls as one seed; 0 leaves them out.
+            default and takes as many network calls as one seed; 0 leaves them out. There are none of models of latents,
+            whose bound is one of latents, and of models that are told a text.
+        guidance_scale (`float`): of classifier-free guidance, by default 1, none.
 
     Returns:
         `list[Measurement]`
@@ -88,7 +92,8 @@ def compare(model, output, features, data=None, quick=False, **options):
             or cannot be written.
     """
     options = (QUICK if quick else {}) | options
-    request = Request(model, Path(output), features, data or DataArguments(split="test"), **options)
+    data = with_own_captions(data or DataArguments(split="test"), model)
+    request = Request(model, Path(output), features, data, **options)
     bound_images = request.num_images if request.bound_images is None else request.bound_images
     return _compare(request._replace(bound_images=bound_images))
 
@@ -103,8 +108,6 @@ def _compare(request):
 def _compare_with(request, accelerator):
     device = request.device or str(accelerator.device)
     pipeline = _open_model(request).to(device)
-    if request.samplers is None:
-        request = request._replace(samplers=default_samplers(pipeline.scheduler))
     samplers = _make_samplers(pipeline, request)
     task = _task(request, pipeline, load_features(request.features, device), accelerator)
     calls = _announce(task, request, samplers)
@@ -118,7 +121,7 @@ def _compare_with(request, accelerator):
 
 def _open_model(request):
     """The pipeline of the model, checked to make images that a picture can show, as many as the memory holds."""
-    pipeline = load_pipeline(request.model)
+    pipeline = load_pipeline(request.model, texts=True)
     instead = "use sliced_wasserstein of `ddpm_hf.evaluation.distances` for points"
     channels, height, width = check_pictures(pipeline, request.model, instead)
     if None not in (height, width):
@@ -130,9 +133,10 @@ def _open_model(request):
 
 def _task(request, pipeline, see, accelerator):
     data = main_process_first(accelerator, lambda: load_data(request.data, pipeline.unet.config))
-    # The bound of a model of latents is not one of images.
-    bound_images = 0 if pipeline.vae is not None else request.bound_images
-    amounts = Amounts(request.num_images, request.seeds, request.batch_size, bound_images)
+    # The bound of a model of latents is not one of images, and noised batches are told no texts.
+    has_bound = pipeline.vae is None and pipeline.text_encoder is None
+    bound_images = request.bound_images if has_bound else 0
+    amounts = Amounts(request.num_images, request.seeds, request.batch_size, bound_images, request.guidance_scale)
     return make_task(pipeline, data, see, amounts, accelerator)
 
 
@@ -173,12 +177,22 @@ def _check_request(request):
 
 
 def _make_samplers(pipeline, request):
-    """{name: scheduler}, each checked for every number of steps."""
+    """{name: scheduler}, each checked for every number of steps; of the default ones those that the model can run."""
     samplers = {}
-    for name in request.samplers:
-        samplers[name] = make_sampler(name, pipeline.scheduler)
-        if isinstance(samplers[name], GaussianDiffusionScheduler):
-            check_head(pipeline.unet, samplers[name])
-        for count in request.steps:
-            check_calls(name, samplers[name], count)
+    for name in request.samplers or default_samplers(pipeline.scheduler):
+        try:
+            samplers[name] = _checked_sampler(name, pipeline, request.steps)
+        except InputError as error:
+            if request.samplers is not None:
+                raise
+            print(f"{name} is left out: {error}")
     return samplers
+
+
+def _checked_sampler(name, pipeline, steps):
+    sampler = make_sampler(name, pipeline.scheduler)
+    if isinstance(sampler, GaussianDiffusionScheduler):
+        check_head(pipeline.unet, sampler)
+    for count in steps:
+        check_calls(name, sampler, count)
+    return sampler

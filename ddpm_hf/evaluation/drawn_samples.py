@@ -3,6 +3,7 @@
 import torch
 
 from ddpm_hf.data.model_range import to_levels
+from ddpm_hf.evaluation.image_labels import asked_by
 from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.schedulers import centered
 
@@ -19,7 +20,7 @@ def draw_levels(pipeline, seeds, first, class_labels=None, **sampling):
         pipeline ([`GaussianDiffusionPipeline`]): the model.
         seeds (`list[int]`): of the generator of each sample.
         first (`int`): the number of the first sample, for messages.
-        class_labels: labels (B,), or None.
+        class_labels: labels (B,), captions (`np.ndarray` of `str`) for a model that is told a text, or None.
         sampling: further arguments of the call of the pipeline.
 
     Raises:
@@ -27,7 +28,7 @@ def draw_levels(pipeline, seeds, first, class_labels=None, **sampling):
     """
     x_0 = pipeline(
         len(seeds),
-        class_labels=class_labels,
+        **asked_by(class_labels),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="latent",
         **sampling,

@@ -25,10 +25,10 @@ from ddpm_hf.evaluation.measures_report import MeasuresReport
 from ddpm_hf.evaluation.memorisation_sheet import Neighbour, nearest_first, neighbour_sheet
 from ddpm_hf.evaluation.metric_names import OF_PIXELS, Metrics, parse_metrics
 from ddpm_hf.evaluation.pixel_features import CHANNELS, PIXELS, channel_network, check_same_shape, pixel_features
-from ddpm_hf.evaluation.run import evaluate_bits_per_dim
+from ddpm_hf.evaluation.run import evaluate_bits_per_dim, with_own_captions
 from ddpm_hf.evaluation.sample_metrics import MEASURES as MEASURES_OF_SAMPLES
 from ddpm_hf.evaluation.sample_metrics import Seen, Sets, check_metric, figures
-from ddpm_hf.evaluation.samplers import make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import make_sampler, with_sampler
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.reports.report_files import BOUND, FLOW_BITS, MEASURES, MEMORISED_SAMPLES
@@ -106,7 +106,7 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
         InputError: before anything is sampled, for an unknown metric, a network that cannot be had, too few images,
             a reference of another preprocessing, and a folder that has results already.
     """
-    metrics, data = parse_metrics(metrics), data or DataArguments(split="test")
+    metrics, data = parse_metrics(metrics), with_own_captions(data or DataArguments(split="test"), model)
     request = Request(model, Path(output), metrics, data, **options)
     if "nll" not in metrics.of_the_model:
         _refuse(request, OPTIONS_OF_THE_FLOW, "metrics has no 'nll'")
@@ -265,7 +265,7 @@ class _Evaluation:
         steps = self.sets.steps
         # Any sampler costs a call of the network for a step; this one takes a single step of every model.
         model = self.sets.pipeline
-        pipeline = pipeline_with(make_sampler("diffusers-ddim", model.scheduler), model.unet, model.vae)
+        pipeline = with_sampler(model, make_sampler("diffusers-ddim", model.scheduler))
         sampling = self.sets.sampling | {"num_inference_steps": 1}
         one_step = DrawnImages(pipeline, len(self.sets.samples), 0, self.sets.samples.conditions, sampling)
         batch = range(min(self.request.batch_size, len(self.sets.samples)))

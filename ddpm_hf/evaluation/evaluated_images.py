@@ -10,6 +10,7 @@ from ddpm_hf.data import open_images
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.image_archives import holds_images
+from ddpm_hf.evaluation.image_labels import labels_at
 from ddpm_hf.evaluation.image_sets import ArchivedImages, DrawnImages, SampleConditions, StoredImages
 from ddpm_hf.evaluation.run import open_data
 from ddpm_hf.evaluation.sampler_measurements import check_pictures
@@ -17,7 +18,7 @@ from ddpm_hf.evaluation.samplers import set_steps
 from ddpm_hf.hub.model_files import INDEX_FILE
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_checksum import network_checksum
-from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.models.network_config import classes_of, is_told_text
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, check_head, prepared_count, with_recipe
 from ddpm_hf.samples.condition_images import condition_of
@@ -58,7 +59,8 @@ class EvaluatedImages(NamedTuple):
             about |= self.sampling | {"num_inference_steps": self.steps, "seed": request.seed}
             about["sampler"] = request.recipe or type(scheduler).__name__
             about["variance_type"] = request.variance_type
-            about["classes"] = None if self.samples.labels is None else "those of the reference"
+            told = "captions" if is_told_text(self.pipeline.unet.config) else "classes"
+            about[told] = None if self.samples.labels is None else "those of the reference"
         return _known(about | {"resizing": self.samples.resizing})
 
     def about_reference(self, moments):
@@ -145,7 +147,7 @@ def _given_images(place):
 
 def _open_pipeline(request):
     """The pipeline of the model with the requested sampler, checked to make images of one size."""
-    pipeline = load_pipeline(request.model)
+    pipeline = load_pipeline(request.model, texts=True)
     if request.recipe is not None:
         scheduler = with_recipe(pipeline.scheduler, request.recipe, **changes_for(pipeline.unet.config))
         pipeline.register_modules(scheduler=scheduler)
@@ -167,23 +169,24 @@ def _conditions(config, reference, count):
     """What samples are told, [`SampleConditions`]: what the images of the reference are, or each class alike often.
 
     Raises:
-        InputError: for a network that is told images or numbers, and a reference without these.
+        InputError: for a network that is told images, numbers or captions, and a reference without these.
     """
     num_classes, condition = classes_of(config)[0], condition_of(config)
-    is_told_data = condition is not None or value_limits_of(config) is not None
+    is_told_data = condition is not None or value_limits_of(config) is not None or is_told_text(config)
     if is_told_data and not isinstance(reference, StoredImages):
         raise InputError(
-            "The samples are told images or numbers of the data, and the reference is an archive: name the data with "
+            "The samples are told images, numbers or captions of the data, and the reference is an archive: name the data with "
             "--dataset, and leave out --reference."
         )
     labels = getattr(reference, "labels", None)
+    if labels is not None and not is_told_text(config):
+        labels = torch.as_tensor(labels)
     if labels is None and condition is None:
         return SampleConditions(None if num_classes is None else torch.arange(count) % num_classes)
     # Data are often sorted by class, and the first samples should represent all.
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))
     places = order[torch.arange(count) % len(order)]
-    labels = None if labels is None else torch.as_tensor(labels)[places]
-    return SampleConditions(labels, None if condition is None else reference, places)
+    return SampleConditions(labels_at(labels, places), None if condition is None else reference, places)
 
 
 def _words(shape):

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from ddpm_hf.data import load_images, to_model_range
+from ddpm_hf.data.captions import captions_of
 from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.image_archives import read_images
+from ddpm_hf.evaluation.image_labels import labels_at
 
 # Stored images beyond this are read from the disk batch by batch.
 MEMORY_LIMIT_GB = 2.0
@@ -26,11 +28,8 @@ class StoredImages:
     """
 
     def __init__(self, source, name):
-        self.shape, self.labels, self.resizing = (
-            (source.channels, *source.form.sides),
-            source.labels,
-            source.resizing,
-        )
+        self.shape, self.resizing = (source.channels, *source.form.sides), source.resizing
+        self.labels = source.labels if source.captions is None else captions_of(source)
         self.name, self._images = name, load_images(source, MEMORY_LIMIT_GB)
 
     def __len__(self):
@@ -62,13 +61,13 @@ class ArchivedImages:
 
 
 class SampleConditions(NamedTuple):
-    """What the samples of a model are told: the classes or numbers of a data set's images, and their condition images.
+    """What the samples of a model are told: the classes, numbers or captions of a data set's images, and their condition images.
 
-    labels: of each sample, (N,), or None. images: where the condition images come from, a [`StoredImages`], or None for
+    labels: of each sample, (N,), captions as `np.ndarray` of `str`, or None. images: where the condition images come from, a [`StoredImages`], or None for
     a network that is told none. places: of each sample's image among these, (N,).
     """
 
-    labels: torch.Tensor | None = None
+    labels: torch.Tensor | np.ndarray | None = None
     images: StoredImages | None = None
     places: torch.Tensor | None = None
 
@@ -80,7 +79,7 @@ class SampleConditions(NamedTuple):
         """
         places = torch.tensor(places)
         told = {} if self.images is None else {"condition_image": self.images.told(self.places[places], condition)}
-        return told | {"class_labels": None if self.labels is None else self.labels[places]}
+        return told | {"class_labels": labels_at(self.labels, places)}
 
 
 class DrawnImages:

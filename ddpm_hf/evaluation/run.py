@@ -6,11 +6,9 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.captions import with_captions
+from ddpm_hf.data.captions import captions_of, with_captions
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
@@ -158,11 +156,6 @@ def with_own_captions(data, model):
     captions = {} if data.has_captions else CAPTIONS.read(model)
     own = {name: captions[name] for name in ("caption_column", "caption_template") if name in captions}
     return dataclasses.replace(data, **own)
-
-
-def captions_of(source):
-    """The caption of each image of an [`ImageSource`] with captions, `np.ndarray` (N,) of `str`."""
-    return np.array(source.captions, dtype=object)[source.labels]
 
 
 def open_data(data, unet_config):

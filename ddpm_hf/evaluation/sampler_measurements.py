@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import diffusers
+import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
@@ -18,8 +19,9 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import MOST_IN_CELL, Measurement
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.drawn_samples import draw_levels
+from ddpm_hf.evaluation.image_labels import labels_at
 from ddpm_hf.evaluation.likelihood import bits_per_dim
-from ddpm_hf.evaluation.samplers import calls_of_a_step, default_samplers, make_sampler, pipeline_with
+from ddpm_hf.evaluation.samplers import calls_of_a_step, default_samplers, make_sampler, with_sampler
 from ddpm_hf.limits import seconds_of
 from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -35,19 +37,21 @@ class Amounts(NamedTuple):
 
     num_images: samples for each distance; distances of other numbers do not compare. seeds: of the noise, each with its
     own distance. batch_size: images at a time and process. bound_images: images of the data for bits per dimension.
+    guidance_scale: of the samples.
     """
 
     num_images: int
     seeds: Sequence[int]
     batch_size: int
     bound_images: int = 0
+    guidance_scale: float = 1.0
 
 
 class Task(NamedTuple):
     """The parts of a comparison that all samplers share: the model, its labels, the features and the data."""
 
     pipeline: GaussianDiffusionPipeline
-    labels: torch.Tensor | None  # one for each sample; the labels of `held_out` come first
+    labels: torch.Tensor | np.ndarray | None  # a label or caption for each sample; those of `held_out` come first
     held_out: torch.Tensor
     see: Callable
     target: FeatureStatistics
@@ -56,6 +60,7 @@ class Task(NamedTuple):
     batch_size: int
     seeds: Sequence[int]
     accelerator: Accelerator
+    guidance_scale: float = 1.0
     told: torch.Tensor | None = None  # a condition image for each sample, in [0, 1], of networks that are told some
 
 
@@ -94,7 +99,7 @@ def make_task(pipeline, data, see, amounts, accelerator):
     Args:
         pipeline ([`GaussianDiffusionPipeline`]): the model, on its device.
         data: the images, uint8 (N, C, H, W), with those of their condition images for a network of pairs, and their
-            labels (N,) or None.
+            labels (N,), captions for a network that is told a text, or None.
         see (`Callable`): uint8 images to features (B, D).
         amounts ([`Amounts`]): how much is measured.
         accelerator (`Accelerator`): of the processes that share the work.
@@ -113,7 +118,8 @@ def make_task(pipeline, data, see, amounts, accelerator):
         target.merge(half)
     return Task(
         pipeline=pipeline,
-        labels=None if labels is None else labels[of_samples],
+        labels=labels_at(labels, of_samples),
+        guidance_scale=amounts.guidance_scale,
         told=None if samples.condition is None else _told(samples.condition, images[of_samples]),
         held_out=images[order[: amounts.bound_images]],
         see=see,
@@ -142,6 +148,7 @@ def settings_of(task, measurements, model, features, data):
         if task.floor is None
         else f"{task.floor:.3g} between two halves of the data",
         "samples": f"{task.num_images} for each of the seeds {', '.join(map(str, task.seeds))}",
+        **({} if task.guidance_scale == 1 else {"guidance_scale": f"{task.guidance_scale:g}"}),
         "bits per dimension": f"of {len(task.held_out)} images of the data" if has_bounds else "not measured",
         "batch size and device": f"{task.batch_size}, {task.pipeline.unet.device.type}, {torch.get_num_threads()} threads, "
         f"{task.accelerator.num_processes} process(es)",
@@ -240,7 +247,7 @@ def _sample(task, sampler, count, seed, places, bar):
     Each place has its own generator, whatever the sampler and the batches. The caller takes the median of the seconds,
     which ignores batches that other work on the machine delayed.
     """
-    pipeline, seconds = pipeline_with(sampler, task.pipeline.unet, task.pipeline.vae), []
+    pipeline, seconds = with_sampler(task.pipeline, sampler), []
     of_a_step = calls_of_a_step(sampler)
     images = [torch.empty(0, *pipeline.samples.output_shape, dtype=torch.uint8)]
 
@@ -254,8 +261,9 @@ def _sample(task, sampler, count, seed, places, bar):
             pipeline,
             [seed * task.num_images + place for place in batch],
             batch[0],
-            None if task.labels is None else task.labels[torch.tensor(batch)],
+            labels_at(task.labels, batch),
             **told,
+            guidance_scale=task.guidance_scale,
             num_inference_steps=count // of_a_step,
             callback_on_step_end=count_call,
         )

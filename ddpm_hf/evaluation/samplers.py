@@ -125,6 +125,12 @@ def _check_steps(name, sampler, steps):
     set_steps(sampler, steps, f"Sampler {name!r}")
     if len(sampler.timesteps) != steps:
         raise InputError(f"Sampler {name!r} makes {len(sampler.timesteps)} network calls when asked for {steps}.")
+    # Then the stock class takes the second for its place, and runs past its last sigma.
+    if (sampler.timesteps == sampler.timesteps[0]).sum() > 1:
+        raise InputError(
+            f"Sampler {name!r} begins twice at timestep {int(sampler.timesteps[0])} in {steps} steps of this noise "
+            "schedule, where the class of diffusers fails: leave it out, or give another number of steps."
+        )
 
 
 def set_steps(sampler, steps, name):
@@ -139,9 +145,15 @@ def set_steps(sampler, steps, name):
         raise InputError(f"{name} cannot take {steps} steps: {error}") from error
 
 
-def pipeline_with(sampler, unet, vae=None):
+def with_sampler(pipeline, sampler):
+    """The pipeline of the same parts with another scheduler, as `pipeline_with`."""
+    parts = {name: pipeline.components[name] for name in ("vae", "text_encoder", "tokenizer")}
+    return pipeline_with(sampler, pipeline.unet, **parts)
+
+
+def pipeline_with(sampler, unet, vae=None, **parts):
     """A pipeline with this very scheduler; the constructor would replace a stock DDPM or DDIM scheduler with ours."""
-    pipeline = GaussianDiffusionPipeline(unet, sampler, vae=vae)
+    pipeline = GaussianDiffusionPipeline(unet, sampler, vae=vae, **parts)
     pipeline.register_modules(scheduler=sampler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -153,7 +153,7 @@ def load_pipeline(model, latents=True, texts=False, **parts):
     if TEXT_PARTS & others:
         raise InputError(
             f"Cannot take model={str(model)!r}: it is told a text, which this does not give it. `ddpm-hf sample "
-            "--prompt` draws from it."
+            "--prompt` draws from it, and `ddpm-hf evaluate --metrics fid` and `compare` measure its samples."
         )
     if others:
         raise InputError(

@@ -53,6 +53,13 @@ def test_every_sampler_finds_the_only_point_in_just_as_many_calls(name, steps):
     assert_close(ends.float(), torch.tensor([0.3, -0.2]).expand(50, 2), rtol=0, atol=2e-3)
 
 
+def test_a_beginning_that_diffusers_repeats_is_refused():
+    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    check_sampler("dpmpp-2m-karras", cosine, 3)
+    with pytest.raises(InputError, match="begins twice at timestep 998 in 5 steps of this noise schedule"):
+        check_sampler("dpmpp-2m-karras", cosine, 5)
+
+
 def test_the_same_noise_gives_the_same_samples():
     x_T = torch.randn(5, 2)
     for name in SAMPLERS:
