@@ -69,7 +69,7 @@ class Judge:
         """The share that is recognised and the Frechet distance, each with its standard error."""
         features, logits = self.see(images)
         share = (logits.argmax(1) == asked).double().mean().item()
-        tenths = torch.arange(len(asked)) % TENTHS
+        tenths = torch.arange(len(asked)) // len(asked.unique()) % TENTHS  # each has all classes alike
         without = torch.tensor([self._distance(features[tenths != tenth]) for tenth in range(TENTHS)])
         return {
             "recognised": share,
@@ -91,7 +91,6 @@ class Task:
 
     def __init__(self, options, test, labels, names):
         self.options, number = options, options.per_class
-        # Tenths are drawn from all classes alike.
         self.asked = torch.arange(number * len(names)) % len(names)
         self.prompts = [options.template.format(label=names[label]) for label in self.asked]
         of_class = [torch.from_numpy(np.flatnonzero(labels == label)[:number]) for label in range(len(names))]
