@@ -190,6 +190,21 @@ def calibrate(
         calibrate_solvers(SolverOptions(model, data=data, **keywords), output_dir, calibration.push_to_hub)
 
 
+@dataclass
+class ImprovementOptions:
+    """What `improve` aims at, and how long it may take."""
+
+    title: ClassVar[str] = "Improvement"
+
+    minutes: float = option(10, "How long it may take; more minutes fit more numbers of steps.")
+    features: str | None = option(
+        None,
+        "Where images are compared: a folder of an image classifier, or inception; by default the network's own middle "
+        "block.",
+    )
+    guidance_scale: float = option(1.0, "The guidance that the solvers are for; 1 is none.")
+
+
 @app.command()
 @with_options
 def improve(
@@ -200,17 +215,6 @@ def improve(
             "--output_dir", help="The new pipeline folder; by default outputs/ and the model's name, _improved."
         ),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="How long it may take; more minutes fit more numbers of steps.")] = 10,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Where images are compared: a folder of an image classifier, or inception; by default the network's own "
-            "middle block."
-        ),
-    ] = None,
-    guidance_scale: Annotated[
-        float, typer.Option("--guidance_scale", help="The guidance that the solvers are for; 1 is none.")
-    ] = 1.0,
     *,
     data: offered(
         DataArguments,
@@ -220,13 +224,13 @@ def improve(
         split={"help": "The split of the training."},
         **OF_THE_TRAINING,
     ),
+    improvement: ImprovementOptions,
     execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Make a model sample better in few steps, in some minutes, and show samples before and after."""
     from ddpm_hf.calibration.improve import ImproveOptions, improve
 
-    options = ImproveOptions(model, data, minutes, features, guidance_scale=guidance_scale, **vars(execution))
-    improve(options, output_dir)
+    improve(ImproveOptions(model, data, **vars(improvement), **vars(execution)), output_dir)
 
 
 @dataclass
