@@ -121,7 +121,8 @@ def models(tmp_path_factory):
     in_latents = DDPMUNet2DModel(**TINY | {"sample_size": 4, "in_channels": 2}, autoencoder_factor=2, image_channels=1)
     latent = GaussianDiffusionPipeline(in_latents, GaussianDiffusionScheduler(clip_sample=False), vae=vae)
     latent.save_pretrained(folder / "outputs" / "latent")
-    of_text(vae).save_pretrained(folder / "outputs" / "text")
+    for name in ("text", "text_few"):
+        of_text(vae).save_pretrained(folder / "outputs" / name)
     colours = DDPMUNet2DModel(**TINY | {"in_channels": 4}, condition_channels=1)
     of_pairs = GaussianDiffusionPipeline(colours, GaussianDiffusionScheduler())
     of_pairs.save_pretrained(folder / "outputs" / "colours")
