@@ -76,11 +76,10 @@ def error(arrays, name, output, key="output"):
 
 
 def without_package(arrays, name, place):
-    torch.save(inputs_of(arrays, name, torch.float32), place / "inputs.pt")
+    torch.save(inputs_of(arrays, name, torch.float32), place / "new" / "inputs.pt")
     (place / "process.py").write_text(RUN_CONVERTED, encoding="utf-8")
-    command = [sys.executable, "process.py", str(place / "new"), "inputs.pt", "output.pt"]
-    subprocess.run(command, cwd=place, check=True, capture_output=True)
-    return error(arrays, name, torch.load(place / "output.pt", weights_only=True))
+    subprocess.run([sys.executable, "process.py", "new"], cwd=place, check=True, capture_output=True)
+    return error(arrays, name, torch.load(place / "new" / "output.pt", weights_only=True))
 
 
 def other_weights(checkpoint, options, arrays, name):

@@ -116,6 +116,17 @@ open(f"{tmp_path}/{{accelerator.process_index}}.json", "w").write(result.to_json
 
 
 @pytest.fixture
+def hide_package(monkeypatch):
+    """A function after which a test cannot import the package, as where nothing of it is installed."""
+
+    def hide():
+        for name in [name for name in sys.modules if name.split(".")[0] == "ddpm_hf"]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
+
+
+@pytest.fixture
 def diffusers_log(caplog):
     """The messages of diffusers' loggers and ours during a test (they do not propagate by themselves)."""
     root = logging.getLogger("diffusers")

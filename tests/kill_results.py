@@ -48,6 +48,7 @@ class Scenario:
     that nobody disturbed."""
 
     def __init__(self, name, make, last, folder):
+        folder.mkdir()
         self.name, self.make, self.last = name, make, last
         self.folder, self.log = folder / "result", folder / "log"
         make(self.folder)  # what is imported and cached here, each child has
@@ -149,26 +150,20 @@ def contents(folder):
     return files
 
 
-def make_scenarios(folder):
-    """A scenario for each verb, with a model that is measured in milliseconds."""
+def makers(folder):
+    """{verb: how its result is made in a folder, the file that is written last}, of a model that is measured quickly."""
     data = DataArguments(dataset=make_start(folder)["dataset"])
     unet = GaussianDiffusionPipeline.from_pretrained(folder / "start").unet
     model = folder / "model"
     GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler(4, 0.3, 0.95)).save_pretrained(model)
     logging.disable_progress_bar()
     measured = {"data": data, "num_images": 16, "batch_size": 4, "device": "cpu"}
-    makes = {
+    return {
         "calibrate": (partial(_calibrate, model, **measured, plans=[3]), INDEX_FILE),
         "export": (partial(_export, export_self_contained, model), INDEX_FILE),
         "export --stock": (partial(_export, export_stock, model), INDEX_FILE),
         "evaluate": (partial(_evaluate, model, **measured), BOUND.name),
     }
-    scenarios = []
-    for number, (name, (make, last)) in enumerate(makes.items()):
-        place = folder / str(number)
-        place.mkdir()
-        scenarios.append(Scenario(name, make, last, place))
-    return scenarios
 
 
 def _calibrate(model, folder, **options):
@@ -185,7 +180,8 @@ def _evaluate(model, folder, **options):
 
 def main(number=40, seed=0):
     with tempfile.TemporaryDirectory() as temporary:
-        scenarios = make_scenarios(Path(temporary))
+        made = makers(Path(temporary))
+        scenarios = [Scenario(name, *made[name], Path(temporary) / name) for name in made]
         assert threading.active_count() == 1, "a thread would be missing in the children"
         headings = ("the command", "what the kill left", "the same again: the same files")
         return kill_in_turns(scenarios, KINDS, number * len(scenarios), np.random.default_rng(seed), headings)

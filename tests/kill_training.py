@@ -8,6 +8,7 @@ while it writes a file.
 """
 
 import contextlib
+import gc
 import os
 import resource
 import shutil
@@ -82,6 +83,7 @@ def start_child(work, log):
     child = os.fork()
     if child:
         return child
+    gc.freeze()  # what the parent has is not searched for garbage, which would copy its memory
     code = 1
     with open(log, "a", encoding="utf-8") as said:
         os.dup2(said.fileno(), 1)

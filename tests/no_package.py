@@ -12,8 +12,9 @@ class NoPackage:
 sys.meta_path.insert(0, NoPackage())
 """
 
-# A script that runs the network of a converted folder: `python SCRIPT FOLDER INPUTS OUTPUT`, with the arguments of the
-# network in the file INPUTS. A classifier is a network alone, all others are in pipelines.
+# A script that runs the networks of converted folders: `python SCRIPT FOLDER ...`, with the arguments of each network in
+# the file `inputs.pt` of its folder, where `output.pt` is written. A classifier is a network alone, all others are in
+# pipelines.
 RUN_CONVERTED = (
     NO_PACKAGE
     + """
@@ -22,13 +23,13 @@ from pathlib import Path
 import torch
 from diffusers import AutoModel, DiffusionPipeline
 
-folder, inputs, output = sys.argv[1:]
-if (Path(folder) / "model_index.json").exists():
-    network = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True).unet
-else:
-    network = AutoModel.from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    made = network(*torch.load(inputs, weights_only=True))
-torch.save(getattr(made, "sample", made), output)
+for folder in sys.argv[1:]:
+    if (Path(folder) / "model_index.json").exists():
+        network = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True).unet
+    else:
+        network = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        made = network(*torch.load(Path(folder) / "inputs.pt", weights_only=True))
+    torch.save(getattr(made, "sample", made), Path(folder) / "output.pt")
 """
 )

@@ -1,5 +1,6 @@
 """The guides: their Python runs and prints what they show, their pictures exist, and translations are up to date."""
 
+import ast
 import contextlib
 import importlib
 import inspect
@@ -197,19 +198,55 @@ def notebooks(scripts):
 
 
 ENGLISH_NOTEBOOKS = [path for path in NOTEBOOKS if ".zh-CN" not in path.name]
+# It computes for 17 seconds, so that only the kernel runs it.
+LONG_NOTEBOOK = "samplers_and_likelihood"
 
 
-@pytest.mark.parametrize("path", ENGLISH_NOTEBOOKS, ids=names(ENGLISH_NOTEBOOKS))
+@pytest.mark.parametrize(
+    "path", [path for path in ENGLISH_NOTEBOOKS if path.stem != LONG_NOTEBOOK], ids=lambda path: path.name
+)
 def test_a_notebook_prints_and_draws_what_it_shows(path, notebooks, tmp_path, monkeypatch):
-    """All its cells and the code of its answers, in a kernel that reads and writes no folder of the user."""
+    """All its cells and the code of its answers in turn, in one namespace; the test below has a kernel, which takes long."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": path.stem}
+    cells = notebooks.code_cells(notebooks.with_answers(notebooks.read(path)))
+    check_notebook(path, notebooks, [(cell, *run_cell(cell.source, namespace)) for cell in cells])
+
+
+def run_cell(source, namespace):
+    """Runs a cell, whose last expression is shown; returns what it printed, and the number of its pictures."""
+    lines, shown = ast.parse(source.removeprefix("%matplotlib inline\n")).body, None
+    last = lines.pop() if isinstance(lines[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(ast.Module(lines, []), "<cell>", "exec"), namespace)
+        if last is not None:
+            shown = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
+    if shown is not None:
+        shown.savefig(io.BytesIO(), dpi=20)
+    return printed.getvalue(), int(shown is not None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ENGLISH_NOTEBOOKS, ids=names(ENGLISH_NOTEBOOKS))
+def test_a_kernel_runs_a_notebook(path, notebooks, tmp_path, monkeypatch):
+    """The kernel reads and writes no folder of the user."""
     for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    cells = notebooks.code_cells(notebooks.run(notebooks.read(path), tmp_path))
+    outputs = [(cell, notebooks.text_of(cell), notebooks.number_of_pictures(cell)) for cell in cells]
+    check_notebook(path, notebooks, outputs)
+
+
+def check_notebook(path, notebooks, outputs):
+    """Checks triples of a cell, what it printed and the number of its pictures by what the file shows."""
     kept = iter(notebooks.code_cells(notebooks.read(path)))
-    for cell in notebooks.code_cells(notebooks.run(notebooks.read(path), tmp_path)):
-        is_answer = "shown" in cell.metadata
-        shown = None if is_answer else next(kept)
-        check_printed(cell.metadata.shown if is_answer else notebooks.text_of(shown), notebooks.text_of(cell))
-        assert is_answer or notebooks.number_of_pictures(cell) == notebooks.number_of_pictures(shown)
+    for cell, printed, pictures in outputs:
+        if "shown" in cell.metadata:
+            check_printed(cell.metadata.shown, printed)
+        else:
+            shown = next(kept)
+            check_printed(notebooks.text_of(shown), printed)
+            assert pictures == notebooks.number_of_pictures(shown)
     assert next(kept, None) is None
 
 

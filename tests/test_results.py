@@ -1,12 +1,13 @@
 """Places of results are checked before the work, and a killed command can be repeated."""
 
+import functools
 import itertools
 import os
 import signal
 import time
 
 import pytest
-from kill_results import contents, make_scenarios
+from kill_results import Scenario, contents, makers
 from kill_training import kill_before_operation, limit_files, pause_before_operation, start_child, wait_for
 
 from ddpm_hf import folder_lock
@@ -19,8 +20,11 @@ VERBS = [pytest.param("calibrate", marks=pytest.mark.slow), "export", "export --
 
 
 @pytest.fixture(scope="module")
-def scenarios(tmp_path_factory):
-    return {scenario.name: scenario for scenario in make_scenarios(tmp_path_factory.mktemp("killed"))}
+def scenario_of(tmp_path_factory):
+    """A function that gives the scenario of a verb, which is made once."""
+    folder = tmp_path_factory.mktemp("killed")
+    made = makers(folder)
+    return functools.cache(lambda name: Scenario(name, *made[name], folder / name))
 
 
 def test_a_place_that_is_free_is_left_as_it_was(tmp_path):
@@ -114,9 +118,9 @@ def test_a_second_command_finds_what_the_first_has_left(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_second_command_is_refused_with_the_name_of_the_first_which_goes_on(scenarios, name, monkeypatch):
+def test_a_second_command_is_refused_with_the_name_of_the_first_which_goes_on(scenario_of, name, monkeypatch):
     monkeypatch.setattr(folder_lock, "SECONDS_TO_WAIT", 0.1)
-    scenario = scenarios[name]
+    scenario = scenario_of(name)
     scenario.begin_anew()
     moves = [i for i, what in enumerate(scenario.list_operations(), 1) if what.startswith("os.rename")]
     scenario.begin_anew()
@@ -197,9 +201,9 @@ def test_a_move_that_was_killed_at_any_moment_can_be_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_the_same_command_goes_on_where_a_kill_cut_it_off(scenarios, name):
+def test_the_same_command_goes_on_where_a_kill_cut_it_off(scenario_of, name):
     """Before the last file is moved in, which of all moments leaves most; kill_results.py has others."""
-    scenario = scenarios[name]
+    scenario = scenario_of(name)
     scenario.begin_anew()
     last_move = max(i for i, what in enumerate(scenario.list_operations(), 1) if what.startswith("os.rename"))
     scenario.begin_anew()
@@ -210,9 +214,9 @@ def test_the_same_command_goes_on_where_a_kill_cut_it_off(scenarios, name):
 
 @pytest.mark.parametrize("name", VERBS)
 @pytest.mark.parametrize("size", [100, 5000])
-def test_a_full_disk_leaves_nothing_half_done(scenarios, name, size):
+def test_a_full_disk_leaves_nothing_half_done(scenario_of, name, size):
     """Writing a file beyond a limit fails as on a full disk, with another number of the same error."""
-    scenario = scenarios[name]
+    scenario = scenario_of(name)
     scenario.begin_anew()
 
     def work():

@@ -1,9 +1,6 @@
 """Calibration of a model folder with data, which writes a new model folder."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,12 +16,13 @@ from diffusers import (
     VQModel,
 )
 from diffusers.configuration_utils import FrozenDict
-from hub_server import TOKEN, running_hub
 from huggingface_hub import ModelCard
+from typer.testing import CliRunner
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration import estimate_mean_square_epsilon
 from ddpm_hf.calibration.run import STATE_FILE, calibrate
+from ddpm_hf.cli import app
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.run import load_data
@@ -198,15 +196,13 @@ def test_the_card(stock_model, data, tmp_path):
     assert "12 images of images.parquet" in card.text and "planned timesteps for 2, 5 steps" in card.text
 
 
-def test_the_new_folder_is_pushed_in_one_commit(stock_model, data, tmp_path):
+def test_the_new_folder_is_pushed_in_one_commit(stock_model, data, tmp_path, hub, monkeypatch):
     flags = ["--num_images", "12", "--batch_size", "8", "--device", "cpu", "--dataset", data.dataset]
     flags += ["--label_column", "label", "--push_to_hub", "someone/calibrated"]
-    with running_hub() as hub:
-        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-m", "ddpm_hf.cli", "calibrate", str(stock_model), *flags]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        (commit,) = hub.repositories["someone/calibrated"].pushed
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["calibrate", str(stock_model), *flags])
+    assert done.exit_code == 0, done.output
+    (commit,) = hub.repositories["someone/calibrated"].pushed
     files = {str(path.relative_to(tmp_path / "outputs" / "calibrated")) for path in _files(tmp_path / "outputs")}
     assert commit.files.keys() == files >= {"README.md", "calibration.json", "scheduler/scheduler_config.json"}
 

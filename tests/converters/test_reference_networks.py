@@ -69,19 +69,20 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert torch.equal(model.output_of(loaded), model.output_of(network_of(converted)))
 
 
-@pytest.mark.parametrize("name", ["ddpmpp", "guided_sr", "guided_classifier"])
-def test_without_the_package_the_code_in_the_folder_computes_the_same(foreign, tmp_path, name):
-    model = foreign(name)
-    convert_checkpoint(model.checkpoint, model.options, tmp_path / "new")
-    torch.save(model.inputs(torch.float32), tmp_path / "inputs.pt")
+def test_without_the_package_the_code_in_the_folder_computes_the_same(foreign, tmp_path):
+    models = {tmp_path / name: foreign(name) for name in ("ddpmpp", "guided_sr", "guided_classifier")}
+    for folder, model in models.items():
+        convert_checkpoint(model.checkpoint, model.options, folder)
+        torch.save(model.inputs(torch.float32), folder / "inputs.pt")
     (tmp_path / "process.py").write_text(RUN_CONVERTED, encoding="utf-8")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "process.py", str(tmp_path / "new"), "inputs.pt", "output.pt"]
+    command = [sys.executable, "process.py", *map(str, models)]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    expected = model.array("output")
-    error = (torch.load(tmp_path / "output.pt", weights_only=True) - expected).abs().max()
-    assert error < 2e-5 * expected.abs().max()
+    for folder, model in models.items():
+        expected = model.array("output")
+        error = (torch.load(folder / "output.pt", weights_only=True) - expected).abs().max()
+        assert error < 2e-5 * expected.abs().max(), model.name
 
 
 def test_a_network_that_stock_classes_cannot_run_does_not_pass_for_a_stock_one(foreign, tmp_path):

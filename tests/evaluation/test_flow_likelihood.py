@@ -29,8 +29,7 @@ def toy_of(reference, name, toy, **options):
     return scheduler, lambda x, t: score(x, *scheduler.process.levels(t))
 
 
-@pytest.mark.parametrize("kind", ["Rademacher", "Gaussian"])
-@pytest.mark.parametrize("toy", ["gauss", "gmm"])
+@pytest.mark.parametrize(("toy", "kind"), [("gauss", "Rademacher"), ("gmm", "Gaussian")])
 @pytest.mark.parametrize("name", SDES)
 def test_the_published_likelihoods_with_the_same_probe(reference, name, toy, kind):
     arrays, key = reference("flow_likelihood"), f"{name}/{toy}"
@@ -148,7 +147,7 @@ def test_the_exact_model_of_images_has_its_own_density():
         def score(x, t):
             return scheduler.score(denoiser(x, scheduler.network_time(t).double()).sample, t, x)
 
-        found = flow_likelihood(score, scheduler, samples, hadamard.reshape(16, 1, 4, 4), OdeOptions(1e-7, 1e-7))
+        found = flow_likelihood(score, scheduler, samples, hadamard.reshape(16, 1, 4, 4), OdeOptions(1e-6, 1e-6))
         last = denoiser.log_likelihood(found.latents, 99) - scheduler.prior_log_prob(found.latents)
         log_prob = (found.log_prob + last).mean()
         assert_close(log_prob, denoiser.log_likelihood(image[None], 0)[0], rtol=0, atol=1e-3)

@@ -126,7 +126,8 @@ def test_samplers_are_the_recipes_that_the_model_can_run(tiny_unet, head, schedu
 
 def test_a_page_opens_with_the_model_s_plan(tiny_unet):
     assert first_choice(pipeline_of(tiny_unet(), **CALIBRATED)) == (OWN, 4)
-    fitted = fit_solver(tiny_unet(), GaussianDiffusionScheduler(), [2], num_paths=16, progress_bar=False)
+    short = GaussianDiffusionScheduler(num_train_timesteps=20, beta_end=0.6)
+    fitted = fit_solver(tiny_unet(), short, [2], num_paths=16, progress_bar=False)
     assert first_choice(GaussianDiffusionPipeline(tiny_unet(), fitted)) == (OWN, 2)
     assert first_choice(pipeline_of(tiny_unet())) == ("ddim-2m", 25)
     assert first_choice(pipeline_of(tiny_unet(), num_train_timesteps=12)) == ("ddim-2m", 12)
