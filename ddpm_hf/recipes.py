@@ -5,9 +5,17 @@ from ddpm_hf.models.network_config import has_head
 from ddpm_hf.portable.config import own_value
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.choices import COVARIANCE_HEADS, LEARNED_VARIANCE_TYPES
-from ddpm_hf.schedulers.sampler_table import PLANNED, RECIPES, SDE_RECIPES, check_recipe
+from ddpm_hf.schedulers.sampler_table import (
+    OWN_OF_AN_SDE,
+    PLANNED,
+    RECIPES,
+    SDE_RECIPES,
+    USUAL_SAMPLERS,
+    check_recipe,
+)
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
+from ddpm_hf.schedulers.score_sde_config import is_chain
 
 # Analytic-DPM's code clips to this for DDPM on cosine schedules too.
 COSINE_CLIP_VARIANCE_PIXELS = 1
@@ -42,6 +50,17 @@ def with_recipe(scheduler, name, **changes):
         return GaussianDiffusionScheduler.from_config(scheduler.config, **values)
     except ValueError as error:
         raise InputError(f"Recipe {name!r}: {error}") from error
+
+
+def usual_sampler(scheduler_config):
+    """The recipe that is good in few steps for every model of such a process, None for its own sampler, and the steps.
+
+    Args:
+        scheduler_config: the config of the model's scheduler, in memory or from its file.
+    """
+    if scheduler_config.get("sde") is not None and not is_chain(scheduler_config):
+        return OWN_OF_AN_SDE
+    return USUAL_SAMPLERS[scheduler_config.get("sde") or ("edm" if "P_mean" in scheduler_config else "ddpm")]
 
 
 def _in_continuous_time(scheduler, name):

@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler, cli
 from ddpm_hf.commands.default_sampler import ALL, choose_steps, steps_from
 from ddpm_hf.errors import InputError
+from ddpm_hf.schedulers.sampler_table import USUAL_SAMPLERS, usual_options
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
+from ddpm_hf.training.arguments import TrainingArguments
 
 PLAN = {"timestep_plans": {"4": [999, 700, 250, 20], "3": [999, 400, 20]}}
 
@@ -38,11 +42,32 @@ def test_what_is_chosen_is_fast_and_said(tiny_unet, scheduler, steps, keeps_samp
     assert said in sentence and bool(said) == bool(sentence)
 
 
+@pytest.mark.parametrize(
+    "scheduler, chosen, sampler",
+    [
+        (ScoreSDEScheduler(sde="vp"), 50, "GaussianDiffusionScheduler"),
+        (ScoreSDEScheduler(sde="vp", corrector="langevin"), 50, "ScoreSDEScheduler"),
+        (ScoreSDEScheduler(sde="vp", prediction_type="score"), 200, "ScoreSDEScheduler"),
+        (ScoreSDEScheduler(sde="sub_vp"), 200, "ScoreSDEScheduler"),
+        (EDMScheduler(), 18, "EDMScheduler"),
+    ],
+)
+def test_a_process_in_continuous_time_gets_the_steps_that_it_needs(tiny_unet, scheduler, chosen, sampler):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(), scheduler)
+    assert choose_steps(pipeline, None, False)[0] == chosen
+    assert type(pipeline.scheduler).__name__ == sampler
+
+
 @pytest.mark.parametrize("variance_type", ["learned_range", "npr"])
 def test_a_learned_variance_is_a_sampler(tiny_unet, variance_type):
     pipeline = pipeline_of(tiny_unet(variance_head=variance_type), variance_type=variance_type)
     assert choose_steps(pipeline, None, False)[0] == 50
     assert pipeline.scheduler.config.variance_type == variance_type and pipeline.scheduler.config.eta == 1
+
+
+def test_every_process_of_training_has_options_for_a_first_picture():
+    assert {*USUAL_SAMPLERS} == {*get_args(get_type_hints(TrainingArguments)["process"])}
+    assert usual_options("vp", 10) == "--recipe ddim-2m --steps 10" and usual_options("ve", 1000) == "--steps 200"
 
 
 def test_steps_are_numbers_or_all():

@@ -4,12 +4,12 @@ import shlex
 from datetime import datetime, timedelta
 
 from ddpm_hf.data import count_images, describe_data
-from ddpm_hf.hub.demo import USUAL_SAMPLER, USUAL_STEPS
 from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.stable_diffusion import why_not_stable_diffusion
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS
 from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.schedulers.sampler_table import usual_options
 
 MOST_NAMES = 10
 
@@ -90,7 +90,7 @@ def closing(args, folder, total_steps, seconds, config):
     rows = read_rows(table) if table.exists() else []
     loss = f", with a loss of {rows[-1]['loss']:.4f}" if rows else ""
     where = shlex.quote(str(folder))
-    few = f"--recipe {USUAL_SAMPLER} --steps {min(USUAL_STEPS, args.num_train_timesteps)}"
+    few = usual_options(args.process, args.num_train_timesteps)
     names, draws = class_names_of(config), f"sample {where}"
     what = "draws a grid of samples in few steps; --steps all takes every timestep"
     condition, captions = condition_of(config), CAPTIONS.read(folder)

@@ -3,8 +3,8 @@
 from ddpm_hf.errors import InputError
 
 ALL = "all"
-# What is good for every model within the first minute: second-order DDIM, which needs no measurement.
-USUAL_SAMPLER, USUAL_STEPS = "ddim-2m", 50
+# Twice the fewest that are good, for a first picture.
+USUAL_STEPS = 50
 
 
 def steps_from(text):
@@ -31,7 +31,7 @@ def choose_steps(pipeline, steps, keeps_sampler):
     Returns:
         The number of steps, and what is to be said of it: "" where the user named it.
     """
-    from ddpm_hf.recipes import changes_for, prepared_count, with_recipe
+    from ddpm_hf.recipes import changes_for, prepared_count, usual_sampler, with_recipe
 
     every = pipeline.scheduler.config.num_train_timesteps
     if steps is not None:
@@ -39,16 +39,18 @@ def choose_steps(pipeline, steps, keeps_sampler):
     prepared = prepared_count(pipeline.scheduler)
     if prepared is not None:
         return prepared, f"No --steps was given: {prepared}, the most that the model has a solver or a plan for."
-    name = "its sampler"
-    if not keeps_sampler and _is_plain_ddpm(pipeline.scheduler):
-        name, changes = USUAL_SAMPLER, changes_for(pipeline.unet.config)
+    name, (recipe, few) = "its sampler", usual_sampler(pipeline.scheduler.config)
+    if not keeps_sampler and recipe is not None and _is_as_trained(pipeline.scheduler):
+        name, changes = recipe, changes_for(pipeline.unet.config)
         pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, name, **changes))
-    steps = min(USUAL_STEPS, every)
+    steps = min(USUAL_STEPS if recipe else few, every)
     return steps, f"No --steps was given: {steps} of {name}; --steps {ALL} takes the {every} of training."
 
 
-def _is_plain_ddpm(scheduler):
+def _is_as_trained(scheduler):
     """Whether a scheduler is as training leaves it, with no choice of a sampler in its config."""
     config = scheduler.config
+    if config.get("sde") is not None:
+        return (config.predictor, config.corrector, config.probability_flow) == ("reverse_diffusion", "none", False)
     plain = (config.get("eta"), config.get("solver_order"), config.get("corrector")) == (1.0, 1, False)
     return plain and config.variance_type in ("fixed_small", "fixed_large")

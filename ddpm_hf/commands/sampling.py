@@ -9,7 +9,7 @@ import typer
 
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
-from ddpm_hf.commands.default_sampler import ALL, USUAL_SAMPLER, USUAL_STEPS, choose_steps, steps_from
+from ddpm_hf.commands.default_sampler import ALL, USUAL_STEPS, choose_steps, steps_from
 from ddpm_hf.commands.network_speed import set_up_network
 from ddpm_hf.commands.options import (
     NUMBERED,
@@ -26,6 +26,7 @@ from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.results import check_free_file, free_output
+from ddpm_hf.schedulers.sampler_table import USUAL_RECIPE
 
 app = Verbs(ModelVerb)
 
@@ -47,7 +48,7 @@ class GuidedSamplingOptions(SamplingOptions):
     steps: str | None = option(
         None,
         f"Number of timesteps to sample in, or {ALL} of training; by default the largest that the model has a plan or "
-        f"a fitted solver for, and without any {USUAL_STEPS} of {USUAL_SAMPLER}.",
+        f"a fitted solver for, and without any {USUAL_STEPS} of {USUAL_RECIPE}.",
         metavar=f"<int|{ALL}>",
     )
     guidance_interval: str | None = option(

@@ -13,6 +13,7 @@ from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import PIPELINES
+from ddpm_hf.recipes import usual_sampler
 from ddpm_hf.reports.report_files import (
     CALIBRATION,
     CAPTIONS,
@@ -24,6 +25,7 @@ from ddpm_hf.reports.report_files import (
 )
 from ddpm_hf.samples.condition_images import both_sides, condition_of
 from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.schedulers.sampler_table import OWN_OF_AN_SDE
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -105,7 +107,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(
     "{repository}", custom_pipeline="{repository}", trust_remote_code=True
 )
-image = pipeline({image}num_inference_steps=25{label}).images[0]
+image = pipeline({image}num_inference_steps={steps}{label}).images[0]
 ```
 {warning}
 A private repository, or one without a network, is downloaded first: give the folder of
@@ -121,10 +123,10 @@ PACKAGE = """With ddpm_hf (`{install}`; {where}), which trusts no code of the re
 from ddpm_hf import {pipeline}
 
 pipeline = {pipeline}.from_pretrained("{repository}")
-image = pipeline({image}num_inference_steps=25{label}).images[0]
+image = pipeline({image}num_inference_steps={steps}{label}).images[0]
 ```
 
-Any other sampler is a recipe (`ddpm-hf {verb} --recipe ddim-2m --steps 25`)."""
+Any other sampler is a recipe (`ddpm-hf {verb} --recipe {recipe}`)."""
 
 # What is told of a picture where the model is given one.
 GIVEN = 'PIL.Image.open("photo.png"), '
@@ -178,20 +180,20 @@ def loading(folder, index, repository):
     label = f", class_labels={first}" if _has_classes(folder) else ""
     if limits is not None:
         label = f", class_labels={sum(limits) / 2:.3g}"
-    ways = []
+    ways, (steps, recipe) = [], _sampler(folder)
     if is_stock:
         prompt = _prompt(folder).removeprefix("prompt=").removesuffix(", ")
         ways.append(STOCK.format(name=index["_class_name"], repository=repository, prompt=prompt))
     given = _prompt(folder) or _given_image(folder)
     if has_code:
         warning = WITHOUT_CUSTOM_PIPELINE if is_stock else ""
-        ways.append(CODE.format(repository=repository, label=label, warning=warning, image=given))
+        ways.append(CODE.format(repository=repository, label=label, warning=warning, image=given, steps=steps))
     if _class_name(index) in ("DDPMPipeline", "DDIMPipeline", STABLE_DIFFUSION, *PIPELINES):
         ours = _class_name(index) if _class_name(index) in PIPELINES else PIPELINES[0]
         upscales = ours == "GaussianDiffusionUpscalePipeline"
         verb = f"upscale {repository} photo.png" if upscales else f"sample {repository}"
         verb += f" --prompt {shlex.quote(CAPTIONS.read(folder)['examples'][0])}" if given.startswith("prompt") else ""
-        told = {"label": label, "image": given, "verb": verb}
+        told = {"label": label, "image": given, "verb": verb, "steps": steps, "recipe": recipe}
         ways.append(PACKAGE.format(install=INSTALL, where=WHERE, repository=repository, pipeline=ours, **told))
     elif calibration_of(folder):
         ways.append(PACKAGE_OF_LATENTS.format(install=INSTALL, where=WHERE))
@@ -332,6 +334,15 @@ def _prompt(folder):
     """The argument of the call that is a prompt, one of the captions of the training; "" for a model without."""
     captions = CAPTIONS.read(folder)
     return f"prompt={json.dumps(captions['examples'][0], ensure_ascii=False)}, " if captions else ""
+
+
+def _sampler(folder):
+    """The steps of the model's own sampler that are few and good, and a recipe with its steps."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = read_mapping(file) if file.is_file() else {}
+    recipe, few = usual_sampler(config)
+    own_steps = OWN_OF_AN_SDE[1] if config.get("sde") else few
+    return own_steps, f"{recipe} --steps {few}" if recipe else "predictor-corrector --steps 500"
 
 
 def _class_names(folder):

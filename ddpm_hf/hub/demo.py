@@ -8,12 +8,13 @@ from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.installation import install_extra
 from ddpm_hf.pipelines.image_inputs import PIL_MODES
 from ddpm_hf.recipes import RECIPES, check_head, prepared_count, with_recipe
+from ddpm_hf.schedulers.sampler_table import USUAL_SAMPLERS
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
+from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
+from ddpm_hf.schedulers.score_sde_config import is_chain
 
 LOOPBACK = "127.0.0.1"
 OWN = "the model's own"
-# The default for a model without plans: good in few steps, without any measurement or training.
-USUAL_SAMPLER, USUAL_STEPS = "ddim-2m", 25
 
 
 def serve(model, port=None, device="cpu"):
@@ -63,6 +64,8 @@ def load_for_demo(model):
             f"{model} is told images of {condition.condition_channels} channels, and a page takes pictures of "
             f"{', '.join(map(str, PIL_MODES))}: draw in Python."
         )
+    if isinstance(pipeline.scheduler, ScoreSDEScheduler) and is_chain(pipeline.scheduler.config):
+        pipeline.register_modules(scheduler=GaussianDiffusionScheduler.from_config(pipeline.scheduler.config))
     if not isinstance(pipeline.scheduler, GaussianDiffusionScheduler):
         raise InputError(
             f"{model} has a {type(pipeline.scheduler).__name__}, from which no recipe is made: give the model with "
@@ -89,7 +92,8 @@ def first_choice(pipeline):
     count = prepared_count(pipeline.scheduler)
     if count is not None:
         return OWN, count
-    return USUAL_SAMPLER, min(USUAL_STEPS, len(pipeline.scheduler))
+    recipe, steps = USUAL_SAMPLERS["ddpm"]
+    return recipe, min(steps, len(pipeline.scheduler))
 
 
 def model_name(model):

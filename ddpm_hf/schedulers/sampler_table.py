@@ -62,6 +62,24 @@ SDE_RECIPES = {
     "langevin": {"predictor": "none", "corrector": "annealed_langevin", "snr": 0.2236, "correct_steps": 10},
 }
 
+# What is good in few steps for every model of a process, without any measurement: a recipe, where there is one, and
+# steps. The own sampler of an SDE leaves noise in fewer steps; EDM's is that of Karras et al. 2022, two calls in each.
+USUAL_RECIPE, OWN_OF_AN_SDE = "ddim-2m", (None, 200)
+USUAL_SAMPLERS = {
+    "ddpm": (USUAL_RECIPE, 25),
+    "vp": (USUAL_RECIPE, 25),
+    "sub_vp": OWN_OF_AN_SDE,
+    "ve": OWN_OF_AN_SDE,
+    "edm": (None, 18),
+}
+
+
+def usual_options(process, most):
+    """The options of `ddpm-hf sample` for a model of a process of `training`, with at most so many steps."""
+    recipe, steps = USUAL_SAMPLERS[process]
+    return f"{f'--recipe {recipe} ' if recipe else ''}--steps {min(steps, most)}"
+
+
 # The class of diffusers and its options. Users make these by `from_config` from the scheduler of the model, whose
 # timestep_spacing they inherit.
 STOCK_SAMPLERS = {

@@ -137,7 +137,7 @@ def as_chain(config):
     Raises:
         ValueError: for the config of a process that no chain with betas has.
     """
-    if config.get("sde") != "vp" or not _is_read_at_timesteps(config):
+    if not is_chain(config):
         check_is_ddpm(config)
         return config
     kept = {key: config[key] for key in CHAIN_KEYS if key in config} | {"clip_sample": False}
@@ -150,7 +150,7 @@ def as_chain(config):
     return kept | {"beta_schedule": "linear", "trained_betas": betas.tolist()}
 
 
-def _is_read_at_timesteps(config):
-    """Whether the network of a [`ScoreSDEScheduler`] is one that a DDPM may have, for data in [-1, 1]."""
-    of_timesteps = config.get("time_input") in (None, "timestep") and config.get("centered", True)
-    return of_timesteps and config.get("prediction_type") in PREDICTION_TYPES
+def is_chain(config):
+    """Whether the config of a [`ScoreSDEScheduler`] is of a VP process, and of a network that a DDPM may have."""
+    is_of_timesteps = config.get("time_input") in (None, "timestep") and config.get("centered", True)
+    return config.get("sde") == "vp" and is_of_timesteps and config.get("prediction_type") in PREDICTION_TYPES

@@ -6,10 +6,11 @@ import pytest
 from hub_server import metadata_errors
 from huggingface_hub import ModelCard
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.comparison_report import Measurement, write_report
 from ddpm_hf.hub.cards import card_of, is_generated, save_card, write_card
+from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.run_folder import write_arguments
 
@@ -108,6 +109,20 @@ def test_the_lines_that_load_it_are_those_that_work_for_the_folder(trained, tiny
     assert "class_labels='cats'" in text and "number or the name of a class: 0 cats, 1 dogs." in text
 
 
+@pytest.mark.parametrize(
+    "scheduler, steps, recipe",
+    [
+        (ScoreSDEScheduler(sde="vp"), 200, "ddim-2m --steps 25"),
+        (ScoreSDEScheduler(sde="sub_vp"), 200, "predictor-corrector --steps 500"),
+        (EDMScheduler(), 18, "predictor-corrector --steps 500"),
+    ],
+)
+def test_a_process_in_continuous_time_is_sampled_in_steps_that_suit_it(tmp_path, tiny_unet, scheduler, steps, recipe):
+    GaussianDiffusionPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path)
+    card = card_of(tmp_path, "someone/model")
+    assert f"pipeline(num_inference_steps={steps})" in card and f"--recipe {recipe}`" in card
+
+
 def test_the_command_of_the_card_gives_the_same_options(trained, monkeypatch):
     from ddpm_hf.training.argument_parsing import parse_arguments
 
@@ -185,5 +200,5 @@ def test_a_card_names_no_folders(tmp_path, tiny_unet, trained):
     comparison["settings"] |= {"features": f"{private}/features", "data": f"{private}/my cats, test, 1000 images"}
     (trained / "compare.json").write_text(json.dumps(comparison), encoding="utf-8")
     text = card_of(trained, "someone/model")
-    assert "ddpm-hf calibrate base --dataset my cats" in text and "- features: features\n" in text
+    assert "ddpm-hf calibrate base --dataset 'my cats'" in text and "- features: features\n" in text
     assert "jane" not in text and ModelCard(text).data.eval_results[0].dataset_name == "my cats"
