@@ -17,13 +17,13 @@ from diffusers import DDIMScheduler, UNet2DModel
 from side_by_side import report, time_in_turns
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
-from ddpm_hf.commands.preparation import one_call
 from ddpm_hf.data import DataArguments, open_images
 from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.measures.frechet import estimate_frechet_distance
 from ddpm_hf.execution import Execution, compiled_if_faster, fastest_execution
 from ddpm_hf.models.presets import UNET_PRESETS
+from ddpm_hf.pipelines.network_speed import one_call
 from ddpm_hf.places import EMBEDDED_MODEL
 
 

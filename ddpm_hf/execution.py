@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import math
 import time
 from typing import NamedTuple
@@ -25,10 +26,18 @@ TURNS, MEASURING_SECONDS = 3, 2.0
 WORTHWHILE_GAIN = 1.1
 
 
-class Execution(NamedTuple):
-    """How a network is called."""
+class ExecutionChoice(NamedTuple):
+    """What is chosen of an [`Execution`]; "auto" leaves it open."""
 
-    precision: str = "fp32"
+    precision: str = "auto"
+    channels_last: str = "auto"
+    compile: str = "auto"
+
+
+class Execution(NamedTuple):
+    """How a network is called; `precision` is None for a network that stays in its own."""
+
+    precision: str | None = "fp32"
     channels_last: bool = False
     compiled: bool = False
 
@@ -36,12 +45,25 @@ class Execution(NamedTuple):
     def text(self):
         """The choice in words, such as "bf16 weights, channels last"."""
         parts = {"channels last": self.channels_last, "compiled": self.compiled}
-        return ", ".join([f"{self.precision} weights", *(name for name, is_so in parts.items() if is_so)])
+        weights = f"{self.precision or 'unchanged'} weights"
+        return ", ".join([weights, *(name for name, is_so in parts.items() if is_so)])
+
+    @property
+    def is_plain(self):
+        """Whether a network is called as it was made."""
+        return self.precision in (None, "fp32") and not (self.channels_last or self.compiled)
+
+    def for_what_is_open_in(self, options):
+        """The [`ExecutionChoice`] of the options, with this execution's part for each "auto"."""
+        own = (self.precision, *("yes" if is_so else "no" for is_so in (self.channels_last, self.compiled)))
+        given = (getattr(options, name) for name in ExecutionChoice._fields)
+        return ExecutionChoice(*(mine if value == "auto" else value for value, mine in zip(given, own, strict=True)))
 
     def apply(self, network):
         """Changes a network in place; its class and the names of its weights stay."""
-        # `ModelMixin.to` warns of layers to keep in float32 where there are none.
-        nn.Module.to(network, dtype=DTYPES[self.precision])
+        if self.precision is not None:
+            # `ModelMixin.to` warns of layers to keep in float32 where there are none.
+            nn.Module.to(network, dtype=DTYPES[self.precision])
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
         if self.compiled:
@@ -141,15 +163,18 @@ def _seconds_of(work):
 # What a device can do ----------------------------------------------------------------------------------------------
 
 
-def check_compiler(device):
-    """Raises InputError if torch.compile does not work on this machine."""
+@functools.cache
+def can_compile(device):
+    """Whether torch.compile works on a device; a warning says once why not."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:  # each backend has its own errors
-        raise InputError(
-            f"compile='yes' does not work on this machine ({' '.join(str(error).split())[:200]}): install a C++ "
-            "compiler (CPU) or Triton (GPU), or leave it out."
-        ) from error
+        logger.warning(
+            f"The network is not compiled, for torch.compile does not work on {device} here "
+            f"({' '.join(str(error).split())[:200]}); it needs a C++ compiler (CPU) or Triton (GPU)."
+        )
+        return False
+    return True
 
 
 def _computes(precision, device):

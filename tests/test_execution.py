@@ -16,12 +16,13 @@ from ddpm_hf import (
     GaussianDiffusionScheduler,
     MLPDenoiser,
 )
-from ddpm_hf.commands.network_speed import set_up_network
 from ddpm_hf.commands.options import DrawingExecutionOptions
-from ddpm_hf.commands.preparation import one_call
 from ddpm_hf.errors import InputError
-from ddpm_hf.execution import Execution, can_change, check_precision, fastest_execution
+from ddpm_hf.execution import Execution, can_change, can_compile, check_precision, fastest_execution
 from ddpm_hf.execution_cache import cache_file, remembered
+from ddpm_hf.pipelines.network_speed import one_call, set_up_network
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.model_setup import set_up_model
 from ddpm_hf.training.text_encoders import open_text_parts
 
 CPU = torch.device("cpu")
@@ -148,6 +149,29 @@ def test_a_measurement_that_fails_falls_back_and_says_so(pipeline, capsys):
     set_up_network(pipeline, DrawingExecutionOptions(), batch_size=2, calls=10**6)
     assert pipeline.unet.dtype == torch.float32
     assert "could not be measured (out of memory): fp32 weights it is." in capsys.readouterr().out
+
+
+def test_without_a_compiler_nothing_is_compiled_and_that_is_said_once(pipeline, monkeypatch, caplog):
+    def no_compiler(function):
+        raise RuntimeError("g++ is not there")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    can_compile.cache_clear()
+    for _ in range(2):
+        set_up_network(pipeline, DrawingExecutionOptions(compile="yes"), batch_size=2, calls=10)
+    set_up_model(pipeline.unet, TrainingArguments(max_train_steps=1, compile="yes"), CPU)
+    assert pipeline.unet._compiled_call_impl is None
+    (said,) = caplog.messages
+    assert said.startswith(
+        "The network is not compiled, for torch.compile does not work on cpu here (g++ is not there)"
+    )
+    can_compile.cache_clear()
+
+
+def test_what_was_begun_decides_what_is_open():
+    begun = Execution("bf16", channels_last=True)
+    assert begun.for_what_is_open_in(DrawingExecutionOptions()) == ("bf16", "yes", "no")
+    assert begun.for_what_is_open_in(DrawingExecutionOptions(precision="fp32")) == ("fp32", "yes", "no")
 
 
 def test_the_precision_of_the_options_is_that_of_the_network(pipeline, tmp_path):

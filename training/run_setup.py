@@ -107,7 +107,7 @@ def begin_run(args, accelerator, source, model, measured=None):
 
     def check():
         check_run_folder(args, accelerator.num_processes)  # another run may have claimed it since the first check
-        check_set_up(args, model, accelerator.device)
+        check_set_up(args, model)
         check_data_unchanged(args, source)
         check_room(args, model)
 

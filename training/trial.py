@@ -51,7 +51,7 @@ class Trial:
         self.args, self.accelerator, self.autocast = args, accelerator, accelerator.autocast
         self.model = copy.deepcopy(unet).to(accelerator.device)
         self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
-        check_set_up(args, self.model, accelerator.device)
+        check_set_up(args, self.model)
         set_up_model(self.model, args, accelerator.device)
         self.taught = taught_condition(self.model, args)
         self.objective = objective_of(args, scheduler, unet.config, accelerator.device)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ddpm_hf.calibration.models import CalibratedModel, load_model
+from ddpm_hf.calibration.models import CalibratedModel, load_for_measuring
 from ddpm_hf.calibration.new_folder import alone_in_new_folder
 from ddpm_hf.calibration.progress_file import SCOPE_STATE
 from ddpm_hf.calibration.solver_fit import LEAST_PATHS
@@ -55,7 +55,7 @@ class ImproveOptions(NamedTuple):
     minutes: how long all may take.
     guidance_scale: of classifier-free guidance, for which the solvers are fitted.
     features: as in [`SolverOptions`]; samples and data are compared in them too.
-    batch_size, seed, device: as in [`SolverOptions`].
+    batch_size, seed, device, precision, channels_last, compile: as in [`SolverOptions`].
     """
 
     model: str
@@ -66,11 +66,14 @@ class ImproveOptions(NamedTuple):
     seed: int = 0
     device: str | None = None
     guidance_scale: float = 1.0
+    precision: str = "auto"
+    channels_last: str = "auto"
+    compile: str = "auto"
 
     def for_solvers(self, scope):
         """The [`SolverOptions`] of a fit of this scope."""
-        names = ("features", "batch_size", "seed", "device", "guidance_scale")
-        shared = {name: getattr(self, name) for name in names}
+        own = ("model", "data", "minutes")
+        shared = {name: value for name, value in self._asdict().items() if name not in own}
         return SolverOptions(self.model, list(scope.steps), self.data, scope.num_images, **shared)
 
 
@@ -183,7 +186,7 @@ def _check(options):
 
 
 def _load(options, accelerator):
-    loaded = load_model(options.model, options.device or accelerator.device)
+    loaded = load_for_measuring(options, accelerator)
     instead = "use `ddpm-hf calibrate --solver 5,10`, which compares no pictures"
     check_pictures(loaded.own_pipeline, options.model, instead)
     return loaded
@@ -208,7 +211,7 @@ def _widest(loaded, options):
     for scope, fit in zip(scopes, fits, strict=True):
         seconds = seconds_of_one * _images_through_network(fit, scope)
         if seconds <= 60 * options.minutes:
-            print(f"{scope}: about {expected_duration(seconds, 'give fewer --minutes')} (h:mm:ss)")
+            print(f"{scope}, in float32: about {expected_duration(seconds, 'give fewer --minutes')} (h:mm:ss)")
             return scope
     needed = math.ceil(seconds / 60)
     raise InputError(

@@ -16,6 +16,7 @@ from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
 from ddpm_hf.hub.reading import read_index, reading
 from ddpm_hf.models.network_config import is_told_text
 from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
+from ddpm_hf.pipelines.network_speed import set_up_network
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.reports.report_files import CAPTIONS
 from ddpm_hf.samples.kind import sides_of
@@ -60,6 +61,22 @@ class CalibratedModel(NamedTuple):
             )
         parts = {name: self.pipeline.components.get(name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
         return GaussianDiffusionPipeline(scheduler=self.pipeline.scheduler, **parts)
+
+
+def load_for_measuring(options, accelerator):
+    """The [`CalibratedModel`] of the options, whose network computes in float32; every process must call this.
+
+    Raises:
+        InputError: for half precision, whose errors would be taken for the model's.
+    """
+    if options.precision in ("bf16", "fp16"):
+        raise InputError(
+            f"precision={options.precision!r} is for drawing samples: what is measured of a model and fitted to it is computed "
+            "in float32, for the errors of half precision would be taken for the model's. Leave it out."
+        )
+    loaded = load_model(options.model, options.device or accelerator.device)
+    set_up_network(loaded.pipeline, options, options.batch_size, calls=0, accelerator=accelerator)
+    return loaded
 
 
 def load_model(name, device):

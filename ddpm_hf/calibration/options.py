@@ -24,6 +24,9 @@ class CalibrationOptions(NamedTuple):
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
+    precision: str = "auto"
+    channels_last: str = "auto"
+    compile: str = "auto"
 
     @property
     def kept_low(self):
@@ -46,6 +49,7 @@ def told_of(options):
         "num_images": options.num_images,
         "batch_size": options.batch_size,
         "seed": options.seed,
+        "precision": "fp32",
     }
 
 

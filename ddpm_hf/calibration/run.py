@@ -13,7 +13,7 @@ from ddpm_hf.calibration.mean_square_epsilon import (
     estimate_mean_square_epsilon,
 )
 from ddpm_hf.calibration.model_plans import calls_for_candidate, check_plans, count_candidates, make_plans
-from ddpm_hf.calibration.models import load_model
+from ddpm_hf.calibration.models import load_for_measuring
 from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_folder, write_folder
 from ddpm_hf.calibration.options import CalibrationOptions
 from ddpm_hf.calibration.plots import draw_mean_square_epsilon
@@ -67,6 +67,8 @@ def calibrate(model, output_dir=None, data=None, push_to_hub=None, **options):
             batch_size (`int`, 64): images at a time and process.
             seed (`int`, 0): of the noise, of the timesteps, and of the choice of images.
             device (`str`): "cpu" to leave an accelerator alone; the fastest there is by default.
+            precision (`str`, "auto"): float32, for the errors of half precision would be measured as the model's.
+            channels_last, compile (`str`, "auto"): "yes" or "no", as in `choose_execution`; by default no.
 
     Returns:
         [`GaussianDiffusionPipeline`]: what was written; for a model of latents its own pipeline.
@@ -88,7 +90,7 @@ def _calibrate(options, output_dir, push_to_hub):
 
 
 def _calibrate_in(output_dir, options, push_to_hub, accelerator):
-    loaded = load_model(options.model, options.device or accelerator.device)
+    loaded = load_for_measuring(options, accelerator)
     _check_model(loaded, options)
     images, labels = main_process_first(
         accelerator, lambda: load_data(options.data, loaded.image_config, options.num_images, options.seed)
@@ -97,7 +99,7 @@ def _calibrate_in(output_dir, options, push_to_hub, accelerator):
         push_to_hub = prepare_repository(push_to_hub).repository
     with fitting_into_memory(f"lower --batch_size, which is {options.batch_size}"):
         duration = _duration(loaded, images, labels, options, accelerator.num_processes)
-    accelerator.print(f"{len(images)} images: about {duration} (h:mm:ss)")
+    accelerator.print(f"{len(images)} images, in float32: about {duration} (h:mm:ss)")
 
     started = time.monotonic()
     gamma = estimate_mean_square_epsilon(

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ddpm_hf.calibration.fine_paths import CLEAN
-from ddpm_hf.calibration.models import load_model
+from ddpm_hf.calibration.models import load_for_measuring
 from ddpm_hf.calibration.new_folder import Told, alone_in_new_folder, output_folder, write_folder
 from ddpm_hf.calibration.options import told_of
 from ddpm_hf.calibration.path_choice import PathChoice, distance_of_flow
@@ -57,7 +57,8 @@ class SolverOptions(NamedTuple):
         default the captions of the data.
     features: a folder of an image classifier, or "inception", in which the ends of paths are compared with the images;
         by default the network's own middle block.
-    batch_size: paths in a network call. seed: of the noise, and of the choice of images. device: as in `calibrate`.
+    batch_size: paths in a network call. seed: of the noise, and of the choice of images.
+    device, precision, channels_last, compile: as in `calibrate`.
     """
 
     model: str
@@ -70,6 +71,9 @@ class SolverOptions(NamedTuple):
     seed: int = 0
     device: str | None = None
     prompts: str | None = None
+    precision: str = "auto"
+    channels_last: str = "auto"
+    compile: str = "auto"
 
     def told(self):
         """The values by the names of the command line's options, with absolute paths of folders and files."""
@@ -103,7 +107,7 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
     with main_process_in(alone_in_new_folder(output_dir), accelerator):
-        loaded = load_model(options.model, options.device or accelerator.device)
+        loaded = load_for_measuring(options, accelerator)
         data = _data(loaded, options, accelerator)
         fit = make_fit(loaded, options, *data)
         if accelerator.is_main_process:
@@ -119,7 +123,7 @@ def _announce(fit):
     """Prints how long the fit will take."""
     calls, paths = calls_of_fit(fit), fit.options.num_paths
     duration = expected_duration(calls * paths * seconds_of_path(fit), FEWER)
-    print(f"{calls} network calls for {paths} paths: about {duration}")
+    print(f"{calls} network calls for {paths} paths, in float32: about {duration}")
 
 
 def calls_of_fit(fit):

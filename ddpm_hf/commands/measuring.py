@@ -8,7 +8,17 @@ import typer
 
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
-from ddpm_hf.commands.options import CAPTIONS, IMAGES, SAMPLES, ExecutionOptions, Model, ModelVerb, numbers
+from ddpm_hf.commands.options import (
+    CAPTIONS,
+    IMAGES,
+    SAMPLES,
+    SPEED,
+    DrawingExecutionOptions,
+    ExactExecutionOptions,
+    Model,
+    ModelVerb,
+    numbers,
+)
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.metric_names import parse_metrics
@@ -99,7 +109,7 @@ def evaluate(
     data: offered(DataArguments, *SAMPLES, *CAPTIONS, split=UNSEEN, **OF_THE_TRAINING),
     evaluation: EvaluationOptions,
     measures: SampleMeasureOptions,
-    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
+    execution: offered(DrawingExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure how good a model is, by images it has not seen and by its samples; on all processes of `accelerate launch -m ddpm_hf.cli`."""
     from ddpm_hf.evaluation.evaluate import evaluate
@@ -175,7 +185,7 @@ def calibrate(
         **OF_THE_TRAINING,
     ),
     calibration: CalibrationOptions,
-    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
+    execution: offered(ExactExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Measure a model, or fit solvers to it, and write a copy that samples better in few steps, its weights untouched."""
     if calibration.solver is None:
@@ -225,7 +235,7 @@ def improve(
         **OF_THE_TRAINING,
     ),
     improvement: ImprovementOptions,
-    execution: offered(ExecutionOptions, seed=SEED_OF_CHOICE),
+    execution: offered(ExactExecutionOptions, seed=SEED_OF_CHOICE),
 ):
     """Make a model sample better in few steps, in some minutes, and show samples before and after."""
     from ddpm_hf.calibration.improve import ImproveOptions, improve
@@ -281,10 +291,10 @@ def compare(
     ],
     data: offered(DataArguments, *IMAGES, *CAPTIONS, dataset=AS_IN_TRAINING, split=UNSEEN, **OF_THE_TRAINING),
     comparison: ComparisonOptions,
-    execution: offered(ExecutionOptions, "batch_size", "device", batch_size={"default": 100}),
+    execution: offered(DrawingExecutionOptions, "batch_size", "device", *SPEED, batch_size={"default": 100}),
 ):
     """Sample a model by many samplers and set their quality beside steps and seconds: a table and pictures."""
-    keywords = comparison.keywords() | {"batch_size": execution.batch_size, "device": execution.device}
+    keywords = comparison.keywords() | {name: getattr(execution, name) for name in ("batch_size", "device", *SPEED)}
     from ddpm_hf.evaluation.compare import compare
 
     compare(model, output, features, data, **keywords)

@@ -144,6 +144,19 @@ class DrawingExecutionOptions(ExecutionOptions):
     )
 
 
+@dataclass
+class ExactExecutionOptions(DrawingExecutionOptions):
+    """The execution of verbs whose results rest on exact outputs of the network, which is called in float32."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "fp32, and auto is the same: errors of half precision would be measured as errors of the model."
+    )
+    channels_last: Literal["auto", "yes", "no"] = option(
+        "auto", "Order weights and images in memory by channel last; auto: no."
+    )
+    compile: Literal["auto", "yes", "no"] = option("auto", "Compile the network by torch.compile; auto: no.")
+
+
 # The fields of `DrawingExecutionOptions` that say how the network is called.
 SPEED = ("precision", "channels_last", "compile")
 

@@ -57,6 +57,7 @@ def say_duration(pipeline, batch_size, calls, advice):
             what to lower.
     """
     from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
+    from ddpm_hf.pipelines.network_speed import one_call
 
     if calls < CALLS_WORTH_SAYING or None in pipeline.samples.shape:
         return
@@ -64,26 +65,3 @@ def say_duration(pipeline, batch_size, calls, advice):
     with fitting_into_memory(advice):
         seconds = seconds_of(lambda: call(pipeline.unet))
     typer.echo(f"{calls} network calls of {batch_size}: about {expected_duration(calls * seconds, advice)} (h:mm:ss)")
-
-
-def one_call(pipeline, batch_size):
-    """A function that calls a network, the pipeline's or a copy of it, with a batch, and waits for the result."""
-    import torch
-
-    from ddpm_hf.models.network_config import classes_of
-    from ddpm_hf.samples.condition_values import value_limits_of
-
-    config, device = pipeline.unet.config, pipeline.unet.device
-    limits = value_limits_of(config)
-    label = limits and limits[0] if classes_of(config)[0] is None else 0
-    labels = pipeline.encode_labels(label, batch_size=batch_size, device=device)
-    x = torch.zeros(batch_size, config.in_channels, *pipeline.samples.sides, device=device)
-    t = torch.zeros((), dtype=torch.int64, device=device)
-
-    @torch.no_grad()
-    def call(network):
-        # The hidden states of a text are numbers in the precision of the network, and classes are whole.
-        told = labels.to(network.dtype) if labels is not None and labels.is_floating_point() else labels
-        return network(x.to(network.dtype), t, told, return_dict=False)[0].sum().item()
-
-    return call

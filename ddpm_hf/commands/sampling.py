@@ -10,7 +10,6 @@ import typer
 from ddpm_hf.command_line import Verbs
 from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.commands.default_sampler import ALL, USUAL_STEPS, choose_steps, steps_from
-from ddpm_hf.commands.network_speed import set_up_network
 from ddpm_hf.commands.options import (
     NUMBERED,
     SPEED,
@@ -197,6 +196,8 @@ def _for_pipeline(pipeline, keywords, sampling):
 
 def _set_up(pipeline, execution, steps, num_images, accelerator, is_exact):
     """Puts the network of each stage into the precision and layout of the options."""
+    from ddpm_hf.pipelines.network_speed import set_up_network
+
     for stage, calls in _calls_of_stages(pipeline, steps, num_images, execution.batch_size):
         set_up_network(stage, execution, min(execution.batch_size, num_images), 0 if is_exact else calls, accelerator)
 
@@ -350,6 +351,7 @@ def interpolate(
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.interpolation import interpolate
+    from ddpm_hf.pipelines.network_speed import set_up_network
     from ddpm_hf.pipelines.probability_flow import interpolate_encodings
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
@@ -426,6 +428,7 @@ def edit(
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import image_rows
     from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.network_speed import set_up_network
 
     pipeline = open_pipeline(model, execution.device, steps=sampling.steps, takes=("texts",))
     samples, files = pipeline.samples, row_files(pipeline)
@@ -487,6 +490,7 @@ def upscale(
     from ddpm_hf.limits import fitting_into_memory
     from ddpm_hf.pipelines.image_grids import sample_images, side_by_side
     from ddpm_hf.pipelines.image_inputs import read_image
+    from ddpm_hf.pipelines.network_speed import set_up_network
     from ddpm_hf.pipelines.pipeline_upscale import GaussianDiffusionUpscalePipeline
 
     pipeline = open_pipeline(model, execution.device, recipe=sampling.recipe, steps=sampling.steps)

@@ -17,6 +17,7 @@ from ddpm_hf.evaluation.sampler_measurements import (
     calls_for,
     check_pictures,
     check_seeds,
+    in_execution,
     make_task,
     measure_samplers,
     seconds_per_call,
@@ -26,6 +27,7 @@ from ddpm_hf.evaluation.samplers import check_calls, default_samplers, make_samp
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
+from ddpm_hf.pipelines.network_speed import choose_execution
 from ddpm_hf.recipes import check_head
 from ddpm_hf.reports.report_files import COMPARED_SAMPLES, COMPARISON
 from ddpm_hf.results import alone_in_free_folder
@@ -50,6 +52,9 @@ class Request(NamedTuple):
     device: str | None = None
     bound_images: int | None = None
     guidance_scale: float = 1.0
+    precision: str = "auto"
+    channels_last: str = "auto"
+    compile: str = "auto"
 
 
 def compare(model, output, features, data=None, quick=False, **options):
@@ -83,6 +88,8 @@ def compare(model, output, features, data=None, quick=False, **options):
             default and takes as many network calls as one seed; 0 leaves them out. There are none of models of latents,
             whose bound is one of latents, and of models that are told a text.
         guidance_scale (`float`): of classifier-free guidance, by default 1, none.
+        precision, channels_last, compile: how the network is called that draws samples, as in `choose_execution`. Bits per
+            dimension are always computed in float32.
 
     Returns:
         `list[Measurement]`
@@ -110,6 +117,7 @@ def _compare_with(request, accelerator):
     pipeline = _open_model(request).to(device)
     samplers = _make_samplers(pipeline, request)
     task = _task(request, pipeline, load_features(request.features, device), accelerator)
+    task = _set_up_network(task, request, samplers)
     calls = _announce(task, request, samplers)
     with tqdm(total=calls, desc="compare", unit="call", disable=not accelerator.is_main_process) as bar:
         measurements, shown = measure_samplers(task, samplers, request.steps, bar)
@@ -138,6 +146,12 @@ def _task(request, pipeline, see, accelerator):
     bound_images = request.bound_images if has_bound else 0
     amounts = Amounts(request.num_images, request.seeds, request.batch_size, bound_images, request.guidance_scale)
     return make_task(pipeline, data, see, amounts, accelerator)
+
+
+def _set_up_network(task, request, samplers):
+    """The task with the network that draws in the [`Execution`] of the request; bounds keep the given one."""
+    calls = calls_for(task._replace(held_out=task.held_out[:0]), samplers, request.steps)
+    return in_execution(task, choose_execution(task.pipeline, request, task.batch_size, calls, task.accelerator))
 
 
 def _announce(task, request, samplers):

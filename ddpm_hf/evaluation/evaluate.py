@@ -15,7 +15,7 @@ from ddpm_hf.environment import describe_environment
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.distances import FeatureStatistics
 from ddpm_hf.evaluation.evaluated_images import ARCHIVE, is_model, open_evaluated
-from ddpm_hf.evaluation.evaluation_state import STATE_FOLDER, Pieces, open_state, ranges_of
+from ddpm_hf.evaluation.evaluation_state import STATE_FOLDER, Pieces, begun_execution, open_state, ranges_of
 from ddpm_hf.evaluation.features import INCEPTION, check_features, load_features
 from ddpm_hf.evaluation.flow_run import evaluate_flow
 from ddpm_hf.evaluation.image_archives import read_statistics, write_images, write_statistics
@@ -31,12 +31,14 @@ from ddpm_hf.evaluation.sample_metrics import Seen, Sets, check_metric, figures
 from ddpm_hf.evaluation.samplers import make_sampler, with_sampler
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory, seconds_of
+from ddpm_hf.pipelines.network_speed import choose_execution
 from ddpm_hf.reports.report_files import BOUND, FLOW_BITS, MEASURES, MEMORISED_SAMPLES
 from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.visualization.style import save_figure
 
 SAMPLES_FILE = "samples.npz"
-OPTIONS_OF_MODELS = ("steps", "recipe", "variance_type", "num_images", "guidance_scale")
+OPTIONS_OF_DRAWING = ("precision", "channels_last", "compile")
+OPTIONS_OF_MODELS = ("steps", "recipe", "variance_type", "num_images", "guidance_scale", *OPTIONS_OF_DRAWING)
 OPTIONS_OF_THE_FLOW = ("probes", "rtol", "dequantization")
 OPTIONS_OF_SAMPLES = ("reference", "recipe", "guidance_scale", "keep_samples", "save_reference", "extrapolate")
 # Networks that are there without weights.
@@ -67,6 +69,9 @@ class Request(NamedTuple):
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
+    precision: str = "auto"
+    channels_last: str = "auto"
+    compile: str = "auto"
 
 
 def evaluate(model, output, metrics="bpd", data=None, **options):
@@ -98,6 +103,8 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
         batch_size (`int`): images at a time and process, by default 64. Another one can change roundings.
         seed (`int`): sample i is that of `seed + i`.
         device (`str`, *optional*): "cpu" to leave an accelerator alone; by default the fastest device.
+        precision, channels_last, compile: how the network is called that draws samples, as in `choose_execution`. An
+            interrupted evaluation goes on as it began. `bpd` and `nll` are always computed in float32.
 
     Returns:
         [`MeasuresReport`]; for metrics of the model alone {name: result}, such as {"bpd": [`BitsPerDim`]}.
@@ -111,7 +118,7 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
     if "nll" not in metrics.of_the_model:
         _refuse(request, OPTIONS_OF_THE_FLOW, "metrics has no 'nll'")
     if not metrics.of_samples:
-        _refuse(request, OPTIONS_OF_SAMPLES, f"metrics={','.join(metrics.of_the_model)} draws no samples")
+        _refuse_drawing(request)
         return {name: MODEL_METRICS[name].measure(request, request.output) for name in metrics.of_the_model}
     _check_request(request)
     return _evaluate(request)
@@ -127,6 +134,15 @@ def _check_request(request):
                 f"{request.model} has images and no model, which metrics={request.metrics.of_the_model[0]!r} measures: leave "
                 "it out."
             )
+
+
+def _refuse_drawing(request):
+    """Raises InputError for an option of drawn samples that is given without a metric of samples."""
+    reason = f"metrics={','.join(request.metrics.of_the_model)} draws no samples"
+    _refuse(request, OPTIONS_OF_SAMPLES, reason)
+    # These metrics are in float32 as it is.
+    as_computed = request._replace(precision="auto") if request.precision == "fp32" else request
+    _refuse(as_computed, OPTIONS_OF_DRAWING, f"{reason}, and is computed in float32")
 
 
 def _refuse(request, names, reason):
@@ -208,10 +224,13 @@ class _Evaluation:
         together(self.accelerator, self._check)
         self.state = request.output / STATE_FOLDER
         settings = self.sets.settings(request)
+        self.execution = None if self.sets.pipeline is None else self._set_up_network()
+        settings |= {} if self.execution is None else self.execution._asdict()
         together(self.accelerator, lambda: open_state(request.output, settings), main_process_only=True)
         self._say_duration()
         for metric in self._model_metrics():
             if not (self.state / metric.files[-1]).is_file():
+                self.accelerator.print(f"{metric.files[-1]} is computed in float32.")
                 metric.measure(request, self.state, num_images=self._num_data_images())
         self._see_all()
         return together(self.accelerator, self._measure_and_write, main_process_only=True)
@@ -258,11 +277,23 @@ class _Evaluation:
             needed = math.prod(self.sets.samples.shape) * len(self.sets.samples)
             check_fits_memory("the samples take", needed, "lower --num_images, or do without --keep_samples")
 
+    def _set_up_network(self):
+        """Puts the network that draws into its [`Execution`], which is returned."""
+        pipeline, batch_size = self.sets.pipeline, min(self.request.batch_size, len(self.sets.samples))
+        calls, begun = self._batches() * self.sets.steps, begun_execution(self.request.output)
+        execution = choose_execution(pipeline, self.request, batch_size, calls, self.accelerator, begun)
+        execution.apply(pipeline.unet)
+        return execution
+
+    def _batches(self):
+        """The number of batches of samples of the main process."""
+        return -(-len(self.sets.samples) // (self.request.batch_size * self.accelerator.num_processes))
+
     def _say_duration(self):
         """Prints how long sampling will take, from a batch of one step."""
         if self.sets.pipeline is None:
             return
-        steps = self.sets.steps
+        steps, batches = self.sets.steps, self._batches()
         # Any sampler costs a call of the network for a step; this one takes a single step of every model.
         model = self.sets.pipeline
         pipeline = with_sampler(model, make_sampler("diffusers-ddim", model.scheduler))
@@ -271,7 +302,6 @@ class _Evaluation:
         batch = range(min(self.request.batch_size, len(self.sets.samples)))
         with fitting_into_memory(f"lower --batch_size, which is {self.request.batch_size}"):
             seconds = seconds_of(lambda: one_step.batch(batch))
-        batches = -(-len(self.sets.samples) // (self.request.batch_size * self.accelerator.num_processes))
         duration = expected_duration(seconds * steps * batches, "give fewer --num_images or --steps")
         self.accelerator.print(
             f"{len(self.sets.samples)} samples: {batches * steps} network calls in each process, about {duration} (h:mm:ss)"
@@ -326,7 +356,7 @@ class _Evaluation:
 
     def _measure_and_write(self):
         report = MeasuresReport(
-            self.sets.about_samples(self.request),
+            self.sets.about_samples(self.request) | self._about_execution(),
             self.sets.about_reference(self.moments),
             [figure for metric in self.request.metrics.of_samples for figure in self._figures(metric)],
             describe_environment(self.accelerator.num_processes),
@@ -339,6 +369,9 @@ class _Evaluation:
         print("\n".join(report.lines()))
         print(f"{output / MEASURES.name} has the conditions of each figure.")
         return report
+
+    def _about_execution(self):
+        return {} if self.execution is None else {"precision": self.execution.text}
 
     def _write_pictures_and_archives(self, folder):
         for metric in self._model_metrics():

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from ddpm_hf.distributed import gather_parts, own_part
 from ddpm_hf.errors import InputError
+from ddpm_hf.execution import Execution
 from ddpm_hf.files import read_mapping, written_whole
 
 STATE_FOLDER, SETTINGS = "evaluation_state", "settings.json"
@@ -38,6 +39,15 @@ def open_state(folder, settings):
     with written_whole(file) as aside:
         aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return state
+
+
+def begun_execution(folder):
+    """The [`Execution`] that draws the samples of the state in a folder; None if there is none."""
+    file = Path(folder) / STATE_FOLDER / SETTINGS
+    begun = read_mapping(file) if file.is_file() else {}
+    if begun.get("precision") is None:
+        return None
+    return Execution(*(begun.get(name) for name in Execution._fields))
 
 
 def ranges_of(count, batch_size):

@@ -1,5 +1,6 @@
 """Samples of one model by several samplers, from the same noise, and how far they are from the data."""
 
+import copy
 import math
 import statistics
 import time
@@ -22,6 +23,7 @@ from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.image_labels import labels_at
 from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.samplers import calls_of_a_step, default_samplers, make_sampler, with_sampler
+from ddpm_hf.execution import Execution
 from ddpm_hf.limits import seconds_of
 from ddpm_hf.number_checks import check_all_finite
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
@@ -50,7 +52,7 @@ class Amounts(NamedTuple):
 class Task(NamedTuple):
     """The parts of a comparison that all samplers share: the model, its labels, the features and the data."""
 
-    pipeline: GaussianDiffusionPipeline
+    pipeline: GaussianDiffusionPipeline  # in float32
     labels: torch.Tensor | np.ndarray | None  # a label or caption for each sample; those of `held_out` come first
     held_out: torch.Tensor
     see: Callable
@@ -62,6 +64,8 @@ class Task(NamedTuple):
     accelerator: Accelerator
     guidance_scale: float = 1.0
     told: torch.Tensor | None = None  # a condition image for each sample, in [0, 1], of networks that are told some
+    execution: Execution = Execution()  # of the network that draws
+    drawing: torch.nn.Module | None = None  # a copy of the network in it; None for the pipeline's own
 
 
 def check_pictures(pipeline, model, instead):
@@ -132,6 +136,15 @@ def make_task(pipeline, data, see, amounts, accelerator):
     )
 
 
+def in_execution(task, execution):
+    """The [`Task`] whose samples a network in this [`Execution`] draws; bounds are of the network as it is."""
+    if execution.is_plain:
+        return task._replace(execution=execution)
+    drawing = copy.deepcopy(task.pipeline.unet)
+    execution.apply(drawing)
+    return task._replace(execution=execution, drawing=drawing)
+
+
 def _told(condition, images):
     """The condition images of data, in [0, 1], as pipelines take them."""
     return condition.split(to_model_range(images))[1] / 2 + 0.5
@@ -150,6 +163,7 @@ def settings_of(task, measurements, model, features, data):
         "samples": f"{task.num_images} for each of the seeds {', '.join(map(str, task.seeds))}",
         **({} if task.guidance_scale == 1 else {"guidance_scale": f"{task.guidance_scale:g}"}),
         "bits per dimension": f"of {len(task.held_out)} images of the data" if has_bounds else "not measured",
+        "precision": f"{task.execution.text}{', bits per dimension in float32' if has_bounds else ''}",
         "batch size and device": f"{task.batch_size}, {task.pipeline.unet.device.type}, {torch.get_num_threads()} threads, "
         f"{task.accelerator.num_processes} process(es)",
         "versions": f"torch {torch.__version__}, diffusers {diffusers.__version__}",
@@ -248,6 +262,8 @@ def _sample(task, sampler, count, seed, places, bar):
     which ignores batches that other work on the machine delayed.
     """
     pipeline, seconds = with_sampler(task.pipeline, sampler), []
+    if task.drawing is not None:
+        pipeline.register_modules(unet=task.drawing)
     of_a_step = calls_of_a_step(sampler)
     images = [torch.empty(0, *pipeline.samples.output_shape, dtype=torch.uint8)]
 

@@ -54,7 +54,7 @@ def run(model, output, data, **options):
 def test_a_stock_model(stock_model, data, tmp_path, capsys):
     run(stock_model, tmp_path / "new", data)
     printed = capsys.readouterr().out
-    assert "12 images: about 0:00:" in printed and "12 to 12 draws" in printed and "analytic" in printed
+    assert "12 images, in float32: about 0:00:" in printed and "12 to 12 draws" in printed and "analytic" in printed
     assert not (tmp_path / "new" / STATE_FILE).exists()
 
     pipeline = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new")
@@ -223,6 +223,7 @@ def test_somewhere_it_must_go(stock_model, data):
         ({"plans": [5, 0]}, "A plan of 0 steps cannot be made: it must have 1 .. 10"),
         ({"plans": [5, 11]}, "A plan of 11 steps"),
         ({"num_images": 31}, "31 samples are more than the 30"),
+        ({"precision": "bf16"}, "precision='bf16' is for drawing samples: .* computed in float32"),
     ],
 )
 def test_options_that_do_not_fit(stock_model, data, tmp_path, options, message):

@@ -116,7 +116,7 @@ def test_a_fit_that_was_cut_off_goes_on_to_the_same_folder(tmp_path, calibrated,
     configs = [(f / "scheduler" / "scheduler_config.json").read_bytes() for f in (calibrated[0], cut)]
     assert configs[0] == configs[1]
     printed = capsys.readouterr().out
-    assert "network calls for 40 paths: about 0:0" in printed  # no more than images
+    assert "network calls for 40 paths, in float32: about 0:0" in printed  # no more than images
     assert "dpmpp-2m-karras" in printed
 
 

@@ -14,10 +14,10 @@ from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, Score
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.compare import QUICK, Request, _task, compare
+from ddpm_hf.evaluation.compare import QUICK, Request, _set_up_network, _task, compare
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
-from ddpm_hf.evaluation.sampler_measurements import Task, _sample
+from ddpm_hf.evaluation.sampler_measurements import Task, _sample, settings_of
 from ddpm_hf.evaluation.samplers import default_samplers, make_sampler, pipeline_with
 
 
@@ -167,6 +167,20 @@ def test_samples_that_are_not_finite(tiny_unet):
     task = Task(pipeline, None, None, None, None, None, 5, 2, [0], Accelerator())
     with pytest.raises(ValueError, match="Sample 3 is nan, and 128 of 128 .* not finite"):
         _sample(task, make_sampler("dpmpp-2m", pipeline.scheduler), 2, 0, range(3, 5), bar)
+
+
+def test_half_precision_draws_and_bounds_stay_in_float32(tmp_path, tiny_unet, feature_network, data):
+    pipeline = GaussianDiffusionPipeline(tiny_unet().eval(), GaussianDiffusionScheduler())
+    request = Request("model", tmp_path, "features", data, num_images=5, bound_images=2, precision="bf16")
+    single = _task(request, pipeline, load_features(feature_network), Accelerator())
+    samplers, bar = {"ddpm": make_sampler("ddpm", pipeline.scheduler)}, SimpleNamespace(update=lambda calls: None)
+    half = _set_up_network(single, request, samplers)
+    exact, rounded = (_sample(task, samplers["ddpm"], 2, 0, range(5), bar)[0].int() for task in (single, half))
+    assert half.drawing.dtype == torch.bfloat16 and pipeline.unet.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().float().mean() < 5
+    bound = SimpleNamespace(bits_per_dim=1.0)
+    settings = settings_of(half, [bound], "model", "features", data)
+    assert settings["precision"] == "bf16 weights, bits per dimension in float32"
 
 
 def test_a_conditional_model_is_asked_for_the_classes_of_the_data(tmp_path, tiny_unet, feature_network, data):

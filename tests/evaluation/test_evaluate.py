@@ -125,6 +125,28 @@ def test_it_continues_where_it_was_killed(tmp_path, model, data, options, monkey
     assert not (tmp_path / "new" / "evaluation_state").exists()
 
 
+def test_samples_may_be_drawn_in_half_precision_and_stay_in_it(tmp_path, model, data, options, monkeypatch):
+    """Another precision is refused, none goes on in that which was begun, and the likelihood is computed in float32."""
+    exact = evaluate(model, tmp_path / "exact", "bpd", data, steps=2, batch_size=20, precision="fp32")
+    half, out = options | {"precision": "bf16"}, tmp_path / "new"
+
+    def killed(*args, **sampling):
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr(image_sets, "draw_levels", killed)
+        with pytest.raises(Killed):
+            evaluate(model, out, "bpd,fd", data, **half)
+    with pytest.raises(InputError, match="begun with another precision .bf16 instead of fp32"):
+        evaluate(model, out, "bpd,fd", data, **options | {"precision": "fp32"})
+    report = evaluate(model, out, "bpd,fd", data, **options)
+    assert report.samples["precision"] == "bf16 weights"
+    written = json.loads((out / "bpd.json").read_text(encoding="utf-8"))
+    assert written["total"] == pytest.approx(exact["bpd"].total, rel=1e-6)
+    with pytest.raises(InputError, match="metrics=bpd draws no samples, and is computed in float32, so --precision"):
+        evaluate(model, tmp_path / "other", "bpd", data, precision="bf16")
+
+
 def test_results_are_never_overwritten(tmp_path, model, data, options):
     (tmp_path / "measures.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match="measures.json is already there"):
