@@ -3,7 +3,7 @@
 All have the same network, batch and data in memory; ours includes everything between two log rows.
 
 python benchmarks/training_step.py [--unet fashion_mnist] [--batch_size 64] [--updates 10] [--precisions no bf16]
-    [--channels_last yes] [--compile yes] [--stock_compiles]
+    [--channels_last yes] [--compile yes] [--stock_compiles] [--clock cpu]
 """
 
 import argparse
@@ -13,7 +13,7 @@ from itertools import cycle
 import torch
 from accelerate.state import AcceleratorState
 from bare_training import BareTraining
-from side_by_side import report, time_in_turns
+from side_by_side import add_clock_option, report, time_in_turns
 from stock_training import StockTraining
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionScheduler
@@ -79,6 +79,7 @@ def main():
     parser.add_argument("--channels_last", default="auto", choices=["auto", "yes", "no"])
     parser.add_argument("--compile", default="auto", choices=["auto", "yes", "no"])
     parser.add_argument("--stock_compiles", action="store_true", help="Compile the network of the stock loop too.")
+    add_clock_option(parser)
     options = parser.parse_args()
     config = network_config(options.unet)
     images = random_images(config)
@@ -89,7 +90,7 @@ def main():
         contenders[f"stock loop, {precision}"] = stock_run(*common, options.stock_compiles)
         contenders[f"bare loop, {precision}"] = bare_run(*common, layout)
         contenders[f"ddpm_hf, {precision}"] = our_run(*common, layout)
-    measured = time_in_turns(contenders, options.repeats)
+    measured = time_in_turns(contenders, options.repeats, clock=options.clock)
     for name, row in measured.items():
         row["images_per_second"] = options.batch_size * options.updates / row["seconds"]
         row["speed_over_stock_float32"] = 1 / row.pop("ratio")
@@ -98,7 +99,7 @@ def main():
             row["overhead_over_bare_loop"] = row["seconds"] / bare["seconds"] - 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = "".join(f"_{name}" for name, choice in layout.items() if choice == "yes")
-    report(f"training_step_{options.unet}_{'_'.join(options.precisions)}{chosen}_{device}", measured)
+    report(f"training_step_{options.unet}_{'_'.join(options.precisions)}{chosen}_{device}", measured, options.clock)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ With DDP each process has the whole network. FSDP2 shards weights, gradients and
 shards gradients and optimizer state. `training/configs/accelerate/` has a configuration for each.
 """
 
+import importlib.util
+import sys
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
@@ -29,12 +32,19 @@ def join_training(args, **options):
         InputError: for an unsupported engine, and for options that do not work with the engine.
     """
     options |= {"mixed_precision": args.mixed_precision}
+    _look_for_lomo_once()
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return _join_deepspeed(args, options)
     accelerator = join_processes(**options)
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.num_processes > 1:
         _shard_by_fsdp2(args, accelerator)
     return accelerator
+
+
+def _look_for_lomo_once():
+    """Spares accelerate the search for an optimizer's package on the disk, twice an update, where it is missing."""
+    if importlib.util.find_spec("lomo_optim") is None:
+        sys.modules["lomo_optim"] = None  # Python's mark of a module that cannot be imported
 
 
 def _join_deepspeed(args, options):
