@@ -1,11 +1,16 @@
 """Time of GaussianDiffusionScheduler's `step` against diffusers' DDPMScheduler, with the same noise and result.
 
-python benchmarks/scheduler_step.py
+python benchmarks/scheduler_step.py [--clock cpu]
+
+A third row has the random numbers alone, which every such step must draw.
 """
+
+import argparse
 
 import torch
 from diffusers import DDPMScheduler
-from side_by_side import report, time_in_turns
+from diffusers.utils.torch_utils import randn_tensor
+from side_by_side import add_clock_option, report, time_in_turns
 
 from ddpm_hf import GaussianDiffusionScheduler
 
@@ -26,7 +31,21 @@ def sampling_loop(scheduler, model_output, sample):
     return run
 
 
+def random_numbers(sample):
+    """Draws the noise of a trajectory; the last step has none."""
+    generator = torch.Generator(sample.device).manual_seed(0)
+
+    def run():
+        for _ in range(STEPS - 1):
+            randn_tensor(sample.shape, generator=generator, device=sample.device)
+
+    return run
+
+
 def main():
+    parser = argparse.ArgumentParser()
+    add_clock_option(parser)
+    options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     measured = {}
     for shape in SHAPES:
@@ -34,12 +53,15 @@ def main():
         contenders = {
             "DDPMScheduler": sampling_loop(DDPMScheduler(), model_output, sample),
             "GaussianDiffusionScheduler": sampling_loop(GaussianDiffusionScheduler(), model_output, sample),
+            "random numbers": random_numbers(sample),
         }
-        times = time_in_turns(contenders, repeats=60)
+        times = time_in_turns(contenders, repeats=60, clock=options.clock)
         for row in times.values():
             row["microseconds_per_step"] = row.pop("seconds") / STEPS * 1e6
+        ours, drawn = (times[name]["ratio"] for name in ("GaussianDiffusionScheduler", "random numbers"))
+        times["GaussianDiffusionScheduler"]["ratio_to_random_numbers"] = ours / drawn
         measured[str(shape)] = times
-    report(f"scheduler_step_{device}", measured)
+    report(f"scheduler_step_{device}", measured, options.clock)
 
 
 if __name__ == "__main__":
