@@ -78,6 +78,8 @@ class Conditioning(NamedTuple):
     classifier_labels: torch.Tensor | None = None
     # the condition image in the size of x_t, (B, ..), or (2B, ..) as the labels are, or None for networks without one
     image: torch.Tensor | None = None
+    # of the network's input, which it takes a walk over the network's modules to find; None to look at each step
+    dtype: torch.dtype | None = None
 
     def at(self, t, scheduler):
         """The conditioning at timestep t: outside the guidance interval without guidance and null labels."""
@@ -140,7 +142,7 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, condition=No
     level = checked_level(config, condition.augmentation_level)
     labels = encode_labels(config, for_unet, guidance.guidance_scale, batch_size, device, level)
     image = _condition_image(pipeline, condition, guidance.guidance_scale, batch_size, generator)
-    return Conditioning(labels, guidance, pipeline.classifier, for_classifier, image)
+    return Conditioning(labels, guidance, pipeline.classifier, for_classifier, image, pipeline.unet.dtype)
 
 
 def class_names(pipeline):

@@ -242,7 +242,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             raise ValueError("This model is told a condition image, for which there is no place here.")
         guidance = conditioning.guidance
         channels, guided = latents.shape[1], guidance.guidance_scale != 1.0
-        model_input = self.scheduler.scale_model_input(latents, t).to(self.unet.dtype)
+        model_input = self.scheduler.scale_model_input(latents, t).to(conditioning.dtype or self.unet.dtype)
         if guided:
             model_input = torch.cat([model_input, model_input])
         if conditioning.image is not None:

@@ -1,5 +1,7 @@
 """The embedding of class labels and augmentation levels together, which no stock class has."""
 
+from contextlib import nullcontext
+
 import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import nn
@@ -31,6 +33,10 @@ class LabelAndLevelEmbedding(nn.Module):
 
 def telling_levels(unet):
     """A context in which a stock network in half precision takes levels, whose waves it leaves in float32."""
-    of_levels = getattr(unet.config, "class_embed_type", None) == "timestep"
-    is_half = unet.dtype in (torch.float16, torch.bfloat16)
-    return torch.autocast(unet.device.type, unet.dtype if is_half else None, enabled=of_levels and is_half)
+    # The dtype of a network takes a walk over its modules, in each step.
+    if getattr(unet.config, "class_embed_type", None) != "timestep":
+        return nullcontext()
+    dtype = unet.dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return nullcontext()
+    return torch.autocast(unet.device.type, dtype)
