@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import functools
 import importlib
 import re
 import sys
@@ -55,9 +56,10 @@ def names_of(requirements):
     return {name.lower().replace("-", "_") for name in re.findall(r"^\s*([\w-]+)", requirements, flags=re.M)}
 
 
+@functools.cache
 def imports_of(file):
     """(top-level module, whether it is imported with the file itself) of all imports in a file."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree, found = ast.parse(file.read_text(encoding="utf-8")), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -65,8 +67,8 @@ def imports_of(file):
             names = [node.module]
         else:
             continue
-        for name in names:
-            yield name.split(".")[0], node in tree.body
+        found += [(name.split(".")[0], node in tree.body) for name in names]
+    return found
 
 
 def imported(*folders, at_the_top=(True, False)):

@@ -9,6 +9,9 @@ import yaml
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping, written_whole
 
+# Those of libyaml, which a PyYAML may be built without, are many times as fast.
+LOADER, DUMPER = (getattr(yaml, f"C{name}", getattr(yaml, name)) for name in ("SafeLoader", "SafeDumper"))
+
 
 class Report(NamedTuple):
     """A `dict` in a file `name`, YAML or JSON by its suffix; a picture and a table may have the same stem.
@@ -29,11 +32,11 @@ class Report(NamedTuple):
 
     def text(self, values):
         if self._is_yaml():
-            return yaml.safe_dump(values, sort_keys=False)
+            return yaml.dump(values, Dumper=DUMPER, sort_keys=False)
         return json.dumps(values, indent=2) + "\n"
 
     def parse(self, text):
-        return yaml.safe_load(text) if self._is_yaml() else json.loads(text)
+        return yaml.load(text, Loader=LOADER) if self._is_yaml() else json.loads(text)
 
     def write(self, folder, values):
         with written_whole(Path(folder) / self.name) as aside:

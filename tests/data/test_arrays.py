@@ -109,10 +109,20 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_from_five_channels_to_samples_and_scores(tmp_path, dtype):
+def test_from_five_channels_to_samples_and_scores(tmp_path, tiny_network, dtype):
     """Trained, resumed, sampled into a file of the same type, and scored in its levels."""
     data, folder = written(tmp_path, values_of(dtype)), tmp_path / "model"
-    flags = ["--unet", "fashion_mnist", "--batch_size", 2, "--num_samples", 1, "--sample_steps", 1, "--random_flip"]
+    flags = [
+        "--unet",
+        tiny_network([8, 12]),
+        "--batch_size",
+        2,
+        "--num_samples",
+        1,
+        "--sample_steps",
+        1,
+        "--random_flip",
+    ]
     for steps in (1, 2):
         run("train", data, *flags, "--max_train_steps", steps, "--output_dir", folder)
     run("sample", folder, "--num_images", 3, "--steps", 2, "--output", tmp_path / "samples.npy")

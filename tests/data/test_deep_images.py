@@ -305,11 +305,11 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_from_a_folder_of_16_bits_to_samples_and_scores(tmp_path, channels):
+def test_from_a_folder_of_16_bits_to_samples_and_scores(tmp_path, tiny_network, channels):
     """Trained as an upscaler and resumed, enlarged and scored, all in 16 bits."""
     values = np.repeat(random_values(channels), 2, axis=1)[:, :8, :8]
     folder, model = folder_of(tmp_path, values, write_deep_png, "png"), tmp_path / "model"
-    flags = ["--unet", "small_32", "--batch_size", 2, "--num_samples", 1, "--sample_steps", 1, "--random_flip"]
+    flags = ["--unet", tiny_network(), "--batch_size", 2, "--num_samples", 1, "--sample_steps", 1, "--random_flip"]
     for steps in (1, 2):
         run("train", folder, *flags, "--low_resolution", 4, "--max_train_steps", steps, "--output_dir", model)
     write_deep_png(values[0, :4, :4], tmp_path / "small.png")

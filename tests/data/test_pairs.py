@@ -126,10 +126,10 @@ def test_options_that_do_not_go_with_pairs(changes, message):
         TrainingArguments(dataset="pairs", condition_column="grey", **changes)
 
 
-def test_from_a_folder_of_pairs_to_a_coloured_picture(pairs, tmp_path):
+def test_from_a_folder_of_pairs_to_a_coloured_picture(pairs, tmp_path, tiny_network):
     """Trained, resumed, sampled by the command, scored; and refused without the column."""
     run = tmp_path / "run"
-    flags = ["--unet", "small_32", "--max_train_steps", "2", "--batch_size", "4", "--num_samples", "2"]
+    flags = ["--unet", tiny_network(), "--max_train_steps", "2", "--batch_size", "4", "--num_samples", "2"]
     small = ["--random_flip", "--condition_dropout", "0.5", "--sample_steps", "2", "--output_dir", str(run)]
     trained = CliRunner().invoke(cli.app, ["train", str(pairs), "--condition_column", "grey", *flags, *small])
     assert trained.exit_code == 0, trained.output

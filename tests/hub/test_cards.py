@@ -1,6 +1,7 @@
 """Model cards are complete and valid for the Hub, and never overwrite edited cards."""
 
 import json
+import shutil
 
 import pytest
 from hub_server import metadata_errors
@@ -17,10 +18,10 @@ from ddpm_hf.training.run_folder import write_arguments
 BOUND = {"total": 3.5, "standard_error": 0.05, "num_images": 300, "timesteps": [999, 500, 0]}
 
 
-@pytest.fixture
-def trained(tmp_path, tiny_unet):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_unet):
     """A folder as a finished run leaves it, with a comparison in it."""
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("finished") / "run"
     arguments = TrainingArguments(
         output_dir=str(folder), max_train_steps=5, dataset="someone/cats", init_from="a/base"
     )
@@ -40,6 +41,12 @@ def trained(tmp_path, tiny_unet):
     ]
     write_report(folder, "compare", "Samplers of one model", "Frechet distance", settings, rows)
     return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """The same, for a test to change."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def test_a_card_says_all_that_the_folder_tells(trained, tmp_path):

@@ -70,7 +70,7 @@ def sampled_moments(scheduler, **kwargs):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("variance_type, variance_of_step", [("fixed_small", small), ("fixed_large", large)])
-@pytest.mark.parametrize("steps", [1, 7, 25, 333])
+@pytest.mark.parametrize("steps", [1, 7, 97])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_ddpm_moments(spacing, steps, variance_type, variance_of_step, prediction_type):
     scheduler = GaussianDiffusionScheduler(
@@ -87,7 +87,7 @@ def test_ddpm_moments(spacing, steps, variance_type, variance_of_step, predictio
 def test_ddim_follows_the_probability_flow(spacing, beta_schedule):
     """At eta = 0 the flow of N(m, v) is known: (x_t - sqrt(abar_t) m) / std_t is constant along it."""
     errors = []
-    for steps in (25, 101, 401):
+    for steps in (25, 75, 225):
         scheduler = GaussianDiffusionScheduler(
             beta_schedule=beta_schedule, timestep_spacing=spacing, clip_sample=False, eta=0.0
         )
@@ -113,7 +113,7 @@ def full_chain_moments(steps, **kwargs):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_finer_chains_converge_to_the_data(eta):
     """First order: twice the steps, half the error. Beginning at N(0, 1) costs the mean at most that of x_T."""
-    moments = [full_chain_moments(steps, eta=eta) for steps in (500, 1000, 2000)]
+    moments = [full_chain_moments(steps, eta=eta) for steps in (250, 500, 1000)]
     errors = [abs(variance - VARIANCE) for _, variance in moments]
     assert 1.7 < errors[0] / errors[1] < 2.3 and 1.7 < errors[1] / errors[2] < 2.3
     assert all(abs(mean - MEAN) < np.sqrt(5e-5) * MEAN for mean, _ in moments)

@@ -170,10 +170,21 @@ def run(*arguments):
     return result.output
 
 
-def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path):
+def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path, tiny_network):
     """Trained, resumed, drawn by the command, scored, loaded by stock classes and by the repository's own code."""
     folder, data = tmp_path / "run", ["--dataset", rows, "--value_column", "brightness"]
-    flags = ["--unet", "small_32", "--batch_size", 4, "--num_samples", 3, "--sample_steps", 1, "--output_dir", folder]
+    flags = [
+        "--unet",
+        tiny_network(),
+        "--batch_size",
+        4,
+        "--num_samples",
+        3,
+        "--sample_steps",
+        1,
+        "--output_dir",
+        folder,
+    ]
     more = ["--num_train_timesteps", 20, "--eval_every", 1, "--eval_split", "train[:4]", "--eval_steps", 2]
     for steps in (1, 2):
         run("train", *data, "--split", "train[4:]", "--max_train_steps", steps, *flags, *more)

@@ -74,11 +74,11 @@ def test_the_plan_of_a_run(options, capsys):
     assert "4 updates, 16 images" in capsys.readouterr().out and not folder.exists()
 
 
-def test_from_the_options_of_a_new_network_to_an_enlarged_picture(tmp_path, image_folder):
+def test_from_the_options_of_a_new_network_to_an_enlarged_picture(tmp_path, image_folder, tiny_network):
     """With classes, levels and a head; drawn by the command."""
     run = tmp_path / "run"
     taught = ["--low_resolution", "4", "--max_augmentation_level", "0.5", "--class_conditional"]
-    flags = ["--unet", "fashion_mnist", "--max_train_steps", "1", "--batch_size", "2", "--num_samples", "1"]
+    flags = ["--unet", tiny_network(), "--max_train_steps", "1", "--batch_size", "2", "--num_samples", "1"]
     args = ["train", image_folder, *taught, *flags, "--sample_steps", "1", "--output_dir", str(run)]
     trained = CliRunner().invoke(cli.app, args)
     assert trained.exit_code == 0, trained.output

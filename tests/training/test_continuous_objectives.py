@@ -103,8 +103,9 @@ def test_points_are_trained_in_continuous_time_and_sampled(tmp_path, process):
 
 
 @pytest.mark.parametrize("process", ["vp", "ve", "edm"])
-def test_images_are_trained_in_continuous_time(tmp_path, process):
-    folder = train(arguments(tmp_path, process=process, unet="fashion_mnist", num_samples=1))
+def test_images_are_trained_in_continuous_time(tmp_path, tiny_network, image_folder, process):
+    options = {"dataset": image_folder, "unet": tiny_network(), "num_samples": 1}
+    folder = train(arguments(tmp_path, process=process, **options))
     pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
     if process == "ve":
         # As in a ScoreSdeVe repository.
