@@ -63,18 +63,13 @@ def test_every_option_that_is_named_exists(source):
     assert [(line, option) for line, option in named if option not in OPTIONS and option not in OF_OTHERS] == []
 
 
-@pytest.mark.parametrize(
-    ("module", "kind"),
-    [(train, TrainingArguments), (train_classifier, ClassifierArguments)],
-    ids=["train", "classifier"],
-)
-def test_a_full_memory_names_the_options_of_its_own_training(module, kind, monkeypatch):
+@pytest.mark.parametrize("module", [train, train_classifier], ids=["train", "classifier"])
+def test_a_full_memory_names_the_options_of_its_own_training(module):
     def fill(args):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(module, module.__name__.split(".")[-1], fill)
     with pytest.raises(SystemExit) as stopped:
-        module.run_program(None)
-    options = {option for parameter in training_verb(kind).params for option in parameter.opts}
+        module.PROGRAM._replace(train=fill).run(None)
+    options = {option for parameter in training_verb(module.PROGRAM.arguments).params for option in parameter.opts}
     named = OPTION.findall(str(stopped.value))
     assert "--batch_size" in named and set(named) <= options

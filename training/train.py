@@ -29,7 +29,6 @@ from ddpm_hf.hub.background import BackgroundPush
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.model_folder import load_autoencoder
 from ddpm_hf.hub.push import prepare_repository, push_folder
-from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.batch_bytes import least_batch_bytes
 from ddpm_hf.models.class_names import id2label_of
@@ -40,7 +39,7 @@ from ddpm_hf.reports.loss_curve import LOSS_FILE, draw_loss_curve
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.sizes import config_size
-from ddpm_hf.training.argument_parsing import parse_arguments
+from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.batch_size import with_fitting_batch
 from ddpm_hf.training.compiled_gradients import check_compiled_gradients
 from ddpm_hf.training.conditions import check_condition_kept, network_options
@@ -51,8 +50,9 @@ from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.training.network_choice import with_chosen_network
 from ddpm_hf.training.precision_choice import settle_precision
+from ddpm_hf.training.program import Program, stopped_by_signals
 from ddpm_hf.training.resuming import SHARDING
-from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
+from ddpm_hf.training.run_folder import check_run_folder, mark_finished
 from ddpm_hf.training.run_length import DEFAULT_MINUTES, measure_updates_per_minute, with_length, with_warmup
 from ddpm_hf.training.run_setup import (
     begin_run,
@@ -75,16 +75,7 @@ PROCESS = (
 )
 
 
-def main(argv=None):
-    run_program(parse_arguments(argv))
-
-
-def run_program(args):
-    """Trains as a program does: errors become one sentence, and the exit code says how it ended."""
-    with clear_exit("train", how=", which --find_batch_size does for you"):
-        train(args)
-
-
+@stopped_by_signals
 def train(args):
     """Trains, or continues, the run that `args` (`TrainingArguments`) describes.
 
@@ -96,12 +87,6 @@ def train(args):
             fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
-    with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
-        return _train(args)
-
-
-def _train(args):
-    folder = Path(args.output_dir)
     args = with_earlier_options(args)
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
@@ -117,23 +102,13 @@ def _train(args):
     if args.dry_run:
         if total_steps is not None:
             plan(args, accelerator, source, total_steps)
-        return folder
-    push = None
-    if args.push_to_hub:
-        name = args.hub_model_id or folder.resolve().name
-        prepare = partial(prepare_repository, name, args.hub_private or None)
-        target = together(accelerator, prepare, main_process_only=True)
-        push = BackgroundPush(target) if accelerator.is_main_process else None
+        return Path(args.output_dir)
+    push = begin_pushing(args, accelerator) if args.push_to_hub else None
     if total_steps is not None:
         run(args, accelerator, source, total_steps, push, measured)
     if push is not None:
-        push.wait()
-        shutil.rmtree(folder / PUSHED_FOLDER, ignore_errors=True)
-        target = push.target
-        options = {"private": target.private, "license": args.hub_license, "message": "Add the trained model"}
-        pushed = push_folder(folder, target.repository, **options)
-        accelerator.print(f"Uploaded: {pushed.url}")
-    return folder
+        push_result(args, accelerator, push)
+    return Path(args.output_dir)
 
 
 def choose_network(args, accelerator):
@@ -144,6 +119,24 @@ def choose_network(args, accelerator):
     if reason is not None:
         accelerator.print(describe_choice(args, reason))
     return args, source
+
+
+def begin_pushing(args, accelerator):
+    """What pushes the run while it trains, on the main process; None on the others."""
+    name = args.hub_model_id or Path(args.output_dir).resolve().name
+    prepare = partial(prepare_repository, name, args.hub_private or None)
+    target = together(accelerator, prepare, main_process_only=True)
+    return BackgroundPush(target) if accelerator.is_main_process else None
+
+
+def push_result(args, accelerator, push):
+    """Pushes the folder of a finished run, after all that `push` has begun."""
+    push.wait()
+    folder, target = Path(args.output_dir), push.target
+    shutil.rmtree(folder / PUSHED_FOLDER, ignore_errors=True)
+    options = {"private": target.private, "license": args.hub_license, "message": "Add the trained model"}
+    pushed = push_folder(folder, target.repository, **options)
+    accelerator.print(f"Uploaded: {pushed.url}")
 
 
 def open_data(args):
@@ -433,6 +426,9 @@ def _scheduler_of_prediction(scheduler, args):
         )
     return trained.from_config(trained.config, variance_type=args.variance_type)
 
+
+PROGRAM = Program("train", train, TrainingArguments, ", which --find_batch_size does for you")
+main, run_program = PROGRAM.main, PROGRAM.run
 
 if __name__ == "__main__":
     main()

@@ -21,18 +21,17 @@ from ddpm_hf.files import moved_in_whole, written_whole
 from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.cards import write_card
 from ddpm_hf.hub.model_files import CONFIG_FILE
-from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.autoencoders import autoencoder_config, check_sides, chosen_preset
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import AUTOENCODER
 from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.sizes import config_size, size_of
-from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import comparison_grid, psnr, reconstructions, with_units
 from ddpm_hf.training.autoencoder_objective import LearningAutoencoder, make_autoencoder_objective
 from ddpm_hf.training.health import check_weights
-from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
+from ddpm_hf.training.program import Program, stopped_by_signals
+from ddpm_hf.training.run_folder import check_run_folder, mark_finished
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
@@ -48,16 +47,7 @@ from ddpm_hf.training.training_loop import Task, TrainingLoop
 DEFAULT_SIDE = 64
 
 
-def main(argv=None):
-    run_program(parse_arguments(argv, AutoencoderArguments, prog="train_autoencoder"))
-
-
-def run_program(args):
-    """Trains as a program does: errors become one sentence, and the exit code says how it ended."""
-    with clear_exit("train_autoencoder"):
-        train_autoencoder(args)
-
-
+@stopped_by_signals
 def train_autoencoder(args):
     """Trains, or continues, the run that `args` (`AutoencoderArguments`) describes.
 
@@ -69,11 +59,6 @@ def train_autoencoder(args):
             fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
-    with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
-        return _train_autoencoder(args)
-
-
-def _train_autoencoder(args):
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     source, held_out = main_process_first(accelerator, lambda: open_all(args))
@@ -202,6 +187,9 @@ def measure(loop, vae):
     distance = {"frechet_distance": loop.distance.measure(pictures), "features": loop.args.eval_features}
     return report | distance
 
+
+PROGRAM = Program("train_autoencoder", train_autoencoder, AutoencoderArguments)
+main, run_program = PROGRAM.main, PROGRAM.run
 
 if __name__ == "__main__":
     main()

@@ -24,18 +24,17 @@ from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.folder_lock import alone_in
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.models.class_names import id2label_of
 from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import ACCURACY
 from ddpm_hf.samples.kind import channels_of
 from ddpm_hf.sizes import config_size, sides_of_size
-from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective
 from ddpm_hf.training.health import check_weights
-from ddpm_hf.training.run_folder import check_run_folder, how_to_continue, mark_finished
+from ddpm_hf.training.program import Program, stopped_by_signals
+from ddpm_hf.training.run_folder import check_run_folder, mark_finished
 from ddpm_hf.training.run_setup import (
     begin_run,
     describe_run,
@@ -51,16 +50,7 @@ from ddpm_hf.training.training_loop import Task, TrainingLoop
 LAST_SIDE, ATTENTION_SIDE = 8, 16
 
 
-def main(argv=None):
-    run_program(parse_arguments(argv, ClassifierArguments, prog="train_classifier"))
-
-
-def run_program(args):
-    """Trains as a program does: errors become one sentence, and the exit code says how it ended."""
-    with clear_exit("train_classifier"):
-        train_classifier(args)
-
-
+@stopped_by_signals
 def train_classifier(args):
     """Trains, or continues, the run that `args` (`ClassifierArguments`) describes.
 
@@ -73,11 +63,6 @@ def train_classifier(args):
             fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
-    with raising_interrupted(lambda signum: how_to_continue(signum, args.output_dir)):
-        return _train_classifier(args)
-
-
-def _train_classifier(args):
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     opened = main_process_first(accelerator, lambda: open_all(args))
@@ -214,6 +199,9 @@ def check_classes(source, held_out, args):
             f"learned, {source.num_classes}: give another --eval_split."
         )
 
+
+PROGRAM = Program("train_classifier", train_classifier, ClassifierArguments)
+main, run_program = PROGRAM.main, PROGRAM.run
 
 if __name__ == "__main__":
     main()
