@@ -2,6 +2,7 @@
 
     python benchmarks/text_solvers.py MODEL --judge FOLDER [--judge_side 28] [--template "a photo of a {label}"]
         [--guidance_scale 3] [--steps 5,10] [--per_class 50] [--strength 0.8] [--name fashion_mnist]
+        [--pipelines "text to image,image to image,inpainting"]
 
 MODEL is a folder that `ddpm-hf calibrate --solver` has written, a StableDiffusionPipeline of the embedded
 Fashion-MNIST. Three pipelines are asked for each class by its caption: StableDiffusionPipeline from noise;
@@ -33,6 +34,11 @@ from ddpm_hf.evaluation.samplers import make_sampler
 FITTED, SECOND_ORDER = "fitted rows", "fitted timesteps, 2M"
 STOCK = ("unipc@leading", "unipc@trailing", "diffusers-ddim@trailing", "dpmpp-2m@trailing")
 TEXT, REPAINT, INPAINT = "text to image", "image to image", "inpainting"
+KINDS = {
+    TEXT: StableDiffusionPipeline,
+    REPAINT: StableDiffusionImg2ImgPipeline,
+    INPAINT: StableDiffusionInpaintPipeline,
+}
 BATCH, TENTHS = 100, 10
 
 
@@ -135,11 +141,9 @@ def measured(options):
     judge = Judge(options, test)
     stock = StableDiffusionPipeline.from_pretrained(options.model)
     task = Task(options, test, tensors["labels"].numpy(), source.class_names)
-    kinds = {TEXT: stock}
-    kinds[REPAINT] = StableDiffusionImg2ImgPipeline.from_pipe(stock, requires_safety_checker=False)
-    kinds[INPAINT] = StableDiffusionInpaintPipeline.from_pipe(stock, requires_safety_checker=False)
     samplers = samplers_of(stock.scheduler)
-    for kind, pipeline in kinds.items():
+    for kind in options.pipelines.split(","):
+        pipeline = KINDS[kind].from_pipe(stock, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         for steps in map(int, options.steps.split(",")):
             for name, sampler in samplers.items():
@@ -168,6 +172,7 @@ def main():
     parser.add_argument("--template", default="a photo of a {label}")
     parser.add_argument("--guidance_scale", type=float, default=3.0)
     parser.add_argument("--steps", default="5,10")
+    parser.add_argument("--pipelines", default=",".join(KINDS), help="Some of these, with commas between.")
     parser.add_argument("--per_class", type=int, default=50)
     parser.add_argument("--strength", type=float, default=0.8)
     parser.add_argument("--side", type=int, default=32)
