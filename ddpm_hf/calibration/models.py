@@ -13,12 +13,11 @@ from diffusers.configuration_utils import FrozenDict
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
-from ddpm_hf.hub.reading import read_index, reading
+from ddpm_hf.hub.reading import read_captions, read_index, reading
 from ddpm_hf.models.network_config import is_told_text
 from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.network_speed import set_up_network
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
-from ddpm_hf.reports.report_files import CAPTIONS
 from ddpm_hf.samples.kind import sides_of
 from ddpm_hf.samples.latents import Latents
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
@@ -91,7 +90,8 @@ def load_model(name, device):
     """
     components = read_index(name)
     autoencoder = next((part for part in AUTOENCODERS if part in components), None)
-    is_ours, captions = isinstance(components["_class_name"], list), CAPTIONS.read(name)
+    is_ours = isinstance(components["_class_name"], list)
+    captions = read_captions(name) if "text_encoder" in components else {}
     if autoencoder is None or is_ours:
         pipeline = load_pipeline(name, texts=True).to(device)
         if isinstance(pipeline.scheduler, ScoreSDEScheduler):

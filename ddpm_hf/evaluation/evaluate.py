@@ -113,7 +113,8 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
         InputError: before anything is sampled, for an unknown metric, a network that cannot be had, too few images,
             a reference of another preprocessing, and a folder that has results already.
     """
-    metrics, data = parse_metrics(metrics), with_own_captions(data or DataArguments(split="test"), model)
+    metrics, data = parse_metrics(metrics), data or DataArguments(split="test")
+    data = with_own_captions(data, model) if is_model(model) else data
     request = Request(model, Path(output), metrics, data, **options)
     if "nll" not in metrics.of_the_model:
         _refuse(request, OPTIONS_OF_THE_FLOW, "metrics has no 'nll'")

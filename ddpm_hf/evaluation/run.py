@@ -17,9 +17,10 @@ from ddpm_hf.evaluation.likelihood import bits_per_dim
 from ddpm_hf.evaluation.plots import draw_bound_terms
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.hub.reading import read_captions, read_index
 from ddpm_hf.limits import expected_duration, fitting_into_memory, seconds_of
 from ddpm_hf.models.network_config import classes_of, is_told_text
-from ddpm_hf.reports.report_files import BOUND, CAPTIONS
+from ddpm_hf.reports.report_files import BOUND
 from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.condition_values import value_limits_of
@@ -147,13 +148,15 @@ def load_data(data, unet_config, num_images=None, seed=0, after=0):
 
 
 def with_own_captions(data, model):
-    """The options of the data; where they name no captions, and the folder of the model does, with these.
+    """The options of the data; where they name no captions, with those that a model of texts was trained with.
 
     Args:
         data (`DataArguments`): which data.
-        model: a pipeline folder, or the id of a repository on the Hub, whose captions are not known.
+        model: a pipeline folder, or the id of a repository on the Hub.
     """
-    captions = {} if data.has_captions else CAPTIONS.read(model)
+    if data.has_captions or "text_encoder" not in read_index(model):
+        return data
+    captions = read_captions(model)
     own = {name: captions[name] for name in ("caption_column", "caption_template") if name in captions}
     return dataclasses.replace(data, **own)
 

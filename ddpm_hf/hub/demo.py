@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.hub.reading import read_captions
 from ddpm_hf.installation import install_extra
 from ddpm_hf.pipelines.image_inputs import PIL_MODES
 from ddpm_hf.recipes import RECIPES, check_head, prepared_count, with_recipe
@@ -15,6 +16,7 @@ from ddpm_hf.schedulers.score_sde_config import is_chain
 
 LOOPBACK = "127.0.0.1"
 OWN = "the model's own"
+MOST_PROMPTS = 4
 
 
 def serve(model, port=None, device="cpu"):
@@ -33,7 +35,8 @@ def serve(model, port=None, device="cpu"):
     from ddpm_hf.hub.demo_page import LOOK, demo_page, with_samplers
 
     pipelines = with_samplers(pipeline, samplers_of(pipeline))
-    page = demo_page(pipelines, model_name(model), *first_choice(pipeline), address_of(model))
+    told = {"link": address_of(model), "prompts": prompts_of(model, pipeline)}
+    page = demo_page(pipelines, model_name(model), *first_choice(pipeline), **told)
     try:
         _, address, _ = page.launch(
             server_name=LOOPBACK, server_port=port, share=False, quiet=True, prevent_thread_lock=True, **LOOK
@@ -54,7 +57,7 @@ def gradio_version():
 
 def load_for_demo(model):
     """The pipeline of a folder or a Hub id, as in `load_pipeline`; raises InputError if a page cannot show it."""
-    pipeline = load_pipeline(model)
+    pipeline = load_pipeline(model, texts=True)
     refusal = InputError(f"{model} makes no images of a size of its own: give a model that has a `sample_size`.")
     if None in pipeline.samples.image_shape(otherwise=refusal):
         raise refusal
@@ -85,6 +88,11 @@ def samplers_of(pipeline):
             continue
         samplers[name] = {key: scheduler.config[key] for key in recipe}
     return samplers
+
+
+def prompts_of(model, pipeline):
+    """Some captions of a model's training, as examples of prompts; none for a model that is told no text."""
+    return read_captions(model).get("examples", [])[:MOST_PROMPTS] if pipeline.text_encoder is not None else []
 
 
 def first_choice(pipeline):

@@ -6,15 +6,17 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from ddpm_hf.hub.drawing import LARGEST_SEED, draw
-from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.models.network_config import classes_of, is_told_text
 from ddpm_hf.pipelines.conditioning import class_names
 from ddpm_hf.pipelines.image_inputs import PIL_MODES
 from ddpm_hf.samples.condition_values import value_limits_of
 from ddpm_hf.schedulers.sampler_lines import SAMPLER_LINES
 
 NO_CLASS = -1
-# The place of the seed among the inputs; what a model is told of a picture comes behind it.
-SEED = 6
+# The places of the guidance and of the seed among the inputs; a picture or a prompt comes behind them.
+GUIDANCE, SEED = 3, 6
+# Models of texts are usually guided.
+GUIDANCE_OF_TEXTS = 3.0
 GIVE_A_PICTURE = "Give a picture, and draw."
 MOST_IMAGES = 16
 USUAL_COUNTS = (5, 10, 25, 50, 100)
@@ -71,7 +73,7 @@ def with_samplers(pipeline, samplers):
     return pipelines
 
 
-def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
+def demo_page(pipelines, title, sampler, num_inference_steps, link=None, prompts=()):
     """A [`gradio.Blocks`]; `page.launch(**LOOK)` serves it.
 
     Args:
@@ -79,6 +81,7 @@ def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
         title (`str`): the model's name.
         sampler (`str`), num_inference_steps (`int`): the initial choices.
         link (`str`, *optional*): the address of the model, for the title.
+        prompts (`list[str]`): examples, for a model that is told a text.
     """
     pipeline = pipelines[sampler]
     heading = title if link is None else f"[{title}]({link})"
@@ -90,8 +93,8 @@ def demo_page(pipelines, title, sampler, num_inference_steps, link=None):
                 status = gr.Markdown("The first images are about to form.", elem_id="status")
                 begin, stop, another = _row_of_buttons()
             with gr.Column(scale=5, min_width=320):
-                inputs = _choices(pipelines, sampler, num_inference_steps)
-                examples = _examples(pipelines, inputs)
+                inputs = _choices(pipelines, sampler, num_inference_steps, prompts)
+                examples = _examples(pipelines, inputs, prompts)
         strip = _picture("strip", "The way from noise to the first image")
         gr.Markdown(
             "From noise to the first image: the image as it is (above), and what the network expects it to become "
@@ -137,7 +140,7 @@ def _show(pipelines):
                 "class_labels": None if label == NO_CLASS and not value_limits_of(pipeline.unet.config) else label,
                 "guidance_scale": guidance_scale,
                 "classifier_guidance_scale": classifier_guidance_scale,
-                **told_picture(pipeline, *given),
+                **(told_texts(*given) if is_told_text(pipeline.unet.config) else told_picture(pipeline, *given)),
             }
             for view in draw(pipeline, num_images, seed, **options):
                 # Pictures are files named by content, which must not be rewritten while a browser reads them.
@@ -147,6 +150,11 @@ def _show(pipelines):
             raise gr.Error(str(error), print_exception=False) from error
 
     return show
+
+
+def told_texts(prompt, negative_prompt):
+    """The arguments of a pipeline for the texts of a page."""
+    return {"prompt": prompt, "negative_prompt": negative_prompt}
 
 
 def told_picture(pipeline, picture=None, augmentation_level=0.0):
@@ -193,10 +201,11 @@ def _compared(last, image, sampler, num_inference_steps, seed):
     return pair, gr.Markdown(text, visible=True), (image, said)
 
 
-def _choices(pipelines, sampler, num_inference_steps):
+def _choices(pipelines, sampler, num_inference_steps, prompts=()):
     """The input components, in the order of the arguments of `show`; hidden if the model lacks the feature.
 
-    A model of numbers has a slider in place of the classes, and one that is told a picture has further components.
+    A model of numbers has a slider in place of the classes, and one that is told a picture or a text has further
+    components.
     """
     pipeline = pipelines[sampler]
     labels, first_label = label_choices(pipeline)
@@ -205,7 +214,10 @@ def _choices(pipelines, sampler, num_inference_steps):
     # Without classes in the model, only the classifier uses the label.
     by_classifier = int(has_classifier and num_classes is None)
     named = {"label": "Sampler", "info": SAMPLER_LINES.get(sampler)}
-    towards = {"label": "Guidance", "info": "Towards the class; 1 is off", "visible": null_label is not None}
+    is_of_texts = is_told_text(pipeline.unet.config)
+    aim = "the prompt" if is_of_texts else "the class"
+    is_guided = is_of_texts or null_label is not None
+    towards = {"label": "Guidance", "info": f"Towards {aim}; 1 is off", "visible": is_guided}
     steered = {"label": "Guidance by the classifier", "info": "0 is off", "visible": has_classifier}
     seeded = {"label": "Seed", "info": "Each image has the seed of the one before plus 1"}
     counts = step_choices(pipeline, num_inference_steps)
@@ -213,11 +225,28 @@ def _choices(pipelines, sampler, num_inference_steps):
         gr.Dropdown(list(pipelines), value=sampler, elem_id="sampler", **named),
         gr.Radio(counts, value=num_inference_steps, label="Steps", elem_id="steps"),
         _number_or_class(pipeline, labels, first_label),
-        gr.Slider(0, 10, 1, step=0.1, elem_id="guidance", **towards),
+        gr.Slider(0, 10, first_guidance(pipeline), step=0.1, elem_id="guidance", **towards),
         gr.Slider(0, 10, by_classifier, step=0.1, elem_id="classifier_guidance", **steered),
         gr.Slider(1, MOST_IMAGES, first_images(pipeline), step=1, label="Images", elem_id="num_images"),
         gr.Number(0, precision=0, minimum=0, maximum=LARGEST_SEED, elem_id="seed", **seeded),
-        *_picture_inputs(pipeline.samples.condition),
+        *(_text_inputs(prompts) if is_of_texts else _picture_inputs(pipeline.samples.condition)),
+    ]
+
+
+def first_guidance(pipeline):
+    """The guidance when a page opens: that of the fitted solvers, 3 for a model that is told a text, or none."""
+    fitted = pipeline.scheduler.config.fitted_solvers
+    if fitted is not None:
+        return fitted["fitted_for"]["guidance_scale"]
+    return GUIDANCE_OF_TEXTS if is_told_text(pipeline.unet.config) else 1
+
+
+def _text_inputs(prompts):
+    """The prompt, at first the first of the examples, and what guidance leads away from."""
+    away = {"label": "Negative prompt", "info": "Guidance leads away from it; nothing is the usual"}
+    return [
+        gr.Textbox(prompts[0] if prompts else "", label="Prompt", elem_id="prompt", lines=2),
+        gr.Textbox("", elem_id="negative_prompt", **away),
     ]
 
 
@@ -241,11 +270,12 @@ def _picture_inputs(condition):
     return [picture, gr.Slider(0, level, 0, step=0.05, elem_id="augmentation_level", **noise)]
 
 
-def _examples(pipelines, inputs):
+def _examples(pipelines, inputs, prompts=()):
     """Buttons that set the inputs and draw."""
     values = [part.value for part in inputs]
     names = [name for name, _ in label_choices(pipelines[values[0]])[0]]
-    found = example_changes(pipelines, values[0], names, inputs[3].visible)
+    found = example_changes(pipelines, values[0], names, inputs[GUIDANCE].visible)
+    found |= {prompt: {SEED + 1: prompt} for prompt in prompts}
     rows = [[changes.get(i, value) for i, value in enumerate(values)] for changes in found.values()]
     return gr.Examples(
         rows, inputs, example_labels=[*found], elem_id="examples", api_visibility="private", preload=False
@@ -311,6 +341,8 @@ def _description(pipeline):
     condition, told = pipeline.samples.condition, ""
     if condition is not None:
         told = f" and a picture of {' × '.join(map(str, condition.low_resolution or pipeline.samples.sides))}"
+    if is_told_text(pipeline.unet.config):
+        told = " and a text"
     return f"Images of {size} from noise{told} · {weights:,} weights · {len(pipeline.scheduler)} timesteps"
 
 

@@ -20,6 +20,7 @@ from ddpm_hf.files import check_readable, read_mapping
 from ddpm_hf.hub.model_files import INDEX_FILE, check_files
 from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.hub.retries import first_line
+from ddpm_hf.reports.report_files import CAPTIONS
 
 WHAT_IS_TAKEN = "Give a pipeline folder or a Hub id of a DDPM of images, as training/train.py writes."
 # EFBIG comes from limits on file sizes, as on clusters; the remedy is the same.
@@ -58,6 +59,17 @@ def _download_index(model):
             f"{model} holds another kind of model, for it has no {INDEX_FILE}: give a repository that diffusers has a "
             "pipeline for."
         ) from error
+
+
+def read_captions(model):
+    """The report of the captions of a model's training, from a folder or a repository; {} where there is none."""
+    if Path(model).is_dir():
+        return CAPTIONS.read(model)
+    with reading(model):
+        try:
+            return CAPTIONS.read(Path(hf_hub_download(str(model), CAPTIONS.name)).parent)
+        except (RemoteEntryNotFoundError, LocalEntryNotFoundError):
+            return {}
 
 
 @contextmanager

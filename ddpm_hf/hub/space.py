@@ -9,7 +9,7 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from ddpm_hf import __version__
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import moved_in_whole
-from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, samplers_of
+from ddpm_hf.hub.demo import first_choice, gradio_version, load_for_demo, prompts_of, samplers_of
 from ddpm_hf.hub.public_names import on_the_hub
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import LIBRARIES, assemble, pipeline_bytes
@@ -29,10 +29,11 @@ MODEL = "{model}"
 SAMPLERS = {{
 {samplers}}}
 SAMPLER, STEPS = {sampler!r}, {steps}  # when the page opens
+PROMPTS = {prompts!r}  # examples, for a model that is told a text
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model = GaussianDiffusionPipeline.from_pretrained(MODEL).to(device)
-demo = demo_page(with_samplers(model, SAMPLERS), MODEL, SAMPLER, STEPS, f"https://huggingface.co/{{MODEL}}")
+demo = demo_page(with_samplers(model, SAMPLERS), MODEL, SAMPLER, STEPS, f"https://huggingface.co/{{MODEL}}", PROMPTS)
 
 if __name__ == "__main__":
     demo.launch(**LOOK)
@@ -73,7 +74,9 @@ def _write_space(model, folder, sdk_version):
     sampler, steps = first_choice(pipeline)
     samplers = "".join(f"    {name!r}: {changes},\n" for name, changes in samplers_of(pipeline).items())
     files = {
-        "app.py": APP.format(model=model, samplers=samplers, sampler=sampler, steps=steps),
+        "app.py": APP.format(
+            model=model, samplers=samplers, sampler=sampler, steps=steps, prompts=prompts_of(model, pipeline)
+        ),
         "page.py": _page_source(),
         CODE_FILE: pipeline_bytes().decode(),
         "requirements.txt": "".join(f"{name}=={_version(name)}\n" for name in REQUIREMENTS),

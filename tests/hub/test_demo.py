@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from huggingface_hub import SpaceCard
 from PIL import Image
+from text_models import TEXTS, save_of_pixels, save_stock
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.errors import InputError
-from ddpm_hf.hub.demo import OWN, first_choice, load_for_demo, samplers_of, serve
+from ddpm_hf.hub.demo import OWN, first_choice, load_for_demo, prompts_of, samplers_of, serve
 from ddpm_hf.hub.drawing import MOST_VIEWS, draw, shown_by
 from ddpm_hf.hub.space import write_space
 from ddpm_hf.installation import install_extra
@@ -140,8 +141,8 @@ def test_a_page_opens_with_the_model_s_plan(tiny_unet):
 def page_of():
     from ddpm_hf.hub.demo_page import demo_page, with_samplers
 
-    def make(pipeline):
-        return demo_page(with_samplers(pipeline, samplers_of(pipeline)), "a model", *first_choice(pipeline))
+    def make(pipeline, **more):
+        return demo_page(with_samplers(pipeline, samplers_of(pipeline)), "a model", *first_choice(pipeline), **more)
 
     return make
 
@@ -267,6 +268,41 @@ def test_a_page_of_a_model_of_numbers_has_a_slider(page_of, tiny_unet):
     page = page_of(pipeline_of(tiny_unet(condition_value_range=(-1, 5))))
     (number,) = [part for part in page.blocks.values() if getattr(part, "elem_id", None) == "class"]
     assert (number.minimum, number.maximum, number.value, number.label) == (-1, 5, 2, "Number")
+
+
+@pytest.mark.parametrize("save", [save_stock, save_of_pixels])
+def test_a_page_takes_a_prompt(page_of, tmp_path, save):
+    """Its examples are captions of the training; the page opens with one of them, guided."""
+    from gradio_client import Client
+
+    model = save(tmp_path / "model")
+    pipeline = load_for_demo(model)
+    pipeline.set_progress_bar_config(disable=True)
+    page = page_of(pipeline, prompts=prompts_of(model, pipeline))
+    parts = {part.elem_id: part for part in page.blocks.values() if getattr(part, "elem_id", None)}
+    assert parts["prompt"].value == TEXTS[0] and parts["guidance"].value == 3.0 and parts["guidance"].visible
+    assert parts["examples"].sample_labels[-2:] == [*TEXTS] and not parts["class"].visible
+    assert [row[-2:] for row in parts["examples"].samples[-2:]] == [[text, ""] for text in TEXTS]
+    _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True)
+    try:
+        client = Client(address, verbose=False)
+        drawn, _, status = client.predict("ddim", 5, None, 2.0, 0, 2, 3, TEXTS[1], "dark", api_name="/draw")
+        assert "in 5 steps" in status
+        pipeline.scheduler = with_recipe(pipeline.scheduler, "ddim")
+        told = {"prompt": TEXTS[1], "negative_prompt": "dark", "guidance_scale": 2.0}
+        images = sample_images(pipeline, 2, 3, num_inference_steps=5, **told)
+        assert np.array_equal(Image.open(drawn).convert("L"), image_grid(images))
+    finally:
+        page.close()
+
+
+def test_a_page_opens_with_the_guidance_of_the_fitted_solvers(page_of, tiny_unet):
+    unet = tiny_unet(num_classes=3)
+    short = GaussianDiffusionScheduler(num_train_timesteps=20, beta_end=0.6)
+    solver = fit_solver(unet, short, [2], num_paths=16, guidance_scale=2.5, progress_bar=False)
+    page = page_of(GaussianDiffusionPipeline(unet, solver))
+    (guidance,) = [part for part in page.blocks.values() if getattr(part, "elem_id", None) == "guidance"]
+    assert guidance.value == 2.5
 
 
 def test_what_a_page_cannot_be_told(tiny_unet, tmp_path):
