@@ -240,7 +240,7 @@ def _possible_scopes(loaded, options):
 def _fit(loaded, options, scope):
     images, told = load_data(options.data, loaded.image_config, scope.num_images, options.seed)
     # Latents are fitted to the network's own flow.
-    fit = make_fit(loaded, options.for_solvers(scope), None if loaded.encode is not None else images, told)
+    fit = make_fit(loaded, options.for_solvers(scope), loaded.encoded(images, options.batch_size), told)
     if fit.features is None:
         raise InputError(
             f"The network of {options.model} has no middle block, in which samples would be compared: give --features, a "

@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 
+from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
 from ddpm_hf.hub.model_folder import check_weights_finite, load_pipeline
@@ -43,6 +44,18 @@ class CalibratedModel(NamedTuple):
     @property
     def is_told_text(self):
         return is_told_text(self.pipeline.unet.config)
+
+    @property
+    def has_known_units(self):
+        """Whether the units of the network's data are known; only a training here tells them of latents."""
+        return self.encode is None or Latents.is_of(self.pipeline.unet.config)
+
+    def encoded(self, images, batch_size):
+        """Images, uint8 (N, C, H, W), as data of the network, on the host; None if it is not known what these are."""
+        if self.encode is None or not self.has_known_units:
+            return images if self.has_known_units else None
+        parts = (part.to(self.pipeline.unet.device) for part in images.split(batch_size))
+        return torch.cat([self.encode(to_model_range(part)).cpu() for part in parts])
 
     @property
     def own_pipeline(self):

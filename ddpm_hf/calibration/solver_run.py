@@ -49,7 +49,7 @@ class SolverOptions(NamedTuple):
     model: a pipeline folder, or the id of a repository on the Hub.
     steps: the numbers of network calls K.
     data: images that the model was trained on; by default the training split of the embedded Fashion-MNIST. They say
-        where paths end, and give their moments; a model of latents is fitted without.
+        where paths end, and give their moments; they are encoded for a model of latents that was trained here.
     num_images: how many of them, drawn at random by `seed`. Of fewer than 256 there are fewer paths too: the solvers are
         found sooner and are less exact.
     guidance_scale: of classifier-free guidance, for which alone the solvers hold.
@@ -246,21 +246,26 @@ def _choices_told(fit):
 
 
 def _data(loaded, options, accelerator):
-    """The images of the fit, or None for a model of latents, and their classes or the texts that the model is told."""
+    """The data of the fit in the network's form, and their classes or the texts that the model is told.
+
+    Images become latents for a model of them. There are no data for latents of a network that was not trained here,
+    whose scale is not known, nor where such a model is told the texts of a file, and no data set is named.
+    """
     if options.prompts is not None and not loaded.is_told_text:
         raise InputError(f"--prompts {options.prompts} is for a model that is told a text: leave it out.")
     prompts = None if options.prompts is None else read_prompts(options.prompts)
-    if loaded.encode is None:
-        wanted = options.data, loaded.image_config, options.num_images, options.seed
-        images, labels = main_process_first(accelerator, lambda: load_data(*wanted))
-        return images, prompts or labels
-    if prompts is not None or not loaded.is_told_text:
+    if loaded.is_told_text and prompts is None:
+        prompts = main_process_first(accelerator, lambda: captions_of(open_data(options.data, loaded.image_config)))
+    named = options.prompts is None or options.data.dataset is not None
+    if loaded.encode is not None and not (loaded.has_known_units and named):
         return None, prompts
-    return None, main_process_first(accelerator, lambda: captions_of(open_data(options.data, loaded.image_config)))
+    wanted = options.data, loaded.image_config, options.num_images, options.seed
+    images, labels = main_process_first(accelerator, lambda: load_data(*wanted))
+    return loaded.encoded(images, options.batch_size), labels if prompts is None else prompts
 
 
 def make_fit(loaded, options, images, labels=None):
-    """The [`SolverFit`] of a model for the images, (N, C, H, W), and their classes; None for a model of latents.
+    """The [`SolverFit`] of a model for data as its network has them, (N, C, *), and their classes; or for none.
 
     Args:
         labels: for a model that is told a text, the texts to tell.
@@ -274,15 +279,16 @@ def make_fit(loaded, options, images, labels=None):
         texts = states_of_texts(loaded.pipeline, drawn_texts(labels, options.seed))
         told = {name: getattr(texts, name) for name in ("prompt_embeds", "negative_prompt_embeds")}
     chosen = FitOptions(num_paths, options.seed, options.guidance_scale, batch_size=options.batch_size, **told)
-    features = None if options.features is None else _features_of_levels(options.features, unet.device)
+    features = None if options.features is None else _features_of_levels(options.features, loaded)
     return SolverFit(unet, loaded.pipeline.scheduler, options.steps, images, chosen, features)
 
 
-def _features_of_levels(name, device):
-    """The features of samples in the network's units, by a network that takes uint8 images."""
+def _features_of_levels(name, loaded):
+    """The features of samples in the network's units, decoded if they are latents, by a network of uint8 images."""
+    device, kind = loaded.pipeline.unet.device, loaded.own_pipeline.samples
     features = load_features(name, device)
 
     def of_samples(samples):
-        return torch.cat([features(part).cpu() for part in to_levels(samples).split(500)])
+        return torch.cat([features(to_levels(kind.decoded(part.to(device)))).cpu() for part in samples.split(500)])
 
     return of_samples

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DModel, VQModel
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.calibration.run import calibrate
+from ddpm_hf.calibration.solver_run import SolverOptions, calibrate_solvers
 from ddpm_hf.data import open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.latents import open_latents
@@ -26,6 +27,7 @@ from ddpm_hf.pipelines.probability_flow import sample_by_flow
 from ddpm_hf.pipelines.trajectory_pictures import TrajectoryRecorder
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.latent_units import decode_latents
+from ddpm_hf.schedulers.data_moments import moments_from_config
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.train import train
 
@@ -202,6 +204,17 @@ def test_samplers_are_compared_by_decoded_images():
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     images = sampled(2, generator=generators, num_inference_steps=2, output_type="pt").images
     assert levels.shape == (2, 1, 8, 8) and torch.equal(levels, (images * 255).round().to(torch.uint8))
+
+
+def test_solvers_are_fitted_with_the_latents_of_the_data(tmp_path, image_folder):
+    pipeline, data = latent_pipeline(), DataArguments(dataset=image_folder)
+    pipeline.save_pretrained(tmp_path / "model")
+    made = calibrate_solvers(SolverOptions(str(tmp_path / "model"), [2], data, 16), tmp_path / "new")
+    moments = moments_from_config(made.scheduler.config.fitted_solvers["moments"])
+    images = open_images(data, 8).decode()["images"]
+    latents = pipeline.samples.encoded(to_model_range(images))
+    assert len(images) == 16
+    torch.testing.assert_close(moments.mean.float(), latents.mean(0), rtol=1e-4, atol=1e-4)
 
 
 def test_the_way_from_noise_is_shown_decoded():
