@@ -27,6 +27,7 @@ from ddpm_hf.evaluation.samplers import check_calls, default_samplers, make_samp
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
+from ddpm_hf.pipelines.conditioning import Guidance
 from ddpm_hf.pipelines.network_speed import choose_execution
 from ddpm_hf.recipes import check_head
 from ddpm_hf.reports.report_files import COMPARED_SAMPLES, COMPARISON
@@ -195,7 +196,7 @@ def _make_samplers(pipeline, request):
     samplers = {}
     for name in request.samplers or default_samplers(pipeline.scheduler):
         try:
-            samplers[name] = _checked_sampler(name, pipeline, request.steps)
+            samplers[name] = _checked_sampler(name, pipeline, request)
         except InputError as error:
             if request.samplers is not None:
                 raise
@@ -203,10 +204,11 @@ def _make_samplers(pipeline, request):
     return samplers
 
 
-def _checked_sampler(name, pipeline, steps):
+def _checked_sampler(name, pipeline, request):
     sampler = make_sampler(name, pipeline.scheduler)
     if isinstance(sampler, GaussianDiffusionScheduler):
         check_head(pipeline.unet, sampler)
-    for count in steps:
+    for count in request.steps:
         check_calls(name, sampler, count)
+        Guidance(request.guidance_scale).check_fitted(sampler)
     return sampler

@@ -19,6 +19,7 @@ from ddpm_hf.hub.model_files import INDEX_FILE
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_checksum import network_checksum
 from ddpm_hf.models.network_config import classes_of, is_told_text
+from ddpm_hf.pipelines.conditioning import Guidance
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.recipes import changes_for, check_head, prepared_count, with_recipe
 from ddpm_hf.samples.condition_images import condition_of
@@ -155,8 +156,10 @@ def _open_pipeline(request):
     if request.variance_type is not None:
         scheduler = pipeline.scheduler.from_config(pipeline.scheduler.config, variance_type=request.variance_type)
         pipeline.register_modules(scheduler=scheduler)
-    if request.steps is not None:
-        set_steps(pipeline.scheduler, request.steps, f"{type(pipeline.scheduler).__name__} of {request.model}")
+    steps = request.steps or prepared_count(pipeline.scheduler)
+    if steps is not None:
+        set_steps(pipeline.scheduler, steps, f"{type(pipeline.scheduler).__name__} of {request.model}")
+    Guidance(request.guidance_scale).check_fitted(pipeline.scheduler)
     shape = check_pictures(pipeline, request.model, "measure bpd, or use `ddpm_hf.evaluation.distances` for points")
     if None in shape:
         raise InputError(f"{request.model} makes images of any size: measure images that you have drawn from it.")

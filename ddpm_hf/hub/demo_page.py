@@ -235,7 +235,7 @@ def _choices(pipelines, sampler, num_inference_steps, prompts=()):
 
 def first_guidance(pipeline):
     """The guidance when a page opens: that of the fitted solvers, 3 for a model that is told a text, or none."""
-    fitted = pipeline.scheduler.config.fitted_solvers
+    fitted = pipeline.scheduler.config.get("fitted_solvers")
     if fitted is not None:
         return fitted["fitted_for"]["guidance_scale"]
     return GUIDANCE_OF_TEXTS if is_told_text(pipeline.unet.config) else 1

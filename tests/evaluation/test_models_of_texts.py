@@ -50,13 +50,19 @@ def test_compared_and_evaluated_samples_are_told_the_captions_of_the_data(tmp_pa
     assert settings["guidance_scale"] == "2" and settings["bits per dimension"] == "not measured"
 
 
-def test_latents_are_improved_and_their_samples_shown(tmp_path, data):
+def test_latents_are_improved_and_their_samples_shown(tmp_path, data, feature_network):
     model = save_stock(tmp_path / "model")
     new = tmp_path / "new"
     new.mkdir()
     SCOPE_STATE.write(new, {"steps": [2], "num_images": 20})
     improved = improve(ImproveOptions(model, data, guidance_scale=2.0, device="cpu"), new)
     assert [*improved.scheduler.config["_ddpm_hf"]["fitted_solvers"]["solvers"]] == ["2"]
+    features = feature_network
+    with pytest.raises(ValueError, match=r"fitted at guidance_scale=2.0, and this run has guidance_scale=1.0"):
+        compare(str(new), tmp_path / "c", features, data, samplers=["ddim", "fitted"], steps=[2], num_images=4)
+    with pytest.raises(ValueError, match=r"fitted at guidance_scale=2.0, and this run has guidance_scale=3.0"):
+        evaluate(str(new), tmp_path / "e", "fd", data, features=features, num_images=40, guidance_scale=3.0)
+    assert not (tmp_path / "c").exists() and not (tmp_path / "e").exists()
     report = json.loads((new / "compare.json").read_text(encoding="utf-8"))
     assert {row["sampler"] for row in report["measurements"]} == {
         "before: own sampler",
