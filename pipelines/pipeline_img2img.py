@@ -49,5 +49,6 @@ class GaussianDiffusionImg2ImgPipeline(GaussianDiffusionPipeline):
         x_0 = for_each(x_0, batch_size)
         self._set_timesteps(num_inference_steps, timesteps)
         walked = self.scheduler.timesteps[-max(1, int(strength * len(self.scheduler.timesteps))) :].tolist()
+        self._set_timesteps(None, walked)
         noise = randn_tensor(x_0.shape, generator, x_0.device, x_0.dtype)
         return super().__call__(timesteps=walked, latents=self.scheduler.add_noise(x_0, noise, walked[0]), **kwargs)

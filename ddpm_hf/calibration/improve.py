@@ -239,7 +239,6 @@ def _possible_scopes(loaded, options):
 
 def _fit(loaded, options, scope):
     images, told = load_data(options.data, loaded.image_config, scope.num_images, options.seed)
-    # Latents are fitted to the network's own flow.
     fit = make_fit(loaded, options.for_solvers(scope), loaded.encoded(images, options.batch_size), told)
     if fit.features is None:
         raise InputError(

@@ -217,6 +217,13 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
             return sample
         return self._solver.begun(sample)
 
+    def add_noise(self, original_samples, noise, timesteps):
+        """x_t as in [`GaussianProcess`]; x_T where a solver with a free first call begins, as `step` takes it there."""
+        if self._solver is not None and self._solver.free_first_call:
+            timesteps = torch.as_tensor(timesteps)
+            timesteps = timesteps.masked_fill(timesteps == self._solver.timesteps[0], len(self) - 1)
+        return super().add_noise(original_samples, noise, timesteps)
+
     def previous_timestep(self, timestep):
         """The next timestep of sampling after `timestep` (int, or tensor of any shape); -1 is clean data."""
         return self._transitions.next_timestep(timestep)

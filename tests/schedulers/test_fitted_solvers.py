@@ -204,6 +204,19 @@ def free_solvers(rows=None, **changes):
     return solvers(None, solvers={"4": solver}, moments=MOMENTS.to_config()) | changes
 
 
+def test_images_are_noised_to_where_a_free_first_call_begins():
+    """Image to image at full strength adds the noise of the first timestep, where `step` takes x_T."""
+    free, plain = GaussianDiffusionScheduler(eta=0.0, fitted_solvers=free_solvers()), GaussianDiffusionScheduler()
+    x_0, noise = torch.randn(2, 2, 1, 4, 4)
+    free.set_timesteps(4)
+    assert_close(free.add_noise(x_0, noise, free.timesteps[:1]), plain.add_noise(x_0, noise, 999))
+    assert_close(
+        free.add_noise(x_0, noise, torch.tensor([700, 500])), plain.add_noise(x_0, noise, torch.tensor([999, 500]))
+    )
+    free.set_timesteps(timesteps=[700, 500])
+    assert_close(free.add_noise(x_0, noise, 700), plain.add_noise(x_0, noise, 700))
+
+
 def by_hand(scheduler, x_T):
     """x_n and x0_hat_j by their definitions, with the network of `run`."""
     timesteps, rows, _ = scheduler.config.fitted_solvers["solvers"]["4"].values()
