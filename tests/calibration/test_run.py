@@ -179,7 +179,7 @@ def test_a_model_of_latents(latent_model, data, tmp_path):
 def test_a_text_to_image_model_is_refused(tmp_path, data):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "model_index.json").write_text(
-        '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], '
+        '{"_class_name": "StableDiffusionXLPipeline", "vae": ["diffusers", "AutoencoderKL"], '
         '"unet": ["diffusers", "UNet2DConditionModel"]}',
         encoding="utf-8",
     )
