@@ -176,7 +176,7 @@ def test_a_model_of_latents(latent_model, data, tmp_path):
         run(latent_model, tmp_path / "again", data, plans=[3])
 
 
-def test_a_text_to_image_model_is_refused(tmp_path, data):
+def test_a_model_that_is_told_more_than_a_text_is_refused(tmp_path, data):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "model_index.json").write_text(
         '{"_class_name": "StableDiffusionXLPipeline", "vae": ["diffusers", "AutoencoderKL"], '
