@@ -160,7 +160,7 @@ def test_local_errors_are_those_of_the_schedulers_steps(solver_order):
     scheduler = GaussianDiffusionScheduler(clip_sample=False, eta=0.0, solver_order=solver_order)
     unet = exact_of_images(scheduler, mean=0.2, variance=0.25)
     candidates = [*range(0, 40, 4), *range(40, 1000, 40), 999]
-    errors = local_errors(unet, scheduler, candidates, FlowPaths(5, batch_size=2, progress_bar=False), solver_order)
+    errors = local_errors(unet, scheduler, candidates, FlowPaths(5, progress_bar=False), solver_order)
     assert errors.shape == (len(candidates) + 1,) * (solver_order + 1)
     x_T = torch.stack([next(starts(place)) for place in range(5)]).squeeze(1)
 

@@ -83,7 +83,7 @@ def test_optimal_variance_gives_the_exact_negative_log_likelihood(steps):
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
 def test_fixed_variances_bound_it_and_approach_it_with_more_steps(kind):
     gaps = []
-    for steps in (2, 3, 10, 28, 112, 334, 1000):
+    for steps in (2, 3, 10, 28, 112, 1000):
         (terms, prior), (best, _) = expected_terms(steps, kind), expected_terms(steps, "optimal")
         assert terms.sum() + prior > ENTROPY + start_gap()
         assert (terms > best - 1e-9).all()
