@@ -218,7 +218,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         return self._solver.begun(sample)
 
     def add_noise(self, original_samples, noise, timesteps):
-        """x_t as in [`GaussianProcess`]; x_T where a solver with a free first call begins, as `step` takes it there."""
+        """x_t as in [`GaussianProcess`]; x_T where a solver with a free first call begins, as `step` takes it."""
         if self._solver is not None and self._solver.free_first_call:
             timesteps = torch.as_tensor(timesteps)
             timesteps = timesteps.masked_fill(timesteps == self._solver.timesteps[0], len(self) - 1)
