@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from ddpm_hf.data.embedded import FASHION_MNIST
+from ddpm_hf.data.folder_listing import listing_folders_once
 from ddpm_hf.data.reading_problems import cache_error, cannot_use_cache, first_unreadable, root_cause
 from ddpm_hf.data.unused_files import report_unused_files, splits_named
 from ddpm_hf.errors import InputError
@@ -71,7 +72,10 @@ def _builder(source, args, options):
         kind = {".jsonl": "json", ".tar": "webdataset"}.get(path.suffix, path.suffix.lstrip("."))
         name = args.split.split("[")[0]  # a slice of the single split of a file
         return datasets.load_dataset_builder(kind, data_files={name: source}, **options)
-    return datasets.load_dataset_builder(source, args.dataset_config)
+    if not path.is_dir():
+        return datasets.load_dataset_builder(source, args.dataset_config)
+    with listing_folders_once(path):
+        return datasets.load_dataset_builder(source, args.dataset_config)
 
 
 def find_image_column(features, wanted=None, option="image_column"):
