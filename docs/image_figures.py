@@ -18,10 +18,11 @@ from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.low_rank_mixture import fit_low_rank_mixture
-from ddpm_hf.pipelines.image_grids import sample_images
+from ddpm_hf.pipelines.image_grids import image_rows, sample_images
 from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.recipes import with_recipe
 from ddpm_hf.reports.report_files import COMPARED_SAMPLES
+from ddpm_hf.samples.images import IMAGE_PROCESSOR
 from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 from ddpm_hf.visualization.style import new_figure
@@ -77,6 +78,23 @@ def memorised(file, overfitted, number=200, steps=25):
     images = open_images(DataArguments(split="train[:200]"), None).load(1.0)
     samples = draw_levels(pipeline, [*range(number)], 0, num_inference_steps=steps)
     save_figure(TrainingNeighbours(images, pipeline.samples.channels).sheet(samples), file)
+
+
+def latents_and_pixels(file, latents, pixels, shown=12, steps=25):
+    """Rows: test images, their reconstructions, samples of a model of latents, and samples of one of pixels."""
+    pipelines = [load_pipeline(folder) for folder in (latents, pixels)]
+    for pipeline in pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, "ddim-2m"))
+    kind = pipelines[0].samples
+    test = DataArguments(split="test", resolution=kind.output_shape[-1])
+    images = to_model_range(draw_images(open_images(test, None), shown, seed=0).decode()["images"])
+    with torch.no_grad():
+        again = kind.decoded(kind.encoded(images))
+    labels = [label % len(CLASSES) for label in range(shown)]
+    given = {"class_labels": labels, "num_inference_steps": steps}
+    rows = [IMAGE_PROCESSOR.postprocess(tensor, output_type="pil") for tensor in (images, again)]
+    image_rows(rows + [sample_images(pipeline, shown, **given) for pipeline in pipelines]).save(file)
 
 
 def forward(file, num_images=300):
