@@ -24,13 +24,6 @@ CACHE = tempfile.TemporaryDirectory(prefix="datasets-", ignore_cleanup_errors=Tr
 for variable in ("HF_HOME", "HF_DATASETS_CACHE", "GRADIO_TEMP_DIR"):
     os.environ.setdefault(variable, CACHE.name)
 
-
-def pytest_collection_finish():
-    """Takes what was imported out of the search for garbage, which would take a quarter of a training's time."""
-    gc.collect()
-    gc.freeze()
-
-
 TINY = {
     "sample_size": 8,
     "in_channels": 1,
@@ -40,6 +33,12 @@ TINY = {
     "up_block_types": ("UpBlock2D", "UpBlock2D"),
     "norm_num_groups": 4,
 }
+
+
+def pytest_collection_finish():
+    """Takes what was imported out of the search for garbage, which takes a quarter of a second each time otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 class Reference:
