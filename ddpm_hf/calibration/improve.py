@@ -129,7 +129,6 @@ def improve(options, output_dir=None):
         InputError: before the work, for a model, data or a folder that do not serve, and for too few minutes.
     """
     _check(options)
-    options = options._replace(data=with_own_captions(options.data, options.model))
     output_dir = new_folder_of(options.model) if output_dir is None else Path(output_dir)
     accelerator = join_processes(options.device)
     if accelerator.num_processes > 1:
@@ -137,6 +136,7 @@ def improve(options, output_dir=None):
     check_apart(output_dir, options.model)
     with alone_in_new_folder(output_dir):
         loaded = _load(options, accelerator)
+        options = options._replace(data=with_own_captions(options.data, options.model))
         scope = _scope(loaded, options, output_dir)
         before = _before(loaded, options, scope, accelerator)
         fit = _fit(loaded, options, scope)

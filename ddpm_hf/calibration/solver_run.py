@@ -103,11 +103,11 @@ def calibrate_solvers(options, output_dir=None, push_to_hub=None):
         InputError: before the work, for steps, data, features or folders that do not serve.
     """
     output_dir = output_folder(output_dir, push_to_hub)
-    options = options._replace(data=with_own_captions(options.data, options.model))
     accelerator = join_processes(options.device)
     check_apart(output_dir, options.model)
     with main_process_in(alone_in_new_folder(output_dir), accelerator):
         loaded = load_for_measuring(options, accelerator)
+        options = options._replace(data=with_own_captions(options.data, options.model))
         data = _data(loaded, options, accelerator)
         fit = make_fit(loaded, options, *data)
         if accelerator.is_main_process:

@@ -23,7 +23,7 @@ from ddpm_hf.evaluation.sampler_measurements import (
     seconds_per_call,
     settings_of,
 )
-from ddpm_hf.evaluation.samplers import check_calls, default_samplers, make_sampler
+from ddpm_hf.evaluation.samplers import check_calls, default_samplers, is_sampled_as_sde, make_sampler
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.limits import check_fits_memory, expected_duration, fitting_into_memory
@@ -34,8 +34,11 @@ from ddpm_hf.reports.report_files import COMPARED_SAMPLES, COMPARISON
 from ddpm_hf.results import alone_in_free_folder
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
-# In place of the defaults of `Request`: about a fourteenth of the network calls.
-QUICK = {"steps": (5, 10, 25), "num_images": 500, "seeds": (0,), "bound_images": 0}
+# In place of the defaults of `Request`: about a fourteenth of the network calls, with the fewer `QUICK_CALLS`.
+QUICK = {"num_images": 500, "seeds": (0,), "bound_images": 0}
+CALLS, QUICK_CALLS = (5, 10, 25, 50), (5, 10, 25)
+# The samplers of an SDE are of no use in fewer, and predictor-corrector sampling makes two in each step.
+CALLS_OF_AN_SDE, QUICK_CALLS_OF_AN_SDE = (50, 100, 200, 500), (50, 100)
 
 
 class Request(NamedTuple):
@@ -46,7 +49,8 @@ class Request(NamedTuple):
     features: str
     data: DataArguments
     samplers: Sequence[str] | None = None
-    steps: Sequence[int] = (5, 10, 25, 50)
+    quick: bool = False
+    steps: Sequence[int] | None = None
     num_images: int = 1000
     seeds: Sequence[int] = (0, 1, 2)
     batch_size: int = 100
@@ -78,9 +82,10 @@ def compare(model, output, features, data=None, quick=False, **options):
         features: as in `load_features`: a folder of an image classifier, or "inception".
         data (`DataArguments`): the images to compare with, all of the split; by default the test split of the embedded
             Fashion-MNIST. Prefer images that the feature network was not trained on.
-        quick (`bool`): fewer images, one seed, up to 25 steps and no bits per dimension, where `options` say nothing else.
+        quick (`bool`): fewer images, one seed, fewer steps and no bits per dimension, where `options` say nothing else.
         samplers (`list[str]`): as in `make_sampler`; by default those of `default_samplers`.
-        steps (`list[int]`): numbers of network calls, each for every sampler; by default 5, 10, 25 and 50.
+        steps (`list[int]`): numbers of network calls, each for every sampler; by default 5, 10, 25 and 50,
+            and 50 to 500 in continuous time.
         num_images (`int`): samples for each distance, by default 1000. Distances of other numbers do not compare.
         seeds (`list[int]`): seeds of the noise, each with its own distance; by default 0, 1 and 2.
         batch_size (`int`): images at a time and process, by default 100.
@@ -99,9 +104,8 @@ def compare(model, output, features, data=None, quick=False, **options):
         InputError: before the work, for what any of the samplers cannot do, and for an output folder that is not empty
             or cannot be written.
     """
-    options = (QUICK if quick else {}) | options
-    data = with_own_captions(data or DataArguments(split="test"), model)
-    request = Request(model, Path(output), features, data, **options)
+    options = (QUICK if quick else {}) | options | {"quick": quick}
+    request = Request(model, Path(output), features, data or DataArguments(split="test"), **options)
     bound_images = request.num_images if request.bound_images is None else request.bound_images
     return _compare(request._replace(bound_images=bound_images))
 
@@ -116,6 +120,10 @@ def _compare(request):
 def _compare_with(request, accelerator):
     device = request.device or str(accelerator.device)
     pipeline = _open_model(request).to(device)
+    request = request._replace(
+        data=with_own_captions(request.data, request.model),
+        steps=request.steps or _usual_calls(pipeline.scheduler, request.quick),
+    )
     samplers = _make_samplers(pipeline, request)
     task = _task(request, pipeline, load_features(request.features, device), accelerator)
     task = _set_up_network(task, request, samplers)
@@ -183,12 +191,23 @@ def _check_request(request):
     for name, values in (("samplers", request.samplers), ("steps", steps), ("seeds", seeds)):
         if values is not None and len(set(values)) < max(len(values), 1):
             raise InputError(f"{name}={list(values)} must name at least one, and each once.")
-    if min(steps) < 1 or num_images < 2 or request.batch_size < 1 or not 0 <= request.bound_images <= num_images:
+    if (
+        min(steps or CALLS) < 1
+        or num_images < 2
+        or request.batch_size < 1
+        or not 0 <= request.bound_images <= num_images
+    ):
         raise InputError(
-            f"steps={list(steps)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
+            f"steps={list(steps or CALLS)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
             f"2, bound_images={request.bound_images} in 0 .. num_images."
         )
     check_seeds(seeds, num_images)
+
+
+def _usual_calls(scheduler, quick):
+    """The numbers of network calls, if none are named."""
+    usual = (CALLS_OF_AN_SDE, QUICK_CALLS_OF_AN_SDE) if is_sampled_as_sde(scheduler) else (CALLS, QUICK_CALLS)
+    return usual[quick]
 
 
 def _make_samplers(pipeline, request):

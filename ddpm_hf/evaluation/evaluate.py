@@ -114,7 +114,6 @@ def evaluate(model, output, metrics="bpd", data=None, **options):
             a reference of another preprocessing, and a folder that has results already.
     """
     metrics, data = parse_metrics(metrics), data or DataArguments(split="test")
-    data = with_own_captions(data, model) if is_model(model) else data
     request = Request(model, Path(output), metrics, data, **options)
     if "nll" not in metrics.of_the_model:
         _refuse(request, OPTIONS_OF_THE_FLOW, "metrics has no 'nll'")
@@ -165,6 +164,8 @@ def _evaluate(request):
     accelerator = join_processes(request.device)
     place = alone_in_free_folder(request.output, _result_names(request))
     with main_process_in(place, accelerator):
+        if is_model(request.model):
+            request = request._replace(data=with_own_captions(request.data, request.model))
         return _Evaluation(request, accelerator).run()
 
 

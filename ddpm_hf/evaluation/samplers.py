@@ -21,6 +21,7 @@ from ddpm_hf.schedulers.sampler_table import (
 from ddpm_hf.schedulers.scheduling_edm import EDMScheduler
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
+from ddpm_hf.schedulers.score_sde_config import is_chain
 
 DEFAULT_SAMPLERS = (
     *("ddpm", "ddpm-large", "ddim", "ddim-2m"),
@@ -79,9 +80,14 @@ def in_continuous_time(scheduler):
     return isinstance(scheduler, (ScoreSDEScheduler, EDMScheduler))
 
 
+def is_sampled_as_sde(scheduler):
+    """Whether a process has real times and is no chain of betas either, as a VP process is."""
+    return in_continuous_time(scheduler) and not is_chain(scheduler.config)
+
+
 def default_samplers(scheduler):
     """The names of the samplers that a comparison of a model with this scheduler takes, if it is told none."""
-    if not in_continuous_time(scheduler):
+    if not is_sampled_as_sde(scheduler):
         return DEFAULT_SAMPLERS
     # The ancestral step of sub-VP has no formula (Song et al. 2021, appendix F, give VP's and VE's).
     sub_vp = scheduler.config.get("sde") == "sub_vp"

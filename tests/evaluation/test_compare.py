@@ -14,7 +14,16 @@ from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, Score
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.compare import QUICK, Request, _set_up_network, _task, compare
+from ddpm_hf.evaluation.compare import (
+    CALLS,
+    QUICK,
+    QUICK_CALLS,
+    QUICK_CALLS_OF_AN_SDE,
+    Request,
+    _set_up_network,
+    _task,
+    compare,
+)
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.evaluation.sampler_measurements import Task, _sample, settings_of
@@ -57,13 +66,17 @@ def test_a_model_in_continuous_time(tmp_path, feature_network, data, capsys):
     )  # fmt: skip
     scheduler = ScoreSDEScheduler(sde="ve", centered=False)
     GaussianDiffusionPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
-    amounts = {"steps": [4], "num_images": 4, "seeds": [0]}
-    measured = compare(tmp_path / "model", tmp_path / "new", feature_network, data, **amounts)
+    amounts = {"num_images": 4, "seeds": [0]}
+    measured = compare(tmp_path / "model", tmp_path / "new", feature_network, data, steps=[4], **amounts)
     assert [m.sampler for m in measured] == list(default_samplers(scheduler))
     lengths = {m.sampler: len(m.timesteps) for m in measured}
     assert lengths == dict.fromkeys(lengths, 4) | {"predictor-corrector": 2}
     assert all(m.bits_per_dim is None for m in measured)
     assert f"{4 * len(measured)} network calls of 4 images" in capsys.readouterr().out
+    usual = compare(
+        tmp_path / "model", tmp_path / "usual", feature_network, data, True, samplers=["flow-euler"], **amounts
+    )
+    assert [m.steps for m in usual] == list(QUICK_CALLS_OF_AN_SDE)
 
 
 def test_every_sampler_at_every_number_of_steps(tmp_path, model, feature_network, data, capsys):
@@ -107,10 +120,12 @@ def test_quick_is_a_tenth_of_the_work_where_nothing_else_is_said(tmp_path, model
     """Of ten samplers two have a bound, which takes the calls of one seed more."""
 
     def images_called(request):
-        return sum(request.steps) * (10 * len(request.seeds) * request.num_images + 2 * request.bound_images)
+        return sum(QUICK_CALLS if request.quick else CALLS) * (
+            10 * len(request.seeds) * request.num_images + 2 * request.bound_images
+        )
 
     whole = Request(model, tmp_path, feature_network, data, bound_images=1000)
-    assert 1 / 20 < images_called(whole._replace(**QUICK)) / images_called(whole) < 1 / 8
+    assert 1 / 20 < images_called(whole._replace(**QUICK, quick=True)) / images_called(whole) < 1 / 8
     options = {"samplers": ["ddpm"], "num_images": 4, "steps": [2]}
     (measured,) = compare(model, tmp_path / "new", feature_network, data, quick=True, **options)
     assert measured.steps == 2 and len(measured.distances) == 1 and measured.bits_per_dim is None
@@ -171,7 +186,7 @@ def test_samples_that_are_not_finite(tiny_unet):
 
 def test_half_precision_draws_and_bounds_stay_in_float32(tmp_path, tiny_unet, feature_network, data):
     pipeline = GaussianDiffusionPipeline(tiny_unet().eval(), GaussianDiffusionScheduler())
-    request = Request("model", tmp_path, "features", data, num_images=5, bound_images=2, precision="bf16")
+    request = Request("model", tmp_path, "features", data, num_images=5, bound_images=2, steps=[2], precision="bf16")
     single = _task(request, pipeline, load_features(feature_network), Accelerator())
     samplers, bar = {"ddpm": make_sampler("ddpm", pipeline.scheduler)}, SimpleNamespace(update=lambda calls: None)
     half = _set_up_network(single, request, samplers)
