@@ -58,7 +58,7 @@ def usual_sampler(scheduler_config):
     Args:
         scheduler_config: the config of the model's scheduler, in memory or from its file.
     """
-    if scheduler_config.get("sde") is not None and not is_chain(scheduler_config):
+    if scheduler_config.get("sde") == "vp" and not is_chain(scheduler_config):
         return OWN_OF_AN_SDE
     return USUAL_SAMPLERS[scheduler_config.get("sde") or ("edm" if "P_mean" in scheduler_config else "ddpm")]
 

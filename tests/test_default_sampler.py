@@ -5,6 +5,7 @@ import sys
 from typing import get_args, get_type_hints
 
 import pytest
+from diffusers import UNet2DModel
 from typer.testing import CliRunner
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, ScoreSDEScheduler, cli
@@ -46,7 +47,7 @@ def test_what_is_chosen_is_fast_and_said(tiny_unet, scheduler, steps, keeps_samp
     "scheduler, chosen, sampler",
     [
         (ScoreSDEScheduler(sde="vp"), 50, "GaussianDiffusionScheduler"),
-        (ScoreSDEScheduler(sde="vp", corrector="langevin"), 50, "ScoreSDEScheduler"),
+        (ScoreSDEScheduler(sde="vp", corrector="langevin"), 200, "ScoreSDEScheduler"),
         (ScoreSDEScheduler(sde="vp", prediction_type="score"), 200, "ScoreSDEScheduler"),
         (ScoreSDEScheduler(sde="sub_vp"), 200, "ScoreSDEScheduler"),
         (EDMScheduler(), 18, "EDMScheduler"),
@@ -67,7 +68,21 @@ def test_a_learned_variance_is_a_sampler(tiny_unet, variance_type):
 
 def test_every_process_of_training_has_options_for_a_first_picture():
     assert {*USUAL_SAMPLERS} == {*get_args(get_type_hints(TrainingArguments)["process"])}
-    assert usual_options("vp", 10) == "--recipe ddim-2m --steps 10" and usual_options("ve", 1000) == "--steps 200"
+    assert (
+        usual_options("vp", 10) == "--recipe ddim-2m --steps 10"
+        and usual_options("ve", 1000) == "--recipe ancestral --steps 100"
+    )
+
+
+def test_a_ve_process_is_sampled_by_its_ancestral_step():
+    """Its reverse diffusion and its flow need hundreds of steps before the noise has gone."""
+    config = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "time_embedding_type": "fourier"}
+    blocks = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    unet = UNet2DModel(**config, **blocks, norm_num_groups=4, layers_per_block=1, add_attention=False)
+    pipeline = GaussianDiffusionPipeline(unet, ScoreSDEScheduler(sde="ve"))
+    assert choose_steps(pipeline, None, False)[0] == 100
+    assert pipeline.scheduler.config.predictor == "ancestral"
+    assert choose_steps(pipeline, None, True)[0] == 200
 
 
 def test_steps_are_numbers_or_all():

@@ -1,6 +1,7 @@
 """The sampler and the number of steps of `sample` where the user names none."""
 
 from ddpm_hf.errors import InputError
+from ddpm_hf.schedulers.sampler_table import OWN_OF_AN_SDE
 
 ALL = "all"
 # Twice the fewest that are good, for a first picture.
@@ -43,7 +44,9 @@ def choose_steps(pipeline, steps, keeps_sampler):
     if not keeps_sampler and recipe is not None and _is_as_trained(pipeline.scheduler):
         name, changes = recipe, changes_for(pipeline.unet.config)
         pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, name, **changes))
-    steps = min(USUAL_STEPS if recipe else few, every)
+    elif pipeline.scheduler.config.get("sde") is not None:
+        few = OWN_OF_AN_SDE[1]
+    steps = min(max(USUAL_STEPS, few) if recipe else few, every)
     return steps, f"No --steps was given: {steps} of {name}; --steps {ALL} takes the {every} of training."
 
 

@@ -69,7 +69,7 @@ USUAL_SAMPLERS = {
     "ddpm": (USUAL_RECIPE, 25),
     "vp": (USUAL_RECIPE, 25),
     "sub_vp": OWN_OF_AN_SDE,
-    "ve": OWN_OF_AN_SDE,
+    "ve": ("ancestral", 100),
     "edm": (None, 18),
 }
 
