@@ -62,7 +62,7 @@ def _as_chain(name, scheduler):
         return GaussianDiffusionScheduler.from_config(scheduler.config)
     except ValueError as error:
         raise InputError(
-            f"Sampler {name!r} is for a chain of betas, and the model's process is in continuous time and none: take "
+            f"Sampler {name!r} is for a chain of betas, which the model's process in continuous time is not: take "
             f"some of {', '.join(SDE_RECIPES)}."
         ) from error
 
