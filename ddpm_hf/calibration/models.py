@@ -47,13 +47,18 @@ class CalibratedModel(NamedTuple):
 
     @property
     def has_known_units(self):
-        """Whether the units of the network's data are known; only a training here tells them of latents."""
-        return self.encode is None or Latents.is_of(self.pipeline.unet.config)
+        """Whether the units of the network's data are known; only a training here tells them of latents.
+
+        The network's config then says how large the images are, and is the config of the images too.
+        """
+        return self.image_config is self.pipeline.unet.config
 
     def encoded(self, images, batch_size):
         """Images, uint8 (N, C, H, W), as data of the network, on the host; None if it is not known what these are."""
-        if self.encode is None or not self.has_known_units:
-            return images if self.has_known_units else None
+        if not self.has_known_units:
+            return None
+        if self.encode is None:
+            return images
         parts = (part.to(self.pipeline.unet.device) for part in images.split(batch_size))
         return torch.cat([self.encode(to_model_range(part)).cpu() for part in parts])
 
@@ -66,7 +71,7 @@ class CalibratedModel(NamedTuple):
         """
         if isinstance(self.pipeline, GaussianDiffusionPipeline):
             return self.pipeline
-        if not Latents.is_of(self.pipeline.unet.config):
+        if not self.has_known_units:
             raise InputError(
                 f"The {type(self.pipeline).__name__} was not trained by ddpm_hf, and only its solvers can be fitted: use "
                 "`ddpm-hf calibrate --solver 5,10`."
