@@ -187,18 +187,14 @@ def _write(comparison, output):
 
 
 def _check_request(request):
-    steps, seeds, num_images = request.steps, request.seeds, request.num_images
+    seeds, num_images = request.seeds, request.num_images
+    steps = CALLS if request.steps is None else request.steps
     for name, values in (("samplers", request.samplers), ("steps", steps), ("seeds", seeds)):
         if values is not None and len(set(values)) < max(len(values), 1):
             raise InputError(f"{name}={list(values)} must name at least one, and each once.")
-    if (
-        min(steps or CALLS) < 1
-        or num_images < 2
-        or request.batch_size < 1
-        or not 0 <= request.bound_images <= num_images
-    ):
+    if min(steps) < 1 or num_images < 2 or request.batch_size < 1 or not 0 <= request.bound_images <= num_images:
         raise InputError(
-            f"steps={list(steps or CALLS)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
+            f"steps={list(steps)} and batch_size={request.batch_size} must be at least 1, num_images={num_images} at least "
             f"2, bound_images={request.bound_images} in 0 .. num_images."
         )
     check_seeds(seeds, num_images)

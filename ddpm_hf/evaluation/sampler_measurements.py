@@ -22,7 +22,7 @@ from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.evaluation.image_labels import labels_at
 from ddpm_hf.evaluation.likelihood import bits_per_dim
-from ddpm_hf.evaluation.samplers import calls_of_a_step, default_samplers, make_sampler, with_sampler
+from ddpm_hf.evaluation.samplers import calls_of_a_step, is_sampled_as_sde, make_sampler, with_sampler
 from ddpm_hf.execution import Execution
 from ddpm_hf.limits import seconds_of
 from ddpm_hf.number_checks import check_all_finite
@@ -305,8 +305,7 @@ def _statistics(own_images, see, batch_size, accelerator):
 
 def seconds_per_call(task):
     """The duration of one network call on a batch in seconds."""
-    # The last of these takes one call in a step, both for chains and in continuous time.
     scheduler, places = task.pipeline.scheduler, range(task.batch_size)
-    sampler = make_sampler(default_samplers(scheduler)[-1], scheduler)
+    sampler = make_sampler("flow-euler" if is_sampled_as_sde(scheduler) else "diffusers-ddim", scheduler)
     with tqdm(disable=True) as bar:
         return seconds_of(lambda: _sample(task, sampler, 1, 0, places, bar))

@@ -9,7 +9,7 @@ import yaml
 from ddpm_hf.errors import InputError
 from ddpm_hf.files import read_mapping, written_whole
 
-# Those of libyaml, which a PyYAML may be built without, are many times as fast.
+# The loader and dumper of libyaml are many times as fast as those in Python, and some builds of PyYAML lack them.
 LOADER, DUMPER = (getattr(yaml, f"C{name}", getattr(yaml, name)) for name in ("SafeLoader", "SafeDumper"))
 
 
