@@ -52,15 +52,18 @@ def ways_to_ask(pipeline, num_classes, template, classifier_scale):
 
 
 @torch.no_grad()
+def classes_of(images, judge, processor, side=None):
+    """The class (N,) that the judge finds in each image, in the size in which it was trained, if given."""
+    sized = images if side is None else [image.resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in sized])
+    inputs = processor(pixels, return_tensors="pt", input_data_format="channels_last")
+    return judge(inputs["pixel_values"]).logits.argmax(1).numpy()
+
+
 def recognised(judge, processor, images_by_class, side=None):
-    """The share of each class's images that the judge recognises, in the size in which it was trained, if given."""
-    shares = []
-    for label, images in enumerate(images_by_class):
-        sized = images if side is None else [image.resize((side, side), Image.Resampling.LANCZOS) for image in images]
-        pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in sized])
-        inputs = processor(pixels, return_tensors="pt", input_data_format="channels_last")
-        shares.append((judge(inputs["pixel_values"]).logits.argmax(1) == label).double().mean().item())
-    return shares
+    """The share of each class's images that the judge recognises."""
+    found = [classes_of(images, judge, processor, side) for images in images_by_class]
+    return [float((classes == label).mean()) for label, classes in enumerate(found)]
 
 
 def main():

@@ -97,9 +97,10 @@ def entered_by_step(root, choices, arguments):
 
     scheduler, entered = GaussianDiffusionScheduler(**choices), set()
     scheduler.set_timesteps(10)
+    folders = tuple(f"{(root / package).resolve()}/" for package in PACKAGES)
 
     def note(frame, event, argument):
-        if event == "call" and frame.f_code.co_filename.startswith(str(root.resolve())):
+        if event == "call" and frame.f_code.co_filename.startswith(folders):
             entered.add(frame.f_code)
 
     for t in scheduler.timesteps[[0, 1, 2, 0, 1, 2]]:

@@ -63,6 +63,11 @@ def usual_sampler(scheduler_config):
     return USUAL_SAMPLERS[scheduler_config.get("sde") or ("edm" if "P_mean" in scheduler_config else "ddpm")]
 
 
+def own_steps(scheduler_config):
+    """The fewest steps that are good with the sampler that a model of such a process has after its training."""
+    return OWN_OF_AN_SDE[1] if scheduler_config.get("sde") else usual_sampler(scheduler_config)[1]
+
+
 def _in_continuous_time(scheduler, name):
     try:
         return ScoreSDEScheduler.from_config(scheduler.config, **SDE_RECIPES[name])

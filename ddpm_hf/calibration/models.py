@@ -19,8 +19,8 @@ from ddpm_hf.models.network_config import is_told_text
 from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.network_speed import set_up_network
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
+from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.kind import sides_of
-from ddpm_hf.samples.latents import Latents
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
 AUTOENCODERS = ("vae", "vqvae")
@@ -131,7 +131,7 @@ def load_model(name, device):
 
 def _image_config(config, vae_config):
     """The config of a network of latents, with the size and the channels of the images."""
-    if Latents.is_of(config):  # such a config says itself how large the images are
+    if kind_of(config).needs_vae:  # such a config says itself how large the images are
         return config
     factor = 2 ** (len(vae_config.block_out_channels) - 1)
     size = {"sample_size": [side * factor for side in sides_of(config)], "in_channels": vae_config.in_channels}

@@ -1,7 +1,6 @@
 """The sampler and the number of steps of `sample` where the user names none."""
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.schedulers.sampler_table import OWN_OF_AN_SDE
 
 ALL = "all"
 # Twice the fewest that are good, for a first picture.
@@ -32,7 +31,7 @@ def choose_steps(pipeline, steps, keeps_sampler):
     Returns:
         The number of steps, and what is to be said of it: "" where the user named it.
     """
-    from ddpm_hf.recipes import changes_for, prepared_count, usual_sampler, with_recipe
+    from ddpm_hf.recipes import changes_for, own_steps, prepared_count, usual_sampler, with_recipe
 
     every = pipeline.scheduler.config.num_train_timesteps
     if steps is not None:
@@ -44,8 +43,8 @@ def choose_steps(pipeline, steps, keeps_sampler):
     if not keeps_sampler and recipe is not None and _is_as_trained(pipeline.scheduler):
         name, changes = recipe, changes_for(pipeline.unet.config)
         pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, name, **changes))
-    elif pipeline.scheduler.config.get("sde") is not None:
-        few = OWN_OF_AN_SDE[1]
+    else:
+        few = own_steps(pipeline.scheduler.config)
     steps = min(max(USUAL_STEPS, few) if recipe else few, every)
     return steps, f"No --steps was given: {steps} of {name}; --steps {ALL} takes the {every} of training."
 

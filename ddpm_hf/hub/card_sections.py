@@ -13,7 +13,7 @@ from ddpm_hf.models.class_names import class_names_of
 from ddpm_hf.pipelines.loading import STABLE_DIFFUSION
 from ddpm_hf.pipelines.portable_pipeline import CODE_FILE
 from ddpm_hf.portable.pipeline_file import PIPELINES
-from ddpm_hf.recipes import usual_sampler
+from ddpm_hf.recipes import own_steps, usual_sampler
 from ddpm_hf.reports.report_files import (
     CALIBRATION,
     CAPTIONS,
@@ -25,7 +25,6 @@ from ddpm_hf.reports.report_files import (
 )
 from ddpm_hf.samples.condition_images import both_sides, condition_of
 from ddpm_hf.samples.condition_values import value_limits_of
-from ddpm_hf.schedulers.sampler_table import OWN_OF_AN_SDE
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -341,8 +340,7 @@ def _sampler(folder):
     file = folder / "scheduler" / "scheduler_config.json"
     config = read_mapping(file) if file.is_file() else {}
     recipe, few = usual_sampler(config)
-    own_steps = OWN_OF_AN_SDE[1] if config.get("sde") else few
-    return own_steps, f"{recipe} --steps {few}" if recipe else "predictor-corrector --steps 500"
+    return own_steps(config), f"{recipe} --steps {few}" if recipe else "predictor-corrector --steps 500"
 
 
 def _class_names(folder):
