@@ -7,7 +7,13 @@ from diffusers import DDPMPipeline, PNDMScheduler
 from PIL import Image
 from typer.testing import CliRunner
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier, cli
+from ddpm_hf import (
+    GaussianDiffusionPipeline,
+    GaussianDiffusionScheduler,
+    NoisyImageClassifier,
+    ScoreSDEScheduler,
+    cli,
+)
 
 
 @pytest.fixture
@@ -242,9 +248,27 @@ def test_interpolate(picture, model):
 )
 def test_edit(picture, model, monkeypatch, how, images):
     monkeypatch.chdir(picture)
-    result = run("edit", model, "a.png", *how, "--steps", 3, "--output", "new.png", "--device", "cpu")
+    options = ["--steps", 3, "--output", "new.png", "--device", "cpu", "--precision", "bf16"]
+    result = run("edit", model, "a.png", *how, *options)
     assert result.exit_code == 0, result.output
     assert Image.open("new.png").size == (images * 64, 64)
+
+
+def test_a_vp_model_edits_as_its_chain_and_a_ve_model_says_why_it_does_not(picture, tiny_unet, monkeypatch):
+    monkeypatch.chdir(picture)
+    GaussianDiffusionPipeline(tiny_unet(), ScoreSDEScheduler("vp")).save_pretrained("vp")
+    GaussianDiffusionPipeline(tiny_unet(), ScoreSDEScheduler("ve", time_input="timestep")).save_pretrained("ve")
+    how = {
+        "edit": ["a.png", "--strength", 0.5, "--num_images", 3],
+        "interpolate": ["a.png", "b.png", "--depth", 300, "--num", 3],
+    }
+    for verb, given in how.items():
+        options = [*given, "--steps", 3, "--device", "cpu", "--output"]
+        result = run(verb, "vp", *options, f"{verb}.png")
+        assert result.exit_code == 0, result.output
+        assert Image.open(f"{verb}.png").size == (3 * 64, 64)
+        result = run(verb, "ve", *options, "none.png")
+        assert "ScoreSDEScheduler cannot edit: " in str(result.exception) and not (picture / "none.png").exists()
 
 
 @pytest.mark.parametrize(

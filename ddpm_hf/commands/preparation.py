@@ -40,6 +40,24 @@ def open_pipeline(model, device, classifier=None, recipe=None, steps=None, takes
     return pipeline
 
 
+def open_for_editing(model, device, steps):
+    """The pipeline of a model as a chain, which can begin at any timestep; a VP process in continuous time is one.
+
+    Raises:
+        InputError: as `open_pipeline`.
+        ValueError: for a process that is no chain.
+    """
+    from ddpm_hf.evaluation.discrete_chains import discrete_chain
+    from ddpm_hf.evaluation.samplers import set_steps
+
+    pipeline = open_pipeline(model, device, takes=("texts",))
+    scheduler = discrete_chain(pipeline.scheduler, "edit")
+    pipeline.register_modules(scheduler=scheduler)
+    if steps is not None:
+        set_steps(scheduler, steps, f"{type(scheduler).__name__} of {model}")
+    return pipeline
+
+
 def check_batch(pipeline, batch_size, advice):
     """Raises InputError for a batch that no memory of this machine can hold; `advice` says what to lower."""
     from ddpm_hf.limits import check_fits_memory

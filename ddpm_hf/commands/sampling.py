@@ -20,7 +20,7 @@ from ddpm_hf.commands.options import (
     SamplingOptions,
     fractions,
 )
-from ddpm_hf.commands.preparation import check_batch, open_pipeline, say_duration
+from ddpm_hf.commands.preparation import check_batch, open_for_editing, open_pipeline, say_duration
 from ddpm_hf.data.arguments import option
 from ddpm_hf.errors import InputError
 from ddpm_hf.places import EMBEDDED_MODEL
@@ -355,7 +355,10 @@ def interpolate(
     from ddpm_hf.pipelines.probability_flow import interpolate_encodings
 
     weights = torch.linspace(0, 1, mixing.num) if given is None else given
-    pipeline = open_pipeline(model, execution.device, steps=sampling.steps, takes=("texts",))
+    if mixing.ode:
+        pipeline = open_pipeline(model, execution.device, takes=("texts",))
+    else:
+        pipeline = open_for_editing(model, execution.device, sampling.steps)
     samples, files = pipeline.samples, row_files(pipeline)
     pair = [read_image(image, samples.output_shape[0], samples.depth) for image in (image_a, image_b)]
     advice = f"ask for fewer images than {len(weights)}"
@@ -430,7 +433,7 @@ def edit(
     from ddpm_hf.pipelines.image_inputs import read_image
     from ddpm_hf.pipelines.network_speed import set_up_network
 
-    pipeline = open_pipeline(model, execution.device, steps=sampling.steps, takes=("texts",))
+    pipeline = open_for_editing(model, execution.device, sampling.steps)
     samples, files = pipeline.samples, row_files(pipeline)
     if editing.invert and files.is_deep:
         raise InputError(

@@ -29,6 +29,18 @@ def test_components_are_shared(tiny_unet):
     assert edit.unet is pipeline.unet and edit.scheduler is pipeline.scheduler
 
 
+def test_components_stay_in_their_precision(tiny_unet, picture):
+    pipeline = GaussianDiffusionPipeline(tiny_unet().bfloat16(), GaussianDiffusionScheduler())
+    edit = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)
+    assert pipeline.unet.dtype == torch.bfloat16
+    images = edit(picture(), strength=0.5, num_inference_steps=4, generator=seeded(), output_type="pt").images
+    assert pipeline.unet.dtype == torch.bfloat16
+    again = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline, torch_dtype=torch.float32)
+    assert pipeline.unet.dtype == torch.float32
+    exact = again(picture(), strength=0.5, num_inference_steps=4, generator=seeded(), output_type="pt").images
+    assert 0 < (images - exact).abs().max() < 0.05
+
+
 @pytest.mark.parametrize("spacing, solver_order", [("leading", 1), ("karras", 2)])
 def test_the_last_share_of_the_steps_is_walked_from_the_noised_image(img2img, picture, spacing, solver_order):
     edit = img2img(timestep_spacing=spacing, solver_order=solver_order)
