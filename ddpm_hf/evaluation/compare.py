@@ -124,7 +124,7 @@ def _compare_with(request, accelerator):
         data=with_own_captions(request.data, request.model),
         steps=request.steps or _usual_calls(pipeline.scheduler, request.quick),
     )
-    samplers = _make_samplers(pipeline, request)
+    samplers = _make_samplers(pipeline, request, accelerator)
     task = _task(request, pipeline, load_features(request.features, device), accelerator)
     task = _set_up_network(task, request, samplers)
     calls = _announce(task, request, samplers)
@@ -206,7 +206,7 @@ def _usual_calls(scheduler, quick):
     return usual[quick]
 
 
-def _make_samplers(pipeline, request):
+def _make_samplers(pipeline, request, accelerator):
     """{name: scheduler}, each checked for every number of steps; of the default ones those that the model can run."""
     samplers = {}
     for name in request.samplers or default_samplers(pipeline.scheduler):
@@ -215,7 +215,7 @@ def _make_samplers(pipeline, request):
         except InputError as error:
             if request.samplers is not None:
                 raise
-            print(f"{name} is left out: {error}")
+            accelerator.print(f"{name} is left out: {error}")
     return samplers
 
 
