@@ -1,8 +1,12 @@
 """Sizes of images as options write them: 32 for squares, 24x40 for height and width."""
 
+import math
 import re
 
 from ddpm_hf.errors import InputError, refuse_empty
+
+# The shapes of photographs, height to width, upright and across.
+ASPECT_RATIOS = ((1, 1), (5, 4), (4, 5), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16), (2, 1), (1, 2))
 
 
 def parsed_size(name, value):
@@ -28,6 +32,37 @@ def parsed_size(name, value):
     if height < 1 or width < 1:
         raise InputError(f"{name}={value} is not allowed: it must be at least 1.")
     return size_of(height, width)
+
+
+def parsed_sizes(name, value):
+    """Several sizes, as "24x40,32,40x24", as they are kept: text with commas; None for None.
+
+    Raises:
+        InputError: for what is no size, and for one that is there twice.
+    """
+    if value is None:
+        return None
+    sizes = [parsed_size(name, part) for part in str(value).split(",")]
+    twice = next((size for size in sizes if sizes.count(size) > 1), None)
+    if twice is not None:
+        raise InputError(f"{name}={value} has {written_sides(sides_of_size(twice))} twice: name each shape once.")
+    return ",".join(map(str, sizes))
+
+
+def sizes_of(text):
+    """The sizes, each as it is kept, of text from `parsed_sizes`."""
+    return [int(part) if part.isdecimal() else part for part in text.split(",")]
+
+
+def shapes_of_side(side, factor):
+    """Shapes (height, width) from 2:1 to 1:2, with sides divisible by `factor` and about `side` * `side` pixels."""
+    shapes = []
+    for height, width in ASPECT_RATIOS:
+        exact = side * math.sqrt(height / width), side * math.sqrt(width / height)
+        shape = tuple(max(factor, round(length / factor) * factor) for length in exact)
+        if shape not in shapes:
+            shapes.append(shape)
+    return shapes
 
 
 def size_of(height, width):

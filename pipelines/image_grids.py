@@ -31,11 +31,22 @@ def enlargement(side):
 
 
 def image_grid(images):
-    """A grid of all images, about as wide as high."""
-    columns = math.ceil(math.sqrt(len(images)))
+    """A grid of all images, about as wide as high; images of several sizes are centred on black."""
+    images, columns = _of_one_size(images), math.ceil(math.sqrt(len(images)))
     blanks = [Image.new(images[0].mode, images[0].size)] * (-len(images) % columns)
     images = [*images, *blanks]
     return image_rows([images[first : first + columns] for first in range(0, len(images), columns)])
+
+
+def _of_one_size(images):
+    """The images, each in the middle of a black one as wide and as high as any."""
+    size = max(image.width for image in images), max(image.height for image in images)
+    if all(image.size == size for image in images):
+        return images
+    whole = [Image.new(image.mode, size) for image in images]
+    for black, image in zip(whole, images, strict=True):
+        black.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return whole
 
 
 def array_grid(images):

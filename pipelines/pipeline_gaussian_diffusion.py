@@ -30,6 +30,7 @@ from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.pipelines.prompts import Prompts, encode_prompts, with_prompts
 from ddpm_hf.pipelines.run_arguments import StepCallback, agreed_batch_size, check_finite, check_output
+from ddpm_hf.pipelines.sample_sizes import sides_to_draw
 from ddpm_hf.pipelines.schedulers import (
     centered,
     check_time_input,
@@ -137,6 +138,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         negative_prompt: str | list[str] | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ):
         """Draw images, or points.
 
@@ -171,6 +174,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             prompt: for a model of captions, one text for all, or one for each; None is the empty text.
             negative_prompt: the texts that `guidance_scale` leads away from, by default the empty one.
             prompt_embeds, negative_prompt_embeds: instead of these their hidden states, (B, L, D) or (1, L, D).
+            height, width: of the images, by default the model's own; a model that was trained in buckets by aspect
+                ratio draws each of its shapes. `latents` have sides of their own.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
@@ -183,7 +188,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         guidance = Guidance(
             guidance_scale, guidance_interval, guidance_rescale, classifier_guidance_scale, classifier_guidance_form
         )
-        sides = self.samples.sides if latents is None else tuple(latents.shape[2:])
+        sides = sides_to_draw(self, height, width) if latents is None else tuple(latents.shape[2:])
         condition = ConditionInput(condition_image, augmentation_level, sides)
         conditioning = make_conditioning(self, class_labels, guidance, batch_size, condition, generator)
         prompts = Prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
@@ -191,7 +196,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         self._set_timesteps(num_inference_steps, timesteps)
         guidance.check_fitted(self.scheduler)
         step_kwargs = self._step_kwargs(eta=eta, generator=generator)
-        latents = self.initial_latents(batch_size, latents, generator, self._execution_device)
+        latents = self.initial_latents(batch_size, latents, generator, self._execution_device, sides)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         latents = self._denoise(latents, self.scheduler.timesteps, conditioning, step_kwargs, callback)
         return self.returned(latents, output_type, return_dict)
@@ -279,7 +284,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in kwargs.items() if name in accepted and value is not None}
 
-    def initial_latents(self, batch_size, latents, generator, device):
+    def initial_latents(self, batch_size, latents, generator, device, sides=None):
         """x_T, always in float32, because rounding in half precision would add up over the steps."""
         samples = self.samples
         if latents is not None:
@@ -288,9 +293,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             if not latents.is_floating_point() or not latents.isfinite().all():
                 raise ValueError(f"latents of dtype {latents.dtype} must be finite floating-point numbers.")
             return latents.to(device, torch.float32)
-        if None in samples.shape:
-            raise ValueError("The model's config has no sample_size: pass `latents` of the size wanted.")
-        return (
-            randn_tensor((batch_size, *samples.shape), generator, device, torch.float32)
-            * self.scheduler.init_noise_sigma
-        )
+        shape = samples.channels, *(samples.sides if sides is None else sides)
+        if None in shape:
+            raise ValueError("The model's config has no sample_size: pass `latents`, or height and width.")
+        return randn_tensor((batch_size, *shape), generator, device, torch.float32) * self.scheduler.init_noise_sigma

@@ -52,8 +52,8 @@ LIMITS = {
 }
 
 
-# Options that are one number or two.
-SIZES = ("resolution", "low_resolution")
+# Options that are sizes: one number or two each.
+SIZES = ("resolution", "low_resolution", "aspect_buckets")
 
 
 def option_names(kind):

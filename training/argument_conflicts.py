@@ -224,6 +224,31 @@ _VALUE_CONFLICTS = tuple(
     for name in ("max_augmentation_level", "streaming")
 )
 
+
+def _not_with_buckets(holds, what):
+    """The conflict of an option with buckets by aspect ratio."""
+    return (
+        lambda a: a.aspect_buckets is not None and holds(a),
+        f"aspect_buckets={{a.aspect_buckets}} gives each picture one of several shapes: {what}.",
+    )
+
+
+_BUCKET_CONFLICTS = (
+    _not_with_buckets(lambda a: a.resolution is not None, "leave out --resolution {a.resolution}, which is one shape"),
+    _not_with_buckets(
+        lambda a: a.low_resolution is not None or a.condition_column is not None,
+        "leave out --low_resolution and --condition_column, whose condition images are of one shape",
+    ),
+    _not_with_buckets(lambda a: a.vae is not None, "leave out --vae {a.vae}, whose latents are of one shape"),
+    _not_with_buckets(lambda a: a.has_captions, "leave out the captions, with which all images have one shape"),
+    _not_with_buckets(lambda a: a.streaming, "leave out --streaming, for their shapes are read before the training"),
+    _not_with_buckets(
+        lambda a: a.sample_neighbours,
+        "leave out --sample_neighbours, and look for neighbours of the result with `ddpm-hf evaluate --metrics "
+        "memorisation`",
+    ),
+)
+
 _EVALUATION_CONFLICTS = (
     (
         lambda a: a.sample_neighbours and a.streaming,
@@ -372,6 +397,7 @@ TRAINING_CONFLICTS = (
     *_HEAD_CONFLICTS,
     *_CONDITION_CONFLICTS,
     *_VALUE_CONFLICTS,
+    *_BUCKET_CONFLICTS,
     *_EVALUATION_CONFLICTS,
     *_STREAMING_CONFLICTS,
     *_SAMPLE_CONFLICTS,

@@ -9,7 +9,7 @@ from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.errors import InputError
 from ddpm_hf.models.presets import MLP_PRESETS, TEXT_PRESETS, UNET_PRESETS, check_network_name
 from ddpm_hf.schedulers.choices import VARIANCE_HEADS
-from ddpm_hf.sizes import parsed_size
+from ddpm_hf.sizes import parsed_size, parsed_sizes
 from ddpm_hf.training.argument_checks import check_each, read_stds
 from ddpm_hf.training.argument_conflicts import (
     RUN_CONFLICTS,
@@ -161,6 +161,11 @@ class TrainingArguments(RunArguments):
     )
 
     # What training does with the data
+    aspect_buckets: str | None = option(
+        None,
+        "Train each picture in the nearest of several shapes, instead of cropping all to one: HEIGHTxWIDTH with commas between, "
+        "as 24x40,32,40x24; or one number, as 32, for shapes from 2:1 to 1:2 of about 32*32 pixels. The model draws all of them.",
+    )
     label_dropout: float = option(
         0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
     )
@@ -372,6 +377,7 @@ class TrainingArguments(RunArguments):
 
     def __post_init__(self):
         self.low_resolution = parsed_size("low_resolution", self.low_resolution)
+        self.aspect_buckets = parsed_sizes("aspect_buckets", self.aspect_buckets)
         is_named = self.unet is not None or self.init_from is not None
         self._fill(WITH_NAMED_NETWORK if is_named else {})
         self._fill({} if self.has_no_length or self.minutes is not None else self.intervals_to_fill())

@@ -22,7 +22,7 @@ def with_fitting_batch(args, accelerator, unet, scheduler, source):
     def try_update(batch_size):
         # One batch is enough, because accumulation takes no more memory.
         trial_args = dataclasses.replace(args, gradient_accumulation_steps=1, compile="no")
-        Trial(trial_args, accelerator, unet, scheduler).update(example_batch(source, batch_size))
+        Trial(trial_args, accelerator, unet, scheduler).update(example_batch(source.largest, batch_size))
 
     devices = [] if accelerator.device.type == "cpu" else [accelerator.device]
     with torch.random.fork_rng(devices):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ddpm_hf.data import count_images
-from ddpm_hf.sizes import sides_of_size, written_sides
+from ddpm_hf.sizes import sides_of_size, sizes_of, written_sides
 
 # Larger images are reduced to this side, so that a CPU too sees enough of them.
 LARGEST_SIDE = 64
@@ -38,6 +38,8 @@ def with_chosen_network(args, source, device):
 def choose_for_images(args, source, device):
     """The [`Choice`] for images, by their size, channels and number, and the device."""
     resolution = args.resolution or fitting_resolution(source)
+    if args.aspect_buckets is not None:
+        resolution = max(sizes_of(args.aspect_buckets), key=lambda size: max(sides_of_size(size)))
     number, is_cpu = count_images(source), device.type == "cpu"
     is_large = not is_cpu and (number is None or number >= MANY_IMAGES)
     sides = sides_of_size(resolution)
@@ -49,7 +51,7 @@ def choose_for_images(args, source, device):
         unet = "text_medium" if is_large else "text_small_32"
     settings = {
         "unet": unet,
-        "resolution": resolution,
+        "resolution": resolution if args.aspect_buckets is None else None,
         "batch_size": min(32 if is_cpu else 64, number or MANY_IMAGES),
         "learning_rate": 3e-4 if is_large else 1e-3,
         "adam_beta2": 0.99,

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ddpm_hf.data import count_images
+from ddpm_hf.data import BucketedData, count_images
 from ddpm_hf.distributed import together
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
@@ -24,8 +24,10 @@ def channels_of_data(images, channels):
     if count is None:
         return None
     order = np.random.default_rng(0).permutation(count)[:MOST_IMAGES]
-    levels = images.__getitems__(order)["images"]
-    return channel_moments(channel_features(levels[:, :channels])) if levels.dtype == torch.uint8 else None
+    read = images.by_shape(order) if isinstance(images, BucketedData) else [images.__getitems__(order)]
+    if any(batch["images"].dtype != torch.uint8 for batch in read):
+        return None
+    return channel_moments(torch.cat([channel_features(batch["images"][:, :channels]) for batch in read]))
 
 
 def channel_row(pictures, of_data):
@@ -35,8 +37,8 @@ def channel_row(pictures, of_data):
         pictures: a list of PIL images.
         of_data: from `channels_of_data`.
     """
-    row = {}
-    for whose, moments in (("", channel_moments(channel_features(levels_of(pictures)))), ("_of_data", of_data)):
+    row, features = {}, torch.cat([channel_features(levels_of([picture])) for picture in pictures])
+    for whose, moments in (("", channel_moments(features)), ("_of_data", of_data)):
         for name, values in zip(("mean", "deviation"), moments, strict=True):
             row |= {f"channel_{number}_{name}{whose}": value for number, value in enumerate(values.tolist())}
     return row

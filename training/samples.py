@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ddpm_hf.data import ImageStream, decode_first, to_model_range
+from ddpm_hf.data import BucketedData, ImageStream, decode_first, to_model_range
 from ddpm_hf.distributed import gather_parts, own_part, together
 from ddpm_hf.pipelines.image_grids import enlargement, side_by_side
 from ddpm_hf.pipelines.sample_files import files_of
@@ -26,7 +26,7 @@ def draw_samples(pipeline, accelerator, args, number, is_to_stop=lambda: False, 
         args: `batch_size`, `sample_steps` and `seed` as in `TrainingArguments`.
         number (`int`): how many.
         examples (`dict`, *optional*): as many data from `examples_of`, for a network of condition images or numbers;
-            or as many `prompts`, for one of captions.
+            or as many `prompts`, for one of captions; and as many `shapes`, (height, width), for samples of several.
 
     Returns:
         a list of what the pipeline returns: PIL images, arrays, or points (d,)
@@ -38,25 +38,39 @@ def draw_samples(pipeline, accelerator, args, number, is_to_stop=lambda: False, 
     places = own_part(number, accelerator)
 
     def draw_own_part():
-        images = []
+        drawn = {}
         try:
-            for first in range(0, len(places), args.batch_size):
-                batch = places[first : first + args.batch_size]
-                images += _draw(pipeline, batch, args, is_to_stop, examples)
+            for batch in _batches_of_one_shape(places, args.batch_size, examples):
+                drawn |= zip(batch, _draw(pipeline, batch, args, is_to_stop, examples), strict=True)
         except _Stopped:
             return [None]
-        return images
+        return [drawn[place] for place in places]
 
     # The pipeline refuses samples that are not finite.
     images = gather_parts(together(accelerator, draw_own_part, ValueError), accelerator)
     return None if any(image is None for image in images) else images
 
 
+def _batches_of_one_shape(places, batch_size, examples):
+    """The places in batches of at most `batch_size`, each of one shape where the examples say `shapes`."""
+    shapes = None if examples is None else examples.get("shapes")
+    alike = {}
+    for place in places:
+        alike.setdefault(shapes and shapes[place], []).append(place)
+    return [rows[first : first + batch_size] for rows in alike.values() for first in range(0, len(rows), batch_size)]
+
+
 def examples_of(images, number, seed):
-    """Data for conditions, evenly spread over a data set: `{"images": (N, C, H, W)}`, and "labels" if any."""
+    """Data for conditions, evenly spread over a data set: `{"images": (N, C, H, W)}`, and "labels" if any.
+
+    Of images in several shapes it gives the labels alone.
+    """
     if isinstance(images, ImageStream):
         return decode_first(images.source, number, seed)
-    return images.__getitems__(np.linspace(0, len(images) - 1, number).astype(int))
+    rows = np.linspace(0, len(images) - 1, number).astype(int)
+    if isinstance(images, BucketedData):
+        return {"labels": torch.cat([batch["labels"] for batch in images.by_shape(rows)])}
+    return images.__getitems__(rows)
 
 
 def beside_examples(samples, unet_config, examples):
@@ -77,7 +91,9 @@ def _draw(pipeline, places, args, is_to_stop, examples):
             raise _Stopped
 
     condition = {}
-    if pipeline.text_encoder is not None:
+    if examples is not None and "shapes" in examples:
+        condition = dict(zip(("height", "width"), examples["shapes"][places[0]], strict=True))
+    elif pipeline.text_encoder is not None:
         condition = {"prompt": [examples["prompts"][place] for place in places]}
     elif pipeline.samples.condition is not None:
         data = to_model_range(examples["images"][list(places)].to(unet.device))
@@ -102,6 +118,6 @@ def _draw(pipeline, places, args, is_to_stop, examples):
 def _labels(unet, places, examples):
     """The labels of the samples: those of the examples, or else all classes in turn; None without classes."""
     num_classes, places = unet.config.get("num_classes"), torch.tensor(places)
-    if examples is not None:
-        return examples["labels"][places] if "labels" in examples else None
+    if examples is not None and "labels" in examples:
+        return examples["labels"][places]
     return None if num_classes is None else places % num_classes

@@ -9,7 +9,9 @@ from ddpm_hf.pipelines.stable_diffusion import why_not_stable_diffusion
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS
 from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.samples.kind import trained_shapes
 from ddpm_hf.schedulers.sampler_table import usual_options
+from ddpm_hf.sizes import written_sides
 
 MOST_NAMES = 10
 
@@ -100,10 +102,14 @@ def closing(args, folder, total_steps, seconds, config):
         draws += f" --prompt {shlex.quote(captions['examples'][0])}"
     elif condition is not None:
         draws, what = f"upscale {where} IMAGE", "enlarges an image in few steps; without options, in all"
+    others = [written_sides(shape) for shape in trained_shapes(config)[1:]]
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {
         f"ddpm-hf {draws} {few}": what,
         f"ddpm-hf {draws} {few} --class {shlex.quote(next(iter(names.values())))}" if names else "": "of a class",
+        f"ddpm-hf {draws} {few} --resolution {others[0]}"
+        if others
+        else "": f"in another of its {len(others) + 1} shapes",
         f"tensorboard --logdir {shlex.quote(str(folder / args.logging_dir))}"
         if is_tracked
         else "": "shows the curves",

@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, EDMScheduler, GaussianDiffusionScheduler, ScoreSDEScheduler
-from ddpm_hf.data import count_images, data_for, open_images, sized_for_network
+from ddpm_hf.data import count_images, data_for, in_buckets, open_images, sized_for_network
 from ddpm_hf.data.captions import with_captions
 from ddpm_hf.data.for_network import data_of
 from ddpm_hf.data.latents import open_latents
@@ -115,6 +115,8 @@ def choose_network(args, accelerator):
     """The options with a network and what belongs to it, and the opened data; a choice is said, with its reasons."""
     source = main_process_first(accelerator, lambda: open_data(args))
     args, source, reason = with_chosen_network(args, source, accelerator.device)
+    if args.aspect_buckets is not None:
+        source = bucketed(args, source)
     check_batch(args, source)
     if reason is not None:
         accelerator.print(describe_choice(args, reason))
@@ -189,12 +191,26 @@ def check_batch(args, source):
     source.check_batch_fits(args.batch_size)
     if args.find_batch_size:
         return
-    config = network_config(args.unet) if args.init_from is None else _load_config(args.init_from)
     check_fits_memory(
         f"batch_size={args.batch_size}: a batch takes at least",
-        least_batch_bytes({**config, **source.network_options}, args.batch_size),
+        least_batch_bytes({**_config_of_network(args), **source.largest.network_options}, args.batch_size),
         "choose a smaller --batch_size with more --gradient_accumulation_steps, or give --find_batch_size",
     )
+
+
+def bucketed(args, source):
+    """The opened images in buckets by aspect ratio, in shapes that the network can halve."""
+    config = _config_of_network(args)
+    if config.get("_class_name", "UNet2DModel") not in ("UNet2DModel", "DDPMUNet2DModel"):
+        raise InputError(
+            f"aspect_buckets={args.aspect_buckets} are for a UNet2DModel, and the network of "
+            f"init_from={args.init_from!r} is a {config['_class_name']}: leave it out."
+        )
+    return in_buckets(source, args.aspect_buckets, config)
+
+
+def _config_of_network(args):
+    return network_config(args.unet) if args.init_from is None else _load_config(args.init_from)
 
 
 def settle_length(args, accelerator, source):
@@ -320,6 +336,8 @@ def _load_unet(args, source):
         raise InputError(f"Cannot load a network from init_from={args.init_from!r}: {error}") from error
     if unet.config.get("sample_size", ()) is None:  # the network takes any size, but samples need one
         unet.register_to_config(sample_size=config_size(source.resolution))
+    if args.aspect_buckets is not None:
+        unet.register_to_config(**{name: source.network_options[name] for name in ("sample_size", "aspect_buckets")})
     added = {}
     if args.variance_head is not None and unet.config.get("variance_head") is None:
         added["variance_head"] = args.variance_head

@@ -16,6 +16,7 @@ from ddpm_hf.reports import loss_curve
 from ddpm_hf.reports.report_files import TRAINING_OPTIONS
 from ddpm_hf.samples import kind_of
 from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.samples.kind import trained_shapes
 from ddpm_hf.training.conditions import learned_labels, taught_condition, told
 from ddpm_hf.training.continuous_objectives import CONTINUOUS, make_continuous_objective
 from ddpm_hf.training.head_only import freeze_all_but_head
@@ -120,7 +121,7 @@ class Trainer(TrainingLoop):
         with self.clock_stopped():
             with self.averaged_model() as unet:
                 number = self.args.num_samples
-                images = self._draw(unet, number)
+                images = self._draw(unet, number, self._shapes(number))
                 files = files_of(unet.config)
             if images is not None and self.accelerator.is_main_process:
                 shown = images
@@ -146,9 +147,16 @@ class Trainer(TrainingLoop):
         """The means and deviations of the channels of the data; None for points and streams."""
         return channels_of_data(self.images, self.kind.channels)
 
-    def _draw(self, unet, number):
+    def _draw(self, unet, number, shapes=None):
         pipeline, examples = self.pipeline_of(unet), self._examples(number)
+        if shapes is not None:
+            examples = (examples or {}) | {"shapes": shapes}
         return draw_samples(pipeline, self.accelerator, self.args, number, lambda: self.stop.signum, examples)
+
+    def _shapes(self, number):
+        """The shapes of so many samples of a grid, those of the training in turn; None for a network of one shape."""
+        shapes = trained_shapes(self.unet_config)
+        return [shapes[place % len(shapes)] for place in range(number)] if shapes else None
 
     def _examples(self, number):
         """So many data whose condition images, or numbers, the samples are told; None for a network without these."""

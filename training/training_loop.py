@@ -13,6 +13,8 @@ from diffusers.optimization import get_scheduler
 from tqdm.auto import tqdm
 
 from ddpm_hf.data import (
+    BucketedBatches,
+    BucketedData,
     EndlessBatches,
     ImageStream,
     batches,
@@ -211,15 +213,16 @@ class TrainingLoop:
         pin_memory, wanted = self.accelerator.device.type == "cuda", self.args.dataloader_workers
         if isinstance(self.images, ImageStream):
             return self.images.batches(self.args.batch_size, decoding_workers(wanted, math.inf), pin_memory)
-        sampler = EndlessBatches(
-            len(self.images),
-            self.args.batch_size,
-            self.args.seed,
-            first_batch=self.progress.step * self.args.gradient_accumulation_steps,
-            process_index=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-        )
-        return batches(self.images, sampler, loading_workers(self.images, wanted), pin_memory)
+        return batches(self.images, self._order(), loading_workers(self.images, wanted), pin_memory)
+
+    def _order(self):
+        """The rows of each batch of this process, from the updates that were made."""
+        rank = self.accelerator.process_index, self.accelerator.num_processes
+        batch_size, seed, per_update = self.args.batch_size, self.args.seed, self.args.gradient_accumulation_steps
+        if isinstance(self.images, BucketedData):
+            lengths = [len(part) for part in self.images.parts]
+            return BucketedBatches(lengths, batch_size, per_update, seed, self.progress.step, rank)
+        return EndlessBatches(len(self.images), batch_size, seed, self.progress.step * per_update, *rank)
 
     def _numbered(self, own_batches):
         """Batches with their positions in the data sequence that all processes share."""

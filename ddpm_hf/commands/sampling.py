@@ -26,6 +26,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.results import check_free_file, free_output
 from ddpm_hf.schedulers.sampler_table import USUAL_RECIPE
+from ddpm_hf.sizes import parsed_size, sides_of_size
 
 app = Verbs(ModelVerb)
 
@@ -57,6 +58,11 @@ class GuidedSamplingOptions(SamplingOptions):
     classifier: Path | None = option(None, "Folder of a classifier (`train_classifier`); by default the model's own.")
     classifier_guidance_scale: float = option(0.0, "Steer to --class by the classifier; 0 is off.")
     classifier_guidance_form: Literal["score", "mean"] = option("score", "score (any eta), or mean (eta > 0).")
+    resolution: str | None = option(
+        None,
+        "Side, or HEIGHTxWIDTH, of the images; by default the model's own. A model of --aspect_buckets draws any of its "
+        "shapes.",
+    )
     condition_image: Path | None = option(
         None, "A picture file that the model is told, for models of pairs; it is resized to the size of the samples."
     )
@@ -78,6 +84,7 @@ class GuidedSamplingOptions(SamplingOptions):
     def __post_init__(self):
         super().__post_init__()
         self.steps = steps_from(self.steps)
+        self.resolution = parsed_size("resolution", self.resolution)
         if not self.ode and self.rtol is not None:
             raise InputError(f"--rtol {self.rtol} is of the probability flow: give --ode too.")
         given = [f"--{name}" for name in self.of_steps if getattr(self, name) != getattr(type(self), name)]
@@ -182,7 +189,24 @@ def _check_trajectory(trajectory, num_images, sampling, execution):
 def _open(model, device, sampling):
     """The pipeline of a model or of a cascade, with the sampler that the options name."""
     named = None if sampling.steps == ALL else sampling.steps
-    return open_pipeline(model, device, sampling.classifier, sampling.recipe, named, ("cascades", "texts"))
+    pipeline = open_pipeline(model, device, sampling.classifier, sampling.recipe, named, ("cascades", "texts"))
+    if sampling.resolution is not None:
+        _set_resolution(pipeline, sampling.resolution)
+    return pipeline
+
+
+def _set_resolution(pipeline, resolution):
+    """Makes the resolution the network's own, in this process."""
+    from ddpm_hf.pipelines.sample_sizes import sides_to_draw
+
+    condition = pipeline.samples.condition
+    if len(pipeline.stages) > 1 or (condition is not None and condition.low_resolution is not None):
+        raise InputError(
+            f"--resolution {resolution} does not go with a model that enlarges images, whose sizes follow from these: "
+            "leave it out."
+        )
+    sides = sides_to_draw(pipeline, *sides_of_size(resolution))
+    pipeline.unet.register_to_config(sample_size=list(sides))
 
 
 def _for_pipeline(pipeline, keywords, sampling):

@@ -5,11 +5,12 @@ import importlib
 _PUBLIC = {
     "arguments": ("DataArguments",),
     "batch_order": ("EndlessBatches", "batches"),
+    "buckets": ("BucketedBatches", "in_buckets"),
     "data_source": ("draw_images",),
     "decoding": ("ImageForm", "decode_all", "decode_image", "decoding_workers"),
     "embedded": ("FASHION_MNIST",),
     "for_network": ("data_for",),
-    "images": ("ImagesInMemory", "ImagesOnDemand", "load_images", "loading_workers"),
+    "images": ("BucketedData", "ImagesInMemory", "ImagesOnDemand", "load_images", "loading_workers"),
     "mapped": ("ImagesMapped",),
     "model_range": ("to_model_range",),
     "network_size": ("sized_for_network",),

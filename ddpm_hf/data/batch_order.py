@@ -26,15 +26,28 @@ class EndlessBatches(Sampler):
         self.first_batch, self.process_index, self.num_processes = first_batch, process_index, num_processes
 
     def __iter__(self):
-        order = lru_cache(maxsize=2)(self._order)
+        walk = Walk(self.num_images, self.seed)
         for batch in count(self.first_batch):
-            start = (batch * self.num_processes + self.process_index) * self.batch_size
-            epoch, offset = divmod(start, self.num_images)
-            rows = order(epoch)[offset : offset + self.batch_size]
-            missing = self.batch_size - len(rows)
-            yield np.concatenate([rows, order(epoch + 1)[:missing]]) if missing else rows
+            yield walk.rows((batch * self.num_processes + self.process_index) * self.batch_size, self.batch_size)
 
-    def _order(self, epoch):
+
+class Walk:
+    """A sequence of rows without end: permutation after permutation of the data, each given by the seed."""
+
+    def __init__(self, num_images, seed):
+        self.num_images, self.seed = num_images, seed
+        self._order = lru_cache(maxsize=2)(self._order_of)
+
+    def rows(self, start, number):
+        """The `number` rows from place `start` on; a row comes again if there are more than images."""
+        epoch, offset = divmod(start, self.num_images)
+        rows = self._order(epoch)[offset : offset + number]
+        while len(rows) < number:
+            epoch += 1
+            rows = np.concatenate([rows, self._order(epoch)[: number - len(rows)]])
+        return rows
+
+    def _order_of(self, epoch):
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
 
 

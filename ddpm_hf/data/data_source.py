@@ -20,6 +20,11 @@ class DataSource:
     # All different captions of the data, whose numbers are the labels; None for data without.
     captions = None
 
+    @property
+    def largest(self):
+        """The same data in the size whose batches take the most memory."""
+        return self
+
     def check_batch_fits(self, batch_size):
         """Raises InputError for a batch that this machine's memory does not hold."""
 

@@ -184,6 +184,10 @@ class ImageReader(Dataset):
         return batch | {"damaged": damaged}
 
 
+class NothingReadable(InputError):
+    """Not one image of a source can be read."""
+
+
 def raise_damaged(which):
     raise InputError(f"An image cannot be read: {which}. Repair or remove it, or leave out --strict_data.")
 
@@ -239,7 +243,7 @@ def report_damage(num_images, number, damaged):
         InputError: if no image can be read.
     """
     if number == num_images:
-        raise InputError(f"Not one of {number} images can be read: {damaged[0]}.")
+        raise NothingReadable(f"Not one of {number} images can be read: {damaged[0]}.")
     if number:
         named = "; ".join(damaged[:DAMAGED_TO_NAME])
         logger.warning("Skipped %d of %d images, which cannot be read: %s", number, num_images, named)

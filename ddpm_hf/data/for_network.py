@@ -101,6 +101,10 @@ class PointData:
                 f"unet={args.unet!r} is for points: name them with --dataset, one of {', '.join(POINT_CLOUDS)}, or a "
                 "file with columns of numbers."
             )
+        if args.aspect_buckets is not None:
+            raise InputError(
+                f"aspect_buckets={args.aspect_buckets} is for images, and these are points: leave it out."
+            )
         if args.random_flip:
             raise InputError("random_flip mirrors images, and points have no sides: leave it out.")
         if args.low_resolution is not None:

@@ -8,7 +8,7 @@ from statistics import median_low
 
 import datasets
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.image_files import (
@@ -132,6 +132,14 @@ def open_image(value):
     if "://" in value["path"]:  # of a remote stream
         return datasets.Image().decode_example(value)
     return Image.open(value["path"])
+
+
+def displayed_size(image):
+    """(width, height) of an opened image as it is shown, after the rotation of its camera's note (EXIF)."""
+    # Pillow would decode a PNG file to the end to look for such a note behind the pixels.
+    has_note = image.format != "PNG" or "exif" in image.info
+    is_turned = has_note and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size[::-1] if is_turned else image.size
 
 
 def name_of(value):

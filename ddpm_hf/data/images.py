@@ -1,7 +1,10 @@
 """Data sets that give whole batches of a source's images: from memory, from a memory map, or decoded on demand."""
 
 import logging
+from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -55,6 +58,33 @@ class ImagesOnDemand(Dataset):
         return fill_gaps(batch, len(indices), damaged)
 
 
+class OfBucket(NamedTuple):
+    """Rows of the images of one size, by the number of the size."""
+
+    bucket: int
+    rows: np.ndarray
+
+
+class BucketedData(Dataset):
+    """The data sets of images of one size each, from which a batch is asked for by an [`OfBucket`]."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __len__(self):
+        return sum(map(len, self.parts))
+
+    def __getitems__(self, wanted):
+        return self.parts[wanted.bucket].__getitems__(wanted.rows)
+
+    def by_shape(self, rows):
+        """The batches that have these rows, counted through all sizes, each batch of one size."""
+        starts = np.cumsum([0, *map(len, self.parts)])
+        rows = np.sort(rows)
+        within = [rows[(rows >= start) & (rows < end)] - start for start, end in pairwise(starts)]
+        return [part.__getitems__(chosen) for part, chosen in zip(self.parts, within, strict=True) if len(chosen)]
+
+
 def load_images(source, memory_limit_gb, workers=None, disk_limit_gb=None, crop_seed=None):
     """The images where they fit: in memory, else on the disk; else decoded when they are needed.
 
@@ -98,6 +128,8 @@ def _fits_on_disk(source, limit_gb):
 
 def loading_workers(images, wanted=None):
     """Number of processes that make batches: none for memory; for a memory map only if `wanted`, for slow disks."""
+    if isinstance(images, BucketedData):
+        return max(loading_workers(part, wanted) for part in images.parts)
     if isinstance(images, ImagesOnDemand):
         return decoding_workers(wanted, images.reader.source.pixels)
     return wanted or 0 if isinstance(images, ImagesMapped) else 0

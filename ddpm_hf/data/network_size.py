@@ -1,7 +1,6 @@
 """Resizing of data to the size of a trained network."""
 
-from dataclasses import replace
-
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.errors import InputError
 from ddpm_hf.samples import kind_of
 from ddpm_hf.sizes import size_of
@@ -28,4 +27,4 @@ def sized_for_network(args, config, model):
             f"resolution={args.resolution} does not go with {model}, whose network is for images of "
             f"{height}x{width}: leave --resolution out, and the data are resized."
         )
-    return replace(args, resolution=size_of(height, width))
+    return DataArguments.among(args, resolution=size_of(height, width))

@@ -25,6 +25,7 @@ from ddpm_hf.reports.report_files import (
 )
 from ddpm_hf.samples.condition_images import both_sides, condition_of
 from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.samples.kind import trained_shapes
 
 EMBEDDED_DATA = "Fashion-MNIST"
 # Options that name output places and do not describe the model.
@@ -208,6 +209,18 @@ def classes(folder):
         return ""
     listed = ", ".join(f"{label} {name}" for label, name in sorted(names.items()))
     return f"## Classes\n\n`class_labels` takes the number or the name of a class: {listed}."
+
+
+def shapes(folder):
+    """The shapes that the pipeline draws beside the network's own."""
+    trained = trained_shapes(_network_config(folder))
+    if not trained:
+        return ""
+    listed, (height, width) = ", ".join("{}x{}".format(*shape) for shape in trained), trained[-1]
+    return (
+        f"## Shapes\n\nTrained on images of {listed} (height x width), each in the nearest shape. "
+        f"`pipeline(height={height}, width={width})` draws the last; without these two it draws the first."
+    )
 
 
 def training(folder):

@@ -54,6 +54,7 @@ def card_of(folder, repository, license=None, evaluations=()):
         sections.picture(folder),
         sections.loading(folder, index, repository),
         sections.classes(folder),
+        sections.shapes(folder),
         f"## Samplers and scores\n\n{measured}" if measured else "",
         sections.compared_samples(folder),
         sections.conversion(folder),

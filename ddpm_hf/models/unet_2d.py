@@ -48,6 +48,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         value_range (`tuple[float, float]`, *optional*): the values of the data that become [-1, 1], if they are not
             of 8 bits from 0 to 255.
         levels (`int`, *optional*): with `value_range`: the number of values of the data; None for floats.
+        aspect_buckets (`list`, *optional*): the shapes, (height, width), that the network was trained at; the first is
+            its `sample_size`.
         autoencoder_factor, image_channels (`int`, *optional*): for a network of latents: the sides of an image over
             those of its latents, and the channels of images.
         kwargs: arguments of [`UNet2DModel`]; `in_channels` are the channels of the sample and of the condition image;
@@ -60,7 +62,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     _own_keys = (
         *("num_classes", "variance_head", "id2label", "condition_channels", "low_resolution", "downsampling"),
         *("max_augmentation_level", "condition_dropout", "condition_value_range", "value_range", "levels"),
-        *("autoencoder_factor", "image_channels"),
+        *("autoencoder_factor", "image_channels", "aspect_buckets"),
     )
 
     def __init__(
@@ -78,6 +80,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         levels=None,
         autoencoder_factor=None,
         image_channels=None,
+        aspect_buckets=None,
         **kwargs,
     ):
         condition = _ConditionKeys(
@@ -103,16 +106,16 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         super().__init__(**kwargs)
         self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
         self.register_to_config(condition_value_range=condition_value_range, **condition._asdict())
-        self.register_to_config(value_range=value_range, levels=levels)
+        self.register_to_config(value_range=value_range, levels=levels, aspect_buckets=aspect_buckets)
         self.register_to_config(autoencoder_factor=autoencoder_factor, image_channels=image_channels)
         if self._has_labels_and_levels:
             first = self.time_embedding.linear_1
             self.class_embedding = LabelAndLevelEmbedding(
                 num_classes + 1, self.time_proj, first.in_features, first.out_features
             )
-        if self.sample_size is not None:
-            size = self.sample_size
-            check_halves(*both_sides(size), len(self.config.block_out_channels))
+        for size in (self.sample_size, *(aspect_buckets or ())):
+            if size is not None:
+                check_halves(*both_sides(size), len(self.config.block_out_channels))
 
     @staticmethod
     def _get_init_keys(input_class):

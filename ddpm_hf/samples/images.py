@@ -30,6 +30,12 @@ class Images(SampleKind):
     def image_shape(self, otherwise):
         return self.shape
 
+    def sides_of_output(self, height, width):
+        sides = tuple(own if side is None else side for side, own in zip((height, width), self.sides, strict=True))
+        if None in sides:
+            raise ValueError(f"height={height} and width={width}: the model's config has no sample_size, give both.")
+        return sides
+
     def levels_of_data(self):
         return self.levels if self.value_range is None else own_value(self.config, "levels")
 

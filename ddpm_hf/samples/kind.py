@@ -4,6 +4,7 @@ Each kind has its own file. All of them travel inside model repositories with th
 so files and figures, which need more than torch and diffusers, are in `ddpm_hf.pipelines.sample_files`.
 """
 
+from ddpm_hf.portable.config import own_value
 from ddpm_hf.samples.condition_images import condition_of, enlarged
 
 
@@ -88,6 +89,14 @@ class SampleKind:
         """
         raise otherwise
 
+    def sides_of_output(self, height, width):
+        """The sides of samples whose output has this height and width, each None for the kind's own.
+
+        Raises:
+            ValueError: for points, which have no such sides, and for sides that no samples have.
+        """
+        raise ValueError(f"height={height} and width={width} are of images, and this model makes {self.name}.")
+
     def drawn(self, data):
         """The data of a batch in the range of the network, drawn from what a data set holds of them."""
         return data
@@ -157,6 +166,11 @@ def channels_of(config):
     """The channels of a sample: the input channels of the network without those of its condition image."""
     condition = condition_of(config)
     return config["in_channels"] - (0 if condition is None else condition.condition_channels)
+
+
+def trained_shapes(config):
+    """The (height, width) of each shape that a network was trained at in buckets by aspect ratio; () without."""
+    return tuple(map(tuple, own_value(config, "aspect_buckets") or ()))
 
 
 def sides_of(config):

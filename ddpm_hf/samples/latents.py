@@ -43,6 +43,16 @@ class Latents(SampleKind):
     def stored_channels(self):
         return self.output_shape[0]
 
+    def sides_of_output(self, height, width):
+        factor, own = own_value(self.config, "autoencoder_factor"), self.output_shape[1:]
+        sides = tuple(own if side is None else side for side, own in zip((height, width), own, strict=True))
+        if any(side is None or side % factor for side in sides):
+            raise ValueError(
+                f"height={height} and width={width}: the images of this model have sides divisible by {factor}, by "
+                "which its autoencoder makes them smaller."
+            )
+        return tuple(side // factor for side in sides)
+
     def image_shape(self, otherwise):
         return self.output_shape
 
