@@ -113,9 +113,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             self.class_embedding = LabelAndLevelEmbedding(
                 num_classes + 1, self.time_proj, first.in_features, first.out_features
             )
-        for size in (self.sample_size, *(aspect_buckets or ())):
-            if size is not None:
-                check_halves(*both_sides(size), len(self.config.block_out_channels))
+        self._check_sizes()
 
     @staticmethod
     def _get_init_keys(input_class):
@@ -155,6 +153,12 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         classes = {} if num_classes is None else {"num_classes": num_classes, "num_class_embeds": None}
         model = cls.from_config(config, variance_head=variance_head, **classes)
         return with_weights_of(unet, model, "conv_out", variance_head, num_classes)
+
+    def _check_sizes(self):
+        """Raises ValueError for a size of the config that the levels of the network cannot halve."""
+        for size in (self.sample_size, *(self.config.aspect_buckets or ())):
+            if size is not None:
+                check_halves(*both_sides(size), len(self.config.block_out_channels))
 
     @property
     def output_layer(self):
