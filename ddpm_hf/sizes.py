@@ -35,13 +35,15 @@ def parsed_size(name, value):
 
 
 def parsed_sizes(name, value):
-    """Several sizes, as "24x40,32,40x24", as they are kept: text with commas; None for None.
+    """Several sizes, as "24x40,32,40x24", or one number, as they are kept: text with commas; None for None.
 
     Raises:
-        InputError: for what is no size, and for one that is there twice.
+        InputError: for what is no size, for one that is there twice, and for one shape alone.
     """
     if value is None:
         return None
+    if "x" in str(value) and "," not in str(value):
+        raise InputError(f"{name}={value} is one shape: give several with commas between, or --resolution {value}.")
     sizes = [parsed_size(name, part) for part in str(value).split(",")]
     twice = next((size for size in sizes if sizes.count(size) > 1), None)
     if twice is not None:

@@ -19,6 +19,7 @@ from ddpm_hf.data.image_headers import IMAGES_PER_READ, displayed_size, open_ima
 from ddpm_hf.data.images import BucketedData, OfBucket
 from ddpm_hf.data.source import ImageSource
 from ddpm_hf.errors import InputError
+from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.sizes import shapes_of_side, sides_of_size, size_of, sizes_of, written_sides
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,11 @@ class BucketedImages(ImageSource):
         return self.resized(max(self.sizes, key=lambda size: np.prod(sides_of_size(size))))
 
     def check_batch_fits(self, batch_size):
-        super(BucketedImages, self.largest).check_batch_fits(batch_size)
+        check_fits_memory(
+            f"aspect_buckets: a batch of {batch_size} images of {written_sides(self.largest.form.sides)} takes",
+            batch_size * self.largest.form.float_bytes,
+            "choose smaller --aspect_buckets or a smaller --batch_size",
+        )
 
     def load(self, memory_limit_gb, workers=None, disk_limit_gb=None, crop_seed=None):
         """The data set of all sizes, each of which has its share of the limits of `load_images`.

@@ -120,15 +120,21 @@ def test_processes_and_accumulation_divide_the_batches_of_an_update():
 @pytest.mark.parametrize(
     "buckets, message",
     [
-        ("9x12", "has 9x12, and the network needs sides divisible by 2: choose 8x12"),
+        ("9x12,8", "has 9x12, and the network needs sides divisible by 2: choose 8x12"),
         ("8x12,8x", "aspect_buckets='8x' must be a whole number, such as 32, or a height and a width"),
         ("8,8x8", "has 8x8 twice"),
+        ("8x8", "aspect_buckets=8x8 is one shape: give several with commas between, or --resolution 8x8"),
         ("8x12,,8", "aspect_buckets='' is empty"),
     ],
 )
 def test_shapes_that_are_none(photos, buckets, message):
     with pytest.raises(InputError, match=message):
         opened(photos, buckets)
+
+
+def test_batches_that_no_memory_holds(photos):
+    with pytest.raises(InputError, match="a batch of 4 images of .* takes .* choose smaller --aspect_buckets"):
+        opened(photos, "1000000").check_batch_fits(4)
 
 
 def test_arrays_are_not_resized(tmp_path):
