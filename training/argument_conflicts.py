@@ -206,22 +206,23 @@ _CONDITION_CONFLICTS = (
         "some: give one of them.",
     ),
     (
-        lambda a: a.streaming and a.condition_column is not None,
-        "condition_column={a.condition_column!r} is for data that are not streamed: leave out --streaming.",
-    ),
-    (
         lambda a: a.condition_dropout and a.class_conditional,
         "condition_dropout={a.condition_dropout} is for models without classes; with class_conditional it is "
         "label_dropout that makes guidance possible.",
     ),
 )
 
-_VALUE_CONFLICTS = tuple(
+_VALUE_CONFLICTS = (
     (
-        lambda a, name=name: a.value_column is not None and getattr(a, name),
-        f"value_column={{a.value_column!r}} does not go with {name}={{a.{name}}}: leave one of them out.",
-    )
-    for name in ("max_augmentation_level", "streaming")
+        lambda a: a.value_column is not None and a.max_augmentation_level,
+        "value_column={a.value_column!r} does not go with max_augmentation_level={a.max_augmentation_level}: leave "
+        "one of them out.",
+    ),
+    (
+        lambda a: a.streaming and a.value_column is not None and a.value_range is None and a.init_from is None,
+        "value_column={a.value_column!r} of a stream does not tell its least and greatest number before it is read: "
+        "give them with --value_range LOW,HIGH, or leave out --streaming.",
+    ),
 )
 
 

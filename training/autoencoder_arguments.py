@@ -42,6 +42,7 @@ class AutoencoderArguments(RunArguments):
     label_column: str | None = field(default=None, init=False)
     condition_column: str | None = field(default=None, init=False)
     value_column: str | None = field(default=None, init=False)
+    value_range: str | None = field(default=None, init=False)
     caption_column: str | None = field(default=None, init=False)
     caption_template: str | None = field(default=None, init=False)
     timestep_sampling: str = field(default="uniform", init=False)

@@ -117,6 +117,11 @@ def check_condition_kept(args, unet, source):
             f"value_column={args.value_column!r} does not go with init_from={args.init_from!r}, whose network "
             f"{'is told no numbers: leave it out' if learned is None else 'is told some: name their column'}."
         )
+    if args.value_range is not None and args.value_limits() != learned:
+        raise InputError(
+            f"value_range={args.value_range} does not go with init_from={args.init_from!r}, whose network was taught "
+            f"numbers from {learned[0]:g} to {learned[1]:g}: leave it out."
+        )
     if args.condition_dropout and (has is None or not has.condition_dropout):
         raise InputError(
             f"condition_dropout={args.condition_dropout} does not go with init_from={args.init_from!r}, whose "

@@ -1,5 +1,6 @@
 """The options that choose the data: one dataclass for the training scripts and every command."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -50,6 +51,11 @@ class DataArguments:
     value_column: str | None = option(
         None, "Column of numbers that the model is told, instead of classes: an age, a temperature, an angle."
     )
+    value_range: str | None = option(
+        None,
+        "LOW,HIGH: the least and the greatest of the numbers of value_column, as 0,100; by default those of the data. "
+        "A stream does not tell its own, and needs it.",
+    )
     caption_column: str | None = option(
         None,
         "Column of texts, one for each image: the model learns to draw what a text says. label_dropout drops some.",
@@ -84,10 +90,25 @@ class DataArguments:
         """Whether the images have captions: those of a column, or such as are made of columns."""
         return self.caption_column is not None or self.caption_template is not None
 
+    def value_limits(self):
+        """(least, greatest) of the numbers as `value_range` says, None without; InputError where it says none."""
+        if self.value_range is None:
+            return None
+        if self.value_column is None:
+            raise InputError(f"value_range={self.value_range!r} is of numbers: name their column with --value_column.")
+        try:
+            low, high = (float(part) for part in self.value_range.split(","))
+        except (ValueError, AttributeError):
+            low = high = math.nan
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"value_range={self.value_range!r} must be two numbers, the lesser first, as 0,100.")
+        return low, high
+
     def __post_init__(self):
         for each in fields(self):
             refuse_empty(each.name, getattr(self, each.name))
         self.resolution = parsed_size("resolution", self.resolution)
+        self.value_limits()
         if self.caption_column is not None and self.caption_template is not None:
             raise InputError(
                 f"caption_column={self.caption_column!r} has captions, and caption_template={self.caption_template!r} "

@@ -108,7 +108,10 @@ def open_images(args, default_resolution, config=None):
     column, condition_column = find_columns(rows.features, args)
     told_labels = read_told_labels(rows, args, config)
     rows = as_stored(rows, [column] if condition_column is None else [column, condition_column])
-    told = {} if condition_column is None else _form_of_conditions(rows, column, condition_column, args)
+    told = {}
+    if condition_column is not None:
+        check_complete(rows, (column, condition_column))
+        told = form_of_conditions(lambda name: spread_values(rows, name), column, condition_column, args)
     seen = survey(spread_values(rows, column), column)
     resolution, depth = resolution_of(args, seen, default_resolution), depth_of(seen, column, args, config, rows)
     return ImageSource(
@@ -124,15 +127,17 @@ def open_images(args, default_resolution, config=None):
     )
 
 
-def _form_of_conditions(rows, column, condition_column, args):
-    """The channels and the depth of the condition images of pairs, which are complete and of equal sizes.
+def form_of_conditions(read, column, condition_column, args):
+    """The channels and the depth of the condition images of pairs, which are of equal sizes.
 
     The depth is None, or that of 16 bits, in whose whole range such images are told.
+
+    Args:
+        read: gives the stored images of a column.
     """
     columns = column, condition_column
-    check_complete(rows, columns)
-    check_sizes(zip(*(spread_values(rows, name) for name in columns), strict=True), columns)
-    seen = survey(spread_values(rows, condition_column), condition_column)
+    check_sizes(zip(*map(read, columns), strict=True), columns)
+    seen = survey(read(condition_column), condition_column)
     depth = depth_of(seen, condition_column, args)
     return {"condition_channels": seen.channels, "condition_depth": None if depth is None else SIXTEEN_BITS}
 

@@ -107,18 +107,24 @@ def _choose_column(option, wanted, found, features, kind):
     return found[0]
 
 
-def read_values(rows, column, trained=None):
-    """All numbers of a column as float32, and (least, greatest), or `trained`, that of a network.
-
-    Raises:
-        InputError: for a column of no numbers, numbers that are missing or not finite, and a column of equal ones.
-    """
-    feature = rows.features.get(column)
+def check_value_column(features, column):
+    """Raises InputError for a column that is not there or holds no numbers."""
+    feature = features.get(column)
     kind = str(getattr(feature, "dtype", ""))
     if isinstance(feature, datasets.ClassLabel) or not kind.startswith(("float", "int", "uint", "decimal")):
-        described = ", ".join(f"{name} ({getattr(f, 'dtype', type(f).__name__)})" for name, f in rows.features.items())
+        described = ", ".join(f"{name} ({getattr(f, 'dtype', type(f).__name__)})" for name, f in features.items())
         state = "does not exist" if feature is None else "does not hold numbers"
         raise InputError(f"value_column={column!r} {state}. The columns are: {described}.")
+
+
+def read_values(rows, column, trained=None, wanted=None):
+    """All numbers of a column as float32, and (least, greatest), or `trained`, that of a network, or `wanted`.
+
+    Raises:
+        InputError: for a column of no numbers, numbers that are missing, not finite, or not within those `wanted`, and
+            a column of equal ones.
+    """
+    check_value_column(rows.features, column)
     stored = rows.with_format(None).select_columns(column)[:][column]
     values = np.array([np.nan if value is None else value for value in stored], dtype=np.float64).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
@@ -127,6 +133,13 @@ def read_values(rows, column, trained=None):
             f"value_column={column!r} has {stored[bad[0]]} in row {bad[0]}: every image needs a finite number."
         )
     least, greatest = float(values.min()), float(values.max())
+    if trained is None and wanted is not None:
+        if not wanted[0] <= least <= greatest <= wanted[1]:
+            raise InputError(
+                f"value_column={column!r} has numbers from {least:g} to {greatest:g}, and value_range says "
+                f"{wanted[0]:g} to {wanted[1]:g}: give a range that holds them."
+            )
+        return values, wanted
     if trained is None and least == greatest:
         raise InputError(f"value_column={column!r} has {least:g} everywhere: there is nothing to learn of it.")
     if trained is not None and not trained[0] <= least <= greatest <= trained[1]:
@@ -164,7 +177,8 @@ def read_told_labels(rows, args, config=None):
         config (*optional*): config of a trained network, whose limits numbers then have.
     """
     if args.value_column is not None:
-        values, limits = read_values(rows, args.value_column, None if config is None else value_limits_of(config))
+        trained = None if config is None else value_limits_of(config)
+        values, limits = read_values(rows, args.value_column, trained, args.value_limits())
         return ToldLabels(values, value_limits=limits)
     if not args.class_conditional:
         return ToldLabels()

@@ -8,9 +8,10 @@ of decoding processes does not change the order.
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, islice, takewhile
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +27,13 @@ from ddpm_hf.data.depth import depth_of
 from ddpm_hf.data.fingerprint import fingerprint_of_images
 from ddpm_hf.data.image_headers import IMAGES_PER_READ, survey
 from ddpm_hf.data.limits import check_batch_size
+from ddpm_hf.data.pairs import find_columns, stored_values
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.source import resolution_of
-from ddpm_hf.data.stored_rows import find_image_column, find_label_column, names_of_classes, open_rows
+from ddpm_hf.data.source import form_of_conditions, resolution_of
+from ddpm_hf.data.stored_rows import check_value_column, find_label_column, names_of_classes, open_rows
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import ignore_stop_signals
+from ddpm_hf.samples.condition_values import value_limits_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,8 @@ BATCHES_READ_AHEAD = 16
 class StreamSource(SizedImages):
     """A data set opened as a stream and inspected, and the form of its decoded images; their number is unknown.
 
-    `label_column`, `num_classes` and `class_names` are None without classes, and `size` and `median_side` are as in
+    `label_column` is of classes, or of numbers if there are `value_limits`, and None without both; `num_classes` and
+    `class_names` are None without classes, `condition_column` without pairs. `size` and `median_side` are as in
     `Survey`. `fingerprint` covers the number of shards and the first images and labels. `known_length` is the number
     of images if the first ones are all, else None.
     """
@@ -60,6 +64,14 @@ class StreamSource(SizedImages):
     median_side: int
     fingerprint: str
     known_length: int | None
+    condition_column: str | None = None
+    value_limits: tuple[float, float] | None = None
+
+    def stored(self, rows):
+        """The stored images, or pairs, of [`StoredRow`]s."""
+        columns = [name for name in (self.column, self.condition_column) if name is not None]
+        batch = {name: [row.values[name] for row in rows] for name in columns}
+        return stored_values(batch, self.column, self.condition_column)
 
     def check_batch_fits(self, batch_size):
         super().check_batch_fits(batch_size)
@@ -84,40 +96,77 @@ def open_stream(args, default_resolution, config=None):
         raise InputError(
             f"dataset={args.dataset!r} does not say which columns it has before it is read: leave out --streaming."
         )
-    column = find_image_column(rows.features, args.image_column)
-    label_column = find_label_column(rows.features, args.label_column) if args.class_conditional else None
-    if label_column is not None and not isinstance(rows.features[label_column], datasets.ClassLabel):
-        raise InputError(
-            f"label_column={label_column!r} holds integers, and a stream does not tell how many classes they are of: "
-            "give the column the type ClassLabel, or leave out --streaming."
-        )
-    feature = None if label_column is None else rows.features[label_column]
-    num_classes, class_names = (None, None) if feature is None else (feature.num_classes, names_of_classes(feature))
-    rows = rows.select_columns([column] if label_column is None else [column, label_column])
-    rows = rows.cast_column(column, datasets.Image(decode=False)).with_format("arrow")
+    column, condition_column = _find_columns(rows.features, args)
+    told = _find_told(rows.features, args, config)
+    images = [column] if condition_column is None else [column, condition_column]
+    rows = rows.select_columns(images if told.column is None else [*images, told.column])
+    for name in images:
+        rows = rows.cast_column(name, datasets.Image(decode=False))
+    rows = rows.with_format("arrow")
     first = _first_rows(rows, args)
-    values = [row[column] for row in first]
-    seen = survey(values, column)
+    stored = {name: [row[name] for row in first] for name in images}
+    seen = survey(stored[column], column)
     resolution, depth = resolution_of(args, seen, default_resolution), depth_of(seen, column, args, config)
-    form = ImageForm(seen.channels, resolution, args.center_crop, depth=depth)
-    labels = (
-        None if label_column is None else [-1 if row[label_column] is None else row[label_column] for row in first]
-    )
-    fingerprint = fingerprint_of_images(values, rows.num_shards, labels)
-    known_length = len(first) if len(first) < SURVEYED_IMAGES else None
+    conditions = {} if condition_column is None else form_of_conditions(stored.get, column, condition_column, args)
     return StreamSource(
         rows=rows,
         column=column,
-        label_column=label_column,
-        num_classes=num_classes,
-        class_names=class_names,
-        form=form,
+        label_column=told.column,
+        num_classes=told.num_classes,
+        class_names=told.class_names,
+        form=ImageForm(seen.channels, resolution, args.center_crop, depth=depth, **conditions),
         strict=args.strict_data,
         size=seen.size,
         median_side=seen.median_side,
-        fingerprint=fingerprint,
-        known_length=known_length,
+        fingerprint=fingerprint_of_images(chain(*stored.values()), rows.num_shards, told.first_labels(first)),
+        known_length=len(first) if len(first) < SURVEYED_IMAGES else None,
+        condition_column=condition_column,
+        value_limits=told.value_limits,
     )
+
+
+def _find_columns(features, args):
+    """As `pairs.find_columns`, of a stream, whose files cannot be looked up by their names."""
+    folder = args.condition_column
+    if folder is not None and folder not in features and Path(folder).is_dir():
+        raise InputError(
+            f"condition_column={folder!r} is a folder, in which a stream does not look up files by their names: name "
+            "a column of images, or leave out --streaming."
+        )
+    return find_columns(features, args)
+
+
+class ToldColumn(NamedTuple):
+    """The column of what a model is told of each image: of classes, or of numbers within `value_limits`, or None."""
+
+    column: str | None = None
+    num_classes: int | None = None
+    class_names: list[str] | None = None
+    value_limits: tuple[float, float] | None = None
+
+    def first_labels(self, first):
+        """What the first rows have in the column, with a stand-in for what is missing; None without a column."""
+        missing = -1 if self.value_limits is None else math.nan
+        told = None if self.column is None else [row[self.column] for row in first]
+        return None if told is None else [missing if value is None else value for value in told]
+
+
+def _find_told(features, args, config):
+    """The [`ToldColumn`] of the options; InputError where the stream does not tell what its labels are."""
+    if args.value_column is not None:
+        check_value_column(features, args.value_column)
+        trained = None if config is None else value_limits_of(config)
+        return ToldColumn(args.value_column, value_limits=trained or args.value_limits())
+    if not args.class_conditional:
+        return ToldColumn()
+    column = find_label_column(features, args.label_column)
+    feature = features[column]
+    if not isinstance(feature, datasets.ClassLabel):
+        raise InputError(
+            f"label_column={column!r} holds integers, and a stream does not tell how many classes they are of: give "
+            "the column the type ClassLabel, or leave out --streaming."
+        )
+    return ToldColumn(column, feature.num_classes, names_of_classes(feature))
 
 
 def _first_rows(rows, args):
@@ -288,14 +337,31 @@ class RowDecoder(Dataset):
     def decode(self, rows, places=None):
         """The images of the readable rows, and for the others the reason of failure, by name."""
         source = self.source
-        images, read, damaged = decode_readable([row.values[source.column] for row in rows], source.form, places)
+        images, read, damaged = decode_readable(source.stored(rows), source.form, places)
+        if source.value_limits is not None:
+            images, read = self._with_numbers(rows, images, read, damaged)
         damaged = {_name(rows[number]): why for number, why in damaged.items()}
         if damaged and source.strict:
             raise_damaged(" ".join(next(iter(damaged.items()))))
         batch = {"images": torch.from_numpy(images)}
         if source.label_column is not None:
-            batch["labels"] = torch.tensor([self._label(rows[number]) for number in read], dtype=torch.int64)
+            batch["labels"] = self._labels([rows[number] for number in read])
         return batch, damaged
+
+    def _with_numbers(self, rows, images, read, damaged):
+        """The images, and their places, whose number is there; the others are put among the `damaged`."""
+        column, (low, high) = self.source.label_column, self.source.value_limits
+        values = {place: rows[place].values[column] for place in read}
+        bad = [place for place in read if values[place] is None or not low <= values[place] <= high]
+        reason = "has {}, and the numbers that are told are from {:g} to {:g}"
+        damaged |= {place: f"{column!r} {reason.format(values[place], low, high)}" for place in bad}
+        kept = [place not in bad for place in read]
+        return images[kept], [place for place in read if place not in bad]
+
+    def _labels(self, rows):
+        if self.source.value_limits is not None:
+            return torch.tensor([float(row.values[self.source.label_column]) for row in rows], dtype=torch.float32)
+        return torch.tensor([self._label(row) for row in rows], dtype=torch.int64)
 
     def _label(self, row):
         column, label = self.source.label_column, row.values[self.source.label_column]

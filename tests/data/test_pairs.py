@@ -118,7 +118,6 @@ def test_columns_that_are_no_pair(pairs, changes, message):
     "changes, message",
     [
         ({"low_resolution": 4}, "low_resolution=4 makes condition images, and condition_column='grey' has some"),
-        ({"streaming": True}, "leave out --streaming"),
     ],
 )
 def test_options_that_do_not_go_with_pairs(changes, message):

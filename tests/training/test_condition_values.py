@@ -85,13 +85,22 @@ def test_columns_that_are_refused(rows, column, message):
     "more, message",
     [
         ({"class_conditional": True}, "does not go with class_conditional: leave one"),
-        ({"streaming": True}, "does not go with streaming=True"),
+        ({"streaming": True}, "does not tell its least and greatest number before it is read: give them with"),
+        ({"value_range": "5"}, "value_range='5' must be two numbers, the lesser first"),
+        ({"value_range": "5,5"}, "value_range='5,5' must be two numbers"),
+        ({"value_range": "1,2", "value_column": None}, "is of numbers: name their column with --value_column"),
         ({"low_resolution": 4, "max_augmentation_level": 0.5}, "does not go with max_augmentation_level=0.5"),
     ],
 )
 def test_options_that_do_not_go_with_it(rows, more, message):
     with pytest.raises(InputError, match=message):
-        TrainingArguments(dataset=rows, value_column="brightness", **more)
+        TrainingArguments(**{"dataset": rows, "value_column": "brightness"} | more)
+
+
+def test_a_range_may_be_wider_than_that_of_the_data(rows):
+    assert open_images(options(rows, value_range="0,100"), None).value_limits == (0, 100)
+    with pytest.raises(InputError, match="has numbers from 20 to 95, and value_range says 0 to 90: give a range"):
+        open_images(options(rows, value_range="0,90"), None)
 
 
 def test_points_and_files_of_arrays_have_no_such_column(tmp_path):
