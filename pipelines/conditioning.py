@@ -11,7 +11,13 @@ from ddpm_hf.models.class_names import class_names_of, to_labels
 from ddpm_hf.models.network_config import classes_of, is_told_text
 from ddpm_hf.pipelines.condition_inputs import prepare_condition
 from ddpm_hf.samples.condition_images import DROPPED, augmented, condition_of, enlarged, with_levels
-from ddpm_hf.samples.condition_values import checked_values, note_untaught, told_values, value_limits_of
+from ddpm_hf.samples.condition_values import (
+    absent_value_of,
+    checked_values,
+    note_untaught,
+    told_values,
+    value_limits_of,
+)
 from ddpm_hf.samples.kind import channels_of, sides_of
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS, classifier_gradient
@@ -137,7 +143,7 @@ def make_conditioning(pipeline, class_labels, guidance, batch_size, condition=No
         if classes_of(pipeline.unet.config)[0] is None:
             for_unet = None
     condition, config = condition or ConditionInput(), pipeline.unet.config
-    if value_limits_of(config) is not None:
+    if value_limits_of(config) is not None and (for_unet is not None or absent_value_of(config) is None):
         note_untaught(for_unet, value_limits_of(config))
     level = checked_level(config, condition.augmentation_level)
     labels = encode_labels(config, for_unet, guidance.guidance_scale, batch_size, device, level)
@@ -157,9 +163,8 @@ def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, d
     A network that is told augmentation levels gets what `with_levels` makes of the labels and the level. Where it is
     told a number instead of a class, the labels are these numbers.
     """
-    limits = value_limits_of(unet_config)
-    if limits is not None:
-        return _told_values(limits, class_labels, guidance_scale, batch_size, device)
+    if value_limits_of(unet_config) is not None:
+        return _told_values(unet_config, class_labels, guidance_scale, batch_size).to(device)
     labels, levels = _class_labels(unet_config, class_labels, guidance_scale, batch_size, device), None
     condition = condition_of(unet_config)
     if condition is not None and condition.max_augmentation_level is not None:
@@ -168,12 +173,25 @@ def encode_labels(unet_config, class_labels, guidance_scale=1.0, batch_size=1, d
     return with_levels(labels, levels)
 
 
-def _told_values(limits, values, guidance_scale, batch_size, device):
-    if guidance_scale != 1.0:
+def _told_values(unet_config, values, guidance_scale, batch_size):
+    """Numbers as the network is told them, (B,), or (2B,) followed by what it is told without guidance.
+
+    Guidance is by the number if it was dropped in training, and else by the condition image; then the same is told.
+    """
+    limits, absent = value_limits_of(unet_config), absent_value_of(unet_config)
+    if values is None and absent is not None:
+        told = torch.full((batch_size,), absent)
+    else:
+        told = told_values(checked_values(values, limits), limits).expand(batch_size)
+    if guidance_scale == 1.0:
+        return told
+    condition = condition_of(unet_config)
+    if absent is None and not (condition is not None and condition.condition_dropout):
         raise ValueError(
-            f"guidance_scale={guidance_scale} is for classes, and this model is told a number: leave it out."
+            f"guidance_scale={guidance_scale} needs a model whose numbers were dropped now and then in training "
+            "(--value_dropout), and this one was always told one: leave it out."
         )
-    return told_values(checked_values(values, limits), limits).expand(batch_size).to(device)
+    return torch.cat([told, told if absent is None else torch.full_like(told, absent)])
 
 
 def _class_labels(unet_config, class_labels, guidance_scale, batch_size, device):
@@ -255,11 +273,12 @@ def _condition_image(pipeline, condition, guidance_scale, batch_size, generator)
 def with_unguided(unet_config, image, guidance_scale):
     """Condition images (B, ..), or if they are guided (2B, ..), followed by what is told without guidance.
 
-    Guidance is by the classes if there are some, and then the same images are told; else they are dropped.
+    Guidance is by the classes or numbers if it can be, and then the same images are told; else they are dropped.
     """
     if guidance_scale == 1.0:
         return image
-    without = image if classes_of(unet_config)[0] is not None else torch.full_like(image, DROPPED)
+    by_label = classes_of(unet_config)[0] is not None or absent_value_of(unet_config) is not None
+    without = image if by_label else torch.full_like(image, DROPPED)
     return torch.cat([image, without])
 
 

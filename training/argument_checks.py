@@ -35,7 +35,7 @@ RANGES = (
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),
     # A value that float32 rounds to 0 would be a divisor of 0.
     ("from 1e-37 to 1", lambda value: 1e-37 <= value <= 1, "adam_epsilon"),
-    ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout condition_dropout"),
+    ("in [0, 1]", lambda value: 0 <= value <= 1, "label_dropout value_dropout condition_dropout"),
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "max_augmentation_level"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "adam_beta1 adam_beta2 ema_decay dropout"),
     ("between 0 and 1", lambda value: 0 < value < 1, "beta_start beta_end"),

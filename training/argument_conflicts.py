@@ -214,6 +214,16 @@ _CONDITION_CONFLICTS = (
 
 _VALUE_CONFLICTS = (
     (
+        lambda a: a.value_dropout and a.value_column is None,
+        "value_dropout={a.value_dropout} drops numbers, and none are told: name their column with --value_column, or "
+        "leave it out.",
+    ),
+    (
+        lambda a: a.value_dropout and a.condition_dropout,
+        "value_dropout={a.value_dropout} is for guidance by the number, and condition_dropout={a.condition_dropout} "
+        "for that by the condition image: give one of them.",
+    ),
+    (
         lambda a: a.value_column is not None and a.max_augmentation_level,
         "value_column={a.value_column!r} does not go with max_augmentation_level={a.max_augmentation_level}: leave "
         "one of them out.",

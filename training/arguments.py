@@ -170,6 +170,11 @@ class TrainingArguments(RunArguments):
         0.1, "Share of labels replaced by the null label; classifier-free guidance needs some, 0.1 to 0.2 serve well."
     )
 
+    value_dropout: float = option(
+        0.0,
+        "Share of the numbers of value_column that are dropped, for guidance by them in sampling; 0.1 serves well.",
+    )
+
     # How long, and how fast
     batch_size: int | None = option(
         None, "Images per process and accumulation step; by default 64, or chosen with the network."

@@ -14,7 +14,7 @@ from ddpm_hf.samples.condition_images import (
     enlarged,
     with_levels,
 )
-from ddpm_hf.samples.condition_values import told_values, value_limits_of
+from ddpm_hf.samples.condition_values import ABSENT_TOLD, absent_value_of, told_values, value_limits_of
 from ddpm_hf.sizes import config_size, sides_of_size
 from ddpm_hf.training.objectives import drop_labels
 
@@ -50,19 +50,20 @@ class TaughtCondition(NamedTuple):
         return Told(with_condition(network, image), x_0, with_levels(labels, levels))
 
 
-def learned_labels(batch, config, dropout):
+def learned_labels(batch, config, args):
     """What a batch's labels are for the network, (B,), or None without any.
 
-    Numbers are scaled, and classes are replaced by the null label at random.
+    Numbers are scaled. Classes are replaced by the null label at random, and numbers by what is told for none.
 
     Args:
         config: of the network.
-        dropout (`float`): the share of classes that is dropped.
+        args: `label_dropout` and `value_dropout`, the shares that are dropped, as in `TrainingArguments`.
     """
-    labels, limits = batch.get("labels"), value_limits_of(config)
+    labels, limits, absent = batch.get("labels"), value_limits_of(config), absent_value_of(config)
     if labels is None or limits is None:
-        return None if labels is None else drop_labels(labels, dropout, config["num_classes"])
-    return told_values(labels, limits)
+        return None if labels is None else drop_labels(labels, args.label_dropout, config["num_classes"])
+    told = told_values(labels, limits)
+    return told if absent is None else drop_labels(told, args.value_dropout, absent)
 
 
 def told(taught, network, data, labels):
@@ -122,6 +123,11 @@ def check_condition_kept(args, unet, source):
             f"value_range={args.value_range} does not go with init_from={args.init_from!r}, whose network was taught "
             f"numbers from {learned[0]:g} to {learned[1]:g}: leave it out."
         )
+    if args.value_dropout and absent_value_of(unet.config) is None:
+        raise InputError(
+            f"value_dropout={args.value_dropout} does not go with init_from={args.init_from!r}, whose network was "
+            "always told a number: leave it out."
+        )
     if args.condition_dropout and (has is None or not has.condition_dropout):
         raise InputError(
             f"condition_dropout={args.condition_dropout} does not go with init_from={args.init_from!r}, whose "
@@ -130,13 +136,14 @@ def check_condition_kept(args, unet, source):
 
 
 def network_options(args, source):
-    """The options of a new network for the condition images that the options of a training ask for.
+    """The options of a new network for the condition images and the dropped numbers that a training asks for.
 
     Args:
         source: the opened data; pairs have the condition images themselves.
     """
+    numbers = {"condition_value_absent": ABSENT_TOLD} if args.value_dropout else {}
     if args.low_resolution is None and args.condition_column is None:
-        return {}
+        return numbers
     low_resolution = args.low_resolution and {
         "in_channels": 2 * source.channels,
         "condition_channels": source.channels,
@@ -144,6 +151,7 @@ def network_options(args, source):
         "downsampling": DOWNSAMPLINGS[0],
     }
     return {
+        **numbers,
         **(low_resolution or {}),
         "max_augmentation_level": args.max_augmentation_level,
         "condition_dropout": args.condition_dropout > 0,

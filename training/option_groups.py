@@ -2,8 +2,8 @@
 
 _NAMES = {
     "Data": "dataset dataset_config split image_column condition_column label_column value_column value_range "
-    "class_conditional label_dropout resolution aspect_buckets center_crop random_crop random_flip point_columns "
-    "num_points preserve_input_precision strict_data",
+    "value_dropout class_conditional label_dropout resolution aspect_buckets center_crop random_crop random_flip "
+    "point_columns num_points preserve_input_precision strict_data",
     "Where the data is kept": "in_memory_limit_gb on_disk_limit_gb cache_dir dataloader_workers streaming "
     "shuffle_buffer",
     "Network": "model unet vae autoencoder latent_channels init_from variance_head train_head_only width "

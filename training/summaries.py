@@ -9,6 +9,7 @@ from ddpm_hf.pipelines.stable_diffusion import why_not_stable_diffusion
 from ddpm_hf.reports.loss_curve import LOSS_FILE, LOSS_PICTURE, read_rows
 from ddpm_hf.reports.report_files import CAPTIONS, TRAINING_OPTIONS
 from ddpm_hf.samples.condition_images import condition_of
+from ddpm_hf.samples.condition_values import value_limits_of
 from ddpm_hf.samples.kind import trained_shapes
 from ddpm_hf.schedulers.sampler_table import usual_options
 from ddpm_hf.sizes import written_sides
@@ -95,13 +96,15 @@ def closing(args, folder, total_steps, seconds, config):
     few = usual_options(args.process, args.num_train_timesteps)
     names, draws = class_names_of(config), f"sample {where}"
     what = "draws a grid of samples in few steps; --steps all takes every timestep"
-    condition, captions = condition_of(config), CAPTIONS.read(folder)
+    condition, limits, captions = condition_of(config), value_limits_of(config), CAPTIONS.read(folder)
     if condition is not None and condition.low_resolution is None:
         draws, what = f"sample {where} --condition_image IMAGE", "draws samples for an image in few steps"
     elif captions:
         draws += f" --prompt {shlex.quote(captions['examples'][0])}"
     elif condition is not None:
         draws, what = f"upscale {where} IMAGE", "enlarges an image in few steps; without options, in all"
+    if limits is not None:
+        draws += f" --value {sum(limits) / 2:.3g}"
     others = [written_sides(shape) for shape in trained_shapes(config)[1:]]
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {

@@ -69,7 +69,7 @@ class Trainer(TrainingLoop):
         return told(self.taught, self.model, self.kind.drawn(images), labels)
 
     def labels_to_learn(self, batch):
-        return learned_labels(batch, self.unet_config, self.args.label_dropout)
+        return learned_labels(batch, self.unet_config, self.args)
 
     def between_updates(self):
         if self.is_due(self.args.sample_every):

@@ -9,7 +9,7 @@ from ddpm_hf.hub.drawing import LARGEST_SEED, draw
 from ddpm_hf.models.network_config import classes_of, is_told_text
 from ddpm_hf.pipelines.conditioning import class_names
 from ddpm_hf.pipelines.image_inputs import PIL_MODES
-from ddpm_hf.samples.condition_values import value_limits_of
+from ddpm_hf.samples.condition_values import absent_value_of, value_limits_of
 from ddpm_hf.schedulers.sampler_lines import SAMPLER_LINES
 
 NO_CLASS = -1
@@ -214,9 +214,9 @@ def _choices(pipelines, sampler, num_inference_steps, prompts=()):
     # Without classes in the model, only the classifier uses the label.
     by_classifier = int(has_classifier and num_classes is None)
     named = {"label": "Sampler", "info": SAMPLER_LINES.get(sampler)}
-    is_of_texts = is_told_text(pipeline.unet.config)
-    aim = "the prompt" if is_of_texts else "the class"
-    is_guided = is_of_texts or null_label is not None
+    is_of_texts, drops_number = is_told_text(pipeline.unet.config), absent_value_of(pipeline.unet.config) is not None
+    aim = "the prompt" if is_of_texts else "the number" if drops_number else "the class"
+    is_guided = is_of_texts or drops_number or null_label is not None
     towards = {"label": "Guidance", "info": f"Towards {aim}; 1 is off", "visible": is_guided}
     steered = {"label": "Guidance by the classifier", "info": "0 is off", "visible": has_classifier}
     seeded = {"label": "Seed", "info": "Each image has the seed of the one before plus 1"}

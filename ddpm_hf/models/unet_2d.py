@@ -45,6 +45,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             is possible.
         condition_value_range (`tuple[float, float]`, *optional*): the least and the greatest of the numbers that the
             network is told, by `class_labels`, instead of classes (`condition_values.told_values`).
+        condition_value_absent (`float`, *optional*): what it is told in their place for a sample without a number,
+            outside of [0, 1000]; in training some are dropped, so that guidance by the number is possible.
         value_range (`tuple[float, float]`, *optional*): the values of the data that become [-1, 1], if they are not
             of 8 bits from 0 to 255.
         levels (`int`, *optional*): with `value_range`: the number of values of the data; None for floats.
@@ -62,7 +64,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     _own_keys = (
         *("num_classes", "variance_head", "id2label", "condition_channels", "low_resolution", "downsampling"),
         *("max_augmentation_level", "condition_dropout", "condition_value_range", "value_range", "levels"),
-        *("autoencoder_factor", "image_channels", "aspect_buckets"),
+        *("condition_value_absent", "autoencoder_factor", "image_channels", "aspect_buckets"),
     )
 
     def __init__(
@@ -81,6 +83,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         autoencoder_factor=None,
         image_channels=None,
         aspect_buckets=None,
+        condition_value_absent=None,
         **kwargs,
     ):
         condition = _ConditionKeys(
@@ -96,8 +99,9 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             _require(kwargs, "num_class_embeds", num_classes + 1, "num_classes + 1, the null label included")
         elif max_augmentation_level is not None:
             _require(kwargs, "class_embed_type", "timestep", "the augmentation level is embedded like a timestep")
+        values = _ValueKeys(condition_value_range, condition_value_absent)
+        values.check(num_classes, max_augmentation_level, condition_dropout)
         if condition_value_range is not None:
-            _check_value_range(condition_value_range, num_classes, max_augmentation_level)
             _require(kwargs, "class_embed_type", "timestep", "the number is embedded like a timestep")
         channels = in_channels - (condition_channels or 0)
         if variance_head is not None:
@@ -105,7 +109,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         kwargs.setdefault("out_channels", channels)
         super().__init__(**kwargs)
         self.register_to_config(num_classes=num_classes, variance_head=variance_head, id2label=id2label)
-        self.register_to_config(condition_value_range=condition_value_range, **condition._asdict())
+        self.register_to_config(**values._asdict(), **condition._asdict())
         self.register_to_config(value_range=value_range, levels=levels, aspect_buckets=aspect_buckets)
         self.register_to_config(autoencoder_factor=autoencoder_factor, image_channels=image_channels)
         if self._has_labels_and_levels:
@@ -170,7 +174,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
         return self.config.num_classes is not None and self.config.max_augmentation_level is not None
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
-        """As [`UNet2DModel.forward`]; by default the null label, the level 0, or the number in the middle is told."""
+        """As [`UNet2DModel.forward`]; by default the null label, the level 0, and no number (or the middle one)."""
         check_halves(*sample.shape[-2:], len(self.config.block_out_channels))
         if class_labels is None:
             class_labels = self._told_by_default(sample)
@@ -181,7 +185,8 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
     def _told_by_default(self, sample):
         config, labels, levels = self.config, None, None
         if config.condition_value_range is not None:
-            return torch.full(sample.shape[:1], LARGEST_TOLD / 2, device=sample.device)
+            absent = config.condition_value_absent
+            return torch.full(sample.shape[:1], LARGEST_TOLD / 2 if absent is None else absent, device=sample.device)
         if config.num_classes is not None:
             labels = torch.full(sample.shape[:1], config.num_classes, device=sample.device)
         if config.max_augmentation_level is not None:
@@ -237,15 +242,38 @@ class _ConditionKeys(NamedTuple):
         check_divides(self.low_resolution, both_sides(sample_size))
 
 
-def _check_value_range(limits, num_classes, max_augmentation_level):
-    """Raises ValueError for limits of told numbers that are none, and beside classes or augmentation levels."""
-    if not (len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf):
-        raise ValueError(f"condition_value_range={limits} must be the least and the greatest number, which differ.")
-    if num_classes is not None or max_augmentation_level is not None:
-        raise ValueError(
-            f"condition_value_range={limits} is for a network without classes and augmentation levels, and there are "
-            f"num_classes={num_classes} and max_augmentation_level={max_augmentation_level}: leave one of them out."
-        )
+class _ValueKeys(NamedTuple):
+    """The keys of a number that a network is told, in its config."""
+
+    condition_value_range: tuple[float, float] | None
+    condition_value_absent: float | None
+
+    def check(self, num_classes, max_augmentation_level, condition_dropout):
+        """Raises ValueError for limits that are none, beside classes or levels, and for a number told for none."""
+        limits, absent = self
+        if limits is None and absent is not None:
+            raise ValueError(f"condition_value_absent={absent} is of a number: give condition_value_range too.")
+        if limits is None:
+            return
+        if not (len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf):
+            raise ValueError(
+                f"condition_value_range={limits} must be the least and the greatest number, which differ."
+            )
+        if num_classes is not None or max_augmentation_level is not None:
+            raise ValueError(
+                f"condition_value_range={limits} is for a network without classes and augmentation levels, and there "
+                f"are num_classes={num_classes} and max_augmentation_level={max_augmentation_level}: leave one of "
+                "them out."
+            )
+        if absent is not None and (0 <= absent <= LARGEST_TOLD or not math.isfinite(absent)):
+            raise ValueError(
+                f"condition_value_absent={absent} must be outside of [0, {LARGEST_TOLD}], as which numbers are told."
+            )
+        if absent is not None and condition_dropout:
+            raise ValueError(
+                "condition_dropout is for networks whose number is not dropped, and there is condition_value_absent="
+                f"{absent}: guidance is by the number then."
+            )
 
 
 def _require(kwargs, name, value, reason):

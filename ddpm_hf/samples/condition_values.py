@@ -13,12 +13,19 @@ value_logger = logging.get_logger(__name__)
 
 # Embeddings of time are made for numbers from 0 to this.
 LARGEST_TOLD = 1000
+# What a network is told in the place of a number that was dropped; no number of the data is told as this.
+ABSENT_TOLD = -1000.0
 
 
 def value_limits_of(config):
     """(least, greatest) of the numbers that a network is told, or None for a network that is told none."""
     limits = own_value(config, "condition_value_range")
     return None if limits is None else tuple(limits)
+
+
+def absent_value_of(config):
+    """What a network was told where the number was dropped in training; None for one that was always told a number."""
+    return own_value(config, "condition_value_absent")
 
 
 def told_values(values, limits):

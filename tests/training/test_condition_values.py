@@ -1,6 +1,7 @@
 """A column of numbers as the condition: read, checked, taught, told when sampling, scored, calibrated and shared."""
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -15,7 +16,8 @@ from ddpm_hf.calibration import fit_solver
 from ddpm_hf.data import DataArguments, open_images
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim
-from ddpm_hf.samples.condition_values import told_values, value_limits_of
+from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
+from ddpm_hf.samples.condition_values import ABSENT_TOLD, absent_value_of, told_values, value_limits_of
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.conditions import learned_labels
 from ddpm_hf.training.train import train
@@ -86,6 +88,8 @@ def test_columns_that_are_refused(rows, column, message):
     [
         ({"class_conditional": True}, "does not go with class_conditional: leave one"),
         ({"streaming": True}, "does not tell its least and greatest number before it is read: give them with"),
+        ({"value_dropout": 0.1, "value_column": None}, "drops numbers, and none are told"),
+        ({"value_dropout": 0.1, "condition_column": "x", "condition_dropout": 0.1}, "give one of them"),
         ({"value_range": "5"}, "value_range='5' must be two numbers, the lesser first"),
         ({"value_range": "5,5"}, "value_range='5,5' must be two numbers"),
         ({"value_range": "1,2", "value_column": None}, "is of numbers: name their column with --value_column"),
@@ -116,7 +120,8 @@ def test_the_least_number_is_told_as_0_and_the_greatest_as_1000(tiny_unet):
     wanted = torch.tensor([0.0, 500, 1000])
     values = torch.tensor([20, 57.5, 95])
     assert_close(told_values(values, (20, 95)), wanted)
-    assert_close(learned_labels({"labels": values}, unet.config, 0.9), wanted)
+    shares = SimpleNamespace(label_dropout=0.9, value_dropout=0.0)
+    assert_close(learned_labels({"labels": values}, unet.config, shares), wanted)
     pipeline = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler())
     assert_close(pipeline.encode_labels([20, 57.5, 95], batch_size=3), wanted)
     x = torch.randn(3, 1, 8, 8)
@@ -129,7 +134,10 @@ def test_the_least_number_is_told_as_0_and_the_greatest_as_1000(tiny_unet):
         ({}, "told a number for each sample: give class_labels, or --value, such as 20 to 95"),
         ({"class_labels": [30, float("nan")]}, "there is "),
         ({"class_labels": "bright"}, "no such names"),
-        ({"class_labels": 30.0, "guidance_scale": 2}, "guidance_scale=2 is for classes"),
+        (
+            {"class_labels": 30.0, "guidance_scale": 2},
+            "needs a model whose numbers were dropped now and then in training",
+        ),
         ({"class_labels": [30, 40], "batch_size": 3}, "must agree on one whole number"),
     ],
 )
@@ -137,6 +145,41 @@ def test_samples_need_a_number(tiny_unet, told, message):
     unet = tiny_unet(condition_value_range=(20, 95))
     with pytest.raises(ValueError, match=message):
         GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler())(num_inference_steps=1, **told)
+
+
+def test_guidance_leads_away_from_what_is_told_for_no_number(tiny_unet):
+    unet = tiny_unet(condition_value_range=(20, 95), condition_value_absent=ABSENT_TOLD)
+    pipeline = GaussianDiffusionPipeline(unet, GaussianDiffusionScheduler())
+    x, t, absent = torch.randn(2, 1, 8, 8), torch.tensor(500), torch.full((2,), -1000.0)
+    told = make_conditioning(pipeline, [20, 95], Guidance(3.0), 2)
+    assert told.labels.tolist() == [0, 1000, -1000, -1000]
+    with torch.no_grad():
+        without, given = unet(x, t, absent).sample, unet(x, t, torch.tensor([0.0, 1000])).sample
+        assert (without - given).abs().max() > 1e-4
+        assert_close(pipeline.predict(x, t, t, told), without + 3 * (given - without))
+        assert_close(pipeline.predict(x, t, t, make_conditioning(pipeline, None, Guidance(), 2)), without)
+        assert_close(unet(x, t).sample, without)
+
+
+def test_numbers_are_dropped_in_the_asked_share(tiny_unet):
+    config = tiny_unet(condition_value_range=(0, 1), condition_value_absent=ABSENT_TOLD).config
+    torch.manual_seed(0)
+    shares = SimpleNamespace(label_dropout=0.9, value_dropout=0.25)
+    told = learned_labels({"labels": torch.full((10_000,), 0.5)}, config, shares)
+    assert set(told.tolist()) == {500, -1000}
+    assert abs((told == -1000).double().mean() - 0.25) < 0.02
+
+
+def test_guidance_by_the_image_keeps_the_number(tiny_unet):
+    told = {"in_channels": 2, "condition_channels": 1, "condition_value_range": (0, 1), "condition_dropout": True}
+    pipeline = GaussianDiffusionPipeline(tiny_unet(**told), GaussianDiffusionScheduler())
+    image = ConditionInput(torch.ones(1, 1, 8, 8), sides=(8, 8))
+    given = make_conditioning(pipeline, 0.5, Guidance(2.0), 1, image)
+    assert given.labels.tolist() == [500, 500] and given.image[:, 0, 0, 0].tolist() == [1, 0]
+    by_number = told | {"condition_dropout": False, "condition_value_absent": ABSENT_TOLD}
+    pipeline = GaussianDiffusionPipeline(tiny_unet(**by_number), GaussianDiffusionScheduler())
+    given = make_conditioning(pipeline, 0.5, Guidance(2.0), 1, image)
+    assert given.labels.tolist() == [500, -1000] and given.image[:, 0, 0, 0].tolist() == [1, 1]
 
 
 def test_numbers_that_were_not_taught_are_said(tiny_unet, rows, diffusers_log, caplog):
@@ -154,6 +197,15 @@ def test_numbers_that_were_not_taught_are_said(tiny_unet, rows, diffusers_log, c
     [
         ({"condition_value_range": (3, 3)}, "must be the least and the greatest number"),
         ({"condition_value_range": (0, 1), "num_classes": 3}, "without classes and augmentation levels"),
+        ({"condition_value_absent": -1000.0}, "is of a number: give condition_value_range too"),
+        ({"condition_value_range": (0, 1), "condition_value_absent": 500.0}, r"must be outside of \[0, 1000\]"),
+        (
+            {
+                **{"condition_value_range": (0, 1), "condition_value_absent": -1000.0, "in_channels": 2},
+                **{"condition_channels": 1, "condition_dropout": True},
+            },
+            "guidance is by the number then",
+        ),
         ({"condition_value_range": (0, 1), "class_embed_type": "identity"}, "embedded like a timestep"),
     ],
 )
@@ -179,7 +231,7 @@ def run(*arguments):
     return result.output
 
 
-def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path, tiny_network):
+def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path, tiny_network, tiny_unet):
     """Trained, resumed, drawn by the command, scored, loaded by stock classes and by the repository's own code."""
     folder, data = tmp_path / "run", ["--dataset", rows, "--value_column", "brightness"]
     flags = [
@@ -195,14 +247,18 @@ def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path, tiny_net
         folder,
     ]
     more = ["--num_train_timesteps", 20, "--eval_every", 1, "--eval_split", "train[:4]", "--eval_steps", 2]
+    more += ["--value_dropout", 0.5]
     for steps in (1, 2):
-        run("train", *data, "--split", "train[4:]", "--max_train_steps", steps, *flags, *more)
+        printed = run("train", *data, "--split", "train[4:]", "--max_train_steps", steps, *flags, *more)
     pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
     assert type(pipeline.unet) is UNet2DModel and pipeline.unet.config.class_embed_type == "timestep"
     low, high = value_limits_of(pipeline.unet.config)
+    assert absent_value_of(pipeline.unet.config) == ABSENT_TOLD
+    assert f"ddpm-hf sample {folder} --value {(low + high) / 2:.3g} --recipe" in printed
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"class_labels={(low + high) / 2:.3g}" in card and f"from {low:.4g} to {high:.4g}" in card
-    run("sample", folder, "--value", 50, "--num_images", 2, "--steps", 2, "--output", tmp_path / "samples.png")
+    guided = ["--value", 50, "--guidance_scale", 2]
+    run("sample", folder, *guided, "--num_images", 2, "--steps", 2, "--output", tmp_path / "samples.png")
     own_code = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
     how = {"num_inference_steps": 2, "output_type": "pt"}
     drawn = [
@@ -224,6 +280,12 @@ def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path, tiny_net
     with pytest.raises(InputError, match="is told a number of each image: name its column with --value_column"):
         evaluate_bits_per_dim(str(folder), tmp_path / "other", DataArguments(dataset=rows), num_images=2, steps=2)
     again = {"init_from": str(folder), "dataset": rows, "max_train_steps": 1, "batch_size": 4}
+    with pytest.raises(InputError, match="value_dropout=0.1 does not go with .* whose network was always told"):
+        GaussianDiffusionPipeline(
+            tiny_unet(condition_value_range=(0, 100)), GaussianDiffusionScheduler()
+        ).save_pretrained(tmp_path / "always")
+        dropping = {"value_column": "brightness", "value_dropout": 0.1, "output_dir": str(tmp_path / "more")}
+        train(TrainingArguments(**again | {"init_from": str(tmp_path / "always")} | dropping))
     with pytest.raises(InputError, match="whose network is told some: name their column"):
         train(TrainingArguments(**again, output_dir=str(tmp_path / "more")))
     refused = CliRunner().invoke(cli.app, ["sample", str(folder), "--value", "50", "--class", "cat"])
