@@ -104,7 +104,7 @@ def closing(args, folder, total_steps, seconds, config):
     elif condition is not None:
         draws, what = f"upscale {where} IMAGE", "enlarges an image in few steps; without options, in all"
     if limits is not None:
-        draws += f" --value {sum(limits) / 2:.3g}"
+        draws += f" --value {sum(limits) / 2:g}"
     others = [written_sides(shape) for shape in trained_shapes(config)[1:]]
     is_tracked = args.report_to in ("tensorboard", "all")
     next_steps = {

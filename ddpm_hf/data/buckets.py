@@ -58,12 +58,13 @@ def in_buckets(source, aspect_buckets, config):
         logger.warning("aspect_buckets=%s: no image is nearest to %s, which is left out.", aspect_buckets, empty)
     # An image whose header cannot be read counts among the most, and is reported when it is decoded.
     place = {number: place for place, number in enumerate(order)} | {-1: 0}
-    opened = {each.name: getattr(source, each.name) for each in fields(source)}
-    return BucketedImages(
-        **opened,
-        bucket_of=np.array([place[number] for number in nearest.tolist()]),
-        sizes=tuple(size_of(*shapes[number]) for number in order),
-    ).in_first_size()
+    bucket_of = np.array([place[number] for number in nearest.tolist()])
+    sizes = tuple(size_of(*shapes[number]) for number in order)
+    return BucketedImages(**_fields_of(source), bucket_of=bucket_of, sizes=sizes).resized(sizes[0])
+
+
+def _fields_of(source):
+    return {each.name: getattr(source, each.name) for each in fields(ImageSource)}
 
 
 def _check_shapes(shapes, aspect_buckets, factor):
@@ -110,18 +111,11 @@ class BucketedImages(ImageSource):
         """(height, width) of each size."""
         return [sides_of_size(size) for size in self.sizes]
 
-    def in_first_size(self):
-        return self.resized(self.sizes[0])
-
     @property
     def buckets(self):
         """The source of each size, an [`ImageSource`]."""
         parts = (self.select(np.flatnonzero(self.bucket_of == number)) for number in range(len(self.sizes)))
-        names = [each.name for each in fields(ImageSource)]
-        return [
-            ImageSource(**{name: getattr(part, name) for name in names}).resized(size)
-            for part, size in zip(parts, self.sizes, strict=True)
-        ]
+        return [ImageSource(**_fields_of(part)).resized(size) for part, size in zip(parts, self.sizes, strict=True)]
 
     def select(self, chosen):
         return replace(super().select(chosen), bucket_of=self.bucket_of[chosen])

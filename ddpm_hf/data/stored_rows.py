@@ -117,6 +117,17 @@ def check_value_column(features, column):
         raise InputError(f"value_column={column!r} {state}. The columns are: {described}.")
 
 
+def as_numbers(values):
+    """Stored numbers as float32, (N,); NaN where one is missing."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64).astype(np.float32)
+
+
+def are_within(numbers, limits):
+    """Which of the numbers, float32, are finite and within limits, (N,)."""
+    low, high = np.float32(limits)
+    return (low <= numbers) & (numbers <= high)
+
+
 def read_values(rows, column, trained=None, wanted=None):
     """All numbers of a column as float32, and (least, greatest), or `trained`, that of a network, or `wanted`.
 
@@ -126,7 +137,7 @@ def read_values(rows, column, trained=None, wanted=None):
     """
     check_value_column(rows.features, column)
     stored = rows.with_format(None).select_columns(column)[:][column]
-    values = np.array([np.nan if value is None else value for value in stored], dtype=np.float64).astype(np.float32)
+    values = as_numbers(stored)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise InputError(
@@ -134,7 +145,7 @@ def read_values(rows, column, trained=None, wanted=None):
         )
     least, greatest = float(values.min()), float(values.max())
     if trained is None and wanted is not None:
-        if not wanted[0] <= least <= greatest <= wanted[1]:
+        if not are_within(values, wanted).all():
             raise InputError(
                 f"value_column={column!r} has numbers from {least:g} to {greatest:g}, and value_range says "
                 f"{wanted[0]:g} to {wanted[1]:g}: give a range that holds them."
@@ -142,7 +153,7 @@ def read_values(rows, column, trained=None, wanted=None):
         return values, wanted
     if trained is None and least == greatest:
         raise InputError(f"value_column={column!r} has {least:g} everywhere: there is nothing to learn of it.")
-    if trained is not None and not trained[0] <= least <= greatest <= trained[1]:
+    if trained is not None and not are_within(values, trained).all():
         logger.warning(
             "value_column=%r has numbers from %g to %g, and the network was taught those from %g to %g.",
             *(column, least, greatest, *trained),

@@ -30,7 +30,14 @@ from ddpm_hf.data.limits import check_batch_size
 from ddpm_hf.data.pairs import find_columns, stored_values
 from ddpm_hf.data.sized_images import SizedImages
 from ddpm_hf.data.source import form_of_conditions, resolution_of
-from ddpm_hf.data.stored_rows import check_value_column, find_label_column, names_of_classes, open_rows
+from ddpm_hf.data.stored_rows import (
+    are_within,
+    as_numbers,
+    check_value_column,
+    find_label_column,
+    names_of_classes,
+    open_rows,
+)
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import ignore_stop_signals
 from ddpm_hf.samples.condition_values import value_limits_of
@@ -350,17 +357,18 @@ class RowDecoder(Dataset):
 
     def _with_numbers(self, rows, images, read, damaged):
         """The images, and their places, whose number is there; the others are put among the `damaged`."""
-        column, (low, high) = self.source.label_column, self.source.value_limits
-        values = {place: rows[place].values[column] for place in read}
-        bad = [place for place in read if values[place] is None or not low <= values[place] <= high]
+        column, limits = self.source.label_column, self.source.value_limits
+        values = [rows[place].values[column] for place in read]
+        kept = are_within(as_numbers(values), limits)
         reason = "has {}, and the numbers that are told are from {:g} to {:g}"
-        damaged |= {place: f"{column!r} {reason.format(values[place], low, high)}" for place in bad}
-        kept = [place not in bad for place in read]
-        return images[kept], [place for place in read if place not in bad]
+        for place, value, is_kept in zip(read, values, kept, strict=True):
+            if not is_kept:
+                damaged[place] = f"{column!r} {reason.format(value, *limits)}"
+        return images[kept], [place for place in read if place not in damaged]
 
     def _labels(self, rows):
         if self.source.value_limits is not None:
-            return torch.tensor([float(row.values[self.source.label_column]) for row in rows], dtype=torch.float32)
+            return torch.from_numpy(as_numbers([row.values[self.source.label_column] for row in rows]))
         return torch.tensor([self._label(row) for row in rows], dtype=torch.int64)
 
     def _label(self, row):

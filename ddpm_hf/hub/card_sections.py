@@ -179,7 +179,7 @@ def loading(folder, index, repository):
     limits = value_limits_of(_network_config(folder))
     label = f", class_labels={first}" if _has_classes(folder) else ""
     if limits is not None:
-        label = f", class_labels={sum(limits) / 2:.3g}"
+        label = f", class_labels={sum(limits) / 2:g}"
     ways, (steps, recipe) = [], _sampler(folder)
     if is_stock:
         prompt = _prompt(folder).removeprefix("prompt=").removesuffix(", ")

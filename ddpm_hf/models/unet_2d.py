@@ -101,8 +101,7 @@ class DDPMUNet2DModel(PortableConfigMixin, UNet2DModel):
             _require(kwargs, "class_embed_type", "timestep", "the augmentation level is embedded like a timestep")
         values = _ValueKeys(condition_value_range, condition_value_absent)
         values.check(num_classes, max_augmentation_level, condition_dropout)
-        if condition_value_range is not None:
-            _require(kwargs, "class_embed_type", "timestep", "the number is embedded like a timestep")
+        values.require_embedding(kwargs)
         channels = in_channels - (condition_channels or 0)
         if variance_head is not None:
             _require(kwargs, "out_channels", 2 * channels, "2 * in_channels with a variance head")
@@ -247,6 +246,11 @@ class _ValueKeys(NamedTuple):
 
     condition_value_range: tuple[float, float] | None
     condition_value_absent: float | None
+
+    def require_embedding(self, kwargs):
+        """Puts the embedding of the number among the arguments; ValueError for another embedding there."""
+        if self.condition_value_range is not None:
+            _require(kwargs, "class_embed_type", "timestep", "the number is embedded like a timestep")
 
     def check(self, num_classes, max_augmentation_level, condition_dropout):
         """Raises ValueError for limits that are none, beside classes or levels, and for a number told for none."""

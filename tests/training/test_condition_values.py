@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.data import DataArguments, open_images
+from ddpm_hf.data.stored_rows import are_within, as_numbers
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning
@@ -105,6 +106,12 @@ def test_a_range_may_be_wider_than_that_of_the_data(rows):
     assert open_images(options(rows, value_range="0,100"), None).value_limits == (0, 100)
     with pytest.raises(InputError, match="has numbers from 20 to 95, and value_range says 0 to 90: give a range"):
         open_images(options(rows, value_range="0,90"), None)
+
+
+def test_limits_hold_the_numbers_that_are_rounded_to_them():
+    numbers = as_numbers([0.1, None, float("nan"), 0.3, 0.31])
+    assert are_within(numbers, (0.1, 0.3)).tolist() == [True, False, False, True, False]
+    assert are_within(numbers, (float(np.float32(0.1)), 0.31)).tolist() == [True, False, False, True, True]
 
 
 def test_points_and_files_of_arrays_have_no_such_column(tmp_path):
@@ -254,9 +261,9 @@ def test_from_a_column_of_numbers_to_samples_and_scores(rows, tmp_path, tiny_net
     assert type(pipeline.unet) is UNet2DModel and pipeline.unet.config.class_embed_type == "timestep"
     low, high = value_limits_of(pipeline.unet.config)
     assert absent_value_of(pipeline.unet.config) == ABSENT_TOLD
-    assert f"ddpm-hf sample {folder} --value {(low + high) / 2:.3g} --recipe" in printed
+    assert f"ddpm-hf sample {folder} --value {(low + high) / 2:g} --recipe" in printed
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"class_labels={(low + high) / 2:.3g}" in card and f"from {low:.4g} to {high:.4g}" in card
+    assert f"class_labels={(low + high) / 2:g}" in card and f"from {low:.4g} to {high:.4g}" in card
     guided = ["--value", 50, "--guidance_scale", 2]
     run("sample", folder, *guided, "--num_images", 2, "--steps", 2, "--output", tmp_path / "samples.png")
     own_code = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
