@@ -99,7 +99,7 @@ def measure_reconstruction(options, measured, autoencoder):
     floor = to_model_range(draw_images(measured.train, options.num_images, 0).decode()["images"])
     rows = {"training images": {"distance": measured.distance(floor)}}
     rows["reconstructions"] = {"psnr": psnr(again, images), "distance": measured.distance(again)}
-    return rows, (images[:COLUMNS], again[:COLUMNS])
+    return rows, (images, again)
 
 
 def drawn(pipeline, options, number, seed):

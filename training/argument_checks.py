@@ -23,13 +23,13 @@ RANGES = (
         "at least 0",
         lambda value: value >= 0,
         "in_memory_limit_gb on_disk_limit_gb dataloader_workers lr_warmup_steps adam_weight_decay seed sample_every "
-        "checkpoint_every eval_every kl_weight",
+        "checkpoint_every eval_every kl_weight discriminator_weight discriminator_start",
     ),
     (
         "greater than 0",
         lambda value: value > 0,
         "num_epochs minutes save_images_epochs max_grad_norm ema_power ema_inv_gamma vlb_weight min_snr_gamma "
-        "sigma_max sigma_data",
+        "sigma_max sigma_data perceptual_weight",
     ),
     # Adam moves each weight by about so much in an update.
     ("greater than 0 and at most 1", lambda value: 0 < value <= 1, "learning_rate"),

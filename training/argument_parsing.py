@@ -86,7 +86,7 @@ def _with_data(flags, data):
 
 
 def _check_places(options):
-    models = ((name, check_model_place) for name in ("init_from", "model", "vae"))
+    models = ((name, check_model_place) for name in ("init_from", "model", "vae", "perceptual_network"))
     for name, check in (("dataset", check_data_name), *models):
         if options.get(name) is not None:
             refuse_empty(name, options[name])

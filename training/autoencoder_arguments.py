@@ -28,6 +28,19 @@ CONFLICTS = (
         lambda a: a.ema == "power",
         "ema='power' keeps averages of other lengths for diffusion models: leave it out for an autoencoder.",
     ),
+    (
+        lambda a: a.perceptual_network is None and a.perceptual_weight != AutoencoderArguments.perceptual_weight,
+        "perceptual_weight={a.perceptual_weight} has no effect without --perceptual_network.",
+    ),
+    (
+        lambda a: a.discriminator_weight and a.discriminator_start is None,
+        "discriminator_weight={a.discriminator_weight} needs --discriminator_start, the updates of the warm-up: half of all "
+        "serves well.",
+    ),
+    (
+        lambda a: a.discriminator_start is not None and not a.discriminator_weight,
+        "discriminator_start={a.discriminator_start} has no effect without --discriminator_weight; the paper has 0.5.",
+    ),
 )
 
 
@@ -62,6 +75,17 @@ class AutoencoderArguments(RunArguments):
     kl_weight: float = option(
         1e-4, "Weight of the KL divergence of the latents to a standard normal; the paper has 1e-6."
     )
+    perceptual_network: str | None = option(
+        None,
+        "Folder or Hub id of a backbone of transformers (ResNet, ConvNeXt, DINOv2, ..), in whose features images and "
+        "reconstructions are compared too; `python -m ddpm_hf.evaluation.feature_network` trains one on your images.",
+    )
+    perceptual_weight: float = option(1.0, "Weight of that perceptual distance; the paper has 1.")
+    discriminator_weight: float = option(
+        0.0,
+        "Weight of a patch discriminator, against which the autoencoder is trained: 0 for none; the paper has 0.5, and adapts it to the other losses.",
+    )
+    discriminator_start: int | None = option(None, "Updates before the discriminator begins; half of all serves well.")
 
     # Optimization
     learning_rate: float = option(1e-3, "Peak learning rate; large networks take 1e-4.")

@@ -22,8 +22,8 @@ class LearningAutoencoder(AutoencoderKL):
         return stock.to(self.device).eval()
 
 
-def make_autoencoder_objective(reconstruction, kl_weight):
-    r"""The loss of each image, :math:`(\|x - \hat x\| + w \, KL(q(z | x) \| N(0, I))) / d`, d = C H W.
+class AutoencoderObjective:
+    r"""The loss of each image, :math:`(\|x - \hat x\| + w KL(q(z | x) \| N(0, I))) / d + v D(x, \hat x)`, d = C H W.
 
     The norm is the sum of the absolute differences (`l1`, as in Rombach et al. 2022, appendix G) or of their squares
     (`mse`), :math:`\hat x` is decoded from z ~ q, and with mean mu and variance sigma^2 of q
@@ -33,17 +33,42 @@ def make_autoencoder_objective(reconstruction, kl_weight):
     Args:
         reconstruction (`str`): `l1` or `mse`.
         kl_weight (`float`): w.
+        perceptual ([`PerceptualDistance`], *optional*): D; without it there is no such term.
+        perceptual_weight (`float`): v.
+        adversary ([`Adversary`], *optional*): opposes the autoencoder after a warm-up.
 
-    Returns:
-        `objective(network, images, timesteps, labels)`: differentiable, (N,); the images are in [-1, 1], and
-        timesteps and labels are ignored.
+    Attributes:
+        terms (`dict`): values of the last batch for the log, each (), by name.
     """
-    difference = RECONSTRUCTIONS[reconstruction]
 
-    def objective(network, images, timesteps, labels=None):
+    def __init__(self, reconstruction, kl_weight, perceptual=None, perceptual_weight=1.0, adversary=None):
+        self.difference, self.kl_weight = RECONSTRUCTIONS[reconstruction], kl_weight
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.adversary, self.terms = adversary, {}
+
+    @property
+    def names_of_terms(self):
+        """The names that `terms` has at some time."""
+        of_adversary = () if self.adversary is None else self.adversary.terms
+        return (*(() if self.perceptual is None else ("perceptual_distance",)), *of_adversary)
+
+    def __call__(self, network, images, timesteps, labels=None):
+        """The losses of images in [-1, 1], differentiable, (N,); timesteps and labels are ignored."""
+        self.terms = {}
         reconstructed, moments = network(images)
-        errors = difference(reconstructed.float(), images, reduction="none").flatten(1).mean(1)
+        reconstructed = reconstructed.float()
+        if self.adversary is not None and self.adversary.is_on:
+            errors, told = self.adversary.oppose(images, reconstructed, self._errors)
+            self.terms |= told
+        else:
+            errors = self._errors(images, reconstructed)
         kl = DiagonalGaussianDistribution(moments.float()).kl()
-        return errors + kl_weight * kl / images[0].numel()
+        return errors + self.kl_weight * kl / images[0].numel()
 
-    return objective
+    def _errors(self, images, reconstructed):
+        errors = self.difference(reconstructed, images, reduction="none").flatten(1).mean(1)
+        if self.perceptual is None:
+            return errors
+        distances = self.perceptual(images, reconstructed)
+        self.terms["perceptual_distance"] = distances.detach().mean()
+        return errors + self.perceptual_weight * distances

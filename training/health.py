@@ -29,15 +29,17 @@ class UpdateStatistics:
     Args:
         num_train_timesteps (`int`): T; losses are also averaged per quarter of T, unless T is 1.
         accelerator (`accelerate.Accelerator`): its device holds all sums until they are added over its processes.
+        terms (`tuple[str]`): names of further values of a batch, whose means are logged.
     """
 
-    def __init__(self, num_train_timesteps, accelerator):
+    def __init__(self, num_train_timesteps, accelerator, terms=()):
         self.num_train_timesteps, self.accelerator = num_train_timesteps, accelerator
         self.num_quartiles = QUARTILES if num_train_timesteps > 1 else 0
-        self.sums = torch.zeros(4 + 2 * self.num_quartiles, device=accelerator.device)
+        self.sums = torch.zeros(4 + 2 * self.num_quartiles + 2 * len(terms), device=accelerator.device)
         # Views of the sums: numerator and denominator of each mean.
         self.loss, self.grad_norm = self.sums[:2], self.sums[2:4]
-        self.loss_by_quartile = self.sums[4:].view(self.num_quartiles, 2)
+        by_quartile, of_terms = self.sums[4:].view(-1, 2).split([self.num_quartiles, len(terms)])
+        self.loss_by_quartile, self.terms = by_quartile, dict(zip(terms, of_terms, strict=True))
         # Skipped updates in all, and in a row up to now.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
 
@@ -52,6 +54,12 @@ class UpdateStatistics:
         quartiles = timesteps * self.num_quartiles // self.num_train_timesteps
         is_in = quartiles == torch.arange(self.num_quartiles, device=quartiles.device).unsqueeze(1)
         self.loss_by_quartile += (is_in.unsqueeze(2) * rows).sum(1)
+
+    @torch.no_grad()
+    def add_terms(self, values):
+        """Adds values of one batch by their names, each (); a batch need not have all of them."""
+        for name, value in values.items():
+            self.terms[name] += _value_and_count(value)
 
     @torch.no_grad()
     def add_update(self, grad_norm):
@@ -69,9 +77,9 @@ class UpdateStatistics:
         Every process must call this.
         """
         sums = self.accelerator.reduce(self.sums, "sum").tolist()
-        loss, norm, *quartiles = (_ratio(*sums[i : i + 2]) for i in range(0, len(sums), 2))
-        names = [f"loss_quartile_{number}" for number in range(1, self.num_quartiles + 1)]
-        return {"loss": loss, "grad_norm": norm, **dict(zip(names, quartiles, strict=True))}
+        loss, norm, *others = (_ratio(*sums[i : i + 2]) for i in range(0, len(sums), 2))
+        names = [*(f"loss_quartile_{number}" for number in range(1, self.num_quartiles + 1)), *self.terms]
+        return {"loss": loss, "grad_norm": norm, **dict(zip(names, others, strict=True))}
 
     def begin_interval(self):
         self.sums.zero_()

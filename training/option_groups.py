@@ -13,7 +13,8 @@ _NAMES = {
     "Diffusion process": "process num_train_timesteps beta_schedule beta_start beta_end prediction_type variance_type "
     "rescale_betas_zero_snr sigma_max sigma_data",
     "Length and batch": "max_train_steps num_epochs minutes batch_size gradient_accumulation_steps find_batch_size",
-    "Loss": "reconstruction kl_weight objective vlb_weight min_snr_gamma likelihood_weighting discrete_levels "
+    "Loss": "reconstruction kl_weight perceptual_network perceptual_weight discriminator_weight discriminator_start "
+    "objective vlb_weight min_snr_gamma likelihood_weighting discrete_levels "
     "timestep_sampling",
     "Optimizer": "learning_rate lr_scheduler lr_warmup_steps optimizer adam_beta1 adam_beta2 adam_weight_decay "
     "adam_epsilon max_grad_norm max_nonfinite_steps seed",

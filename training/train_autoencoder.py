@@ -26,10 +26,12 @@ from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import AUTOENCODER
 from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.sizes import config_size, size_of
+from ddpm_hf.training.adversary import Adversary, check_discriminator_can_be
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import comparison_grid, psnr, reconstructions, with_units
-from ddpm_hf.training.autoencoder_objective import LearningAutoencoder, make_autoencoder_objective
+from ddpm_hf.training.autoencoder_objective import AutoencoderObjective, LearningAutoencoder
 from ddpm_hf.training.health import check_weights
+from ddpm_hf.training.perceptual_distance import open_perceptual_distance
 from ddpm_hf.training.program import Program, stopped_by_signals
 from ddpm_hf.training.run_folder import check_run_folder, mark_finished
 from ddpm_hf.training.run_setup import (
@@ -65,6 +67,7 @@ def train_autoencoder(args):
     config = network_config_for(args, source)
     total_steps = steps_to_do(args, accelerator, len(source))
     if total_steps is not None:
+        check_discriminator_can_be(args, source.form.sides, total_steps)
         run(args, accelerator, (source, held_out), config, total_steps)
     return Path(args.output_dir)
 
@@ -106,9 +109,10 @@ def run(args, accelerator, sources, config, total_steps):
     set_seed(args.seed)  # gives the same initial weights in every process
     network = LearningAutoencoder(**config)
     note_resizing(accelerator, source)
+    objective = objective_for(args, accelerator, network, source)
     with main_process_in(alone_in(args.output_dir), accelerator):
         images = begin_run(args, accelerator, source, network)
-        loop = AutoencoderTrainer(args, accelerator, network, images, total_steps)
+        loop = AutoencoderTrainer(args, accelerator, network, objective, images, total_steps)
         loop.held_out = draw_images(held_out, args.num_eval_images, args.seed).decode(args.dataloader_workers)
         if args.eval_features is not None:
             loop.distance = HeldOutDistance(args, loop.held_out, accelerator)
@@ -120,8 +124,24 @@ def run(args, accelerator, sources, config, total_steps):
     leave_processes(accelerator)
 
 
+def objective_for(args, accelerator, network, source):
+    """The [`AutoencoderObjective`] of a run, with the networks that judge its reconstructions."""
+    sides, perceptual, adversary = source.form.sides, None, None
+    if args.perceptual_network is not None:
+        open_it = partial(open_perceptual_distance, args.perceptual_network, source.channels, sides)
+        perceptual = main_process_first(accelerator, open_it).to(accelerator.device)
+    if args.discriminator_weight:
+        adversary = Adversary(args, accelerator, network, sides)
+    return AutoencoderObjective(
+        args.reconstruction, args.kl_weight, perceptual, args.perceptual_weight, adversary=adversary
+    )
+
+
 class AutoencoderTrainer(TrainingLoop):
     """Trains a [`LearningAutoencoder`]; the result is the averaged weights.
+
+    Args:
+        args .. total_steps: as in [`TrainingLoop`], the objective an [`AutoencoderObjective`].
 
     Attributes:
         held_out: `{"images": (N, C, H, W), uint8}`, which are reconstructed.
@@ -130,9 +150,17 @@ class AutoencoderTrainer(TrainingLoop):
 
     held_out = distance = None
 
-    def __init__(self, args, accelerator, network, images, total_steps):
-        objective = make_autoencoder_objective(args.reconstruction, args.kl_weight)
-        super().__init__(args, accelerator, network.train(), Task(objective, 1), images, total_steps)
+    def __init__(self, args, accelerator, network, objective, images, total_steps):
+        task = Task(objective, 1, objective.names_of_terms)
+        super().__init__(args, accelerator, network.train(), task, images, total_steps)
+        if objective.adversary is not None:
+            self.own_parts["discriminator"] = objective.adversary
+
+    def learn(self, batch, place):
+        super().learn(batch, place)
+        self.statistics.add_terms(self.objective.terms)
+        if self.objective.adversary is not None and self.accelerator.sync_gradients:
+            self.objective.adversary.finish_update(self.lr_scheduler.get_last_lr()[0])
 
     def between_updates(self):
         if self.is_due(self.args.sample_every):

@@ -70,11 +70,12 @@ class Task(NamedTuple):
     """The learning task of a network.
 
     objective: `objective(model, images, timesteps, labels)` gives a loss for each image, (B,); num_train_timesteps: T,
-    which the timesteps are below.
+    which the timesteps are below; terms: the names of further values that are logged.
     """
 
     objective: Callable
     num_train_timesteps: int
+    terms: tuple[str, ...] = ()
 
 
 class TrainingLoop:
@@ -110,7 +111,7 @@ class TrainingLoop:
         )
         self.ema = make_ema(self.parameters, args)
         self.progress = Progress()
-        self.statistics = UpdateStatistics(task.num_train_timesteps, accelerator)
+        self.statistics = UpdateStatistics(task.num_train_timesteps, accelerator, task.terms)
         self.saved_step = None
         self.stop = StopRequest(accelerator.num_processes)
         save_without_wrappers(accelerator)

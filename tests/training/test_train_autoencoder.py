@@ -24,7 +24,7 @@ from ddpm_hf.samples.latent_units import centred, decode_latents, drawn_from, fa
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import psnr, reconstructions, with_units
-from ddpm_hf.training.autoencoder_objective import LearningAutoencoder, make_autoencoder_objective
+from ddpm_hf.training.autoencoder_objective import AutoencoderObjective, LearningAutoencoder
 from ddpm_hf.training.train_autoencoder import main, train_autoencoder
 
 TINY = {
@@ -71,7 +71,7 @@ def tiny_autoencoder(channels=1):
 def test_the_loss_is_the_error_and_the_divergence_per_dimension(name, norm):
     network, images = tiny_autoencoder(3), torch.rand(4, 3, 8, 8) * 2 - 1
     torch.manual_seed(1)
-    losses = make_autoencoder_objective(name, kl_weight=0.5)(network, images, None)
+    losses = AutoencoderObjective(name, kl_weight=0.5)(network, images, None)
     torch.manual_seed(1)
     reconstructed, moments = network(images)
     mean, log_variance = moments.chunk(2, dim=1)
