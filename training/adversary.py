@@ -17,7 +17,7 @@ BETAS = (0.5, 0.9)
 class Adversary:
     r"""A patch discriminator D with its optimizer, which learns beside an autoencoder, and opposes it.
 
-    The autoencoder minimises, with the hinge loss of D and an adaptive weight (Esser et al. 2021, eq. 6 and 7),
+    The autoencoder minimises the first, and D the hinge loss (Esser et al. 2021, eq. 6 and 7, and their code):
 
     .. math::
         L_{rec} - w \lambda \, E[D(\hat x)], \quad

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from test_processes import ON_TWO, flags, launch  # noqa: F401
 from test_train_autoencoder import WEIGHTS, config, options, tiny_autoencoder  # noqa: F401
 from transformers import (
     CLIPVisionConfig,
@@ -200,6 +201,24 @@ def test_it_learns_to_tell_reconstructions_in_bf16(options, classifier):  # noqa
     assert rows[0]["generator_loss"] != rows[0]["generator_loss"]  # NaN: the warm-up
     assert rows[-1]["discriminator_loss"] < rows[1]["discriminator_loss"]
     assert rows[-1]["perceptual_distance"] < rows[0]["perceptual_distance"] and rows[-1]["skipped_updates"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["multi_cpu", "fsdp2"])
+def test_two_processes_learn_what_one_does_in_two_batches(options, classifier, tmp_path, launch, engine):  # noqa: F811
+    judged = {"perceptual_network": classifier, "discriminator_weight": 0.5, "discriminator_start": 1}
+    of_run = options | judged | {"batch_size": 2, "checkpoint_every": 0, "sample_every": 0}
+    one = train_autoencoder(AutoencoderArguments(**of_run | {"gradient_accumulation_steps": 2}))
+    two = of_run | {"output_dir": str(tmp_path / "two")}
+    launch(engine, *ON_TWO, "-m", "ddpm_hf.training.train_autoencoder", *flags(two))
+    state = "checkpoints/step-000004/training_state.safetensors"
+    first, second = (load_file(folder / state) for folder in (one, tmp_path / "two"))
+    for name, value in first.items():
+        if name.startswith("discriminator."):
+            torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+    rows = [read_rows(folder / "loss.csv")[-1] for folder in (one, tmp_path / "two")]
+    for name in TERMS:
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3)
 
 
 @pytest.mark.parametrize(
