@@ -131,7 +131,7 @@ def _with_gradient(values, gradient, at):
     return values + (linear - linear.detach())
 
 
-def check_discriminator_can_be(args, sides, total_steps):
+def check_discriminator(args, sides, total_steps):
     """Checks that there are patches, and updates after the warm-up.
 
     Raises:

@@ -26,7 +26,7 @@ from ddpm_hf.reports.loss_curve import draw_loss_curve
 from ddpm_hf.reports.report_files import AUTOENCODER
 from ddpm_hf.samples import kind_of_batch
 from ddpm_hf.sizes import config_size, size_of
-from ddpm_hf.training.adversary import Adversary, check_discriminator_can_be
+from ddpm_hf.training.adversary import Adversary, check_discriminator
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import comparison_grid, psnr, reconstructions, with_units
 from ddpm_hf.training.autoencoder_objective import AutoencoderObjective, LearningAutoencoder
@@ -67,7 +67,7 @@ def train_autoencoder(args):
     config = network_config_for(args, source)
     total_steps = steps_to_do(args, accelerator, len(source))
     if total_steps is not None:
-        check_discriminator_can_be(args, source.form.sides, total_steps)
+        check_discriminator(args, source.form.sides, total_steps)
         run(args, accelerator, (source, held_out), config, total_steps)
     return Path(args.output_dir)
 
