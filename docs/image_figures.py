@@ -1,4 +1,4 @@
-"""Pictures of images in README, docs/guidance.md, point_clouds.md and sampling.md; `figures.py` lists their models."""
+"""Pictures of images in README and docs; `figures.py` lists their models."""
 
 import json
 import shutil
@@ -9,8 +9,14 @@ import numpy as np
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
+from torch.nn.functional import interpolate
 
-from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import (
+    ExactDenoiser,
+    GaussianDiffusionPipeline,
+    GaussianDiffusionScheduler,
+    GaussianDiffusionUpscalePipeline,
+)
 from ddpm_hf.calibration.improve import ImproveOptions, improve
 from ddpm_hf.data import decode_all, draw_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments
@@ -95,6 +101,23 @@ def latents_and_pixels(file, latents, pixels, shown=12, steps=25):
     given = {"class_labels": labels, "num_inference_steps": steps}
     rows = [IMAGE_PROCESSOR.postprocess(tensor, output_type="pil") for tensor in (images, again)]
     image_rows(rows + [sample_images(pipeline, shown, **given) for pipeline in pipelines]).save(file)
+
+
+def upscaled(file, upscaler, shown=12, steps=25):
+    """Rows: told images of low resolution, their bicubic interpolations, samples of a model that is told them, and the
+    test images."""
+    pipeline = GaussianDiffusionUpscalePipeline.from_pretrained(upscaler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, "ddim-2m"))
+    test = DataArguments(split="test", class_conditional=True, resolution=pipeline.samples.sides[0])
+    drawn = draw_images(open_images(test, None), shown, seed=0).decode()
+    images = to_model_range(drawn["images"])
+    small = pipeline.samples.condition.of_image(images)
+    told = {"class_labels": drawn["labels"], "num_inference_steps": steps, "output_type": "pt"}
+    samples = pipeline(small / 2 + 0.5, generator=torch.Generator().manual_seed(0), **told).images * 2 - 1
+    sides = images.shape[2:]
+    rows = (interpolate(small, sides), interpolate(small, sides, mode="bicubic").clamp(-1, 1), samples, images)
+    image_rows([IMAGE_PROCESSOR.postprocess(row, output_type="pil") for row in rows]).save(file)
 
 
 def forward(file, num_images=300):
