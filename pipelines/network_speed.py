@@ -14,7 +14,8 @@ from ddpm_hf.execution import (
 )
 from ddpm_hf.execution_cache import remembered
 from ddpm_hf.limits import seconds_of
-from ddpm_hf.models.network_config import classes_of
+from ddpm_hf.models.level_embedding import telling_levels
+from ddpm_hf.models.network_config import classes_of, is_told_text
 from ddpm_hf.samples.condition_values import value_limits_of
 
 # The fastest way is looked for where the work takes longer than looking for it.
@@ -68,7 +69,7 @@ def _execution(stage, options, batch_size, calls):
     is_compiled = options.compile == "yes" and can_compile(stage.unet.device)
     plain = Execution(precision, options.channels_last == "yes", is_compiled)
     is_open = "auto" in (options.precision, options.channels_last, options.compile)
-    if not is_open or calls < CALLS_WORTH_MEASURING or not _can_be_tried(stage):
+    if not is_open or calls < CALLS_WORTH_MEASURING or None in stage.samples.shape:
         return plain
     try:
         chosen = _measured(stage, options, batch_size, calls, plain)
@@ -100,14 +101,12 @@ def _measured(stage, options, batch_size, calls, plain):
     return chosen._replace(compiled=plain.compiled)
 
 
-def _can_be_tried(stage):
-    """Whether `one_call` knows all that the network is told: labels, but no image, no number, and one size."""
-    samples = stage.samples
-    return samples.condition is None and value_limits_of(stage.unet.config) is None and None not in samples.shape
-
-
 def one_call(pipeline, batch_size):
-    """A function that calls a network, the pipeline's or a copy of it, with a batch, and waits for the result."""
+    """A function that calls a network, the pipeline's or a copy of it, with a batch, and waits for the result.
+
+    The network is told the first class, the least number or the empty text, and a condition image if it knows one, in
+    the channels after those of x_t.
+    """
     config, device = pipeline.unet.config, pipeline.unet.device
     limits = value_limits_of(config)
     label = limits and limits[0] if classes_of(config)[0] is None else 0
@@ -117,8 +116,8 @@ def one_call(pipeline, batch_size):
 
     @torch.no_grad()
     def call(network):
-        # The hidden states of a text are numbers in the precision of the network, and classes are whole.
-        told = labels.to(network.dtype) if labels is not None and labels.is_floating_point() else labels
-        return network(x.to(network.dtype), t, told, return_dict=False)[0].sum().item()
+        told = labels.to(network.dtype) if is_told_text(config) else labels
+        with telling_levels(network):
+            return network(x.to(network.dtype), t, told, return_dict=False)[0].sum().item()
 
     return call

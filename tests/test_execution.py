@@ -203,3 +203,24 @@ def test_a_network_that_is_told_a_text_is_called_in_both_precisions():
     half = copy.deepcopy(network)
     Execution("bf16").apply(half)
     assert call(half) == pytest.approx(single, rel=0.2, abs=0.5)
+
+
+UPSCALER = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        UPSCALER,
+        UPSCALER | {"num_classes": 3, "max_augmentation_level": 0.5},
+        UPSCALER | {"max_augmentation_level": 0.5},
+        {"condition_value_range": (0, 100)},
+    ],
+    ids=["image", "image_level_and_class", "image_and_level", "number"],
+)
+def test_what_networks_are_told_is_known_where_the_fastest_precision_is_looked_for(tiny_unet, told):
+    network = tiny_unet(**told)
+    pipeline = GaussianDiffusionPipeline(network, GaussianDiffusionScheduler())
+    call, half = one_call(pipeline, batch_size=2), copy.deepcopy(network)
+    Execution("bf16").apply(half)
+    assert call(half) == pytest.approx(call(network), rel=0.2, abs=0.5)
