@@ -13,6 +13,7 @@ COLOURS ?= outputs/colours
 OVERFITTED ?= outputs/overfitted
 LATENTS ?= outputs/latents
 UPSCALERS ?= outputs/super_resolution
+UNSEEN ?= outputs/unseen
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo demo-more demo_text test quality format figures embedded notebooks docs dist check-dist clean
@@ -67,12 +68,13 @@ format: $(VENV)/installed
 
 # Every picture of README and docs. Models that are missing are trained first: minutes for points, hours on a CPU for the
 # stock model and what is made from it.
-figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS) $(OVERFITTED) $(LATENTS)/latents $(UPSCALERS)/upscaler_without_noise $(DEMO)_text,$(m)/model_index.json)
+figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS) $(OVERFITTED) $(LATENTS)/latents $(UPSCALERS)/upscaler_without_noise $(UNSEEN)/text $(DEMO)_text,$(m)/model_index.json)
 	$(BIN)/python docs/figures.py --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
 		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED) \
 		--model colours=$(COLOURS) --model overfitted=$(OVERFITTED) --model demo_text=$(DEMO)_text \
 		--model latents/latents=$(LATENTS)/latents --model latents/pixels=$(LATENTS)/pixels \
-		--model super_resolution/upscaler_without_noise=$(UPSCALERS)/upscaler_without_noise
+		--model super_resolution/upscaler_without_noise=$(UPSCALERS)/upscaler_without_noise \
+		--model unseen/text=$(UNSEEN)/text
 
 $(DEMO)/model_index.json: | $(VENV)/installed
 	$(MAKE) demo
@@ -86,6 +88,9 @@ $(STOCK)/model_index.json: | $(VENV)/installed
 # The command of docs/latent_and_text.md.
 $(LATENTS)/latents/model_index.json: | $(VENV)/installed
 	$(BIN)/python benchmarks/latents_and_pixels.py $(LATENTS) --updates 600 --autoencoder_updates 700 --num_images 400
+
+$(UNSEEN)/text/model_index.json: | $(VENV)/installed
+	$(BIN)/python benchmarks/unseen_captions.py $(UNSEEN)
 
 # The command of docs/conditions.md.
 $(UPSCALERS)/upscaler_without_noise/model_index.json: | $(VENV)/installed

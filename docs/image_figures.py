@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import make_image_grid
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -118,6 +119,18 @@ def upscaled(file, upscaler, shown=12, steps=25):
     sides = images.shape[2:]
     rows = (interpolate(small, sides), interpolate(small, sides, mode="bicubic").clamp(-1, 1), samples, images)
     image_rows([IMAGE_PROCESSOR.postprocess(row, output_type="pil") for row in rows]).save(file)
+
+
+def unseen_captions(file, folder, shown=10, steps=25, scale=3.0):
+    """A row of samples for each caption that the training of a text-to-image model left out."""
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    rows = []
+    for caption in json.loads((RESULTS / "unseen_captions.json").read_text(encoding="utf-8"))["measured"]["left out"]:
+        generators = [torch.Generator().manual_seed(number) for number in range(shown)]
+        told = {"num_inference_steps": steps, "guidance_scale": scale, "generator": generators}
+        rows.append(pipeline([caption] * shown, **told).images)
+    image_rows(rows).save(file)
 
 
 def forward(file, num_images=300):
