@@ -239,7 +239,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         """The network's guided output for x_t, in float32; a variance head keeps its channels for the class.
 
         Args:
-            t, t_on_device: the timestep on the host for the scheduler, and on the device for the network.
+            t, t_on_device: the timestep on the host for the scheduler, and on the device for the network; one for all,
+                or one for each, (B,).
             conditioning ([`Conditioning`]): what the network is told at t; `Conditioning(labels)` without guidance,
                 with the labels of `encode_labels`.
         """
@@ -250,6 +251,7 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
         model_input = self.scheduler.scale_model_input(latents, t).to(conditioning.dtype or self.unet.dtype)
         if guided:
             model_input = torch.cat([model_input, model_input])
+            t_on_device = t_on_device.repeat(2) if t_on_device.ndim else t_on_device
         if conditioning.image is not None:
             model_input = torch.cat([model_input, conditioning.image.to(model_input.dtype)], dim=1)
         with telling_levels(self.unet):

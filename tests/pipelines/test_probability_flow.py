@@ -143,3 +143,14 @@ def test_options_that_do_not_go_with_the_flow(tmp_path, model, options, words):
     result = run("sample", model, *options, "--output", tmp_path / "a.png", "--device", "cpu")
     assert result.exit_code != 0
     assert words in str(result.exception) + result.output
+
+
+@pytest.mark.parametrize(
+    "told", [{"num_classes": 3}, {"condition_value_range": (0, 2), "condition_value_absent": -1000.0}]
+)
+def test_guided_samples_of_a_batch_are_those_drawn_alone(tiny_unet, told):
+    pipeline = GaussianDiffusionPipeline(tiny_unet(**told), GaussianDiffusionScheduler(num_train_timesteps=20))
+    options = {"class_labels": 1, "guidance_scale": 2.0, "output_type": "pt", "rtol": 1e-3, "atol": 1e-3}
+    together, _ = sample_by_flow(pipeline, 2, batch_size=2, **options)
+    alone, _ = sample_by_flow(pipeline, 2, batch_size=1, **options)
+    assert_close(torch.stack(together), torch.stack(alone), rtol=0, atol=0.02)

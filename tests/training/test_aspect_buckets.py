@@ -80,6 +80,18 @@ def test_a_model_of_two_shapes(photos, tmp_path, tiny_network):
     assert list(trained_shapes(config)) == [(8, 12), (8, 8)]
 
 
+@pytest.mark.slow
+def test_two_processes_have_the_same_shapes(photos, tmp_path, tiny_network, on_two_processes):
+    """Their updates are those of one process that accumulates two batches."""
+    flags = ["--aspect_buckets", "12x8,8x12", "--unet", tiny_network(), "--batch_size", "2", "--num_samples", "2"]
+    flags += ["--sample_steps", "1", "--max_train_steps", "6", "--dataset", photos, "--output_dir"]
+    on_two_processes("-m", "ddpm_hf.training.train", *flags, str(tmp_path / "two"))
+    run("train", *flags, str(tmp_path / "one"), "--gradient_accumulation_steps", "2")
+    weights = [GaussianDiffusionPipeline.from_pretrained(tmp_path / name).unet.state_dict() for name in ("one", "two")]
+    for name, weight in weights[0].items():
+        assert_close(weights[1][name], weight, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "buckets, unet, shapes",
     [("16", "fashion_mnist", [(12, 20), (20, 12)]), ("24x48,48x24", "small_64", [(24, 48), (48, 24)])],
