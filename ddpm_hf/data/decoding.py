@@ -175,7 +175,9 @@ class ImageReader(Dataset):
         if self.crop_seed is not None:
             places = np.random.default_rng((self.crop_seed, *rows)).random((len(rows), 2))
         images, read, damaged = decode_readable(source.stored(rows), source.form, places)
-        damaged = {int(rows[position]): f"row {rows[position]} {why}" for position, why in damaged.items()}
+        damaged = {
+            int(rows[position]): f"row {source.number_of(rows[position])} {why}" for position, why in damaged.items()
+        }
         if damaged and source.strict:
             raise_damaged(next(iter(damaged.values())))
         batch = {"images": torch.from_numpy(images)}

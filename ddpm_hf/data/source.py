@@ -42,7 +42,7 @@ class ImageSource(SizedImages):
 
     `size` and `median_side` are as in `Survey`; `pixels` counts the pixels of all stored images. `condition_column` is
     that of the condition images of pairs, else None. `captions` are all different ones, whose numbers are the labels,
-    else None.
+    else None. `numbers` are those of the rows in the data that were opened, None for all of them.
     """
 
     rows: datasets.Dataset
@@ -58,6 +58,7 @@ class ImageSource(SizedImages):
     condition_column: str | None = None
     value_limits: tuple[float, float] | None = None
     captions: tuple[str, ...] | None = None
+    numbers: np.ndarray | None = None
 
     def __len__(self):
         return len(self.rows)
@@ -86,8 +87,13 @@ class ImageSource(SizedImages):
         """All `images`, and `labels` if any, as tensors, decoded by `workers` processes or a suitable number."""
         return decode_all(self, decoding_workers(workers, self.pixels))
 
+    def number_of(self, row):
+        """The number of a row in the data that were opened."""
+        return row if self.numbers is None else self.numbers[row]
+
     def select(self, chosen):
-        return replace(self, rows=self.rows.select(chosen), labels=labels_at(self.labels, chosen))
+        numbers = self.number_of(np.asarray(chosen))
+        return replace(self, rows=self.rows.select(chosen), labels=labels_at(self.labels, chosen), numbers=numbers)
 
 
 def open_images(args, default_resolution, config=None):
