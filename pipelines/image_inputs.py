@@ -18,6 +18,7 @@ from ddpm_hf.image_files import (
     is_float,
     is_sixteen_bit,
 )
+from ddpm_hf.samples.kind import trained_shapes
 from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionScheduler
 
 logger = logging.get_logger(__name__)
@@ -78,7 +79,7 @@ def resized_picture(picture, sides):
     return np.stack(planes, axis=-1).clip(0, 1)
 
 
-def prepare_images(pipeline, image):
+def prepare_images(pipeline, image, size=None):
     """Images as x_0: (N, C, H, W) in [-1, 1], of the network's size and on its device, in float32 or better.
 
     For a network of latents they are encoded.
@@ -87,17 +88,27 @@ def prepare_images(pipeline, image):
         pipeline: the pipeline with the network.
         image: a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N, C, H, W), or a list
             of them; arrays and tensors are floats in [0, 1]. Images of another size are resized, and a note is logged.
+        size (`tuple[int, int]`, *optional*): (height, width), by default the network's (`size_to_edit`).
 
     Raises:
         ValueError: for other types, channels or values.
     """
     samples = pipeline.samples
     images = images_as_given("image", image, samples.output_shape[0])
-    size = _sample_size(pipeline, images)
+    size = size or _sample_size(pipeline, images)
     for given in sorted(set(_sizes(images)) - {size}):
         logger.warning(f"An image is resized from {_named(given)} to {_named(size)} (height x width).")
     resized = torch.cat([F.interpolate(one, size, mode="bilinear", antialias=True) for one in images])
     return samples.encoded(in_network_range(pipeline, resized))
+
+
+def size_to_edit(pipeline, image):
+    """The (height, width) that `prepare_images` gives to all images.
+
+    It is that of the network's samples; if it was trained in several shapes, the nearest to the first image; and if it
+    takes any size, that of the first image.
+    """
+    return _sample_size(pipeline, images_as_given("image", image, pipeline.samples.output_shape[0]))
 
 
 def images_as_given(name, image, channels):
@@ -231,10 +242,12 @@ def _sizes(tensors):
 
 
 def _sample_size(pipeline, images):
-    """The (height, width) of the network's samples; the first image's size if the network takes any size."""
     refusal = ValueError("This model makes points, and editing is for models of images.")
-    size = pipeline.samples.image_shape(otherwise=refusal)[1:]
-    return _sizes(images)[0] if None in size else size
+    size, (height, width) = pipeline.samples.image_shape(otherwise=refusal)[1:], _sizes(images)[0]
+    if None in size:
+        return height, width
+    shapes = trained_shapes(pipeline.unet.config) or (size,)
+    return min(shapes, key=lambda shape: abs(height * shape[1] - width * shape[0]))
 
 
 def _named(size):

@@ -4,7 +4,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.number_checks import is_whole
-from ddpm_hf.pipelines.image_inputs import check_scheduler, prepare_images
+from ddpm_hf.pipelines.image_inputs import check_scheduler, prepare_images, size_to_edit
 from ddpm_hf.schedulers.config_checks import check_choice
 
 MODES = ("linear", "spherical")
@@ -47,7 +47,10 @@ def interpolate(
     steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
     _check_mixture(weights, depth, mode, steps)
     check_scheduler(pipeline.scheduler)
-    x_a, x_b = _one_image("image_a", pipeline, image_a), _one_image("image_b", pipeline, image_b)
+    size = size_to_edit(pipeline, image_a)
+    x_a, x_b = (
+        _one_image(name, pipeline, image, size) for name, image in (("image_a", image_a), ("image_b", image_b))
+    )
     if generator is None:
         generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, ()).item())
     noise = randn_tensor(x_a.shape, generator, x_a.device, x_a.dtype)
@@ -80,8 +83,8 @@ def _check_mixture(weights, depth, mode, steps):
     check_choice("mode", mode, MODES)
 
 
-def _one_image(name, pipeline, image):
-    x_0 = prepare_images(pipeline, image)
+def _one_image(name, pipeline, image, size):
+    x_0 = prepare_images(pipeline, image, size)
     if len(x_0) != 1:
         raise ValueError(f"{name} is {len(x_0)} images; it must be one.")
     return x_0

@@ -76,7 +76,7 @@ class GaussianDiffusionInpaintPipeline(GaussianDiffusionPipeline):
         visited = resampled(self.scheduler.timesteps.tolist(), jump_length, jump_n_sample)
         callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         samples = self._denoise(
-            self.initial_latents(batch_size, latents, generator, x_0.device),
+            self.initial_latents(batch_size, latents, generator, x_0.device, tuple(x_0.shape[2:])),
             torch.tensor(visited),
             conditioning,
             self._step_kwargs(eta=eta, generator=generator),

@@ -11,7 +11,7 @@ import torch
 from ddpm_hf.number_checks import is_whole
 from ddpm_hf.ode_solver import OdeOptions, solve_ode
 from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
-from ddpm_hf.pipelines.image_inputs import prepare_images
+from ddpm_hf.pipelines.image_inputs import prepare_images, size_to_edit
 from ddpm_hf.pipelines.interpolation import slerp
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
@@ -167,7 +167,8 @@ def interpolate_encodings(pipeline, image_a, image_b, weights=(0.0, 0.25, 0.5, 0
     weights = [float(weight) for weight in weights]
     if not weights or any(not 0 <= weight <= 1 for weight in weights):
         raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
-    pair = torch.cat([prepare_images(pipeline, image) for image in (image_a, image_b)])
+    size = size_to_edit(pipeline, image_a)
+    pair = torch.cat([prepare_images(pipeline, image, size) for image in (image_a, image_b)])
     if not is_whole(len(pair), 2, 2):
         raise ValueError(f"image_a and image_b are {len(pair)} images together; each must be one.")
     (z_a, z_b), calls = _encoded(in_continuous_time(pipeline), pair, **options)

@@ -10,6 +10,10 @@ from typer.testing import CliRunner
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
 from ddpm_hf.errors import InputError
+from ddpm_hf.pipelines.interpolation import interpolate
+from ddpm_hf.pipelines.pipeline_img2img import GaussianDiffusionImg2ImgPipeline
+from ddpm_hf.pipelines.pipeline_inpaint import GaussianDiffusionInpaintPipeline
+from ddpm_hf.pipelines.probability_flow import interpolate_encodings
 from ddpm_hf.samples.kind import trained_shapes
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.train import choose_network
@@ -128,6 +132,22 @@ def test_a_size_that_was_not_trained_is_said(tiny_unet, diffusers_log):
     assert not diffusers_log.text
     assert pipeline(num_inference_steps=1, width=16).images[0].size == (16, 8)
     assert "trained at 8x8, 8x12 (height x width), and draws 8x16" in diffusers_log.text
+
+
+def test_a_picture_is_edited_in_the_nearest_shape(tiny_unet):
+    pipeline = GaussianDiffusionPipeline(
+        tiny_unet(sample_size=[8, 12], aspect_buckets=[[8, 12], [12, 8]]), GaussianDiffusionScheduler()
+    )
+    upright, across = (torch.rand(1, 1, *size) for size in ((30, 20), (20, 30)))
+    mask, few = torch.ones(1, 1, 30, 20), {"num_inference_steps": 1, "output_type": "pt"}
+    for edited in (
+        GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)(upright, **few),
+        GaussianDiffusionInpaintPipeline.from_pipe(pipeline)(upright, mask, **few),
+        interpolate(pipeline, upright, across, [0.5], **few),
+    ):
+        assert edited.images.shape == (1, 1, 12, 8)
+    encoded, _ = interpolate_encodings(pipeline, across, upright, [0.5], rtol=0.1, atol=0.1)
+    assert encoded[0].size == (12, 8)
 
 
 def test_models_of_points_have_no_sides(tmp_path):
