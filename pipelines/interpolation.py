@@ -47,10 +47,7 @@ def interpolate(
     steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
     _check_mixture(weights, depth, mode, steps)
     check_scheduler(pipeline.scheduler)
-    size = size_to_edit(pipeline, image_a)
-    x_a, x_b = (
-        _one_image(name, pipeline, image, size) for name, image in (("image_a", image_a), ("image_b", image_b))
-    )
+    x_a, x_b = _both(pipeline, image_a=image_a, image_b=image_b)
     if generator is None:
         generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, ()).item())
     noise = randn_tensor(x_a.shape, generator, x_a.device, x_a.dtype)
@@ -83,11 +80,14 @@ def _check_mixture(weights, depth, mode, steps):
     check_choice("mode", mode, MODES)
 
 
-def _one_image(name, pipeline, image, size):
-    x_0 = prepare_images(pipeline, image, size)
-    if len(x_0) != 1:
-        raise ValueError(f"{name} is {len(x_0)} images; it must be one.")
-    return x_0
+def _both(pipeline, **images):
+    """x_0 of each of the named images, in the size of the first; ValueError for several in the place of one."""
+    size = size_to_edit(pipeline, next(iter(images.values())))
+    both = {name: prepare_images(pipeline, image, size) for name, image in images.items()}
+    for name, x_0 in both.items():
+        if len(x_0) != 1:
+            raise ValueError(f"{name} is {len(x_0)} images; it must be one.")
+    return both.values()
 
 
 def _copy(generator):
