@@ -1,7 +1,7 @@
 """Buckets by aspect ratio: photographs of many shapes, each trained on in the nearest of a few.
 
-All images of a batch have one shape. The shape of an update is drawn with the share of its images, so that each image
-is seen equally often, and all processes and accumulation steps of an update have the same.
+All images of a batch have one shape. The shape of an update is drawn with the share of its images, so that on average
+each image is seen equally often, and all processes and accumulation steps of an update have the same.
 """
 
 import logging
