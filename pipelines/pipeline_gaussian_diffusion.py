@@ -19,13 +19,7 @@ from ddpm_hf.models.level_embedding import telling_levels
 from ddpm_hf.models.linear_attention_unet_2d import LinearAttentionUNet2DModel
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser
 from ddpm_hf.models.ncsnpp_2d import NCSNpp2DModel
-from ddpm_hf.pipelines.conditioning import (
-    ConditionInput,
-    Guidance,
-    check_classifier,
-    encode_labels,
-    make_conditioning,
-)
+from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, check_classifier, encode_labels, make_conditioning
 from ddpm_hf.pipelines.loading import PortableLoadingMixin
 from ddpm_hf.pipelines.portable_pipeline import PortableSavingMixin
 from ddpm_hf.pipelines.prompts import Prompts, encode_prompts, with_prompts
@@ -174,8 +168,8 @@ class GaussianDiffusionPipeline(PortableSavingMixin, PortableLoadingMixin, Diffu
             prompt: for a model of captions, one text for all, or one for each; None is the empty text.
             negative_prompt: the texts that `guidance_scale` leads away from, by default the empty one.
             prompt_embeds, negative_prompt_embeds: instead of these their hidden states, (B, L, D) or (1, L, D).
-            height, width: of the images, by default the model's own; a model that was trained in buckets by aspect
-                ratio draws each of its shapes. `latents` have sides of their own.
+            height, width: of the images, such as one of the shapes of `--aspect_buckets`; by default the model's own,
+                and those of `latents`.
 
         Returns:
             [`ImagePipelineOutput`] with `.images`, or with `return_dict=False` a tuple of them.
