@@ -236,13 +236,15 @@ _VALUE_CONFLICTS = (
 )
 
 
-def _not_with_buckets(holds, what):
-    """The conflict of an option with buckets by aspect ratio."""
-    return (
-        lambda a: a.aspect_buckets is not None and holds(a),
-        f"aspect_buckets={{a.aspect_buckets}} gives each picture one of several shapes: {what}.",
-    )
+def _not_with(chosen, sentence):
+    """A function that makes conflicts with a choice: of when another option is given, and of what is to be done."""
+    return lambda holds, what: (lambda a: chosen(a) and holds(a), f"{sentence}: {what}.")
 
+
+_not_with_buckets = _not_with(
+    lambda a: a.aspect_buckets is not None,
+    "aspect_buckets={a.aspect_buckets} gives each picture one of several shapes",
+)
 
 _BUCKET_CONFLICTS = (
     _not_with_buckets(lambda a: a.resolution is not None, "leave out --resolution {a.resolution}, which is one shape"),
@@ -324,13 +326,7 @@ _SAMPLE_CONFLICTS = (
 )
 
 
-def _not_with_vae(holds, what):
-    """The conflict of an option with training in the latents of an autoencoder."""
-    return (
-        lambda a: a.vae is not None and holds(a),
-        f"vae={{a.vae!r}} encodes each image once, before the training: {what}.",
-    )
-
+_not_with_vae = _not_with(lambda a: a.vae is not None, "vae={a.vae!r} encodes each image once, before the training")
 
 _LATENT_CONFLICTS = (
     _not_with_vae(lambda a: a.random_crop, "leave out --random_crop, whose crops are new each time"),
@@ -355,9 +351,7 @@ _LATENT_CONFLICTS = (
 )
 
 
-def _not_with_captions(holds, what):
-    """The conflict of an option with captions."""
-    return lambda a: a.has_captions and holds(a), f"Captions were asked for: {what}."
+_not_with_captions = _not_with(lambda a: a.has_captions, "Captions were asked for")
 
 
 _CAPTION_CONFLICTS = (
