@@ -9,9 +9,10 @@ import torch
 import typer.main
 
 from ddpm_hf import cli
-from ddpm_hf.training import train, train_classifier
+from ddpm_hf.training import train, train_autoencoder, train_classifier
 from ddpm_hf.training.argument_parsing import training_verb
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,8 @@ def all_options():
         for parameter in command.params:
             yield from (*parameter.opts, *parameter.secondary_opts)
 
-    verbs = [typer.main.get_command(cli.app), training_verb(TrainingArguments), training_verb(ClassifierArguments)]
+    trainings = (TrainingArguments, ClassifierArguments, AutoencoderArguments)
+    verbs = [typer.main.get_command(cli.app), *map(training_verb, trainings)]
     return {"--help", *(option for verb in verbs for option in of(verb))}
 
 
@@ -63,7 +65,9 @@ def test_every_option_that_is_named_exists(source):
     assert [(line, option) for line, option in named if option not in OPTIONS and option not in OF_OTHERS] == []
 
 
-@pytest.mark.parametrize("module", [train, train_classifier], ids=["train", "classifier"])
+@pytest.mark.parametrize(
+    "module", [train, train_classifier, train_autoencoder], ids=["train", "classifier", "autoencoder"]
+)
 def test_a_full_memory_names_the_options_of_its_own_training(module):
     def fill(args):
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -353,7 +353,6 @@ _LATENT_CONFLICTS = (
 
 _not_with_captions = _not_with(lambda a: a.has_captions, "Captions were asked for")
 
-
 _CAPTION_CONFLICTS = (
     (
         lambda a: a.text_encoder is not None and not a.has_captions,
