@@ -6,7 +6,7 @@ from torch.nn.grad import conv2d_weight
 from torch.nn.utils import clip_grad_norm_
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.training.patch_discriminator import LEAST_SIDE, WIDTH, PatchDiscriminator
+from ddpm_hf.training.patch_discriminator import LEAST_SIDE, PatchDiscriminator
 
 # The paper's delta, and the bound of its code, of the adaptive weight.
 DELTA, LARGEST_WEIGHT = 1e-6, 1e4
@@ -40,8 +40,7 @@ class Adversary:
 
     def __init__(self, args, accelerator, autoencoder, sides):
         self.args, self.accelerator, self.updates = args, accelerator, 0
-        width = min(WIDTH, autoencoder.config.block_out_channels[0])
-        network = PatchDiscriminator(autoencoder.config.out_channels, min(sides), width)
+        network = PatchDiscriminator(autoencoder.config.out_channels, min(sides))
         self.network = network.to(accelerator.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), betas=BETAS, fused=True)
         self.last_layer = autoencoder.decoder.conv_out

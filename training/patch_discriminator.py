@@ -1,12 +1,10 @@
 """The network that tells reconstructed patches of images from true ones (PatchGAN, Isola et al. 2017)."""
 
-import math
-
 from torch import nn
 
 # The paper's width, and the widest layer in multiples of it.
 WIDTH, WIDEST = 64, 8
-MOST_GROUPS = 8
+GROUPS = 8
 SLOPE = 0.2
 # The halvings for images whose shorter side is at least so long, and the side of a patch: 70, 34 and 16 pixels.
 HALVINGS = ((128, 3), (64, 2), (0, 1))
@@ -24,18 +22,17 @@ class PatchDiscriminator(nn.Sequential):
     Args:
         channels (`int`): C.
         side (`int`): the shorter side of the images, which gives the size of the patches.
-        width (`int`): channels of the first layer; the paper has 64.
     """
 
-    def __init__(self, channels, side, width=WIDTH):
+    def __init__(self, channels, side):
         halvings = next(number for least, number in HALVINGS if side >= least)
-        layers = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE)]
+        layers = [nn.Conv2d(channels, WIDTH, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE)]
         for number in range(1, halvings + 1):
-            before, after = (width * min(2**power, WIDEST) for power in (number - 1, number))
+            before, after = (WIDTH * min(2**power, WIDEST) for power in (number - 1, number))
             stride = 2 if number < halvings else 1
             layers += [
                 nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=False),
-                nn.GroupNorm(math.gcd(MOST_GROUPS, after), after),
+                nn.GroupNorm(GROUPS, after),
                 nn.LeakyReLU(SLOPE),
             ]
         super().__init__(*layers, nn.Conv2d(after, 1, 4, padding=1))
