@@ -4,10 +4,10 @@
 
 It trains, each in a folder of its own and unless it is there: two feature networks that differ in their seeds, one to
 teach and one to measure; and autoencoders of the same size for the same updates, which learn the absolute difference
-alone, with the perceptual distance, and with the discriminator too. Then it measures the reconstructions of test
-images: PSNR; their Frechet distance to other test images, beside that of training images (the floor); and their
-texture, the mean absolute difference of neighbouring pixels over that of the images. A picture has a row of test
-images, and one of each autoencoder's reconstructions.
+alone, with the perceptual distance, and with a discriminator too, of each weight, from the middle on. Then it measures
+the reconstructions of test images: PSNR; their Frechet distance to other test images, beside that of training images
+(the floor); and their texture, the mean absolute difference of neighbouring pixels over that of the images. A picture
+has a row of test images, and one of each autoencoder's reconstructions.
 """
 
 import argparse
@@ -32,16 +32,17 @@ def losses(options):
         "perceptual_network": str(options.output / "judge"),
         "perceptual_weight": options.perceptual_weight,
     }
-    discriminator = {
-        "discriminator_weight": options.discriminator_weight,
-        "discriminator_start": options.updates // 2,
+    start = {"discriminator_start": options.updates // 2}
+    discriminators = {
+        f"discriminator {weight:g}": perceptual | start | {"discriminator_weight": weight}
+        for weight in options.discriminator_weights
     }
-    return {"l1": {}, "l1 and perceptual": perceptual, "l1, perceptual and discriminator": perceptual | discriminator}
+    return {"l1": {}, "perceptual": perceptual, **discriminators}
 
 
 def trained_autoencoder(options, name, changes):
     """The folder of an autoencoder, and the CPU seconds of its training, None if it was there."""
-    folder, begun = options.output / name.replace(", ", "_").replace(" ", "_"), time.process_time()
+    folder, begun = options.output / name.replace(" ", "_"), time.process_time()
     if (folder / "config.json").exists():
         return folder, None
     common = {
@@ -66,7 +67,7 @@ def main():
     parser.add_argument("--updates", type=int, default=700)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--perceptual_weight", type=float, default=1.0)
-    parser.add_argument("--discriminator_weight", type=float, default=0.5)
+    parser.add_argument("--discriminator_weights", type=float, nargs="*", default=[0.1, 0.5])
     parser.add_argument("--num_images", type=int, default=500)
     parser.add_argument("--feature_epochs", type=int, default=20)
     parser.add_argument("--name", default="autoencoder_losses_fashion_mnist", help="of the results")
