@@ -69,13 +69,15 @@ def main():
     parser.add_argument("--perceptual_weight", type=float, default=1.0)
     parser.add_argument("--discriminator_weights", type=float, nargs="*", default=[0.1, 0.5])
     parser.add_argument("--num_images", type=int, default=500)
-    parser.add_argument("--feature_epochs", type=int, default=20)
+    parser.add_argument("--feature_epochs", type=int, default=20, help="of the network that measures")
+    parser.add_argument("--judge_epochs", type=int, default=10, help="of the network that teaches")
     parser.add_argument("--name", default="autoencoder_losses_fashion_mnist", help="of the results")
     options = parser.parse_args()
     data = DataArguments(dataset=options.dataset, resolution=options.resolution)
-    for seed, name in enumerate(("features", "judge")):
+    epochs = {"features": options.feature_epochs, "judge": options.judge_epochs}
+    for seed, name in enumerate(epochs):
         if not (options.output / name / "config.json").exists():
-            train_feature_network(options.output / name, data, epochs=options.feature_epochs, seed=seed)
+            train_feature_network(options.output / name, data, epochs=epochs[name], seed=seed)
     folders = {name: trained_autoencoder(options, name, changes) for name, changes in losses(options).items()}
     rows, again, measured = {}, {}, Measured(options)
     for name, (folder, seconds) in folders.items():
