@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from latents_and_pixels import measure_reconstruction
-from side_by_side import RESULTS, report
+from side_by_side import RESULTS, report, told_options
 from super_resolution import COLUMNS, Measured
 
 from ddpm_hf.data import DataArguments
@@ -89,8 +89,7 @@ def main():
         }
     kind, shown = kind_of_batch(images), [images, *again.values()]
     image_rows([kind.to_output(row[:COLUMNS], "pil") for row in shown]).save(RESULTS / f"{options.name}.png")
-    told = {name: str(value) for name, value in vars(options).items() if name != "output"}
-    report(options.name, {"options": told, "reconstructions": rows})
+    report(options.name, {"options": told_options(options), "reconstructions": rows})
 
 
 if __name__ == "__main__":

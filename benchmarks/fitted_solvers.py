@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel, UniPCMultistepScheduler
 from point_cloud import DATA_SEED, distance, unit_swiss_roll
-from side_by_side import RESULTS, machine
+from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionPipeline, GaussianDiffusionScheduler
@@ -167,11 +167,6 @@ def told(scheduler):
     return {count: [*solver["timesteps"], solver.get("free_first_call", False)] for count, solver in solvers.items()}
 
 
-def told_without_folders(options):
-    """The options, with the last part of every path."""
-    return {name: Path(value).name if isinstance(value, str) else value for name, value in vars(options).items()}
-
-
 def table(measured, steps):
     """Markdown: a row for each sampler, a column for each number of calls, `rms / distance to data ± its spread`."""
     names = list(dict.fromkeys(key.rsplit(", ", 1)[0] for key in measured))
@@ -210,7 +205,7 @@ def main():
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"fitted_solvers_{options.name or Path(options.model).name}"
     for measured in measure(Model(options), options):
-        result = {"machine": machine(), "options": told_without_folders(options), "measured": measured}
+        result = {"machine": machine(), "options": told_options(options), "measured": measured}
         file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         file.with_suffix(".md").write_text(table(measured, options.steps) + "\n", encoding="utf-8")
     print(table(measured, options.steps))

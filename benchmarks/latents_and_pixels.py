@@ -25,7 +25,7 @@ import torch
 import yaml
 from bare_training import BareTraining
 from diffusers import AutoencoderKL
-from side_by_side import RESULTS, report, time_in_turns
+from side_by_side import RESULTS, report, time_in_turns, told_options
 from super_resolution import COLUMNS, Measured, in_batches, loaded, psnr, save_picture
 
 from ddpm_hf import GaussianDiffusionPipeline
@@ -168,7 +168,7 @@ def main():
     report(
         options.name,
         {
-            "options": {name: str(value) for name, value in vars(options).items() if name != "output"},
+            "options": told_options(options),
             "CPU seconds of the autoencoder": autoencoder_seconds,
             "seconds of an update": of_update,
             "updates": {name: updates_of(folder) for name, folder in folders.items()},

@@ -59,6 +59,12 @@ def machine():
     return {"device": device, "torch": torch.__version__, "python": platform.python_version()}
 
 
+def told_options(options):
+    """The options of a run but for the folder of its output, and of each path the last part."""
+    given = {name: value for name, value in vars(options).items() if name != "output"}
+    return {name: Path(value).name if isinstance(value, (str, Path)) else value for name, value in given.items()}
+
+
 def report(name, measured, clock="wall"):
     """Prints the figures and writes them to benchmarks/results, which README quotes."""
     RESULTS.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers.utils import make_image_grid
-from side_by_side import RESULTS, report
+from side_by_side import RESULTS, report, told_options
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_hf import GaussianDiffusionCascadePipeline, GaussianDiffusionPipeline, GaussianDiffusionUpscalePipeline
@@ -252,7 +252,7 @@ def main():
     report(
         options.name,
         {
-            "options": {name: str(value) for name, value in vars(options).items() if name != "output"},
+            "options": told_options(options),
             "flops of a call": flops,
             "upscaling": measure_upscaling(options, measured, folders),
             "sampling": measure_cascades(options, measured, folders),

@@ -19,7 +19,7 @@ import torch
 from class_recognition import classes_of
 from diffusers import DiffusionPipeline
 from PIL import Image
-from side_by_side import report
+from side_by_side import report, told_options
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ddpm_hf.data import DataArguments, draw_images, open_images
@@ -136,8 +136,10 @@ def main():
         "left out of the training": measured(pipeline, judge, unseen, options),
         "the same classes in other colours": measured(pipeline, judge, seen, options),
     }
-    told = {name: str(value) for name, value in vars(options).items() if name != "output"}
-    report("unseen_captions", {"options": told, "left out": [caption_of(c, n) for c, _, n in unseen], "right": rows})
+    report(
+        "unseen_captions",
+        {"options": told_options(options), "left out": [caption_of(c, n) for c, _, n in unseen], "right": rows},
+    )
 
 
 if __name__ == "__main__":
