@@ -55,7 +55,7 @@ demo_text: $(VENV)/installed
 	@echo "Draw another: $(BIN)/ddpm-hf sample $(DEMO)_text --prompt 'a photo of a Bag' --guidance_scale 3"
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 quality: $(VENV)/installed
 	$(BIN)/ruff check .

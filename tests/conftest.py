@@ -41,6 +41,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def updates_timed_in_a_moment():
+    """Runs that look how long an update takes look for less than a user's seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddpm_hf.training.run_length.TIMED_SECONDS", 0.2)
+        yield
+
+
 class Reference:
     """One file of reference arrays, as torch tensors in float64 or int64."""
 
