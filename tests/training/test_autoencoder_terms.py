@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from test_processes import ON_TWO, flags, launch  # noqa: F401
 from test_train_autoencoder import WEIGHTS, config, options, tiny_autoencoder  # noqa: F401
@@ -186,14 +187,17 @@ def test_resumed_is_uninterrupted_with_all_terms(options, classifier, tmp_path, 
     assert str(tmp_path) not in (whole / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_learns_to_tell_reconstructions_in_bf16(options, classifier):  # noqa: F811
+def test_bf16_says_what_float32_says_to_its_rounding(options, classifier):  # noqa: F811
     judged = {"perceptual_network": classifier, "discriminator_weight": 0.5, "discriminator_start": 2}
-    longer = {"max_train_steps": 16, "checkpoint_every": 0, "sample_every": 0, "mixed_precision": "bf16"}
-    folder = train_autoencoder(AutoencoderArguments(**options | judged | longer))
-    rows = read_rows(folder / "loss.csv")
-    assert rows[0]["generator_loss"] != rows[0]["generator_loss"]  # NaN: the warm-up
-    assert rows[-1]["discriminator_loss"] < rows[1]["discriminator_loss"]
-    assert rows[-1]["perceptual_distance"] < rows[0]["perceptual_distance"] and rows[-1]["skipped_updates"] == 0
+    few = options | judged | {"max_train_steps": 4, "checkpoint_every": 0, "sample_every": 0}
+    single = read_rows(train_autoencoder(AutoencoderArguments(**few)) / "loss.csv")
+    AcceleratorState._reset_state()  # two runs of two precisions are of two processes elsewhere
+    few |= {"mixed_precision": "bf16", "output_dir": few["output_dir"] + "_bf16"}
+    half = read_rows(train_autoencoder(AutoencoderArguments(**few)) / "loss.csv")
+    assert half[0]["generator_loss"] != half[0]["generator_loss"]  # NaN: the warm-up
+    assert half[-1]["skipped_updates"] == 0
+    for name in ("perceptual_distance", "generator_loss", "discriminator_loss"):
+        assert half[-1][name] == pytest.approx(single[-1][name], rel=0.1, abs=0.05)
 
 
 @pytest.mark.slow
