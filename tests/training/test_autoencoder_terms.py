@@ -188,16 +188,16 @@ def test_resumed_is_uninterrupted_with_all_terms(options, classifier, tmp_path, 
 
 
 def test_bf16_says_what_float32_says_to_its_rounding(options, classifier):  # noqa: F811
-    judged = {"perceptual_network": classifier, "discriminator_weight": 0.5, "discriminator_start": 2}
-    few = options | judged | {"max_train_steps": 4, "checkpoint_every": 0, "sample_every": 0}
+    judged = {"perceptual_network": classifier, "discriminator_weight": 0.5, "discriminator_start": 0}
+    few = options | judged | {"max_train_steps": 2, "checkpoint_every": 0, "sample_every": 0, "log_every": 1}
     single = read_rows(train_autoencoder(AutoencoderArguments(**few)) / "loss.csv")
     AcceleratorState._reset_state()  # two runs of two precisions are of two processes elsewhere
     few |= {"mixed_precision": "bf16", "output_dir": few["output_dir"] + "_bf16"}
     half = read_rows(train_autoencoder(AutoencoderArguments(**few)) / "loss.csv")
-    assert half[0]["generator_loss"] != half[0]["generator_loss"]  # NaN: the warm-up
     assert half[-1]["skipped_updates"] == 0
     for name in ("perceptual_distance", "generator_loss", "discriminator_loss"):
-        assert half[-1][name] == pytest.approx(single[-1][name], rel=0.1, abs=0.05)
+        # of the first update, for Adam makes steps of one size from the smallest differences
+        assert half[0][name] == pytest.approx(single[0][name], rel=0.05, abs=0.02)
 
 
 @pytest.mark.slow
