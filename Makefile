@@ -161,7 +161,7 @@ check-dist: dist
 	$(INSTALLED)/bin/python -m pip check
 	tar -xzf dist/*.tar.gz -C $(INSTALLED)
 	cd $(INSTALLED) && bin/ddpm-hf sample --output sample.png
-	cd $(INSTALLED)/ddpm_hf-* && OMP_NUM_THREADS=1 ../bin/pytest -n auto
+	cd $(INSTALLED)/ddpm_hf-* && OMP_NUM_THREADS=1 ../bin/pytest -n auto --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

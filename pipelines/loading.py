@@ -14,14 +14,15 @@ class PortableLoadingMixin:
     """Loads what [`PortableSavingMixin`] saves; precedes [`DiffusionPipeline`] in the bases."""
 
     @classmethod
-    def from_pipe(cls, pipeline, torch_dtype=None, **kwargs):
+    def from_pipe(cls, pipeline, dtype=None, torch_dtype=None, **kwargs):
         """A pipeline of this class that shares the components of another, each in its own precision.
 
         diffusers' method casts them to float32 unless it is told otherwise, and so those of the other pipeline too. It
         also requires the annotated classes, where these components may be of any class that the constructor takes.
 
         Args:
-            torch_dtype (`torch.dtype`, *optional*): a precision for all components, in both pipelines.
+            dtype (`torch.dtype`, *optional*): a precision for all components, in both pipelines; `torch_dtype` is its
+                older name.
             kwargs: components instead of those of the other pipeline.
         """
         wanted = inspect.signature(cls.__init__).parameters
@@ -29,7 +30,8 @@ class PortableLoadingMixin:
         made = cls(**shared | kwargs)
         if pipeline.name_or_path is not None:
             made.register_to_config(_name_or_path=pipeline.name_or_path)
-        return made if torch_dtype is None else made.to(dtype=torch_dtype)
+        dtype = dtype or torch_dtype
+        return made if dtype is None else made.to(dtype=dtype)
 
     @classmethod
     def _dict_from_json_file(cls, json_file):

@@ -29,13 +29,14 @@ def test_components_are_shared(tiny_unet):
     assert edit.unet is pipeline.unet and edit.scheduler is pipeline.scheduler
 
 
-def test_components_stay_in_their_precision(tiny_unet, picture):
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_components_stay_in_their_precision(tiny_unet, picture, name):
     pipeline = GaussianDiffusionPipeline(tiny_unet().bfloat16(), GaussianDiffusionScheduler())
     edit = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline)
     assert pipeline.unet.dtype == torch.bfloat16
     images = edit(picture(), strength=0.5, num_inference_steps=4, generator=seeded(), output_type="pt").images
     assert pipeline.unet.dtype == torch.bfloat16
-    again = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline, torch_dtype=torch.float32)
+    again = GaussianDiffusionImg2ImgPipeline.from_pipe(pipeline, **{name: torch.float32})
     assert pipeline.unet.dtype == torch.float32
     exact = again(picture(), strength=0.5, num_inference_steps=4, generator=seeded(), output_type="pt").images
     assert 0 < (images - exact).abs().max() < 0.05
