@@ -1,6 +1,7 @@
 """Opens any `datasets` data set without decoding, and finds its columns by their types."""
 
 import logging
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from ddpm_hf.data.embedded import FASHION_MNIST
 from ddpm_hf.data.folder_listing import listing_folders_once
 from ddpm_hf.data.reading_problems import cache_error, cannot_use_cache, first_unreadable, root_cause
-from ddpm_hf.data.unused_files import report_unused_files, splits_named
+from ddpm_hf.data.unused_files import files_with_accidental_words, report_unused_files, splits_named
 from ddpm_hf.errors import InputError
 from ddpm_hf.samples.condition_values import value_limits_of
 
@@ -75,7 +76,16 @@ def _builder(source, args, options):
     if not path.is_dir():
         return datasets.load_dataset_builder(source, args.dataset_config)
     with listing_folders_once(path):
-        return datasets.load_dataset_builder(source, args.dataset_config)
+        builder = datasets.load_dataset_builder(source, args.dataset_config)
+        accidental = files_with_accidental_words(path, builder)
+        if not accidental:
+            return builder
+        logger.warning(
+            "Words such as train, test or val in names of images of dataset=%r (%d, the first is %s) are not taken for "
+            "splits, for most images have none: all are of split 'train'. Folders of such names make splits.",
+            *(source, len(accidental), os.path.basename(min(accidental))),
+        )
+        return datasets.load_dataset_builder(source, args.dataset_config, data_files={"train": "**"})
 
 
 def find_image_column(features, wanted=None, option="image_column"):

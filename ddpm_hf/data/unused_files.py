@@ -1,7 +1,8 @@
-"""A warning of files in a local folder that `datasets` leaves out, with their number and the reason.
+"""The files of a local folder that `datasets` leaves out, with their number and the reason.
 
 `datasets` takes a word such as train, test or dev in the name of a folder or file as the split of the file. If one
-file has such a word, files without one belong to no split.
+file has such a word, files without one belong to no split: a picture of a steam train, `train.png`, would leave out
+all others.
 """
 
 import logging
@@ -26,10 +27,9 @@ def report_unused_files(folder, builder, split, num_rows=None):
         split (`str`): the requested split: `train`, `train[:90%]`, `train+test`, `all`.
         num_rows (`int`, *optional*): rows of the whole splits that `split` names; unknown for a stream.
     """
-    listed = {str(name): set(map(os.path.abspath, files)) for name, files in builder.config.data_files.items()}
+    listed = _listed_files(builder)
     readable = _readable_suffixes(builder, listed)
-    of_data = _image_suffixes() | CONTAINERS | readable
-    found = {path for path in _files_below(folder) if _suffix(path) in of_data and not _is_metadata(path)}
+    found = _data_files(folder, readable)
     chosen = set().union(*(listed[name] for name in splits_named(split, listed)))
     others = {path: name for name, files in listed.items() for path in files - chosen}
     reasons = Counter(_reason(path, others, readable) for path in found - chosen)
@@ -42,6 +42,20 @@ def report_unused_files(folder, builder, split, num_rows=None):
             *(split, str(folder), reasons.total(), len(found)),
             "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number),
         )
+
+
+def files_with_accidental_words(folder, builder):
+    """The images whose own names have words that make splits, if most images have none; else an empty set.
+
+    Words in names of folders and of shards are not accidents.
+    """
+    if builder.name != "imagefolder":
+        return set()
+    listed = _listed_files(builder)
+    of_splits = set().union(*listed.values())
+    of_none = _data_files(folder, _readable_suffixes(builder, listed)) - of_splits
+    beside = {os.path.dirname(path) for path in of_splits} & {os.path.dirname(path) for path in of_none}
+    return of_splits if beside and len(of_none) > len(of_splits) else set()
 
 
 def splits_named(split, there):
@@ -67,6 +81,17 @@ def _reason(path, others, readable):
     if _suffix(path) not in readable:
         return f"with the suffix {_suffix(path)}, which is not read here"
     return f"of no split ({WORDS_MAKE_SPLITS}, and other files are left out)"
+
+
+def _listed_files(builder):
+    """The files of each split."""
+    return {str(name): set(map(os.path.abspath, files)) for name, files in builder.config.data_files.items()}
+
+
+def _data_files(folder, readable):
+    """The files below `folder` that hold data, as their suffixes say."""
+    of_data = _image_suffixes() | CONTAINERS | readable
+    return {path for path in _files_below(folder) if _suffix(path) in of_data and not _is_metadata(path)}
 
 
 def _readable_suffixes(builder, listed):

@@ -45,12 +45,34 @@ def numbered(prefix, number):
 
 
 def test_words_in_names_of_files(folder, caplog):
-    """Four of twelve images, because four have a word such as train in their names."""
-    found = folder(*numbered("train_", 4), *numbered("picture_", 8))
+    """Seven of twelve images, because most have a word such as train in their names."""
+    found = folder(*numbered("train_", 7), *numbered("picture_", 5))
     number, said = opened(found, caplog)
-    assert number == 4
-    assert "leaves out 8 of the 12 files on the disk: 8 of no split (words such as train, test, dev or val" in said
-    assert "leaves out 8 of the 12 files" in opened(found, caplog, open_stream)[1]
+    assert number == 7
+    assert "leaves out 5 of the 12 files on the disk: 5 of no split (words such as train, test, dev or val" in said
+    assert "leaves out 5 of the 12 files" in opened(found, caplog, open_stream)[1]
+
+
+def test_accidental_words_in_names_of_files(folder, caplog):
+    """A steam train and a test tube among other things make no splits, and classes and captions stay."""
+    found = folder("tools/test-tube.png", "travel/steam train.png", *numbered("travel/", 2), *numbered("tools/", 3))
+    number, said = opened(found, caplog)
+    assert number == 7
+    assert "(2, the first is test-tube.png) are not taken for splits" in said
+    assert "leaves out" not in said
+    source = open_images(DataArguments(dataset=str(found), class_conditional=True), 28)
+    assert source.class_names == ["tools", "travel"] and sorted(source.labels) == [0] * 4 + [1] * 3
+    assert "the first is test-tube.png" in opened(found, caplog, open_stream)[1]
+    with pytest.raises(InputError, match="there is no split 'test' but train"):
+        opened(found, caplog, split="test")
+
+
+def test_accidental_words_beside_metadata(folder, caplog):
+    found = folder("steam train.png", *numbered("", 3))
+    (found / "metadata.csv").write_text("file_name,text\n0.png,a\n1.png,b\nsteam train.png,c\n", encoding="utf-8")
+    number, said = opened(found, caplog)
+    assert number == 3
+    assert "leaves out 1 of the 4 files on the disk: 1 not named in metadata.csv" in said
 
 
 def test_words_in_names_of_folders(folder, caplog):
