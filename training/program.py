@@ -39,7 +39,12 @@ class Program(NamedTuple):
         """Trains by the options of the command line; `argv` are by default the arguments of the process."""
         self.run(parse_arguments(argv, self.arguments, prog=self.name))
 
-    def run(self, args):
-        """Trains as a program does: errors become one sentence, and the exit code says how it ended."""
-        with clear_exit(self.name, how=self.for_memory):
+    def run(self, args, prog=None):
+        """Trains as a program does: errors become one sentence, and the exit code says how it ended.
+
+        Args:
+            args: the options, of `arguments`.
+            prog (`str`, *optional*): the name of the program in its messages, by default that of the training.
+        """
+        with clear_exit(prog or self.name, how=self.for_memory):
             self.train(args)

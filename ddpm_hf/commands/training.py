@@ -24,10 +24,11 @@ PARSED_LATER = {
 def train(context: typer.Context):
     from ddpm_hf.training.argument_parsing import parse_arguments
 
-    args = parse_arguments(context.args, prog=f"{PROGRAM} train")
+    prog = f"{PROGRAM} train"
+    args = parse_arguments(context.args, prog=prog)
     from ddpm_hf.training.train import run_program
 
-    run_program(args)
+    run_program(args, prog)
 
 
 @app.command(
@@ -39,10 +40,11 @@ def train_classifier(context: typer.Context):
     from ddpm_hf.training.argument_parsing import parse_arguments
     from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
-    args = parse_arguments(context.args, ClassifierArguments, prog=f"{PROGRAM} train_classifier")
+    prog = f"{PROGRAM} train_classifier"
+    args = parse_arguments(context.args, ClassifierArguments, prog=prog)
     from ddpm_hf.training.train_classifier import run_program
 
-    run_program(args)
+    run_program(args, prog)
 
 
 @app.command(
@@ -54,10 +56,11 @@ def train_autoencoder(context: typer.Context):
     from ddpm_hf.training.argument_parsing import parse_arguments
     from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 
-    args = parse_arguments(context.args, AutoencoderArguments, prog=f"{PROGRAM} train_autoencoder")
+    prog = f"{PROGRAM} train_autoencoder"
+    args = parse_arguments(context.args, AutoencoderArguments, prog=prog)
     from ddpm_hf.training.train_autoencoder import run_program
 
-    run_program(args)
+    run_program(args, prog)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ddpm_hf import GaussianDiffusionPipeline
+from ddpm_hf.cli import app
 from ddpm_hf.errors import InputError
 from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.training.arguments import TrainingArguments
@@ -209,8 +210,11 @@ def test_mistakes_are_found_before_anything_is_written(options, changes, message
 
 def test_the_command_ends_with_one_sentence(options, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(options | {"split": "night"}), encoding="utf-8")
+    given = ["--config", str(tmp_path / "config.yaml")]
     with pytest.raises(SystemExit, match="^train: error: Cannot read split 'night' of dataset="):
-        main(["--config", str(tmp_path / "config.yaml")])
+        main(given)
+    with pytest.raises(SystemExit, match="^ddpm-hf train: error: Cannot read split 'night' of dataset="):
+        app(["train", *given])
 
 
 def test_curves_and_samples_reach_tensorboard(options):
