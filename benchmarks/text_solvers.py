@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
-from side_by_side import RESULTS, machine
+from side_by_side import RESULTS, machine, told_options
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.data import open_images
@@ -182,10 +182,9 @@ def main():
     for row in measured(options):
         rows.append(row)
         print(table(rows)[-1], flush=True)
-        told = {name: value for name, value in vars(options).items() if name not in ("model", "judge")}
         file = RESULTS / f"text_solvers_{options.name}"
         file.with_suffix(".json").write_text(
-            json.dumps({**told, **machine(), "rows": rows}, indent=2) + "\n", encoding="utf-8"
+            json.dumps({**told_options(options), **machine(), "rows": rows}, indent=2) + "\n", encoding="utf-8"
         )
         file.with_suffix(".md").write_text("\n".join(table(rows)) + "\n", encoding="utf-8")
 
