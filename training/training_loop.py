@@ -297,14 +297,14 @@ class TrainingLoop:
         row = {
             **self.statistics.means(),
             "lr": self.lr_scheduler.get_last_lr()[0],
-            "images_per_second": round(speed, 1),
+            "images_per_second": float(f"{speed:.4g}"),
             "ema_decay": self.ema.cur_decay_value,
             "skipped_updates": self.statistics.num_skipped()[0],
             "peak_memory_gb": round(peak_memory_gb(self.accelerator.device), 3),
         }
         self.statistics.begin_interval()
         self.interval_start, self.interval_images = time.perf_counter(), 0
-        self.bar.set_postfix(loss=f"{row['loss']:.4f}", lr=f"{row['lr']:.1e}", images_per_s=f"{speed:.0f}")
+        self.bar.set_postfix(loss=f"{row['loss']:.4f}", lr=f"{row['lr']:.1e}", images_per_s=f"{speed:.3g}")
         self.accelerator.log(row, step=self.progress.step)
         if self.accelerator.is_main_process:
             loss_curve.append_row(self.folder / loss_curve.LOSS_FILE, {"step": self.progress.step, **row})
