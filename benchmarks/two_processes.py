@@ -1,6 +1,7 @@
 """Images per second of training on two processes with one core each, against twice the rate of one process.
 
-OMP_NUM_THREADS=1 python benchmarks/two_processes.py [--unet fashion_mnist] [--batch_size 32] [--updates 40] [--turns 5]
+OMP_NUM_THREADS=1 python benchmarks/two_processes.py [--unet fashion_mnist] [--batch_size 32] [--updates 40]
+    [--turns 5]
 
 It runs the whole trainer on the embedded images. Each turn starts one process, then two processes that train one
 network, then two runs at once of one process each: these send each other nothing, and share the memory and the clock
@@ -47,7 +48,8 @@ def images_per_second(options, config, at_once=1):
     with tempfile.TemporaryDirectory() as folder:
         folders = [Path(folder) / str(number) for number in range(at_once)]
         runs = [started(config, options, folder) for folder in folders]
-        if any([run.wait() for run in runs]):
+        codes = [run.wait() for run in runs]
+        if any(codes):
             sys.exit("A training ended with an error.")
         rates = [[row["images_per_second"] for row in read_rows(folder / "loss.csv")[1:]] for folder in folders]
     return sum(map(statistics.median, rates))

@@ -18,7 +18,6 @@ from diffusers import DiffusionPipeline
 
 from ddpm_hf import DDPMUNet2DModel, EDMScheduler, GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.data import count_images, data_for, in_buckets, open_images, sized_for_network
-from ddpm_hf.data.captions import with_captions
 from ddpm_hf.data.for_network import data_of
 from ddpm_hf.data.latents import open_latents
 from ddpm_hf.distributed import leave_processes, main_process_first, main_process_in, together
@@ -150,7 +149,7 @@ def open_data(args):
         if kind_of(config).needs_vae:
             raise InputError(f"The network of {model} was trained in latents: give --vae, the autoencoder of these.")
         return data_for(config).open_for_network(args, config, model, args.streaming)
-    return captioned(_open_for_new_network(args), args)
+    return _open_for_new_network(args)
 
 
 def _open_for_new_network(args):
@@ -162,11 +161,6 @@ def _open_for_new_network(args):
     return data_for(config).open_for_config(args, config, f"unet={args.unet!r}", args.streaming)
 
 
-def captioned(source, args):
-    """The opened images, with the captions that the options ask for."""
-    return with_captions(source, args) if args.has_captions else source
-
-
 def open_in_latents(args):
     """Opens images to be encoded, in the size of the network of `init_from`, else in that of `open_images`.
 
@@ -176,7 +170,7 @@ def open_in_latents(args):
     vae = load_autoencoder(args.vae)
     if args.init_from is None:
         images = open_images(args, vae.config.sample_size if isinstance(vae.config.sample_size, int) else None)
-        return open_latents(captioned(images, args), vae, args.vae, args.random_flip)
+        return open_latents(images, vae, args.vae, args.random_flip)
     config, model = _load_config(args.init_from), f"init_from={args.init_from!r}"
     if not kind_of(config).needs_vae:
         raise InputError(f"The network of {model} was not trained in latents: leave out --vae {args.vae}.")

@@ -18,7 +18,7 @@ from ddpm_hf.data.decoding import ImageForm
 from ddpm_hf.data.fingerprint import fingerprint_of_points
 from ddpm_hf.data.images import ImagesInMemory
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.stored_rows import ToldLabels, read_told_labels
+from ddpm_hf.data.told_labels import ToldLabels, read_told_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, Depth, levels_of, to_unit_range, value_range_of
 from ddpm_hf.sizes import size_of, written_sides
@@ -102,7 +102,7 @@ def open_array_file(args, config=None):
         args (`DataArguments`): which data; a split is a part of the whole, which is called train.
         config (*optional*): config of a trained network, whose range of values the images then have.
     """
-    for name in ("class_conditional", "value_column"):
+    for name in ("class_conditional", "value_column", "caption_column", "caption_template"):
         if getattr(args, name):
             raise InputError(f"dataset={args.dataset!r} has no labels: leave out --{name}.")
     try:
@@ -114,6 +114,8 @@ def open_array_file(args, config=None):
 
 def open_arrays(rows, column, args, config=None):
     """The [`ArraySource`] of a column of arrays (H, W) or (C, H, W); as `open_array_file`."""
+    if args.has_captions:
+        raise InputError(f"dataset={args.dataset!r} has arrays in column {column!r}, and captions are of images.")
     values = np.asarray(rows.with_format("numpy")[:][column]).astype(rows.features[column].dtype)
     return _source(values, args, config, read_told_labels(rows, args, config))
 
@@ -126,7 +128,7 @@ def _part(values, split):
     return np.concatenate([values[part.from_ : part.to] for part in parts])
 
 
-def _source(values, args, config, told_labels):
+def _source(values, args, config, told):
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or len(values) == 0:
@@ -136,7 +138,9 @@ def _source(values, args, config, told_labels):
         )
     trained = None if config is None else value_range_of(config) or EIGHT_BIT_RANGE
     value_range, levels = _range_and_levels(values, args, trained)
-    source = ArraySource(values, value_range, levels, *told_labels)
+    source = ArraySource(
+        values, value_range, levels, told.labels, told.num_classes, told.class_names, told.value_limits
+    )
     return source if args.resolution is None else source.resized(args.resolution)
 
 

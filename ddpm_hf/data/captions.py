@@ -5,13 +5,11 @@ way of labels through caches and batches.
 """
 
 import string
-from dataclasses import replace
 
 import datasets
 import numpy as np
 
-from ddpm_hf.data.source import ImageSource
-from ddpm_hf.data.stored_rows import find_label_column, open_rows
+from ddpm_hf.data.stored_rows import find_label_column
 from ddpm_hf.errors import InputError
 
 ROWS_TO_NAME = 5
@@ -19,23 +17,20 @@ ROWS_TO_NAME = 5
 LABEL = "label"
 
 
-def with_captions(source, args):
-    """The source with `captions`, a tuple of all different ones, and the number of each image's caption as its label.
+def read_captions(rows, args):
+    """All different captions of the rows, a tuple, and the number of each row's, int64 (N,).
 
     Args:
-        source (`ImageSource`): the opened images, without labels.
-        args: `caption_column` or `caption_template`, and which data, as in `TrainingArguments`.
+        rows (`datasets.Dataset`): with all of their columns.
+        args (`DataArguments`): `caption_column` or `caption_template`.
 
     Raises:
         InputError: for missing captions, for a column that is not there or has no texts, and for a template without a
             field, or with one that is no column.
     """
-    if not isinstance(source, ImageSource):
-        raise InputError("Captions are of images of a data set with columns, and these are arrays or a stream.")
-    rows = open_rows(args)
     texts = _column_of_texts(rows, args) if args.caption_column is not None else _from_template(rows, args)
     captions, numbers = np.unique(np.array(texts, dtype=object), return_inverse=True)
-    return replace(source, labels=numbers.astype(np.int64), captions=tuple(captions))
+    return tuple(captions), numbers.astype(np.int64)
 
 
 def captions_of(source):

@@ -14,7 +14,8 @@ from ddpm_hf.data.data_source import DataSource, labels_at
 from ddpm_hf.data.fingerprint import fingerprint_of_points
 from ddpm_hf.data.images import ImagesInMemory
 from ddpm_hf.data.point_clouds import POINT_CLOUDS
-from ddpm_hf.data.stored_rows import find_label_column, open_rows, read_labels
+from ddpm_hf.data.stored_rows import find_label_column, open_rows
+from ddpm_hf.data.told_labels import read_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.models.mlp_denoiser import MLPDenoiser

@@ -24,7 +24,8 @@ from ddpm_hf.data.pairs import (
     with_condition_folder,
 )
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.stored_rows import open_rows, read_told_labels
+from ddpm_hf.data.stored_rows import open_rows
+from ddpm_hf.data.told_labels import read_told_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.limits import check_fits_memory
 from ddpm_hf.samples.value_range import SIXTEEN_BITS

@@ -30,14 +30,8 @@ from ddpm_hf.data.limits import check_batch_size
 from ddpm_hf.data.pairs import find_columns, stored_values
 from ddpm_hf.data.sized_images import SizedImages
 from ddpm_hf.data.source import form_of_conditions, resolution_of
-from ddpm_hf.data.stored_rows import (
-    are_within,
-    as_numbers,
-    check_value_column,
-    find_label_column,
-    names_of_classes,
-    open_rows,
-)
+from ddpm_hf.data.stored_rows import find_label_column, open_rows
+from ddpm_hf.data.told_labels import are_within, as_numbers, check_value_column, names_of_classes
 from ddpm_hf.errors import InputError
 from ddpm_hf.interruptions import ignore_stop_signals
 from ddpm_hf.samples.condition_values import value_limits_of

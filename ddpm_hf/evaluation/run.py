@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ddpm_hf.data import data_for, draw_images
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.captions import captions_of, with_captions
+from ddpm_hf.data.captions import captions_of
 from ddpm_hf.distributed import join_processes, main_process_first, main_process_in, together
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import discrete_chain
@@ -179,8 +179,6 @@ def open_data(data, unet_config):
         raise InputError(f"The network {has if is_told_values else 'is told no number: leave out --value_column'}.")
     data = dataclasses.replace(data, class_conditional=classes_of(unet_config)[0] is not None)
     source = data_for(unet_config).open_for_network(data, unet_config, "The model")
-    if is_text:
-        source = with_captions(source, data)
     samples = kind_of(unet_config)
     wanted, given = samples.stored_channels, source.samples.data_channels
     if samples.data_channels != samples.channels and data.condition_column is None:

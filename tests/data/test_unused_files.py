@@ -131,3 +131,13 @@ def test_nothing_is_said_where_nothing_is_left_out(folder, caplog):
     found = folder(*numbered("cat/", 3), *numbered("dog/", 3), ".hidden/test.png")
     (found / "notes.txt").write_text("No image, and no data.", encoding="utf-8")
     assert opened(found, caplog) == (6, "")
+
+
+def test_a_folder_with_captions_is_opened_once(folder, caplog):
+    """A second opening would take as long again, and say all warnings twice."""
+    found = folder("steam train.png", *numbered("", 3))
+    (found / "metadata.csv").write_text("file_name,text\n0.png,a\n1.png,b\n2.png,b\n", encoding="utf-8")
+    with caplog.at_level(logging.WARNING, logger="ddpm_hf"):
+        source = open_images(DataArguments(dataset=str(found), caption_column="text"), 28)
+    assert source.captions == ("a", "b") and source.labels.tolist() == [0, 1, 1]
+    assert caplog.text.count("are not taken for splits") == 1

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
 from ddpm_hf.calibration import fit_solver
 from ddpm_hf.data import DataArguments, open_images
-from ddpm_hf.data.stored_rows import are_within, as_numbers
+from ddpm_hf.data.told_labels import are_within, as_numbers
 from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.run import evaluate_bits_per_dim
 from ddpm_hf.pipelines.conditioning import ConditionInput, Guidance, make_conditioning

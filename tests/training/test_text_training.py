@@ -20,7 +20,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
 from ddpm_hf.data import open_images
-from ddpm_hf.data.captions import with_captions
 from ddpm_hf.errors import InputError
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.hub.push import push_folder
@@ -82,7 +81,7 @@ def frozen_encoder(folder, captions, **changes):
 
 def captions_of(options, **changes):
     args = TrainingArguments(**options | {"caption_template": None} | changes)
-    return with_captions(open_images(args, None), args)
+    return open_images(args, None)
 
 
 def test_a_template_makes_one_caption_of_each_combination(options):
