@@ -58,7 +58,7 @@ class Guidance(NamedTuple):
                 f"The solver for this number of steps was fitted at guidance_scale={fitted}, and this run has "
                 f"guidance_scale={self.guidance_scale} and "
                 f"classifier_guidance_scale={self.classifier_guidance_scale}: take that scale, another number of "
-                "steps, or a scheduler with fitted_solvers=None."
+                "steps, or a scheduler with fitted_solvers=None (on the command line: --recipe ddim-2m)."
             )
 
 

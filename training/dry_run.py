@@ -35,18 +35,19 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
     memory = memory_of(trial) | {"activations": sum(activations.values())}
     seconds = seconds_per_update(trial, batch)
     images_per_update = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    images = images_per_update * total_steps
+    images, drawn = images_per_update * total_steps, source.samples.output_name
     parts = ", ".join(f"{name} {tqdm.format_sizeof(size, 'B')}" for name, size in memory.items())
     lines = {
         "network": f"{args.init_from or args.unet}, {sum(p.numel() for p in unet.parameters()) / 1e6:.2f}M parameters",
         "data": describe_data(source, source.kind),
-        "update": f"{images_per_update} images: {args.batch_size} at a time, "
+        "update": f"{images_per_update} {drawn}: {args.batch_size} at a time, "
         f"{args.gradient_accumulation_steps} times, on {accelerator.num_processes} process(es)",
-        "length": f"{total_steps} updates, {images} images{describe_passes(images, count_images(source))}",
-        "compute": f"{flops / 1e9:.3f} GFLOPs per image, forward and backward; {flops * images:.2e} FLOPs in all",
+        "length": f"{total_steps} updates, {images} {drawn}{describe_passes(images, count_images(source))}",
+        "compute": f"{flops / 1e9:.3f} GFLOPs per {drawn.removesuffix('s')}, forward and backward; "
+        f"{flops * images:.2e} FLOPs in all",
         "memory": f"{tqdm.format_sizeof(sum(memory.values()), 'B')} of tensors in each process: {parts}; the most "
         f"that was taken in this dry run is {peak_memory_gb(accelerator.device):.2f} GiB",
-        "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} images per second "
+        "time": f"{format_seconds(seconds * total_steps)} at {images_per_update / seconds:.1f} {drawn} per second "
         f"(median of some updates on {accelerator.device}), without reading data, sampling, measuring and saving"
         f"{describe_end(seconds * total_steps / 60)}",
         "writes": describe_files(args, memory, total_steps),

@@ -50,7 +50,8 @@ def opening(trainer, model, source, updates_per_minute=None):
         "classes": describe_names(model.config),
         "captions": "" if source.captions is None else describe_captions(trainer, model),
         "network": f"{args.init_from or args.unet}, {model.num_parameters() / 1e6:.1f}M parameters",
-        "length": f"{total} updates of {per_update} images{passes}, on {trainer.accelerator.device}"
+        "length": f"{total} updates of {per_update} {source.samples.output_name}{passes}, "
+        f"on {trainer.accelerator.device}"
         f"{describe_end((total - trainer.progress.step) / updates_per_minute) if updates_per_minute else ''}",
         "folder": args.output_dir,
     }

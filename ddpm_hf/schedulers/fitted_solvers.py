@@ -164,7 +164,8 @@ class FittedSolver:
         if eta != 0:
             raise ValueError(
                 f"The solver for {len(self.timesteps)} steps was fitted to the flow, at eta=0, and this step has "
-                f"eta={eta}: take another number of steps, or a scheduler with fitted_solvers=None."
+                f"eta={eta}: take another number of steps, or a scheduler with fitted_solvers=None (on the "
+                "command line: --recipe ddim-2m)."
             )
         if not self.begins_at(timestep):
             return sample
@@ -177,5 +178,5 @@ class FittedSolver:
             raise ValueError(
                 f"The solver for {len(self.timesteps)} steps has moments of data of shape "
                 f"{tuple(self.moments.mean.shape)}, and these samples are of {tuple(samples.shape[1:])}: take another "
-                "number of steps, or a scheduler with fitted_solvers=None."
+                "number of steps, or a scheduler with fitted_solvers=None (on the command line: --recipe ddim-2m)."
             )

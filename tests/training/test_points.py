@@ -173,8 +173,12 @@ def test_the_preset_is_for_points():
     assert args.unet == "mlp" and args.dataset == "swiss_roll"
 
 
-def test_a_run_on_points_makes_a_pipeline_of_points(options):
+def test_a_run_on_points_makes_a_pipeline_of_points(options, capsys):
+    train(TrainingArguments(**options, class_conditional=True, dry_run=True))
+    plan = capsys.readouterr().out
+    assert "update   8 points: 8 at a time" in plan and "GFLOPs per point" in plan and "points per second" in plan
     folder = train(TrainingArguments(**options, class_conditional=True))
+    assert "length   4 updates of 8 points, 0.5 passes over the data, on cpu" in capsys.readouterr().out
     pipeline = GaussianDiffusionPipeline.from_pretrained(folder)
     source = opened("two_moons", num_points=64)
     assert pipeline.unet.config.data_std == source.std.tolist() and pipeline.unet.config.num_classes == 2
