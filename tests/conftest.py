@@ -23,6 +23,8 @@ from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusio
 CACHE = tempfile.TemporaryDirectory(prefix="datasets-", ignore_cleanup_errors=True)
 for variable in ("HF_HOME", "HF_DATASETS_CACHE", "GRADIO_TEMP_DIR"):
     os.environ.setdefault(variable, CACHE.name)
+# As `accelerate launch` says it, so that no test's numbers depend on what is faster on the machine.
+os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
 TINY = {
     "sample_size": 8,

@@ -99,7 +99,9 @@ def _check_places(options):
 class TrainingVerb(Verb):
     """A training: its options, and the flags of diffusers' script."""
 
-    synonyms: ClassVar[dict] = {other: name for other, name in SYNONYMS.items() if name == "steps"} | SAME
+    synonyms: ClassVar[dict] = (
+        {other: name for other, name in SYNONYMS.items() if name == "steps"} | SAME | {"precision": "mixed_precision"}
+    )
     refused: ClassVar[dict] = REFUSED
 
 

@@ -7,7 +7,8 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from ddpm_hf.execution import gains
+from ddpm_hf.execution import can_change, gains
+from ddpm_hf.execution_cache import remembered_gain
 from ddpm_hf.training.run_length import seconds_per_update
 from ddpm_hf.training.run_setup import make_accelerator
 from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
@@ -15,13 +16,15 @@ from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
 AUTO = "auto"
 # A smaller gain is not worth the digits.
 WORTHWHILE_GAIN = 1.1
+# Images of a trial update on a CPU, where more take longer and gain as much; other devices need whole batches.
+TRIED_ON_CPU = 8
 
 
 def settle_precision(args, accelerator, source, make_parts):
     """The options with the precision that was measured to be faster, and an accelerator that has it.
 
-    Every process must call this; the main process decides. It trains copies of the network for a few updates; the
-    random state stays.
+    Every process must call this; the main process decides. It trains copies of the network for a few updates, once for
+    each machine, network and batch size; the random state stays. Networks without convolutions stay in float32.
 
     Args:
         make_parts: a function of the options, the accelerator and the source that gives options, network, scheduler.
@@ -32,8 +35,16 @@ def settle_precision(args, accelerator, source, make_parts):
     if args.mixed_precision != AUTO:
         return args, accelerator
     check_can_be_tried(accelerator, "mixed_precision='auto'", "name it: bf16, or no")
-    plain = replace(args, mixed_precision="no")
-    gain = _gain_of_bf16(*make_parts(plain, accelerator, source), accelerator, source)
+    tried, unet, scheduler = make_parts(replace(args, mixed_precision="no"), accelerator, source)
+    if not can_change(unet):
+        return replace(args, mixed_precision="no"), accelerator
+    gain = None
+    if accelerator.is_main_process:
+        is_cpu = accelerator.device.type == "cpu"
+        batch = example_batch(source, min(tried.batch_size, TRIED_ON_CPU) if is_cpu else tried.batch_size)
+        trial = partial(Trial, replace(tried, gradient_accumulation_steps=1), accelerator, unet, scheduler)
+        size = len(batch["images"])
+        gain = remembered_gain(unet, size, accelerator.device, lambda: _gain_of_bf16(trial, accelerator.device, batch))
     (gain,) = broadcast_object_list([gain])
     precision, said = precision_for(gain)
     accelerator.print(said)
@@ -53,14 +64,12 @@ def precision_for(gain):
     return "no", f"Precision: float32, for {why}."
 
 
-def _gain_of_bf16(args, unet, scheduler, accelerator, source):
+def _gain_of_bf16(make_trial, device, batch):
     """The updates in bf16 in the time of one in float32; 0 where the device emulates bf16, many times slower."""
-    device = accelerator.device
     if not gains("bf16", device):
         return 0.0
-    batch = example_batch(source, args.batch_size)
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
-        trial = Trial(args, accelerator, unet, scheduler)
+        trial = make_trial()
         single = seconds_per_update(trial, batch)
         trial.autocast = partial(torch.autocast, device.type, torch.bfloat16)
         return single / seconds_per_update(trial, batch)

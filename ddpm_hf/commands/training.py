@@ -1,5 +1,6 @@
 """The verbs that train: `train`, `train_classifier`, `train_autoencoder`, `ema`."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +23,9 @@ PARSED_LATER = {
 
 @app.command(help="Train a model on images or points; `ddpm-hf train --help` lists the options.", **PARSED_LATER)
 def train(context: typer.Context):
-    from ddpm_hf.training.argument_parsing import parse_arguments
+    from ddpm_hf.training.arguments import TrainingArguments
 
-    prog = f"{PROGRAM} train"
-    args = parse_arguments(context.args, prog=prog)
-    from ddpm_hf.training.train import run_program
-
-    run_program(args, prog)
+    run_training(context, TrainingArguments)
 
 
 @app.command(
@@ -37,14 +34,9 @@ def train(context: typer.Context):
     **PARSED_LATER,
 )
 def train_classifier(context: typer.Context):
-    from ddpm_hf.training.argument_parsing import parse_arguments
     from ddpm_hf.training.classifier_arguments import ClassifierArguments
 
-    prog = f"{PROGRAM} train_classifier"
-    args = parse_arguments(context.args, ClassifierArguments, prog=prog)
-    from ddpm_hf.training.train_classifier import run_program
-
-    run_program(args, prog)
+    run_training(context, ClassifierArguments)
 
 
 @app.command(
@@ -53,14 +45,24 @@ def train_classifier(context: typer.Context):
     **PARSED_LATER,
 )
 def train_autoencoder(context: typer.Context):
-    from ddpm_hf.training.argument_parsing import parse_arguments
     from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 
-    prog = f"{PROGRAM} train_autoencoder"
-    args = parse_arguments(context.args, AutoencoderArguments, prog=prog)
-    from ddpm_hf.training.train_autoencoder import run_program
+    run_training(context, AutoencoderArguments)
 
-    run_program(args, prog)
+
+def run_training(context, arguments):
+    """Runs the program of a verb; its module, which imports torch, is imported once the options are right.
+
+    Args:
+        context: the verb, by whose name the module is called, and what stands behind it.
+        arguments: the dataclass of the options.
+    """
+    from ddpm_hf.training.argument_parsing import parse_arguments
+
+    verb = context.info_name
+    prog = f"{PROGRAM} {verb}"
+    args = parse_arguments(context.args, arguments, prog=prog)
+    import_module(f"ddpm_hf.training.{verb}").run_program(args, prog)
 
 
 @app.command()

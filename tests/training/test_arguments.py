@@ -135,7 +135,7 @@ BAD_VALUES = [
     ({"beta_start": 0.5}, "beta_start=0.5 must be smaller than beta_end=0.02"),
     ({"beta_schedule": "linaer"}, "beta_schedule='linaer' is not one of 'linear'"),
     ({"prediction_type": "eps"}, "prediction_type='eps' is not one of 'epsilon', 'sample', 'v_prediction'"),
-    ({"mixed_precision": "bf17"}, "mixed_precision='bf17' is not one of 'auto', 'no', 'bf16', 'fp16'"),
+    ({"mixed_precision": "bf17"}, "mixed_precision='bf17' is not one of 'auto', 'no', 'fp32', 'bf16', 'fp16'"),
     ({"variance_head": "range"}, "variance_head='range' is not one of 'learned_range', 'npr', 'sn', 'ocm'"),
     ({"variance_type": "learned_range"}, "variance_type='learned_range' does not go with variance_head=None"),
     (

@@ -7,13 +7,16 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.errors import InputError
 from ddpm_hf.execution import gains
 from ddpm_hf.training import precision_choice
+from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.classifier_arguments import ClassifierArguments
 from ddpm_hf.training.precision_choice import precision_for, settle_precision
 from ddpm_hf.training.train import train
 
@@ -41,6 +44,49 @@ def test_what_was_measured_is_said_and_kept_with_the_run(options, capsys):
     train(TrainingArguments(**options | {"max_train_steps": 3}, mixed_precision="auto"))
     assert kept(folder) == chosen and "Precision" not in capsys.readouterr().out
     assert GaussianDiffusionPipeline.from_pretrained(folder).unet.dtype == torch.float32
+
+
+def test_the_precision_is_measured_where_nothing_names_one(monkeypatch):
+    assert TrainingArguments(max_train_steps=1).mixed_precision == "no"  # the launcher's
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    assert TrainingArguments(max_train_steps=1).mixed_precision == "auto"
+    assert parse_arguments(["--max_train_steps", "1"]).mixed_precision == "auto"
+    for named in ("--precision", "--mixed-precision"):
+        assert parse_arguments(["--max_train_steps", "1", named, "fp32"]).mixed_precision == "no"
+        assert parse_arguments(["--max_train_steps", "1", named, "bf16"]).mixed_precision == "bf16"
+    assert ClassifierArguments(max_train_steps=1, model="m").mixed_precision == "no"
+
+
+def test_it_is_measured_once_for_each_machine_network_and_batch(options, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    measured = []
+    monkeypatch.setattr(precision_choice, "gains", lambda precision, device: measured.append(precision))
+    for number, batch_size in enumerate((4, 4, 2)):
+        changes = {"batch_size": batch_size, "output_dir": f"{options['output_dir']}_{number}"}
+        train(TrainingArguments(**options | changes, mixed_precision="auto"))
+    assert len(measured) == 2 and capsys.readouterr().out.count("Precision: float32") == 3
+
+
+def test_measuring_leaves_the_run_as_it_would_be(options, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(precision_choice, "WORTHWHILE_GAIN", float("inf"))
+    weights = []
+    for precision in ("no", "auto"):
+        folder = train(
+            TrainingArguments(
+                **options | {"output_dir": str(tmp_path / precision), "seed": 5}, mixed_precision=precision
+            )
+        )
+        weights.append(load_file(next((folder / "unet").glob("*.safetensors"))))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_points_are_not_tried(tmp_path, capsys):
+    options = {"dataset": "two_moons", "num_points": 64, "unet": "mlp", "num_samples": 4, "sample_steps": 2}
+    folder = train(
+        TrainingArguments(**options, max_train_steps=1, output_dir=str(tmp_path / "run"), mixed_precision="auto")
+    )
+    assert kept(folder) == "no" and "Precision" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
