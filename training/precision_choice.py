@@ -1,17 +1,20 @@
 """`mixed_precision="auto"`: float32 or bf16, whichever was measured to train this network faster on this machine."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, is_bf16_available
 
 from ddpm_hf.execution import can_change, gains
 from ddpm_hf.execution_cache import remembered_gain
 from ddpm_hf.training.run_length import seconds_per_update
 from ddpm_hf.training.run_setup import make_accelerator
 from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 # A smaller gain is not worth the digits.
@@ -57,19 +60,23 @@ def settle_precision(args, accelerator, source, make_parts):
 
 
 def precision_for(gain):
-    """The precision, and a sentence about it, where bf16 trains `gain` times as fast; 0 is for emulated bf16."""
+    """The precision, and a sentence about it, where bf16 trains `gain` times as fast, or 0 where it cannot."""
     if gain >= WORTHWHILE_GAIN:
         return "bf16", f"Precision: bf16, which trains {gain:.2f} times as fast as float32 here."
-    why = f"bf16 trains {gain:.2f} times as fast here" if gain else "this device computes bf16 in software"
+    why = f"bf16 trains {gain:.2f} times as fast here" if gain else "this device has no bf16 of its own"
     return "no", f"Precision: float32, for {why}."
 
 
 def _gain_of_bf16(make_trial, device, batch):
-    """The updates in bf16 in the time of one in float32; 0 where the device emulates bf16, many times slower."""
-    if not gains("bf16", device):
+    """The updates in bf16 in the time of one in float32; 0 where the device has none, emulates it, or fails in it."""
+    if not (is_bf16_available(ignore_tpu=True) and gains("bf16", device)):  # what accelerate refuses is not taken
         return 0.0
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
         trial = make_trial()
         single = seconds_per_update(trial, batch)
         trial.autocast = partial(torch.autocast, device.type, torch.bfloat16)
-        return single / seconds_per_update(trial, batch)
+        try:
+            return single / seconds_per_update(trial, batch)
+        except RuntimeError as error:  # a layer without bf16 on this device, or memory that is full
+            logger.warning("bf16 is not taken: a trial in it failed (%s).", str(error).strip().splitlines()[0][:200])
+            return 0.0
