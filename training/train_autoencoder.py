@@ -80,6 +80,8 @@ def open_all(args):
             f"dataset={args.dataset!r} has arrays, or images of another depth, and an autoencoder is for images of 8 "
             "bits: give images, and --no_preserve_input_precision to read those of 16 bits in 8."
         )
+    if args.eval_split == args.split:
+        return source, source
     resolution = size_of(*source.form.sides)
     held_out = open_images(DataArguments.among(args, split=args.eval_split, resolution=resolution), None)
     if held_out.channels != source.channels:

@@ -85,10 +85,9 @@ class Opened(NamedTuple):
 def open_all(args):
     pipeline = load_pipeline(args.model, latents=False)
     scheduler = noising_scheduler(pipeline, args.model)
-    source, held_out = (
-        open_labelled_images(args, split, pipeline.unet.config) for split in (args.split, args.eval_split)
-    )
-    return Opened(pipeline, scheduler, source, held_out)
+    splits = dict.fromkeys((args.split, args.eval_split))
+    opened = {split: open_labelled_images(args, split, pipeline.unet.config) for split in splits}
+    return Opened(pipeline, scheduler, opened[args.split], opened[args.eval_split])
 
 
 def run(args, accelerator, opened, total_steps):
