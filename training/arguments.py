@@ -109,10 +109,10 @@ class RunArguments(DataArguments):
     ema_decay: float = option(0.9999, "Largest decay of the averaged weights, which are what is saved and sampled.")
     ema_power: float = option(0.75, "The decay rises as 1 - (1 + step / ema_inv_gamma) ** -ema_power.")
     ema_inv_gamma: float = option(1.0, "See ema_power.")
-    mixed_precision: Literal["no", "fp32", "bf16", "fp16"] | None = option(
+    mixed_precision: Literal["auto", "no", "fp32", "bf16", "fp16"] | None = option(
         None,
-        "bf16 wherever the hardware computes in it; on a CPU without such instructions it is far slower than no, which "
-        "is fp32. By default that of the configuration of `accelerate launch`, and no without one.",
+        "auto measures whether bf16 trains this network faster here than no, which is fp32. By default that of the "
+        "configuration of `accelerate launch`, and auto without one.",
     )
     channels_last: Literal["auto", "yes", "no"] = option(
         "auto", "Order weights and images in memory by channel last; auto where it was measured to be faster."
@@ -139,12 +139,9 @@ class RunArguments(DataArguments):
         None, "Folder for data of the Hub and for decoded images; by default that of datasets (HF_DATASETS_CACHE)."
     )
 
-    # The precision where neither an option nor `accelerate launch` names one.
-    usual_precision: ClassVar[str] = "no"
-
     def __post_init__(self):
         super().__post_init__()
-        given = self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", self.usual_precision)
+        given = self.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "auto")
         self.mixed_precision = "no" if given == "fp32" else given  # its name in accelerate
         check_each(self)
         refuse_conflicts(self, RUN_CONFLICTS)
@@ -157,13 +154,6 @@ class TrainingArguments(RunArguments):
     """The training of a diffusion model."""
 
     presets: ClassVar[dict[str, Path]] = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
-    usual_precision: ClassVar[str] = "auto"
-
-    mixed_precision: Literal["auto", "no", "fp32", "bf16", "fp16"] | None = option(
-        None,
-        "auto measures whether bf16 trains this network faster here than no, which is fp32. By default that of the "
-        "configuration of `accelerate launch`, and auto without one.",
-    )
 
     # What training does with the data
     aspect_buckets: str | None = option(

@@ -6,7 +6,7 @@ import torch
 from accelerate.utils import find_executable_batch_size
 
 from ddpm_hf.errors import InputError
-from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
+from ddpm_hf.training.trial import check_can_be_tried, example_batch, trial_of_diffusion
 
 
 def with_fitting_batch(args, accelerator, unet, scheduler, source):
@@ -22,7 +22,7 @@ def with_fitting_batch(args, accelerator, unet, scheduler, source):
     def try_update(batch_size):
         # One batch is enough, because accumulation takes no more memory.
         trial_args = dataclasses.replace(args, gradient_accumulation_steps=1, compile="no")
-        Trial(trial_args, accelerator, unet, scheduler).update(example_batch(source.largest, batch_size))
+        trial_of_diffusion(trial_args, accelerator, unet, scheduler).update(example_batch(source.largest, batch_size))
 
     devices = [] if accelerator.device.type == "cpu" else [accelerator.device]
     with torch.random.fork_rng(devices):

@@ -7,7 +7,7 @@ from accelerate.utils import DistributedType
 
 from ddpm_hf.errors import InputError
 from ddpm_hf.training.model_setup import is_chosen
-from ddpm_hf.training.trial import Trial, example_batch
+from ddpm_hf.training.trial import example_batch, trial_of_diffusion
 
 # Norm of the difference, relative to that of the gradient: rounding is about 1e-6 in float32, 1e-3 in TF32, and some
 # hundredths in 16 bits. A gradient that gets lost on the way is near 1.
@@ -35,7 +35,7 @@ def check_compiled_gradients(args, accelerator, unet, scheduler, source):
     with torch.random.fork_rng():
         batch = example_batch(source, args.batch_size)
         plain, compiled = (
-            _gradients(Trial(replace(args, compile=choice), accelerator, unet, scheduler), batch)
+            _gradients(trial_of_diffusion(replace(args, compile=choice), accelerator, unet, scheduler), batch)
             for choice in ("no", args.compile)
         )
     difference = ((compiled - plain).norm() / plain.norm()).item()

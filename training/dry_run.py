@@ -15,7 +15,7 @@ from ddpm_hf.reports.loss_curve import BITS_PER_DIM_FILE, DISTANCE_FILE, LOSS_FI
 from ddpm_hf.training.health import peak_memory_gb
 from ddpm_hf.training.run_length import seconds_per_update
 from ddpm_hf.training.summaries import describe_end
-from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
+from ddpm_hf.training.trial import check_can_be_tried, example_batch, trial_of_diffusion
 
 
 def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
@@ -29,7 +29,7 @@ def describe_plan(args, accelerator, unet, scheduler, source, total_steps):
     )
     batch = example_batch(source, args.batch_size)
     flops = flops_per_image(args, accelerator, unet, scheduler, example_batch(source, 1))
-    trial = Trial(args, accelerator, unet, scheduler)
+    trial = trial_of_diffusion(args, accelerator, unet, scheduler)
     with saved_activations(trial.model) as activations:
         trial.loss(batch).backward()
     memory = memory_of(trial) | {"activations": sum(activations.values())}
@@ -62,7 +62,7 @@ def describe_passes(images, images_in_data):
 
 def flops_per_image(args, accelerator, unet, scheduler, batch):
     """FLOPs of the loss and gradients of one image, counted by torch with two per multiply-add."""
-    plain = Trial(replace(args, compile="no"), accelerator, unet, scheduler)
+    plain = trial_of_diffusion(replace(args, compile="no"), accelerator, unet, scheduler)
     with FlopCounterMode(display=False) as counter:
         plain.loss(batch).backward()
     return counter.get_total_flops()

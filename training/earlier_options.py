@@ -17,18 +17,24 @@ def with_earlier_options(args):
     """
     if not holds_updates(args):
         return args
+    args = with_earlier_precision(args)
     stored = TRAINING_OPTIONS.read(args.output_dir)
     chosen = () if args.unet is not None or args.init_from is not None else ("unet", "resolution", *WITH_NAMED_NETWORK)
     names = [name for name in (*chosen, *args.intervals_to_fill()) if getattr(args, name) is None]
     if args.has_no_length:
         names += ["max_train_steps", "num_epochs"]
     changes = {name: stored.get(name) for name in names}
-    if args.mixed_precision == "auto":
-        changes |= {"mixed_precision": stored.get("mixed_precision", "no")}
     rate = updates_per_minute(args.output_dir)
     if args.minutes is not None and rate is not None:
         changes |= {"minutes": None, "max_train_steps": updates_in(args.minutes, rate)}
     return replace(args, **changes)
+
+
+def with_earlier_precision(args):
+    """The options, and where the precision is to be measured that of the run in the output folder, if there is one."""
+    if args.mixed_precision != "auto" or not holds_updates(args):
+        return args
+    return replace(args, mixed_precision=TRAINING_OPTIONS.read(args.output_dir).get("mixed_precision", "no"))
 
 
 def updates_per_minute(output_dir):

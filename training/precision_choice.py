@@ -1,8 +1,10 @@
 """`mixed_precision="auto"`: float32 or bf16, whichever was measured to train this network faster on this machine."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from accelerate.state import AcceleratorState
@@ -12,7 +14,7 @@ from ddpm_hf.execution import can_change, gains
 from ddpm_hf.execution_cache import remembered_gain
 from ddpm_hf.training.run_length import seconds_per_update
 from ddpm_hf.training.run_setup import make_accelerator
-from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
+from ddpm_hf.training.trial import check_can_be_tried, example_batch, trial_of_diffusion, trial_of_task
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +25,22 @@ WORTHWHILE_GAIN = 1.1
 TRIED_ON_CPU = 8
 
 
-def settle_precision(args, accelerator, source, make_parts):
+class Tried(NamedTuple):
+    """What is tried in both precisions: a network, its [`Trial`], as a function that makes it, and a batch."""
+
+    network: torch.nn.Module
+    make_trial: Callable
+    batch: dict
+
+
+def settle_precision(args, accelerator, tried):
     """The options with the precision that was measured to be faster, and an accelerator that has it.
 
     Every process must call this; the main process decides. It trains copies of the network for a few updates, once for
     each machine, network and batch size; the random state stays. Networks without convolutions stay in float32.
 
     Args:
-        make_parts: a function of the options, the accelerator and the source that gives options, network, scheduler.
+        tried: a function of the options in float32 that gives a [`Tried`].
 
     Raises:
         InputError: for engines that shard the network.
@@ -38,25 +48,49 @@ def settle_precision(args, accelerator, source, make_parts):
     if args.mixed_precision != AUTO:
         return args, accelerator
     check_can_be_tried(accelerator, "mixed_precision='auto'", "name it: bf16, or no")
-    tried, unet, scheduler = make_parts(replace(args, mixed_precision="no"), accelerator, source)
-    if not can_change(unet):
-        return replace(args, mixed_precision="no"), accelerator
-    gain = None
+    args = replace(args, mixed_precision="no")
+    network, make_trial, batch = tried(args)
+    if not can_change(network):
+        return args, accelerator
+    gain, device = None, accelerator.device
     if accelerator.is_main_process:
-        is_cpu = accelerator.device.type == "cpu"
-        batch = example_batch(source, min(tried.batch_size, TRIED_ON_CPU) if is_cpu else tried.batch_size)
-        trial = partial(Trial, replace(tried, gradient_accumulation_steps=1), accelerator, unet, scheduler)
-        size = len(batch["images"])
-        gain = remembered_gain(unet, size, accelerator.device, lambda: _gain_of_bf16(trial, accelerator.device, batch))
+        gain = remembered_gain(network, len(batch["images"]), device, lambda: _gain_of_bf16(make_trial, device, batch))
     (gain,) = broadcast_object_list([gain])
     precision, said = precision_for(gain)
     accelerator.print(said)
-    args = replace(args, mixed_precision=precision)
     if precision == "no":
         return args, accelerator
+    args = replace(args, mixed_precision=precision)
     # The processes stay joined, and the new accelerator casts what the network computes.
     AcceleratorState._reset_state()
     return args, make_accelerator(args)
+
+
+def batch_to_try(args, accelerator, source):
+    """The batch of a trial; example data of a source."""
+    is_cpu = accelerator.device.type == "cpu"
+    return example_batch(source, min(args.batch_size, TRIED_ON_CPU) if is_cpu else args.batch_size)
+
+
+def tried_diffusion(args, accelerator, source, make_parts):
+    """The [`Tried`] of a diffusion model.
+
+    Args:
+        make_parts: a function of the options, the accelerator and the source that gives options, network, scheduler.
+    """
+    args, unet, scheduler = make_parts(args, accelerator, source)
+    once = replace(args, gradient_accumulation_steps=1)
+    make_trial = partial(trial_of_diffusion, once, accelerator, unet, scheduler)
+    return Tried(unet, make_trial, batch_to_try(args, accelerator, source))
+
+
+def tried_task(args, accelerator, source, make_network, task):
+    """The [`Tried`] of a network that is to learn a [`Task`]; `make_network` makes it."""
+    with torch.random.fork_rng([]):
+        network = make_network()
+    once = replace(args, gradient_accumulation_steps=1)
+    make_trial = partial(trial_of_task, once, accelerator, network, task)
+    return Tried(network, make_trial, batch_to_try(args, accelerator, source))
 
 
 def precision_for(gain):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ddpm_hf.training.trial import Trial, check_can_be_tried, example_batch
+from ddpm_hf.training.trial import check_can_be_tried, example_batch, trial_of_diffusion
 
 DEFAULT_MINUTES = 30.0
 # Updates over which the learning rate rises, unless a tenth of the run is less.
@@ -60,7 +60,7 @@ def measure_updates_per_minute(args, accelerator, unet, scheduler, source):
     check_can_be_tried(accelerator, "A length by time", "give --max_train_steps or --num_epochs")
     devices = [] if accelerator.device.type == "cpu" else [accelerator.device]
     with torch.random.fork_rng(devices):
-        trial = Trial(args, accelerator, unet, scheduler)
+        trial = trial_of_diffusion(args, accelerator, unet, scheduler)
         seconds = seconds_per_update(trial, example_batch(source, args.batch_size))
     slowest = accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max().item()
     return float(f"{SHARE_OF_UPDATES * 60 / slowest:.3g}")

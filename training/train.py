@@ -48,7 +48,7 @@ from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.held_out import load_held_out
 from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.training.network_choice import with_chosen_network
-from ddpm_hf.training.precision_choice import settle_precision
+from ddpm_hf.training.precision_choice import settle_precision, tried_diffusion
 from ddpm_hf.training.program import Program, stopped_by_signals
 from ddpm_hf.training.resuming import SHARDING
 from ddpm_hf.training.run_folder import check_run_folder, mark_finished
@@ -90,7 +90,9 @@ def train(args):
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     args, source = choose_network(args, accelerator)
-    args, accelerator = settle_precision(args, accelerator, source, make_parts)
+    args, accelerator = settle_precision(
+        args, accelerator, lambda args: tried_diffusion(args, accelerator, source, make_parts)
+    )
     args, measured = settle_length(args, accelerator, source)
     total_steps = steps_to_do(args, accelerator, count_images(source))
     if total_steps is not None:

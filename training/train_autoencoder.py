@@ -30,8 +30,10 @@ from ddpm_hf.training.adversary import Adversary, check_discriminator
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import comparison_grid, psnr, reconstructions, with_units
 from ddpm_hf.training.autoencoder_objective import AutoencoderObjective, LearningAutoencoder
+from ddpm_hf.training.earlier_options import with_earlier_precision
 from ddpm_hf.training.health import check_weights
 from ddpm_hf.training.perceptual_distance import open_perceptual_distance
+from ddpm_hf.training.precision_choice import settle_precision, tried_task
 from ddpm_hf.training.program import Program, stopped_by_signals
 from ddpm_hf.training.run_folder import check_run_folder, mark_finished
 from ddpm_hf.training.run_setup import (
@@ -61,6 +63,7 @@ def train_autoencoder(args):
             fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
+    args = with_earlier_precision(args)
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     source, held_out = main_process_first(accelerator, lambda: open_all(args))
@@ -68,6 +71,10 @@ def train_autoencoder(args):
     total_steps = steps_to_do(args, accelerator, len(source))
     if total_steps is not None:
         check_discriminator(args, source.form.sides, total_steps)
+        make_network, task = partial(LearningAutoencoder, **config), Task(reconstruction_objective(args), 1)
+        args, accelerator = settle_precision(
+            args, accelerator, lambda args: tried_task(args, accelerator, source, make_network, task)
+        )
         run(args, accelerator, (source, held_out), config, total_steps)
     return Path(args.output_dir)
 
@@ -134,9 +141,14 @@ def objective_for(args, accelerator, network, source):
         perceptual = main_process_first(accelerator, open_it).to(accelerator.device)
     if args.discriminator_weight:
         adversary = Adversary(args, accelerator, network, sides)
-    return AutoencoderObjective(
-        args.reconstruction, args.kl_weight, perceptual, args.perceptual_weight, adversary=adversary
+    return reconstruction_objective(
+        args, perceptual=perceptual, perceptual_weight=args.perceptual_weight, adversary=adversary
     )
+
+
+def reconstruction_objective(args, **judges):
+    """The [`AutoencoderObjective`] of the options, with the networks that judge reconstructions besides."""
+    return AutoencoderObjective(args.reconstruction, args.kl_weight, **judges)
 
 
 class AutoencoderTrainer(TrainingLoop):

@@ -32,7 +32,9 @@ from ddpm_hf.sizes import config_size, sides_of_size
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
 from ddpm_hf.training.classifier_arguments import NORM_NUM_GROUPS, ClassifierArguments
 from ddpm_hf.training.classifier_objective import make_classifier_objective
+from ddpm_hf.training.earlier_options import with_earlier_precision
 from ddpm_hf.training.health import check_weights
+from ddpm_hf.training.precision_choice import settle_precision, tried_task
 from ddpm_hf.training.program import Program, stopped_by_signals
 from ddpm_hf.training.run_folder import check_run_folder, mark_finished
 from ddpm_hf.training.run_setup import (
@@ -63,12 +65,19 @@ def train_classifier(args):
             fails or is full, and then the newest checkpoint stays.
         Interrupted: if a signal asked to stop: SIGINT, SIGTERM or SIGUSR1.
     """
+    args = with_earlier_precision(args)
     accelerator = make_accelerator(args)
     check_run_folder(args, accelerator.num_processes)
     opened = main_process_first(accelerator, lambda: open_all(args))
     check_classes(opened.source, opened.held_out, args)
     total_steps = steps_to_do(args, accelerator, len(opened.source))
     if total_steps is not None:
+        make_network = partial(make_classifier, args, opened.source)
+        args, accelerator = settle_precision(
+            args,
+            accelerator,
+            lambda args: tried_task(args, accelerator, opened.source, make_network, task_of(opened)),
+        )
         run(args, accelerator, opened, total_steps)
     return Path(args.output_dir)
 
@@ -91,20 +100,24 @@ def open_all(args):
 
 
 def run(args, accelerator, opened, total_steps):
-    scheduler, source = opened.scheduler, opened.source
+    source = opened.source
     set_seed(args.seed)  # gives the same initial weights in every process
     classifier = make_classifier(args, source)
     pipeline = with_classifier(opened.pipeline, classifier, args.model)
     note_resizing(accelerator, source)
     with main_process_in(alone_in(args.output_dir), accelerator):
         images = begin_run(args, accelerator, source, classifier)
-        task = Task(make_classifier_objective(scheduler), scheduler.config.num_train_timesteps)
-        loop = TrainingLoop(args, accelerator, classifier.train(), task, images, total_steps)
+        loop = TrainingLoop(args, accelerator, classifier.train(), task_of(opened), images, total_steps)
         accelerator.print(describe_run(classifier, source, images, total_steps, accelerator.device))
         resume_run(args, accelerator, source, loop)
         loop.fit()
-        finish(loop, pipeline, scheduler, opened.held_out)
+        finish(loop, pipeline, opened.scheduler, opened.held_out)
     leave_processes(accelerator)
+
+
+def task_of(opened):
+    """The [`Task`] of a classifier for an opened model."""
+    return Task(make_classifier_objective(opened.scheduler), opened.scheduler.config.num_train_timesteps)
 
 
 def finish(loop, pipeline, scheduler, held_out):

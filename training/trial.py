@@ -43,30 +43,24 @@ class Trial:
     """The parts of an update on this device: network, loss, optimizer and average, in the context `autocast`.
 
     Args:
-        args (`TrainingArguments`), accelerator (`accelerate.Accelerator`): give precision and device.
-        unet, scheduler: network, which is copied, and scheduler of the run.
+        args (`RunArguments`), accelerator (`accelerate.Accelerator`): give precision and device.
+        model: the network, which the trial changes: its memory layout, and with each update its weights.
+        loss: `loss(model, images, labels)`, the mean loss of images in [-1, 1] and their labels, or None.
     """
 
-    def __init__(self, args, accelerator, unet, scheduler):
+    def __init__(self, args, accelerator, model, loss):
         self.args, self.accelerator, self.autocast = args, accelerator, accelerator.autocast
-        self.model = copy.deepcopy(unet).to(accelerator.device)
-        self.model = freeze_all_but_head(self.model).eval() if args.train_head_only else self.model.train()
+        self.model, self.loss_of = model, loss
         check_set_up(args, self.model)
         set_up_model(self.model, args, accelerator.device)
-        self.taught = taught_condition(self.model, args)
-        self.objective = objective_of(args, scheduler, unet.config, accelerator.device)
-        self.num_train_timesteps = scheduler.config.num_train_timesteps
         self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], args)
         self.ema = make_ema(self.model.parameters(), args)
 
     def loss(self, batch):
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         images = to_model_range(batch["images"])
-        timesteps = torch.randint(self.num_train_timesteps, (len(images),), device=images.device)
         with self.autocast():
-            images = kind_of(self.model.config).drawn(images)
-            network, images, labels = told(self.taught, self.model, images, batch.get("labels"))
-            return self.objective(network, images, timesteps, labels).mean()
+            return self.loss_of(self.model, images, batch.get("labels"))
 
     def update(self, batch):
         """One update, with `batch` in each accumulation step."""
@@ -76,3 +70,34 @@ class Trial:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.model.parameters())
+
+
+def trial_of_diffusion(args, accelerator, unet, scheduler):
+    """The [`Trial`] of a copy of a diffusion model's network.
+
+    Args:
+        args (`TrainingArguments`), accelerator: as in [`Trial`].
+        unet, scheduler: network and scheduler of the run.
+    """
+    model = copy.deepcopy(unet).to(accelerator.device)
+    model = freeze_all_but_head(model).eval() if args.train_head_only else model.train()
+    taught = taught_condition(model, args)
+    objective = objective_of(args, scheduler, unet.config, accelerator.device)
+
+    def loss(model, images, labels):
+        timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(images),), device=images.device)
+        images = kind_of(model.config).drawn(images)
+        network, images, labels = told(taught, model, images, labels)
+        return objective(network, images, timesteps, labels).mean()
+
+    return Trial(args, accelerator, model, loss)
+
+
+def trial_of_task(args, accelerator, network, task):
+    """The [`Trial`] of a copy of a network that is to learn a [`Task`]; arguments as in [`Trial`]."""
+
+    def loss(model, images, labels):
+        timesteps = torch.randint(task.num_train_timesteps, (len(images),), device=images.device)
+        return task.objective(model, images, timesteps, labels).mean()
+
+    return Trial(args, accelerator, copy.deepcopy(network).to(accelerator.device).train(), loss)

@@ -54,7 +54,7 @@ def test_the_precision_is_measured_where_nothing_names_one(monkeypatch):
     for named in ("--precision", "--mixed-precision"):
         assert parse_arguments(["--max_train_steps", "1", named, "fp32"]).mixed_precision == "no"
         assert parse_arguments(["--max_train_steps", "1", named, "bf16"]).mixed_precision == "bf16"
-    assert ClassifierArguments(max_train_steps=1, model="m").mixed_precision == "no"
+    assert ClassifierArguments(max_train_steps=1, model="m").mixed_precision == "auto"
 
 
 def test_it_is_measured_once_for_each_machine_network_and_batch(options, monkeypatch, capsys, tmp_path):
@@ -133,4 +133,4 @@ def test_sharded_networks_are_not_tried():
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP)
     args = TrainingArguments(max_train_steps=1, mixed_precision="auto")
     with pytest.raises(InputError, match="mixed_precision='auto' tries the whole network on each device"):
-        settle_precision(args, accelerator, None, None)
+        settle_precision(args, accelerator, None)
