@@ -14,6 +14,7 @@ OVERFITTED ?= outputs/overfitted
 LATENTS ?= outputs/latents
 UPSCALERS ?= outputs/super_resolution
 UNSEEN ?= outputs/unseen
+EMOJI ?= outputs/emoji_model
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo demo-more demo_text test quality format figures embedded notebooks docs dist check-dist clean
@@ -68,13 +69,13 @@ format: $(VENV)/installed
 
 # Every picture of README and docs. Models that are missing are trained first: minutes for points, hours on a CPU for the
 # stock model and what is made from it.
-figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS) $(OVERFITTED) $(LATENTS)/latents $(UPSCALERS)/upscaler_without_noise $(UNSEEN)/text $(DEMO)_text,$(m)/model_index.json)
+figures: $(foreach m,$(STOCK) $(WITH_CLASSES) $(STEERED) $(SWISS_ROLL) $(SWISS_ROLL_CALIBRATED) $(COLOURS) $(OVERFITTED) $(LATENTS)/latents $(UPSCALERS)/upscaler_without_noise $(UNSEEN)/text $(EMOJI) $(DEMO)_text,$(m)/model_index.json)
 	$(BIN)/python docs/figures.py --model stock=$(STOCK) --model with_classes=$(WITH_CLASSES) \
 		--model steered=$(STEERED) --model swiss_roll=$(SWISS_ROLL) --model swiss_roll_calibrated=$(SWISS_ROLL_CALIBRATED) \
 		--model colours=$(COLOURS) --model overfitted=$(OVERFITTED) --model demo_text=$(DEMO)_text \
 		--model latents/latents=$(LATENTS)/latents --model latents/pixels=$(LATENTS)/pixels \
 		--model super_resolution/upscaler_without_noise=$(UPSCALERS)/upscaler_without_noise \
-		--model unseen/text=$(UNSEEN)/text
+		--model unseen/text=$(UNSEEN)/text --model emoji_model=$(EMOJI)
 
 $(DEMO)/model_index.json: | $(VENV)/installed
 	$(MAKE) demo
@@ -91,6 +92,12 @@ $(LATENTS)/latents/model_index.json: | $(VENV)/installed
 
 $(UNSEEN)/text/model_index.json: | $(VENV)/installed
 	$(BIN)/python benchmarks/unseen_captions.py $(UNSEEN)
+
+# The commands of docs/training.md; the pictures come from npm.
+$(EMOJI)/model_index.json: | $(VENV)/installed
+	test -d $(dir $(EMOJI))emoji || $(BIN)/python docs/emoji_pictures.py $(dir $(EMOJI))emoji
+	$(BIN)/ddpm-hf train $(dir $(EMOJI))emoji --class_conditional --resolution 32 --random_flip --lr_scheduler cosine \
+		--max_train_steps 8500 --output_dir $(EMOJI)
 
 # The command of docs/conditions.md.
 $(UPSCALERS)/upscaler_without_noise/model_index.json: | $(VENV)/installed

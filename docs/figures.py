@@ -14,6 +14,7 @@ from typing import NamedTuple
 import demo_figures
 import draw_captions
 import editing_figures
+import emoji_pictures
 import grey_pairs
 import image_figures
 import point_figures
@@ -30,6 +31,7 @@ MODELS = {
     "latents/pixels": "the command in docs/latent_and_text.md",
     "super_resolution/upscaler_without_noise": "the command in docs/conditions.md",
     "unseen/text": "python benchmarks/unseen_captions.py outputs/unseen",
+    "emoji_model": "the commands in docs/training.md",
     "overfitted": "the commands in benchmarks/memorisation.py",
     "swiss_roll": "ddpm-hf train --preset swiss_roll --output_dir outputs/swiss_roll",
     "colours": "the commands in docs/conditions.md",
@@ -66,6 +68,7 @@ PICTURES = {
     "colours.png": Picture(grey_pairs.colours, ("colours",)),
     "upscaled.png": Picture(image_figures.upscaled, ("super_resolution/upscaler_without_noise",)),
     "unseen_captions.png": Picture(image_figures.unseen_captions, ("unseen/text",)),
+    "emoji.png": Picture(emoji_pictures.draw, ("emoji_model",)),
     "captions.png": Picture(draw_captions.draw, ("demo_text",)),
     "schedules.png": Picture(point_figures.schedules),
     "forward_points.png": Picture(point_figures.forward),
