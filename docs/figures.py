@@ -49,6 +49,7 @@ class Picture(NamedTuple):
 
 PICTURES = {
     "noise_to_images.png": Picture(image_figures.noise_to_images),
+    "words_to_images.png": Picture(image_figures.words_to_images, ("unseen/text",)),
     "forward_images.png": Picture(image_figures.forward),
     "exact_images.png": Picture(image_figures.exact_model),
     "copies.png": Picture(image_figures.copies),

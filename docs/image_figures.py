@@ -30,6 +30,7 @@ from ddpm_hf.places import EMBEDDED_MODEL
 from ddpm_hf.recipes import with_recipe
 from ddpm_hf.reports.report_files import COMPARED_SAMPLES
 from ddpm_hf.samples.images import IMAGE_PROCESSOR
+from ddpm_hf.samples.latent_units import decode_latents
 from ddpm_hf.training.neighbour_sheets import TrainingNeighbours
 from ddpm_hf.visualization import draw_forward_process, draw_image_rows, save_figure
 from ddpm_hf.visualization.style import new_figure
@@ -48,27 +49,57 @@ def noise_to_images(file, labels=(0, 1, 8, 9), columns=11, steps=100, seed=1):
     """A strip for each class: x_t on the way from noise (left) to the image (right), more of it near the end."""
     pipeline, rows = load_pipeline(EMBEDDED_MODEL), len(labels)
     pipeline.register_modules(scheduler=with_recipe(pipeline.scheduler, "ddpm"))
-    kept = {round((steps - 1) * (i / (columns - 2)) ** 0.4) for i in range(columns - 1)}
+    states, keep = _states_kept(columns, steps, exponent=0.4)
     start = torch.randn(
         rows, pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2,
         generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
-    states = [start]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {"latents": start, "class_labels": list(labels), "num_inference_steps": steps}
+    pipeline(**drawn, generator=generator, callback_on_step_end=keep)
+    strips = [pipeline.image_processor.postprocess(state, "pil") for state in (start, *states)]
+    _tiled(strips).convert("L").save(file)
+
+
+def words_to_images(file, folder, columns=11, steps=50, scale=3.0, seed=1):
+    """As `noise_to_images`, a strip for each caption that the training of a text-to-image model left out."""
+    pipeline, captions = DiffusionPipeline.from_pretrained(folder), _captions_left_out()
+    pipeline.set_progress_bar_config(disable=True)
+    states, keep = _states_kept(columns, steps, exponent=0.8)
+    config = pipeline.unet.config
+    start = torch.randn(
+        len(captions), config.in_channels, *[config.sample_size] * 2, generator=torch.Generator().manual_seed(seed)
+    )
+    told = {"num_inference_steps": steps, "guidance_scale": scale, "callback_on_step_end": keep}
+    pipeline(captions, latents=start, output_type="latent", **told)
+    decoded = [decode_latents(pipeline.vae, state) for state in (start, *states)]
+    _tiled([pipeline.image_processor.postprocess(images, "pil") for images in decoded]).save(file)
+
+
+def _states_kept(columns, steps, exponent):
+    """A list, and a callback of a pipeline that puts x_t after so many of the steps in it, more of them near the end.
+
+    The list has one state less than there are columns, for the first is where sampling begins.
+    """
+    states, kept = [], {round((steps - 1) * (i / (columns - 1)) ** exponent) for i in range(1, columns)}
 
     def keep(pipeline, step, timestep, tensors):
         if step in kept:
             states.append(tensors["latents"])
+        return tensors
 
-    generator = torch.Generator().manual_seed(seed)
-    drawn = {"latents": start, "class_labels": list(labels), "num_inference_steps": steps}
-    pipeline(**drawn, generator=generator, callback_on_step_end=keep)
-    strips = [pipeline.image_processor.postprocess(state, "pil") for state in states]
-    tiles = [
-        strips[column][row].resize((84, 84), Image.Resampling.NEAREST)
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    make_image_grid(tiles, rows, columns).convert("L").save(file)
+    return states, keep
+
+
+def _tiled(strips):
+    """One picture of strips, each a column of images, enlarged."""
+    tiles = [image.resize((84, 84), Image.Resampling.NEAREST) for row in zip(*strips, strict=True) for image in row]
+    return make_image_grid(tiles, len(strips[0]), len(strips))
+
+
+def _captions_left_out():
+    measured = json.loads((RESULTS / "unseen_captions.json").read_text(encoding="utf-8"))["measured"]
+    return measured["left out"]
 
 
 def improved(file, stock):
@@ -126,7 +157,7 @@ def unseen_captions(file, folder, shown=10, steps=25, scale=3.0):
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     rows = []
-    for caption in json.loads((RESULTS / "unseen_captions.json").read_text(encoding="utf-8"))["measured"]["left out"]:
+    for caption in _captions_left_out():
         generators = [torch.Generator().manual_seed(number) for number in range(shown)]
         told = {"num_inference_steps": steps, "guidance_scale": scale, "generator": generators}
         rows.append(pipeline([caption] * shown, **told).images)
