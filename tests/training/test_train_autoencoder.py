@@ -6,13 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from datasets import Dataset, DatasetDict, Features, Image
 from diffusers import AutoencoderKL
-from huggingface_hub import constants
+from measured_precision import CHOSEN, check_measured_precision
 from PIL import Image as PILImage
-from safetensors.torch import load_file
 from torch.distributions import Normal, kl_divergence
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
@@ -25,7 +22,6 @@ from ddpm_hf.hub.push import push_folder
 from ddpm_hf.models.autoencoders import AUTOENCODER_PRESETS, autoencoder_config, chosen_preset
 from ddpm_hf.reports.loss_curve import read_rows
 from ddpm_hf.samples.latent_units import centred, decode_latents, drawn_from, factor_of, moments_of, scaled_moments
-from ddpm_hf.training import precision_choice
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.autoencoder_arguments import AutoencoderArguments
 from ddpm_hf.training.autoencoder_measures import psnr, reconstructions, with_units
@@ -226,22 +222,9 @@ def test_the_small_presets_are_networks_of_their_factor(name):
     assert moments_of(vae, torch.zeros(1, 1, side, side)).shape[2:] == (8, 8)
 
 
-@pytest.mark.parametrize(("worthwhile", "precision"), [(float("inf"), "no"), (0.0, "bf16")])
-def test_a_measured_precision_trains_as_if_it_was_named(options, monkeypatch, tmp_path, capsys, worthwhile, precision):
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(precision_choice, "WORTHWHILE_GAIN", worthwhile)
-    weights = []
-    for name in (precision, "auto"):
-        AcceleratorState._reset_state()  # two runs of two precisions are of two processes elsewhere
-        folder = train_autoencoder(
-            AutoencoderArguments(**options | {"output_dir": str(tmp_path / name)}, mixed_precision=name)
-        )
-        weights.append(load_file(folder / WEIGHTS))
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert capsys.readouterr().out.count("Precision: ") == 1
-    kept = yaml.safe_load((folder / "training_args.yaml").read_text(encoding="utf-8"))
-    assert kept["mixed_precision"] == precision
-    # The same command goes on in the precision that was chosen, whatever would be measured now.
-    more = {"output_dir": str(folder), "max_train_steps": options["max_train_steps"] + 2}
-    train_autoencoder(AutoencoderArguments(**options | more, mixed_precision="auto"))
-    assert "Precision: " not in capsys.readouterr().out
+@pytest.mark.parametrize(("worthwhile", "precision"), CHOSEN)
+def test_a_measured_precision_trains_as_if_it_was_named(options, monkeypatch, capsys, worthwhile, precision):
+    def trained(**given):
+        return train_autoencoder(AutoencoderArguments(**given))
+
+    check_measured_precision(trained, options, WEIGHTS, worthwhile, precision, monkeypatch, capsys)

@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, VQModel
-from huggingface_hub import constants
-from safetensors.torch import load_file
+from measured_precision import CHOSEN, check_measured_precision
 from torch.nn.functional import cross_entropy
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
 from ddpm_hf.errors import InputError
 from ddpm_hf.reports.loss_curve import read_rows
-from ddpm_hf.training import precision_choice
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.classifier_accuracy import accuracy_by_quarter, accuracy_report, accuracy_table
@@ -291,22 +288,9 @@ def test_two_processes_train_and_resume(options, tmp_path, on_two_processes):
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "straight" / WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize(("worthwhile", "precision"), [(float("inf"), "no"), (0.0, "bf16")])
-def test_a_measured_precision_trains_as_if_it_was_named(options, monkeypatch, tmp_path, capsys, worthwhile, precision):
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(precision_choice, "WORTHWHILE_GAIN", worthwhile)
-    weights = []
-    for name in (precision, "auto"):
-        AcceleratorState._reset_state()  # two runs of two precisions are of two processes elsewhere
-        folder = train_classifier(
-            ClassifierArguments(**options | {"output_dir": str(tmp_path / name)}, mixed_precision=name)
-        )
-        weights.append(load_file(folder / WEIGHTS))
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert capsys.readouterr().out.count("Precision: ") == 1
-    kept = yaml.safe_load((folder / "training_args.yaml").read_text(encoding="utf-8"))
-    assert kept["mixed_precision"] == precision
-    # The same command goes on in the precision that was chosen, whatever would be measured now.
-    more = {"output_dir": str(folder), "max_train_steps": options["max_train_steps"] + 2}
-    train_classifier(ClassifierArguments(**options | more, mixed_precision="auto"))
-    assert "Precision: " not in capsys.readouterr().out
+@pytest.mark.parametrize(("worthwhile", "precision"), CHOSEN)
+def test_a_measured_precision_trains_as_if_it_was_named(options, monkeypatch, capsys, worthwhile, precision):
+    def trained(**given):
+        return train_classifier(ClassifierArguments(**given))
+
+    check_measured_precision(trained, options, WEIGHTS, worthwhile, precision, monkeypatch, capsys)
