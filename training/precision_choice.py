@@ -33,14 +33,14 @@ class Tried(NamedTuple):
     batch: dict
 
 
-def settle_precision(args, accelerator, tried):
+def settle_precision(args, accelerator, make_tried):
     """The options with the precision that was measured to be faster, and an accelerator that has it.
 
     Every process must call this; the main process decides. It trains copies of the network for a few updates, once for
     each machine, network and batch size; the random state stays. Networks without convolutions stay in float32.
 
     Args:
-        tried: a function of the options in float32 that gives a [`Tried`].
+        make_tried: a function of the options in float32 that gives a [`Tried`].
 
     Raises:
         InputError: for engines that shard the network.
@@ -49,12 +49,12 @@ def settle_precision(args, accelerator, tried):
         return args, accelerator
     check_can_be_tried(accelerator, "mixed_precision='auto'", "name it: bf16, or no")
     args = replace(args, mixed_precision="no")
-    network, make_trial, batch = tried(args)
-    if not can_change(network):
+    tried = make_tried(args)
+    if not can_change(tried.network):
         return args, accelerator
     gain, device = None, accelerator.device
     if accelerator.is_main_process:
-        gain = remembered_gain(network, len(batch["images"]), device, lambda: _gain_of_bf16(make_trial, device, batch))
+        gain = _gain_of_bf16(tried, device)
     (gain,) = broadcast_object_list([gain])
     precision, said = precision_for(gain)
     accelerator.print(said)
@@ -97,20 +97,26 @@ def precision_for(gain):
     """The precision, and a sentence about it, where bf16 trains `gain` times as fast, or 0 where it cannot."""
     if gain >= WORTHWHILE_GAIN:
         return "bf16", f"Precision: bf16, which trains {gain:.2f} times as fast as float32 here."
-    why = f"bf16 trains {gain:.2f} times as fast here" if gain else "this device has no bf16 of its own"
+    why = f"bf16 trains {gain:.2f} times as fast here" if gain else "bf16 is no faster here"
     return "no", f"Precision: float32, for {why}."
 
 
-def _gain_of_bf16(make_trial, device, batch):
+def _gain_of_bf16(tried, device):
     """The updates in bf16 in the time of one in float32; 0 where the device has none, emulates it, or fails in it."""
-    if not (is_bf16_available(ignore_tpu=True) and gains("bf16", device)):  # what accelerate refuses is not taken
+    # What accelerate refuses is not taken. The answer is not kept, for it is quick, and a busy machine errs in it.
+    if not (is_bf16_available(ignore_tpu=True) and gains("bf16", device)):
         return 0.0
+    size = len(tried.batch["images"])
+    return remembered_gain(tried.network, size, device, lambda: _measured_gain(tried, device))
+
+
+def _measured_gain(tried, device):
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
-        trial = make_trial()
-        single = seconds_per_update(trial, batch)
+        trial = tried.make_trial()
+        single = seconds_per_update(trial, tried.batch)
         trial.autocast = partial(torch.autocast, device.type, torch.bfloat16)
         try:
-            return single / seconds_per_update(trial, batch)
+            return single / seconds_per_update(trial, tried.batch)
         except RuntimeError as error:  # a layer without bf16 on this device, or memory that is full
             logger.warning("bf16 is not taken: a trial in it failed (%s).", str(error).strip().splitlines()[0][:200])
             return 0.0
