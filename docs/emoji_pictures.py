@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ddpm_hf.hub.model_folder import load_pipeline
+from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.image_grids import image_rows
 
 VENDORS = "google", "twitter"
@@ -64,12 +65,12 @@ def fetched(package, place):
     return place / "package"
 
 
-def draw(file, model, columns=16, steps=50, scale=2.0):
+def draw(file, model, columns=16, steps=50, scale=3.0):
     """A row of samples for each class."""
     pipeline = load_pipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     rows = []
-    for label in range(pipeline.num_classes):
+    for label in range(classes_of(pipeline.unet.config)[0]):
         generators = [torch.Generator().manual_seed(number) for number in range(columns)]
         told = {"class_labels": [label] * columns, "guidance_scale": scale, "num_inference_steps": steps}
         rows.append(pipeline(generator=generators, **told).images)
