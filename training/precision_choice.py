@@ -19,8 +19,8 @@ from ddpm_hf.training.trial import check_can_be_tried, example_batch, trial_of_d
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-# A smaller gain is not worth the digits.
-WORTHWHILE_GAIN = 1.1
+# A smaller gain is not worth the digits, and may be none: whole batches gain less or more than those of a trial.
+WORTHWHILE_GAIN = 1.2
 # Images of a trial update on a CPU, where more take longer and gain as much; other devices need whole batches.
 TRIED_ON_CPU = 8
 
