@@ -1,6 +1,9 @@
 """Writes the emoji of README's first picture, a folder for each of their categories, and draws that picture.
 
 python docs/emoji_pictures.py outputs/emoji
+python docs/emoji_pictures.py outputs/emoji --nearest docs/images/emoji.png
+
+The second command says how far the samples of the picture are from the nearest pictures of the folder.
 
 The pictures are those of Noto Emoji (Google, Apache License 2.0) and of Twemoji (Twitter, CC BY 4.0), 64x64 on
 transparent grounds. npm fetches them, in the packages emoji-datasource-google and emoji-datasource-twitter.
@@ -16,8 +19,12 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
+from ddpm_hf.data import open_images
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.pipelines.image_grids import image_rows
@@ -31,7 +38,11 @@ LEFT_OUT = {"Symbols", "Component"}
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--nearest", type=Path, metavar="PICTURE")
+    options = parser.parse_args()
+    folder = options.folder
+    if options.nearest is not None:
+        return say_nearest(folder, Image.open(options.nearest))
     if shutil.which("npm") is None:
         sys.exit("npm is not there, which fetches the pictures: install Node.js.")
     if folder.exists():
@@ -75,6 +86,36 @@ def draw(file, model, columns=16, steps=50, scale=3.0):
         told = {"class_labels": [label] * columns, "guidance_scale": scale, "num_inference_steps": steps}
         rows.append(pipeline(generator=generators, **told).images)
     image_rows(rows).save(file)
+
+
+def say_nearest(folder, picture, side=32):
+    """Prints the distances of samples, and of the folder's pictures, to the nearest (other) ones, mirrored ones too.
+
+    They are root mean squares of values in [0, 1], averaged over each category, whose samples are a row of `picture`.
+    """
+    known = open_images(
+        DataArguments(dataset=str(folder), resolution=str(side), class_conditional=True), side
+    ).decode()
+    tile = picture.height // len(known["labels"].unique())
+    columns = picture.width // tile
+    small = picture.resize((columns * side, picture.height // tile * side), Image.Resampling.BOX)
+    samples = torch.from_numpy(np.array(small)).unflatten(0, (-1, side)).unflatten(2, (-1, side))
+    samples = samples.permute(0, 2, 4, 1, 3).flatten(0, 1)
+    own = torch.eye(len(known["images"]), dtype=torch.bool)
+    among = nearest(known["images"], known["images"], own)
+    rows = [among[known["labels"] == label].mean() for label in known["labels"].unique()]
+    found = nearest(samples, known["images"])
+    print("samples", [f"{row.mean():.2f}" for row in found.split(columns)], f"nearest {found.min():.3f}")
+    print("pictures", [f"{row:.2f}" for row in rows])
+
+
+def nearest(images, known, left_out=None):
+    """The distance of each image, uint8 (N, C, H, W), to the nearest known one that is not left out, (N, M)."""
+    points = images.flatten(1) / 255
+    distances = torch.stack([torch.cdist(points, each.flatten(1) / 255) for each in (known, known.flip(-1))]).amin(0)
+    if left_out is not None:
+        distances[left_out] = torch.inf
+    return distances.amin(1) / points.shape[1] ** 0.5
 
 
 if __name__ == "__main__":
