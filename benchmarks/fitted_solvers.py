@@ -2,6 +2,7 @@
 
 python benchmarks/fitted_solvers.py MODEL [--features FOLDER] [--dataset D] [--steps 3 4 5 6 8 10 15 25 50]
     [--samplers ..] [--samples 2000] [--seeds 1 2 3] [--paths 96] [--fits 1] [--guidance_scale 1] [--without_images]
+    [--precision bf16] [--compile]
 
 MODEL is the folder of a model of images, a network or an exact denoiser (`exact_images.py`), the folder of a network
 trained on a swiss roll, or `swiss_roll`: the exact predictor of 2,000 points. Points need no features. Each sampler
@@ -11,6 +12,7 @@ features to half of the test split, or to fresh draws from an exact denoiser, or
 points. Solvers are fitted with the other half, unless `--without_images` is given; fits and samples use different
 noise. A model with solvers from `ddpm-hf calibrate --solver` is measured with these. With `--fits 3`, two more fits
 stand beside the first: from half the paths, and from another seed. `--name` tells the tables of several runs apart.
+With `--precision bf16` and `--compile` the network runs so for the fits and for every sampler alike.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, mean_and_spread
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.execution import DTYPES, Execution
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.models.network_config import classes_of
 
@@ -55,6 +58,7 @@ class Model:
             return
         pipeline = load_pipeline(options.model)
         self.network, self.scheduler = pipeline.unet, pipeline.scheduler
+        Execution(options.precision, compiled=options.compile).apply(self.network)
         self.shape = pipeline.samples.shape
         if pipeline.samples.name == "points":
             fresh, self.images = (roll(split, pipeline.unet.config) for split in ("test", "train"))
@@ -200,6 +204,8 @@ def main():
     parser.add_argument("--flow_calls", type=int, default=200, help="0 for no comparison with the flow")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--without_images", action="store_true")
+    parser.add_argument("--precision", choices=DTYPES, help="of the network; by default its own")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--name", help="of the table; by default that of the model")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
