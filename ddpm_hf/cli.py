@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from ddpm_hf.command_line import PROGRAM, Verbs
 from ddpm_hf.commands import converting, measuring, sampling, sharing, show, training
-from ddpm_hf.environment import check_torchvision
+from ddpm_hf.environment import check_torchvision, leave_out_notices_of_torchvision
 from ddpm_hf.errors import refuse_empty
 
 app = Verbs(
@@ -20,6 +20,7 @@ def main():
     try:
         refuse_empty_values(sys.argv[1:])
         check_torchvision()
+        leave_out_notices_of_torchvision()
         app()
     except (ValueError, OSError) as error:  # the message tells the user what to do
         sys.exit(f"{PROGRAM}: error: {error}")

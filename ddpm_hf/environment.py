@@ -1,5 +1,6 @@
 """The environment of a run: library versions and the commit of the code."""
 
+import logging
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -51,3 +52,12 @@ def check_torchvision():
             "cannot be imported beside it: `pip uninstall torchvision`, which nothing here needs, or install the one "
             "for your torch."
         )
+
+
+def leave_out_notices_of_torchvision():
+    """Leaves out that transformers reads images by PIL where torchvision is not there, which a program may not need."""
+    logging.getLogger("transformers.utils.import_utils").addFilter(_needs_no_torchvision)
+
+
+def _needs_no_torchvision(record):
+    return "requires torchvision" not in record.getMessage()

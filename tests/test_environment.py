@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +53,13 @@ def test_none():
     if importlib.util.find_spec("torchvision") is not None:
         pytest.skip("torchvision is installed")
     check_torchvision()
+
+
+@pytest.mark.parametrize("call, is_said", [("", True), ("leave_out_notices_of_torchvision()", False)])
+def test_notices_of_transformers(call, is_said):
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed")
+    code = f"from ddpm_hf.environment import leave_out_notices_of_torchvision\n{call}\n"
+    code += "from transformers import CLIPImageProcessor\nCLIPImageProcessor()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("requires torchvision" in done.stderr) is is_said

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NamedTuple
 
+from ddpm_hf.environment import leave_out_notices_of_torchvision
 from ddpm_hf.interruptions import clear_exit, raising_interrupted
 from ddpm_hf.training.argument_parsing import parse_arguments
 from ddpm_hf.training.run_folder import how_to_continue
@@ -37,6 +38,7 @@ class Program(NamedTuple):
 
     def main(self, argv=None):
         """Trains by the options of the command line; `argv` are by default the arguments of the process."""
+        leave_out_notices_of_torchvision()
         self.run(parse_arguments(argv, self.arguments, prog=self.name))
 
     def run(self, args, prog=None):

@@ -13,12 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor, get_scheduler
+from transformers import ResNetConfig, ResNetForImageClassification, get_scheduler
 
 from ddpm_hf.command_options import offered, with_options
 from ddpm_hf.data import EndlessBatches, batches, load_images, open_images, to_model_range
 from ddpm_hf.data.arguments import DataArguments, option
 from ddpm_hf.devices import open_device
+from ddpm_hf.environment import leave_out_notices_of_torchvision
 from ddpm_hf.files import moved_in_whole
 from ddpm_hf.hub.model_folder import check_weights_finite
 from ddpm_hf.results import alone_in_free_folder
@@ -71,6 +72,9 @@ def _train_and_save(output, data, options):
     data = replace(data or DataArguments(), class_conditional=True, preserve_input_precision=False)
     train = open_images(data, DEFAULT_RESOLUTION)
     test = open_images(replace(data, split=options.test_split, resolution=train.resolution), DEFAULT_RESOLUTION)
+    # Without torchvision, transformers says so at the import, which a command may leave out.
+    from transformers import ViTImageProcessor
+
     accelerator = Accelerator(cpu=options.device == "cpu")
     set_seed(options.seed)
     network = _train(accelerator, train, options)
@@ -146,6 +150,7 @@ def main(
     training: offered(FeatureTraining, "test_split", "epochs", "seed", "device"),
 ):
     """Train a small image classifier, for distances between sets of images."""
+    leave_out_notices_of_torchvision()
     accuracy = train_feature_network(output, data, **vars(training))
     typer.echo(f"{accuracy:.1%} of the test images are classified correctly; the network is in {output}")
 
