@@ -55,7 +55,7 @@ def check_torchvision():
 
 
 def leave_out_notices_of_torchvision():
-    """Leaves out that transformers reads images by PIL where torchvision is not there, which a program may not need."""
+    """Leaves out that transformers reads images by PIL where torchvision is missing, which no command here needs."""
     logging.getLogger("transformers.utils.import_utils").addFilter(_needs_no_torchvision)
 
 

@@ -10,7 +10,7 @@ from ddpm_hf.nearest_names import did_you_mean
 EMBEDDED_MODEL = str(Path(__file__).parent / "models" / "fashion_mnist")
 
 # The endings of files of data, which are not those of names on the Hub.
-FILES = (".csv", ".parquet", ".json", ".jsonl", ".tar", ".zip", ".arrow", ".npy", ".png", ".jpg")
+FILES = (".csv", ".parquet", ".json", ".jsonl", ".tar", ".zip", ".arrow", ".npy", ".npz", ".png", ".jpg")
 
 
 def check_model_place(name):

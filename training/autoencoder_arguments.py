@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ddpm_hf.data.arguments import POINT_CLOUD_NAMES, option
+from ddpm_hf.data.file_kinds import is_of_arrays
 from ddpm_hf.training.argument_conflicts import refuse_conflicts
 from ddpm_hf.training.arguments import RunArguments
 
@@ -19,7 +20,8 @@ CONFLICTS = (
         lambda a: (
             a.dataset in POINT_CLOUD_NAMES
             or a.point_columns is not None
-            or (a.dataset or "").endswith((".csv", ".npy"))
+            or (a.dataset or "").endswith(".csv")
+            or is_of_arrays(a.dataset)
         ),
         "dataset={a.dataset!r} has points or arrays, and an autoencoder is for images of 8 bits: give a folder of "
         "images, or a data set with a column of them.",

@@ -35,12 +35,13 @@ class DataArguments:
 
     dataset: str | None = option(
         None,
-        "Name on the Hub, folder of images, parquet file or folder, or a folder of `save_to_disk`; by default the "
-        f"embedded Fashion-MNIST. For points also a CSV file, or one of {', '.join(POINT_CLOUD_NAMES)}.",
+        "Name on the Hub, folder of images, parquet file or folder, .npy or .npz file of arrays, or a folder of "
+        "`save_to_disk`; by default the embedded Fashion-MNIST. For points also a CSV file, or one of "
+        f"{', '.join(POINT_CLOUD_NAMES)}.",
     )
     dataset_config: str | None = option(None, "Configuration of a data set that has several.")
     split: str = option("train", "Split to train on; keep another one for evaluation.")
-    image_column: str | None = option(None, "Column of images, needed only if there are several.")
+    image_column: str | None = option(None, "Column of images, or array of them, needed only if there are several.")
     condition_column: str | None = option(
         None,
         "Column of the images that the model is told, to make those of the image column from them; or a folder that "

@@ -1,29 +1,34 @@
-"""Images of any depth and number of channels, from arrays: a `.npy` file, or a column of arrays of a data set.
+"""Images of any depth and number of channels, from arrays: a file of arrays, or a column of arrays of a data set.
 
 They are kept in memory as floats in [-1, 1]. Whole numbers of 8 and 16 bits lie there on the grid of their levels, so
 that nothing is lost; the config of the network says the range and the levels, by which its samples come back as they
 were.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 
+from ddpm_hf.data.array_files import read_array_file
 from ddpm_hf.data.data_source import labels_at
 from ddpm_hf.data.decoding import ImageForm
 from ddpm_hf.data.fingerprint import fingerprint_of_points
 from ddpm_hf.data.images import ImagesInMemory
 from ddpm_hf.data.sized_images import SizedImages
-from ddpm_hf.data.told_labels import ToldLabels, read_told_labels
+from ddpm_hf.data.told_labels import read_told_labels
 from ddpm_hf.errors import InputError
 from ddpm_hf.samples.value_range import EIGHT_BIT_RANGE, Depth, levels_of, to_unit_range, value_range_of
 from ddpm_hf.sizes import size_of, written_sides
 
+logger = logging.getLogger(__name__)
+
 ARRAYS = (datasets.Array2D, datasets.Array3D)
+# Grey, colours, and colours with transparency, which come last in the arrays of pictures.
+CHANNELS_OF_PICTURES = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,6 @@ class ArraySource(SizedImages):
         return replace(self, values=self.values[chosen], labels=labels_at(self.labels, chosen))
 
 
-def is_of_arrays(args):
-    """Whether data are a file of arrays, by its name."""
-    return (args.dataset or "").endswith(".npy")
-
-
 def array_column(features, wanted):
     """The column of arrays of a data set without a column of images, or the one that is named; None without one."""
     found = [name for name, feature in features.items() if isinstance(feature, ARRAYS)]
@@ -96,52 +96,51 @@ def array_column(features, wanted):
 
 
 def open_array_file(args, config=None):
-    """The [`ArraySource`] of a `.npy` file of (N, H, W) or (N, C, H, W).
+    """The [`ArraySource`] of a `.npy` or `.npz` file; images are as for `channels_first`.
 
     Args:
         args (`DataArguments`): which data; a split is a part of the whole, which is called train.
         config (*optional*): config of a trained network, whose range of values the images then have.
     """
-    for name in ("class_conditional", "value_column", "caption_column", "caption_template"):
-        if getattr(args, name):
-            raise InputError(f"dataset={args.dataset!r} has no labels: leave out --{name}.")
-    try:
-        values = np.load(Path(args.dataset), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read dataset={args.dataset!r} as an array: {error}.") from error
-    return _source(_part(values, args.split), args, config, ToldLabels())
+    values, told = read_array_file(args, config)
+    return _source(values, args, config, told)
 
 
 def open_arrays(rows, column, args, config=None):
-    """The [`ArraySource`] of a column of arrays (H, W) or (C, H, W); as `open_array_file`."""
+    """The [`ArraySource`] of a column of arrays (H, W), (C, H, W) or (H, W, C); as `open_array_file`."""
     if args.has_captions:
         raise InputError(f"dataset={args.dataset!r} has arrays in column {column!r}, and captions are of images.")
     values = np.asarray(rows.with_format("numpy")[:][column]).astype(rows.features[column].dtype)
     return _source(values, args, config, read_told_labels(rows, args, config))
 
 
-def _part(values, split):
-    try:
-        parts = datasets.ReadInstruction.from_spec(split).to_absolute({"train": len(values)})
-    except (ValueError, AssertionError) as error:
-        raise InputError(f"split={split!r} is no part of an array, whose whole is train: {error}.") from error
-    return np.concatenate([values[part.from_ : part.to] for part in parts])
-
-
 def _source(values, args, config, told):
-    if values.ndim == 3:
-        values = values[:, None]
-    if values.ndim != 4 or len(values) == 0:
-        raise InputError(
-            f"dataset={args.dataset!r} has the shape {values.shape}: arrays are (number, height, width) or (number, "
-            "channels, height, width), and at least one."
-        )
+    values = channels_first(values, args.dataset)
     trained = None if config is None else value_range_of(config) or EIGHT_BIT_RANGE
     value_range, levels = _range_and_levels(values, args, trained)
     source = ArraySource(
         values, value_range, levels, told.labels, told.num_classes, told.class_names, told.value_limits
     )
     return source if args.resolution is None else source.resized(args.resolution)
+
+
+def channels_first(values, name):
+    """(N, C, H, W) of an array (N, H, W), (N, C, H, W) or, with 1, 3 or 4 channels, (N, H, W, C).
+
+    Raises:
+        InputError: with the `name` of the data, for an array of another shape, and one of no images.
+    """
+    if values.ndim == 3:
+        values = values[:, None]
+    if values.ndim != 4 or len(values) == 0:
+        raise InputError(
+            f"dataset={name!r} has the shape {values.shape}: arrays are (number, height, width), (number, channels, "
+            "height, width) or (number, height, width, channels), and at least one."
+        )
+    if values.shape[3] in CHANNELS_OF_PICTURES and values.shape[1] > max(CHANNELS_OF_PICTURES):
+        logger.warning("dataset=%r of the shape %s has its channels last, as pictures have.", name, values.shape)
+        return values.transpose(0, 3, 1, 2)
+    return values
 
 
 def _range_and_levels(values, args, trained):

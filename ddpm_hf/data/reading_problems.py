@@ -6,9 +6,9 @@ from pathlib import Path
 
 import datasets
 
+from ddpm_hf.data.file_kinds import BUILDERS
 from ddpm_hf.errors import InputError
 
-KINDS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -58,7 +58,7 @@ def _read_through(path):
         datasets.Dataset.from_file(str(path))
     elif path.name in (datasets.config.DATASET_INFO_FILENAME, "state.json", "dataset_dict.json"):
         json.loads(path.read_text(encoding="utf-8"))
-    elif path.suffix in KINDS:
-        rows = datasets.load_dataset(KINDS[path.suffix], data_files=[str(path)], split="train", streaming=True)
+    elif path.suffix in BUILDERS:
+        rows = datasets.load_dataset(BUILDERS[path.suffix], data_files=[str(path)], split="train", streaming=True)
         for _ in rows.with_format("arrow").iter(1000):
             pass

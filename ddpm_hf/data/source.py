@@ -8,10 +8,11 @@ from itertools import chain
 import datasets
 import numpy as np
 
-from ddpm_hf.data.arrays import array_column, is_of_arrays, open_array_file, open_arrays
+from ddpm_hf.data.arrays import array_column, open_array_file, open_arrays
 from ddpm_hf.data.data_source import labels_at
 from ddpm_hf.data.decoding import ImageForm, decode_all, decoding_workers
 from ddpm_hf.data.depth import depth_of
+from ddpm_hf.data.file_kinds import is_of_arrays
 from ddpm_hf.data.fingerprint import fingerprint_of_captions, fingerprint_of_images
 from ddpm_hf.data.image_headers import spread_values, survey
 from ddpm_hf.data.images import load_images
@@ -105,7 +106,7 @@ def open_images(args, default_resolution, config=None):
         default_resolution (`int`, *optional*): the resolution for images of several sizes, if `args` names none.
         config (*optional*): config of a trained network, whose depth the images then have.
     """
-    if is_of_arrays(args):
+    if is_of_arrays(args.dataset):
         return open_array_file(args, config)
     rows = open_rows(args)
     arrays = array_column(rows.features, args.image_column)

@@ -7,9 +7,10 @@ from pathlib import Path
 import datasets
 
 from ddpm_hf.data.embedded import FASHION_MNIST
+from ddpm_hf.data.file_kinds import builder_of
 from ddpm_hf.data.folder_listing import listing_folders_once
 from ddpm_hf.data.reading_problems import cache_error, cannot_use_cache, first_unreadable, root_cause
-from ddpm_hf.data.unused_files import files_with_accidental_words, report_unused_files, splits_named
+from ddpm_hf.data.unused_files import files_with_accidental_words, report_unused_files, splits_named, told_of_links
 from ddpm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,15 +50,17 @@ def open_rows(args, streaming=False, **options):
         else:
             builder.download_and_prepare()
             rows = builder.as_dataset(split=args.split)
+    except InputError:
+        raise
     # Each builder of `datasets` has its own errors for unreadable data; users see one kind.
     except Exception as error:
         if cannot_use_cache(error):
             raise cache_error(error) from error
         reason = first_unreadable(files) or f"{type(root_cause(error)).__name__}: {root_cause(error)}"
         raise InputError(
-            f"Cannot read split {args.split!r} of dataset={source!r} ({reason}). Give a name on the "
-            "Hub, a folder of images, a parquet file or folder, or a folder written by `save_to_disk`, and a --split "
-            "that it has and that is not empty."
+            f"Cannot read split {args.split!r} of dataset={source!r} ({reason}). {told_of_links(path)}"
+            "Give a name on the Hub, a folder of images, a parquet file or folder, or a folder written by "
+            "`save_to_disk`, and a --split that it has and that is not empty."
         ) from error
     if args.dataset is not None and path.is_dir():
         splits = builder.info.splits
@@ -69,9 +72,8 @@ def open_rows(args, streaming=False, **options):
 def _builder(source, args, options):
     path = Path(source)
     if path.is_file():
-        kind = {".jsonl": "json", ".tar": "webdataset"}.get(path.suffix, path.suffix.lstrip("."))
         name = args.split.split("[")[0]  # a slice of the single split of a file
-        return datasets.load_dataset_builder(kind, data_files={name: source}, **options)
+        return datasets.load_dataset_builder(builder_of(path), data_files={name: source}, **options)
     if not path.is_dir():
         return datasets.load_dataset_builder(source, args.dataset_config)
     with listing_folders_once(path):

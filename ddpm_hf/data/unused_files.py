@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 # Suffixes of data files, besides those of images.
 CONTAINERS = {".arrow", ".parquet", ".tar"}
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+BEHIND_LINK = "behind a link to a folder, which datasets does not follow"
 WORDS_MAKE_SPLITS = "words such as train, test, dev or val in names of folders and files make splits"
 
 
@@ -58,6 +59,16 @@ def files_with_accidental_words(folder, builder):
     return of_splits if beside and len(of_none) > len(of_splits) else set()
 
 
+def told_of_links(folder):
+    """A sentence for a folder whose data files are all behind links to folders; empty for any other."""
+    is_image_or_container = _image_suffixes() | CONTAINERS
+    found = {path for path in _files_below(folder) if _suffix(path) in is_image_or_container}
+    if not found or not all(map(_is_behind_link, found)):
+        return ""
+    place = os.path.realpath(os.path.dirname(min(found)))
+    return f"All {len(found)} files of data are {BEHIND_LINK}: give the folder itself, {place}. "
+
+
 def splits_named(split, there):
     """The split names in an expression such as `train[:90%]+test`; all names of `there` for `all`.
 
@@ -76,11 +87,15 @@ def splits_named(split, there):
 def _reason(path, others, readable):
     if path in others:
         return f"of split {others[path]!r} ({WORDS_MAKE_SPLITS})"
-    if os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
-        return "behind a link to a folder, which datasets does not follow"
+    if _is_behind_link(path):
+        return BEHIND_LINK
     if _suffix(path) not in readable:
         return f"with the suffix {_suffix(path)}, which is not read here"
     return f"of no split ({WORDS_MAKE_SPLITS}, and other files are left out)"
+
+
+def _is_behind_link(path):
+    return os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
 
 
 def _listed_files(builder):

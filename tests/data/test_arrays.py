@@ -95,11 +95,70 @@ def test_parts_of_an_array(tmp_path):
         (np.full((2, 8, 8), np.nan, np.float32), {}, "not finite"),
         (values_of("uint16"), {"class_conditional": True}, "has no labels"),
         (values_of("uint16"), {"resolution": 4}, "arrays are not resized"),
+        (values_of("uint16"), {"caption_column": "text"}, "captions are of images in a folder"),
     ],
 )
 def test_arrays_that_are_refused(tmp_path, values, options, message):
     with pytest.raises(InputError, match=message):
         open_images(DataArguments(dataset=written(tmp_path, values), **options), None)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_last(tmp_path, caplog, channels):
+    """As `np.stack` makes them of pictures; five channels are first in `values_of`, and stay so."""
+    pictures = values_of("uint8", (6, 8, 12, channels))
+    source = open_images(DataArguments(dataset=written(tmp_path, pictures)), None)
+    assert_array_equal(source.values, pictures.transpose(0, 3, 1, 2))
+    assert f"of the shape (6, 8, 12, {channels}) has its channels last" in caplog.text
+
+
+NUMBERS = {"kind": np.arange(6)[:, None] % 3, "age": np.linspace(0, 5, 6, dtype=np.float32)}
+
+
+def archived(folder, **arrays):
+    np.savez(folder / "archive.npz", **arrays)
+    return str(folder / "archive.npz")
+
+
+def test_an_archive_of_images_and_labels(tmp_path):
+    images = values_of("uint8", (6, 8, 8))
+    data = archived(tmp_path, images=images, **NUMBERS)
+    source = open_images(DataArguments(dataset=data, class_conditional=True, split="train[2:]"), None)
+    assert_array_equal(source.values[:, 0], images[2:])
+    assert source.labels.tolist() == [2, 0, 1, 2] and source.num_classes == 3
+    told = open_images(DataArguments(dataset=data, value_column="age"), None)
+    assert told.labels.tolist() == [0, 1, 2, 3, 4, 5] and told.value_limits == (0, 5)
+
+
+def test_one_of_several_arrays_of_an_archive(tmp_path):
+    images = values_of("uint8", (6, 8, 8))
+    data = archived(
+        tmp_path, train_images=images, test_images=images[:2], train_labels=NUMBERS["kind"], more=np.arange(6)
+    )
+    chosen = {"image_column": "train_images", "label_column": "train_labels"}
+    source = open_images(DataArguments(dataset=data, class_conditional=True, **chosen), None)
+    assert_array_equal(source.values[:, 0], images)
+    assert source.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "arrays, options, message",
+    [
+        ({"a": values_of("uint8"), "b": values_of("uint8")}, {}, "choose a or b with --image_column"),
+        (
+            {"a": values_of("uint8"), "b": values_of("uint8")},
+            {"image_column": "c"},
+            "image_column='c' holds no images",
+        ),
+        ({"kind": NUMBERS["kind"]}, {}, "images need three dimensions or more"),
+        ({"a": values_of("uint8")}, {"class_conditional": True}, "no column of class labels"),
+        ({"a": values_of("uint8"), **NUMBERS}, {"value_column": "size"}, "value_column='size' does not exist"),
+        ({"a": values_of("uint8"), "b": np.array([None])}, {}, "Cannot read .* as an array"),
+    ],
+)
+def test_archives_that_are_refused(tmp_path, arrays, options, message):
+    with pytest.raises(InputError, match=message):
+        open_images(DataArguments(dataset=archived(tmp_path, **arrays), **options), None)
 
 
 def run(*arguments):

@@ -90,3 +90,22 @@ def test_a_cache_that_decoded_images_cannot_be_written_to(tmp_path, monkeypatch,
     (tmp_path / "file" / "ddpm_hf").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="The cache of datasets, .*file, cannot be written.*--on_disk_limit_gb 0"):
         load_images(source, memory_limit_gb=0)
+
+
+@pytest.mark.parametrize("name", ["pictures.zip", "0.png", "notes"])
+def test_a_file_of_another_kind(tmp_path, name):
+    (tmp_path / name).write_bytes(b"?")
+    message = refused(tmp_path / name, open_images, None)
+    assert (
+        f"{name}' is a file, and files of data end in .arrow, " in message
+        and "unpacked if this is an archive" in message
+    )
+
+
+def test_a_folder_of_links_to_folders(tmp_path):
+    (tmp_path / "there").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "there" / "0.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "there", target_is_directory=True)
+    message = refused(tmp_path / "data", open_images, None)
+    assert f"behind a link to a folder, which datasets does not follow: give the folder itself, {tmp_path}" in message
