@@ -1,10 +1,9 @@
 """Noise schedules of real time t: the SDEs dx = r(t) x dt + g(t) dw whose solutions are x_t = a_t x0 + sigma_t eps.
 
 Each process has the methods `levels(t)` -> (a_t, sigma_t), `drift_rate(t)` -> r(t), which is (log a)', and
-`diffusion(t)` -> g(t), whose square is (sigma^2)' - 2 r sigma^2; t is a float64 tensor of any shape. `prior_std` is
-the
-standard deviation of the normal distribution that x has at the end of time. SDE is Song et al. 2021, EDM is Karras et
-al. 2022; all but EDM run over t in (0, 1].
+`diffusion(t)` -> g(t), whose square is (sigma^2)' - 2 r sigma^2; t is a float64 tensor of any shape, in (0, 1].
+`prior_std` is the standard deviation of the normal distribution that x has at the end of time. SDE is Song et al.
+2021.
 """
 
 from typing import NamedTuple
@@ -75,26 +74,6 @@ class VarianceExploding(NamedTuple):
     def diffusion(self, t):
         growth = torch.tensor(self.sigma_max / self.sigma_min, dtype=torch.float64).log().item()
         return self.levels(t)[1] * (2 * growth) ** 0.5
-
-
-class Elucidated(NamedTuple):
-    """EDM (Karras et al. 2022, table 1): a = 1 and sigma = t, for t from `sigma_min` to `sigma_max`."""
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-
-    @property
-    def prior_std(self):
-        return self.sigma_max
-
-    def levels(self, t):
-        return torch.ones_like(t), t
-
-    def drift_rate(self, t):
-        return torch.zeros_like(t)
-
-    def diffusion(self, t):
-        return (2 * t).sqrt()
 
 
 class InterpolatedChain:

@@ -6,7 +6,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, ScoreSdeV
 from torch.testing import assert_close
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler, ScoreSDEScheduler
-from ddpm_hf.schedulers.continuous_processes import Elucidated
 
 SDES = ("vp", "sub_vp", "ve")
 MEAN, VARIANCE = 0.3, 0.04
@@ -32,14 +31,6 @@ def test_drift_and_diffusion_are_the_derivatives_of_the_levels(sde):
     (growth,) = torch.autograd.grad((sigma**2).sum(), t)
     assert_close(process.drift_rate(t.detach()), rate)
     assert_close(process.diffusion(t.detach()) ** 2, (growth - 2 * rate * sigma**2).detach())
-
-
-def test_the_process_of_edm_has_the_noise_level_for_its_time():
-    t = torch.tensor([0.002, 1.0, 80.0], dtype=torch.float64)
-    signal, sigma = Elucidated().levels(t)
-    assert_close(signal, torch.ones_like(t))
-    assert_close(sigma, t)
-    assert_close(Elucidated().diffusion(t) ** 2, 2 * t)  # (sigma^2)'
 
 
 @pytest.mark.parametrize("predictor", ["euler_maruyama", "reverse_diffusion", "ancestral"])
