@@ -44,10 +44,10 @@ def interpolate(
     Raises:
         ValueError: for weights, a depth, a mode or images that are not as described above.
     """
-    steps, weights = pipeline.scheduler.config.num_train_timesteps, [float(weight) for weight in weights]
-    _check_mixture(weights, depth, mode, steps)
+    weights = checked_weights(weights)
+    _check_mixture(depth, mode, pipeline.scheduler.config.num_train_timesteps)
     check_scheduler(pipeline.scheduler)
-    x_a, x_b = _both(pipeline, image_a=image_a, image_b=image_b)
+    x_a, x_b = pair_of_images(pipeline, image_a=image_a, image_b=image_b)
     if generator is None:
         generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, ()).item())
     noise = randn_tensor(x_a.shape, generator, x_a.device, x_a.dtype)
@@ -72,16 +72,22 @@ def slerp(a, b, weight):
     return ((1 - weight) * angle).sin() / angle.sin() * a + (weight * angle).sin() / angle.sin() * b
 
 
-def _check_mixture(weights, depth, mode, steps):
+def checked_weights(weights):
+    """The weights of a second image as a list; ValueError for none, and for one that is not in [0, 1]."""
+    weights = [float(weight) for weight in weights]
     if not weights or any(not 0 <= weight <= 1 for weight in weights):
         raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
+    return weights
+
+
+def _check_mixture(depth, mode, steps):
     if not is_whole(depth, 0, steps - 1):
         raise ValueError(f"depth={depth} must be a timestep, a whole number in 0 .. {steps - 1}.")
     check_choice("mode", mode, MODES)
 
 
-def _both(pipeline, **images):
-    """x_0 of each of the named images, in the size of the first; ValueError for several in the place of one."""
+def pair_of_images(pipeline, **images):
+    """x_0 of each of two named images, (1, C, H, W), in the size of the first; ValueError for several in a place."""
     size = size_to_edit(pipeline, next(iter(images.values())))
     both = {name: prepare_images(pipeline, image, size) for name, image in images.items()}
     for name, x_0 in both.items():

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from ddpm_hf.number_checks import is_whole
 from ddpm_hf.ode_solver import OdeOptions, solve_ode
 from ddpm_hf.pipelines.conditioning import Guidance, make_conditioning
-from ddpm_hf.pipelines.image_inputs import prepare_images, size_to_edit
-from ddpm_hf.pipelines.interpolation import slerp
+from ddpm_hf.pipelines.image_inputs import prepare_images
+from ddpm_hf.pipelines.interpolation import checked_weights, pair_of_images, slerp
 from ddpm_hf.pipelines.pipeline_gaussian_diffusion import GaussianDiffusionPipeline
 from ddpm_hf.schedulers.scheduling_score_sde import ScoreSDEScheduler
 
@@ -164,13 +163,8 @@ def interpolate_encodings(pipeline, image_a, image_b, weights=(0.0, 0.25, 0.5, 0
     Returns:
         The images, and the number of calls of the network.
     """
-    weights = [float(weight) for weight in weights]
-    if not weights or any(not 0 <= weight <= 1 for weight in weights):
-        raise ValueError(f"weights={weights} must be one or more numbers in [0, 1].")
-    size = size_to_edit(pipeline, image_a)
-    pair = torch.cat([prepare_images(pipeline, image, size) for image in (image_a, image_b)])
-    if not is_whole(len(pair), 2, 2):
-        raise ValueError(f"image_a and image_b are {len(pair)} images together; each must be one.")
+    weights = checked_weights(weights)
+    pair = torch.cat([*pair_of_images(pipeline, image_a=image_a, image_b=image_b)])
     (z_a, z_b), calls = _encoded(in_continuous_time(pipeline), pair, **options)
     mixtures = torch.stack([slerp(z_a, z_b, weight) for weight in weights])
     images, more_calls = decode(pipeline, mixtures, denoise=False, **options)

@@ -89,7 +89,7 @@ def test_interpolation_of_encodings_begins_and_ends_with_the_images(exact_pipeli
         assert np.abs(np.asarray(found, dtype=float) - np.asarray(given, dtype=float)).mean() < 1
     with pytest.raises(ValueError, match="must be one or more numbers"):
         interpolate_encodings(pipeline, picture(0), picture(1), (2,))
-    with pytest.raises(ValueError, match="3 images together"):
+    with pytest.raises(ValueError, match="image_a is 2 images; it must be one"):
         interpolate_encodings(pipeline, [picture(0), picture(2)], picture(1))
 
 
