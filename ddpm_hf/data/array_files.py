@@ -1,5 +1,7 @@
 """Files of arrays: the images of a `.npy` or `.npz` file, and what an `.npz` file has beside them."""
 
+import zipfile
+import zlib
 from dataclasses import replace
 
 import datasets
@@ -25,18 +27,26 @@ def read_array_file(args, config=None):
     if args.has_captions:
         raise InputError(f"dataset={args.dataset!r} has arrays, and captions are of images in a folder or a data set.")
     try:
-        found = np.load(args.dataset, mmap_mode="r", allow_pickle=False)
-        arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError) as error:
+        arrays = _arrays_in(args.dataset)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"Cannot read dataset={args.dataset!r} as an array: {error}.") from error
-    if isinstance(found, np.ndarray):
+    if isinstance(arrays, np.ndarray):
         _refuse_labels(args)
-        return _part(found, args.split), ToldLabels()
+        return _part(arrays, args.split), ToldLabels()
     images = arrays[_images_among(arrays, args)]
     columns = {name: _one_number_each(values, len(images)) for name, values in arrays.items()}
     columns = {name: values for name, values in columns.items() if values is not None}
     rows = datasets.Dataset.from_dict({name: _part(values, args.split) for name, values in columns.items()})
     return _part(images, args.split), read_told_labels(rows, _with_only_label_column(args, rows), config)
+
+
+def _arrays_in(file):
+    """The array of a `.npy` file, or {name: array} of an `.npz` file."""
+    found = np.load(file, mmap_mode="r", allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found
+    with found:
+        return dict(found)
 
 
 def _refuse_labels(args):

@@ -161,6 +161,15 @@ def test_archives_that_are_refused(tmp_path, arrays, options, message):
         open_images(DataArguments(dataset=archived(tmp_path, **arrays), **options), None)
 
 
+@pytest.mark.parametrize("part", [slice(100), slice(40, None)])
+def test_a_damaged_archive(tmp_path, part):
+    file = tmp_path / "archive.npz"
+    archived(tmp_path, images=values_of("uint8"), **NUMBERS)
+    file.write_bytes(file.read_bytes()[part])
+    with pytest.raises(InputError, match="Cannot read .* as an array"):
+        open_images(DataArguments(dataset=str(file)), None)
+
+
 def run(*arguments):
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
