@@ -16,6 +16,7 @@ from diffusers import UNet2DModel
 from hub_server import lead_client_to, running_hub
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_networks import TINY
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 
@@ -25,16 +26,6 @@ for variable in ("HF_HOME", "HF_DATASETS_CACHE", "GRADIO_TEMP_DIR"):
     os.environ.setdefault(variable, CACHE.name)
 # As `accelerate launch` says it, so that no test's numbers depend on what is faster on the machine.
 os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    "norm_num_groups": 4,
-}
 
 
 def pytest_collection_finish():

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.utils import logging as diffusers_logging
 from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN, Fault, Hub, lead_client_to
 from huggingface_hub import HfApi
+from tiny_networks import TINY
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, NoisyImageClassifier
 from ddpm_hf.errors import InputError

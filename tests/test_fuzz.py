@@ -13,8 +13,9 @@ import torch
 from fuzzing import FUZZED, check_is_ours, mostly, numbers
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_networks import TINY
 
-from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler
+from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler
 from ddpm_hf.schedulers.choices import OWN_SPACINGS, STOCK_SPACINGS
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES
 from ddpm_hf.schedulers.variances import VARIANCES
@@ -127,10 +128,6 @@ def check_like(result, x, same_dtype=True):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    from conftest import TINY
-
-    from ddpm_hf import DDPMUNet2DModel
-
     torch.manual_seed(0)
     made = GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY, num_classes=3), GaussianDiffusionScheduler())
     made.set_progress_bar_config(disable=True)

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kill_training import on_file_operations
 from PIL import Image
+from tiny_networks import TINY
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, MLPDenoiser, cli
 from ddpm_hf.data import DataArguments
@@ -128,8 +129,6 @@ RUNS = ("train", "train_classifier")
 @pytest.fixture(scope="module")
 def given_files(tmp_path_factory):
     """Models and data that work, and some that are broken."""
-    from conftest import TINY
-
     folder = tmp_path_factory.mktemp("given")
     scheduler = GaussianDiffusionScheduler()
     GaussianDiffusionPipeline(DDPMUNet2DModel(**TINY), scheduler).save_pretrained(folder / "images")
