@@ -210,8 +210,9 @@ def main():
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"fitted_solvers_{options.name or Path(options.model).name}"
-    for measured in measure(Model(options), options):
-        result = {"machine": machine(), "options": told_options(options), "measured": measured}
+    for done, measured in enumerate(measure(Model(options), options), start=1):
+        given = told_options(options) | {"seeds": options.seeds[:done]}
+        result = {"machine": machine(), "options": given, "measured": measured}
         file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         file.with_suffix(".md").write_text(table(measured, options.steps) + "\n", encoding="utf-8")
     print(table(measured, options.steps))
