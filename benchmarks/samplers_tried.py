@@ -1,6 +1,6 @@
-"""Samplers of the literature that were tried and left out, beside those that they would change.
+"""Samplers of the literature that are not built in, beside those that they would change.
 
-python benchmarks/solvers_left_out.py MODEL --features FOLDER --dataset D [--steps 5 10 25] [--samples 500]
+python benchmarks/samplers_tried.py MODEL --features FOLDER --dataset D [--steps 5 10 25] [--samples 500]
     [--spacings trailing logsnr] [--seed 1] [--images 512]
 
 A DDPM of images. x0_hat is clamped to [-1, 1] at every step, and eps_hat follows from it. With a, sigma at t and a',
@@ -217,7 +217,7 @@ def main():
                 drawn = to_levels(draw(noise, timesteps).clamp(-1, 1).float())
                 found[f"{name}, {spacing}, {count} calls"] = frechet_distance(FeatureStatistics(features(drawn)), real)
         result = {"machine": machine(), "options": told_options(options), "measured": found}
-        file = RESULTS / f"solvers_left_out_{Path(options.model).name}.json"
+        file = RESULTS / f"samplers_tried_{Path(options.model).name}.json"
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
