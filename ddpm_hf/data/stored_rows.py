@@ -54,19 +54,24 @@ def open_rows(args, streaming=False, **options):
         raise
     # Each builder of `datasets` has its own errors for unreadable data; users see one kind.
     except Exception as error:
-        if cannot_use_cache(error):
-            raise cache_error(error) from error
-        reason = first_unreadable(files) or f"{type(root_cause(error)).__name__}: {root_cause(error)}"
-        raise InputError(
-            f"Cannot read split {args.split!r} of dataset={source!r} ({reason}). {told_of_links(path)}"
-            "Give a name on the Hub, a folder of images, a parquet file or folder, or a folder written by "
-            "`save_to_disk`, and a --split that it has and that is not empty."
-        ) from error
+        raise _cannot_read(error, source, args.split, files) from error
     if args.dataset is not None and path.is_dir():
         splits = builder.info.splits
         num_rows = None if streaming else sum(splits[name].num_examples for name in splits_named(args.split, splits))
         report_unused_files(path, builder, args.split, num_rows)
     return rows
+
+
+def _cannot_read(error, source, split, files):
+    """The InputError for an error of `datasets`, which names the file at fault, if there is one."""
+    if cannot_use_cache(error):
+        return cache_error(error)
+    reason = first_unreadable(files) or f"{type(root_cause(error)).__name__}: {root_cause(error)}"
+    return InputError(
+        f"Cannot read split {split!r} of dataset={source!r} ({reason}). {told_of_links(source)}"
+        "Give a name on the Hub, a folder of images, a parquet file or folder, or a folder written by "
+        "`save_to_disk`, and a --split that it has and that is not empty."
+    )
 
 
 def _builder(source, args, options):
