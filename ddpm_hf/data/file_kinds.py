@@ -20,9 +20,14 @@ def builder_of(file):
     """The name of the builder of `datasets` for a file.
 
     Raises:
-        InputError: with the endings that are read, for a file of another one.
+        InputError: with the endings that are read, for a file of another one, and for one of arrays.
     """
     ending = Path(file).suffix.lower()
+    if ending in ARRAYS:
+        raise InputError(
+            f"dataset={str(file)!r} is a file of arrays, which are images and read into memory: leave out --streaming "
+            "and --point_columns."
+        )
     if ending not in BUILDERS:
         endings = ", ".join(sorted([*BUILDERS, *ARRAYS]))
         raise InputError(

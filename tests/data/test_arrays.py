@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ddpm_hf import GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
-from ddpm_hf.data import DataArguments, open_images, to_model_range
+from ddpm_hf.data import DataArguments, open_images, open_points, open_stream, to_model_range
 from ddpm_hf.errors import InputError
 from ddpm_hf.pipelines.sample_files import files_of
 from ddpm_hf.samples import kind_of
@@ -159,6 +159,13 @@ def test_one_of_several_arrays_of_an_archive(tmp_path):
 def test_archives_that_are_refused(tmp_path, arrays, options, message):
     with pytest.raises(InputError, match=message):
         open_images(DataArguments(dataset=archived(tmp_path, **arrays), **options), None)
+
+
+@pytest.mark.parametrize("open_data, options", [(open_stream, {}), (open_points, {"point_columns": "x,y"})])
+def test_arrays_are_neither_streams_nor_points(tmp_path, open_data, options):
+    for data in (written(tmp_path, values_of("uint8")), archived(tmp_path, images=values_of("uint8"))):
+        with pytest.raises(InputError, match="is a file of arrays, .* leave out --streaming and --point_columns"):
+            open_data(DataArguments(dataset=data, **options), None)
 
 
 @pytest.mark.parametrize("part", [slice(100), slice(40, None)])
