@@ -5,14 +5,11 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_networks import TINY
 from typer.testing import CliRunner
 
 from ddpm_hf import DDPMUNet2DModel, GaussianDiffusionPipeline, GaussianDiffusionScheduler, cli
 
-TINY = {
-    **{"sample_size": 8, "in_channels": 1, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4},
-    **{"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")},
-}
 UPSCALER = {"in_channels": 2, "condition_channels": 1, "low_resolution": 4}
 DEEP = {"value_range": (0, 65535), "levels": 65536}
 MODELS = {

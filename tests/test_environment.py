@@ -10,6 +10,11 @@ import pytest
 from ddpm_hf.environment import check_torchvision
 from ddpm_hf.errors import InputError
 
+# The one that is there may fit or not, and where it is there, transformers has nothing to say.
+WITHOUT_TORCHVISION = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed"
+)
+
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
@@ -49,16 +54,14 @@ def test_one_that_fits(installed, build):
     check_torchvision()
 
 
+@WITHOUT_TORCHVISION
 def test_none():
-    if importlib.util.find_spec("torchvision") is not None:
-        pytest.skip("torchvision is installed")
     check_torchvision()
 
 
+@WITHOUT_TORCHVISION
 @pytest.mark.parametrize("call, is_said", [("", True), ("leave_out_notices_of_torchvision()", False)])
 def test_notices_of_transformers(call, is_said):
-    if importlib.util.find_spec("torchvision") is not None:
-        pytest.skip("torchvision is installed")
     code = f"from ddpm_hf.environment import leave_out_notices_of_torchvision\n{call}\n"
     code += "from transformers import CLIPImageProcessor\nCLIPImageProcessor()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -61,8 +61,7 @@ def files_with_accidental_words(folder, builder):
 
 def told_of_links(folder):
     """A sentence for a folder whose data files are all behind links to folders; empty for any other."""
-    is_image_or_container = _image_suffixes() | CONTAINERS
-    found = {path for path in _files_below(folder) if _suffix(path) in is_image_or_container}
+    found = _data_files(folder, set())
     if not found or not all(map(_is_behind_link, found)):
         return ""
     place = os.path.realpath(os.path.dirname(min(found)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, ScoreSdeVePipeline, ScoreSdeVeScheduler, UNet2DModel
+from tiny_networks import TINY
 from torch.testing import assert_close
 
 from ddpm_hf import (
@@ -20,16 +21,7 @@ from ddpm_hf import (
 from ddpm_hf.evaluation.drawn_samples import draw_levels
 from ddpm_hf.hub.model_folder import load_pipeline
 
-SIZES = {
-    "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    "norm_num_groups": 4,
-}
+SIZES = TINY | {"in_channels": 3, "out_channels": 3}
 
 
 def fourier_unet():
