@@ -6,14 +6,16 @@ from torch.testing import assert_close
 from ddpm_hf import GaussianDiffusionScheduler, ScoreSDEScheduler
 from ddpm_hf.errors import InputError
 from ddpm_hf.recipes import RECIPES, check_head, with_recipe
+from ddpm_hf.schedulers.covariance_spectrum import CovarianceSpectrum, knots
 from ddpm_hf.schedulers.sampler_table import SDE_RECIPES
 
-GAMMA = [0.5] * 1000
+SPECTRUM = CovarianceSpectrum((1, 4, 4), knots(1000), torch.ones(len(knots(1000)), 1, 4, 4)).to_config()
+MEASURED = {"mean_square_epsilon": [0.5] * 1000, "covariance_spectrum": SPECTRUM}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_a_scheduler_that_steps(name):
-    scheduler = with_recipe(GaussianDiffusionScheduler(mean_square_epsilon=GAMMA), name)
+    scheduler = with_recipe(GaussianDiffusionScheduler(**MEASURED), name)
     assert {key: scheduler.config[key] for key in RECIPES[name]} == RECIPES[name]
     scheduler.set_timesteps(3)
     x_t = torch.randn(2, 1, 4, 4)
@@ -35,7 +37,7 @@ def test_the_process_stays_and_the_scheduler_is_left_alone():
 
 @pytest.mark.parametrize("first", RECIPES)
 def test_a_recipe_after_another_is_itself(first):
-    model = GaussianDiffusionScheduler(mean_square_epsilon=GAMMA)
+    model = GaussianDiffusionScheduler(**MEASURED)
     for name in ("ddpm", "analytic-ddim", "ddim-2m"):
         twice, once = with_recipe(with_recipe(model, first), name), with_recipe(model, name)
         assert dict(twice.config) == dict(once.config)

@@ -9,7 +9,8 @@ with eps. Nothing is smoothed over t: every value has its own draws and its own 
 The same network calls give R_t = E |eps - eps_hat(x_t, t)|^2 / d. It equals 1 - Gamma_t where eps_hat is the conditional
 mean of the noise, and approximates it for a trained network. The optimal variance for such a network has R_t in place of
 1 - Gamma_t, because it also makes up for the errors of the mean (Bao et al. 2022b, as one number for each t). R_t is also the
-more accurate of the two, since its standard error is proportional to its value.
+more accurate of the two, since its standard error is proportional to its value. Of images, R_t is shared out among spatial
+frequencies too (`residual_spectra`).
 """
 
 import json
@@ -19,6 +20,7 @@ import torch
 from diffusers.utils import logging
 
 from ddpm_hf.calibration.progress_file import open_progress, save_progress
+from ddpm_hf.calibration.residual_spectra import ResidualSpectra
 from ddpm_hf.data import to_model_range
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain
 from ddpm_hf.evaluation.image_labels import check_labels
@@ -43,7 +45,8 @@ class MeanSquareEpsilon:
 
     values, standard_errors: Gamma_t; residuals, residual_errors: R_t; draws: number of pairs of image and noise at each
     timestep. Errors of different timesteps are nearly independent. num_images, timesteps_per_image, seed: arguments of
-    the estimate.
+    the estimate. covariance_spectrum: how R_t is shared out among spatial frequencies, as the config of a scheduler takes
+    it; None for points, and for a network without a `sample_size`.
     """
 
     values: list[float]
@@ -54,10 +57,18 @@ class MeanSquareEpsilon:
     num_images: int
     timesteps_per_image: int
     seed: int
+    covariance_spectrum: dict | None
 
     def for_optimal_variance(self):
         """1 - R_t, at least 0: the `mean_square_epsilon` of a scheduler with the optimal variances for this network."""
         return [max(0.0, 1 - residual) for residual in self.residuals]
+
+    def for_scheduler(self):
+        """What was measured, as arguments of [`GaussianDiffusionScheduler`]."""
+        return {
+            "mean_square_epsilon": self.for_optimal_variance(),
+            "covariance_spectrum": self.covariance_spectrum,
+        }
 
     def to_json(self):
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -111,13 +122,25 @@ def _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file
         _check_number(len(measuring.data), per_image, len(chain), measuring.seed)
         check_labels(measuring.class_labels, len(measuring.data))
     pipeline = GaussianDiffusionPipeline(unet, chain)
-    sums, num_images = _summed_draws(pipeline, measuring, per_image, encode, state_file)
+    spectra = _spectra_of(pipeline.samples)
+    sums, num_images = _summed_draws(pipeline, spectra, measuring, per_image, encode, state_file)
     _check_number(num_images, per_image, len(chain), measuring.seed)
-    return _estimate(measuring.total(sums), num_images, per_image, measuring.seed)
+    sums = measuring.total(sums)
+    spectrum = None if spectra is None else spectra.spectrum(sums[8:], sums[6]).to_config()
+    return _estimate(sums[:8], num_images, per_image, measuring.seed, spectrum)
 
 
-def _summed_draws(pipeline, measuring, per_image, encode, state_file):
-    """The sums over the images of this process, (8, T), as `_add_draws_` makes them, and the number of all images."""
+def _spectra_of(samples):
+    """The [`ResidualSpectra`] of images of a known size; None for other samples."""
+    is_image = len(samples.sides) == 2 and None not in samples.sides
+    return ResidualSpectra(samples.shape) if is_image else None
+
+
+def _summed_draws(pipeline, spectra, measuring, per_image, encode, state_file):
+    """The sums over the images of this process, (8 + bands, T), and the number of all images.
+
+    The first eight are those of `_add_draws_`; the others are of the residual's mean squares in the bands of `spectra`.
+    """
     steps = len(pipeline.scheduler)
     progress = open_progress(
         state_file,
@@ -125,7 +148,7 @@ def _summed_draws(pipeline, measuring, per_image, encode, state_file):
         measuring.processes,
         {"seed": measuring.seed, "timesteps_per_image": per_image},
         pipeline,
-        torch.zeros(8, steps, dtype=torch.float64),
+        torch.zeros(8 + (0 if spectra is None else spectra.size), steps, dtype=torch.float64),
     )
     with noised_batches(pipeline, measuring, per_image, "calibration") as batches:
         for number, batch in enumerate(batches, start=1):
@@ -135,16 +158,17 @@ def _summed_draws(pipeline, measuring, per_image, encode, state_file):
             data = _network_images(batch.data, pipeline.unet, encode, batch.first)
             x0, condition_image = pipeline.samples.split(data)
             timesteps = image_timesteps(batch.first, len(x0), per_image, steps, measuring.seed)
-            draws = _draws_of_batch(batch, x0, condition_image, timesteps)
+            *draws, in_bands = _draws_of_batch(batch, x0, condition_image, timesteps, spectra)
             _check_finite(draws[0], timesteps, batch.first)
             if number == 1 and measuring.rank == 0:
                 _warn_if_worse_than_none(draws[2], timesteps, steps)
-            _add_draws_(progress.sums, timesteps, *draws)
+            _add_draws_(progress.sums[:8], timesteps, *draws)
+            progress.sums[8:].index_add_(1, timesteps.flatten(), in_bands.flatten(0, 1).T)
             save_progress(progress, batch.data, batch.labels)
     return progress.sums, batches.num_images
 
 
-def _estimate(sums, num_images, per_image, seed):
+def _estimate(sums, num_images, per_image, seed, spectrum):
     """The [`MeanSquareEpsilon`] from the sums over all images."""
     values, errors = _intercepts(*sums[:6])
     residuals, residual_errors = _means(sums[0], *sums[6:])
@@ -163,6 +187,7 @@ def _estimate(sums, num_images, per_image, seed):
         num_images=num_images,
         timesteps_per_image=per_image,
         seed=seed,
+        covariance_spectrum=spectrum,
     )
 
 
@@ -178,15 +203,19 @@ def image_timesteps(first, count, per_image, steps, seed):
     return (torch.arange(per_image) * unit + offsets[:, None]) * steps // (per_image * unit)
 
 
-def _draws_of_batch(batch, x0, condition_image, timesteps):
-    """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), float64, on the host, which waits only here."""
-    predicted, known, residual = [], [], []
+def _draws_of_batch(batch, x0, condition_image, timesteps, spectra):
+    """|eps_hat|^2 / d, |eps|^2 / d - 1 and |eps - eps_hat|^2 / d, (B, m), and the last in the bands, (B, m, bands).
+
+    All are float64 and on the host, which waits only here.
+    """
+    predicted, known, residual, in_bands = [], [], [], []
     for t, noise, x_t, output in batch.noised(x0, timesteps.T, condition_image):
         epsilon = batch.pipeline.scheduler.get_epsilon(output, t, x_t)
         predicted.append(_mean_square(epsilon))
         known.append(_mean_square(noise) - 1)
         residual.append(_mean_square(noise - epsilon))
-    return tuple(torch.stack(draws, dim=1).cpu().double() for draws in (predicted, known, residual))
+        in_bands.append(noise.new_empty(len(noise), 0) if spectra is None else spectra.of(noise - epsilon))
+    return tuple(torch.stack(draws, dim=1).cpu().double() for draws in (predicted, known, residual, in_bands))
 
 
 def _mean_square(x):

@@ -1,12 +1,16 @@
 """Figures of a calibration."""
 
 import numpy as np
+import torch
 
+from ddpm_hf.schedulers.covariance_spectrum import spectrum_from_config
 from ddpm_hf.visualization.style import label_in_full, new_figure, save_figure
 
 
 def draw_mean_square_epsilon(result, png_path):
     """Draws Gamma_t, and 1 - Gamma_t with the mean square error R_t, by timestep, with bands of two standard errors.
+
+    Of images it draws how R_t is shared out among spatial frequencies too.
 
     Args:
         result ([`MeanSquareEpsilon`]): what `estimate_mean_square_epsilon` returns.
@@ -14,7 +18,10 @@ def draw_mean_square_epsilon(result, png_path):
     """
     gamma, gamma_error = np.array(result.values), np.array(result.standard_errors)
     residual, residual_error = np.array(result.residuals), np.array(result.residual_errors)
-    figure, ((left, right),) = new_figure(9, 4, 1, 2)
+    told = result.covariance_spectrum
+    figure, ((left, right, *rest),) = new_figure(9 if told is None else 13, 4, 1, 2 if told is None else 3)
+    for axes in rest:
+        _draw_spectrum(axes, spectrum_from_config(told, len(gamma)))
     _draw_band(left, gamma, gamma_error, r"$\Gamma_t = E\,|\hat\epsilon(x_t, t)|^2 / d$")
     _draw_band(right, 1 - gamma, gamma_error, r"$1 - \Gamma_t$")
     _draw_band(right, residual, residual_error, r"$R_t = E\,|\epsilon - \hat\epsilon(x_t, t)|^2 / d$")
@@ -28,6 +35,18 @@ def draw_mean_square_epsilon(result, png_path):
         f"{result.num_images} images at {result.timesteps_per_image} timesteps each; bands: two standard errors"
     )
     save_figure(figure, png_path)
+
+
+def _draw_spectrum(axes, spectrum):
+    """S_t along the diagonal of the frequencies, averaged over the channels, at a few of its timesteps."""
+    side = min(spectrum.shape[1:])
+    cycles = np.arange(side) / (2 * side)
+    for timestep in spectrum.timesteps[1 :: max(1, len(spectrum.timesteps) // 5)].tolist():
+        shares = spectrum.at(timestep, torch.zeros(1, *spectrum.shape)).mean(0)[:side, :side].diagonal()
+        axes.plot(cycles, shares, linewidth=1, label=f"t = {timestep}")
+    axes.set(xlabel="rows and columns, cycles per pixel", ylabel="$S_t$, share of $R_t$", yscale="log")
+    label_in_full(axes.yaxis)
+    axes.legend()
 
 
 def draw_solvers(report, png_path):

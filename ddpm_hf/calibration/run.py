@@ -40,9 +40,9 @@ from ddpm_hf.schedulers.scheduling_gaussian_diffusion import GaussianDiffusionSc
 def calibrate(model, output_dir=None, data=None, push_to_hub=None, **options):
     """Measures Gamma_t, and timestep plans if asked for, and writes a new pipeline folder that has them.
 
-    The weights stay what they are. The new folder's scheduler draws with the `analytic` variance (`with_recipe`:
-    analytic-ddpm, or analytic-ddim for a model at eta = 0), unless the model has a variance head, which it then keeps
-    using; with plans by local or global error it takes the deterministic steps that these were made for (ddim-2m-pc).
+    The weights stay what they are. The new folder's scheduler draws with the best variance of each spatial frequency
+    (`with_recipe`: dct-ddpm, or dct-ddim for a model at eta = 0; for points, which have no frequencies, analytic-ddpm or
+    analytic-ddim), unless the model has a variance head, which it then keeps using; with plans by local or global error it takes the deterministic steps that these were made for (ddim-2m-pc).
     Beside the model there are `calibration.json` and `calibration.png`. Everything is moved into the folder at the end, the
     index last. Called again after it was cut off, it goes on where it was.
 
@@ -130,7 +130,7 @@ def _calibrate_in(output_dir, options, push_to_hub, accelerator):
 
 def _calibrated(pipeline, gamma, images, labels, options):
     """The scheduler of the new folder, and the plans that it has, as `make_plans` gives them."""
-    scheduler = _calibrated_scheduler(pipeline, gamma.for_optimal_variance(), options.kept_low)
+    scheduler = _calibrated_scheduler(pipeline, gamma.for_scheduler(), options.kept_low)
     made = make_plans(pipeline.unet, scheduler, images, labels, options)
     if made:
         plans = {steps: plan["timesteps"] for steps, plan in made.items()}
@@ -138,16 +138,17 @@ def _calibrated(pipeline, gamma, images, labels, options):
     return scheduler, made
 
 
-def _calibrated_scheduler(pipeline, mean_square_epsilon, plan_cost):
+def _calibrated_scheduler(pipeline, measured, plan_cost):
     """The scheduler of the new folder, without plans; those of the old one were made for another kernel."""
-    scheduler, measured = pipeline.scheduler, {"mean_square_epsilon": mean_square_epsilon}
+    scheduler = pipeline.scheduler
     changes = changes_for(pipeline.unet.config) | measured
     if plan_cost != "bound":
         return with_recipe(scheduler, "ddim-2m-pc", **changes)
     if has_head(pipeline.unet.config):
         return GaussianDiffusionScheduler.from_config(scheduler.config, timestep_plans=None, **measured)
-    eta = scheduler.config.get("eta", 1.0)
-    return with_recipe(scheduler, "analytic-ddim" if eta == 0 else "analytic-ddpm", **changes)
+    family = "analytic" if measured["covariance_spectrum"] is None else "dct"
+    base = "ddim" if scheduler.config.get("eta", 1.0) == 0 else "ddpm"
+    return with_recipe(scheduler, f"{family}-{base}", **changes)
 
 
 def _print_summary(gamma, scheduler, made, output_dir):
@@ -183,7 +184,8 @@ def _check_model(loaded, options):
     chain = discrete_chain(pipeline.scheduler, "be calibrated", **PLAIN_CHAIN)
     check_plans(options.plans, options.plan_cost, chain, of_latents=loaded.encode is not None)
     # Its variances depend on the statistics; whether there can be such a scheduler does not.
-    _calibrated_scheduler(pipeline, [1.0] * len(chain), options.kept_low)
+    measured = {"mean_square_epsilon": [1.0] * len(chain), "covariance_spectrum": None}
+    _calibrated_scheduler(pipeline, measured, options.kept_low)
 
 
 def _duration(loaded, images, labels, options, processes):

@@ -13,6 +13,7 @@ import math
 import torch
 
 from ddpm_hf.schedulers.choices import COVARIANCE_TYPES
+from ddpm_hf.schedulers.cosine_transform import cosine_transform
 
 CLEAN = -1
 
@@ -121,11 +122,18 @@ def bound_term(scheduler, model_output, timestep, original_samples, sample, prev
     # With one timestep per sample both terms are computed. Where q has no variance, its unused KL must be finite.
     q.variance = torch.where(to_data, torch.ones_like(q.variance), q.variance)
     decoder = _decoder_term(scheduler, p, x0, prev_timestep, levels)
-    p.variance = torch.where(to_data, torch.ones_like(p.variance), p.variance)
+    for name in ("variance", "frequency_variance"):
+        variance = getattr(p, name)
+        if variance is not None:
+            setattr(p, name, torch.where(to_data, torch.ones_like(variance), variance))
     return torch.where(to_data.flatten(), decoder, _transition_term(q, p))
 
 
 def _transition_term(q, p):
+    if p.frequency_variance is not None:  # q is isotropic, so that its variances are the same in the cosine domain
+        offset = cosine_transform(q.mean).project(q.mean - p.mean)
+        zero = torch.zeros_like(offset)
+        return _sum_per_image(normal_kl(offset, q.variance.log(), zero, p.frequency_variance.log()))
     return _sum_per_image(normal_kl(q.mean, q.variance.log(), p.mean, p.variance.log()))
 
 

@@ -52,8 +52,8 @@ accelerate launch --num_processes {num_processes} -m ddpm_hf.training.train --co
 
 CALIBRATION_SECTION = """## Calibration
 
-The weights of {base} are unchanged. The scheduler carries the mean square error of the predicted noise, which
-determines the optimal variances, measured on {num_images} images of {data}
+The weights of {base} are unchanged. The scheduler carries the mean square error of the predicted noise{frequencies},
+which determines the optimal variances, measured on {num_images} images of {data}
 ([{file}]({file}) has the standard errors){plans}.
 
 ```sh
@@ -263,9 +263,11 @@ def calibration(folder):
     if not report:
         return ""
     options, plans = report["options"], ", ".join(report.get("plans", {}))
+    measured = report["mean_square_epsilon"]
     return CALIBRATION_SECTION.format(
         base=_link(options["model"]),
-        num_images=report["mean_square_epsilon"]["num_images"],
+        frequencies=" and its share of each spatial frequency" if measured.get("covariance_spectrum") else "",
+        num_images=measured["num_images"],
         data=data_name(options["dataset"]),
         file=CALIBRATION.name,
         plans=f", and planned timesteps for {plans} steps" if plans else "",

@@ -3,7 +3,8 @@
 FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
 COVARIANCE_HEADS = ("npr", "sn", "ocm")
-COVARIANCE_TYPES = ("analytic", *COVARIANCE_HEADS)
+MEASURED_COVARIANCE_TYPES = ("analytic", "dct")
+COVARIANCE_TYPES = (*MEASURED_COVARIANCE_TYPES, *COVARIANCE_HEADS)
 # Kinds of variance heads; a scheduler with the `variance_type` of the same name reads the head.
 VARIANCE_HEADS = ("learned_range", *COVARIANCE_HEADS)
 VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, *LEARNED_VARIANCE_TYPES, *COVARIANCE_TYPES)

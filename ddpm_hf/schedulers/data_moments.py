@@ -8,15 +8,13 @@ v_t(L) = a^2 L + sigma^2 along a direction of variance L. With y = x_t - a mu, i
 
 where a' is the signal at s and the second line is the probability flow. At high noise the flow of any data is nearly
 the flow of the Gaussian with its moments, so sampling may spend its first network call further down. The axes U are
-principal directions or, for images too large for them, the lowest frequencies of a cosine transform (DCT-II, Ahmed et
-al. 1974), whose coefficients are nearly uncorrelated in natural images.
+principal directions or, for images too large for them, the lowest frequencies of a cosine transform.
 """
 
-import base64
 import math
 
-import numpy as np
-import torch
+from ddpm_hf.schedulers.cosine_transform import cosine_basis
+from ddpm_hf.schedulers.number_texts import as_text, from_text
 
 
 class PrincipalAxes:
@@ -36,14 +34,6 @@ class PrincipalAxes:
     def lift(self, coefficients, shape):
         """U c, of the shape (B, C, *)."""
         return (coefficients @ self.axes.to(coefficients)).reshape(-1, *shape)
-
-
-def cosine_basis(length):
-    """The orthonormal cosine functions as rows, lowest frequency first, (length, length), float64."""
-    frequency, place = torch.arange(length, dtype=torch.float64)[:, None], torch.arange(length) + 0.5
-    basis = (math.pi / length * frequency * place).cos() * math.sqrt(2 / length)
-    basis[0] /= math.sqrt(2)
-    return basis
 
 
 class LowestFrequencies:
@@ -100,11 +90,11 @@ class DataMoments:
 
     def to_config(self):
         """The moments as JSON has them; `moments_from_config` gives them back, in float32."""
-        told = {"shape": list(self.mean.shape), "rest": float(self.rest), "variances": _as_text(self.variances)}
+        told = {"shape": list(self.mean.shape), "rest": float(self.rest), "variances": as_text(self.variances)}
         if isinstance(self.axes, PrincipalAxes):
-            return told | {"mean": _as_text(self.mean), "axes": _as_text(self.axes.axes)}
+            return told | {"mean": as_text(self.mean), "axes": as_text(self.axes.axes)}
         coefficients = self.axes.project(self.mean[None])[0]  # few, where the mean image may be large
-        return told | {"mean": _as_text(coefficients), "frequencies": list(self.variances.shape[1:])}
+        return told | {"mean": as_text(coefficients), "frequencies": list(self.variances.shape[1:])}
 
 
 def moments_from_config(told):
@@ -127,18 +117,10 @@ def moments_from_config(told):
     return DataMoments(mean, variances, rest, axes)
 
 
-def _as_text(numbers):
-    return base64.b64encode(numbers.to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes()).decode()
-
-
 def _numbers(told, name, *shape):
-    """The tensor that `_as_text` wrote, checked to be of this shape, if one is given, and finite."""
-    numbers = torch.from_numpy(np.frombuffer(base64.b64decode(told[name]), "<f4").astype(np.float32))
-    if shape and len(numbers) != math.prod(shape):
-        raise ValueError(
-            f"fitted_solvers has data moments with {len(numbers)} numbers for {name!r}, and a sample of shape "
-            f"{tuple(told['shape'])} needs {math.prod(shape)}: fit them again by ddpm_hf.calibration.fit_solver."
-        )
-    if not numbers.isfinite().all():
-        raise ValueError(f"fitted_solvers has data moments whose {name!r} is not finite: fit them again.")
-    return numbers.reshape(shape) if shape else numbers
+    return from_text(
+        told[name],
+        shape or None,
+        f"{name!r} of the data moments in fitted_solvers, of shape {tuple(told['shape'])},",
+        "fit them again by ddpm_hf.calibration.fit_solver.",
+    )

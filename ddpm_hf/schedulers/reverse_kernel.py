@@ -9,15 +9,19 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ddpm_hf.schedulers.config_checks import check_choice
+from ddpm_hf.schedulers.cosine_transform import CosineTransform, cosine_transform
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS
 from ddpm_hf.schedulers.variances import VARIANCES, VarianceRule
 
 
 class ReadOutput(NamedTuple):
-    """The network's prediction for x_t, (B, C, *), its variance head or None, and x_t, all of one dtype."""
+    """The network's prediction for x_t, (B, C, *), what its variance is made of, and x_t, all of one dtype.
+
+    `spread` is the network's variance head, or the [`CovarianceSpectrum`] at t; None where neither is there.
+    """
 
     prediction: torch.Tensor
-    head: torch.Tensor | None
+    spread: torch.Tensor | None
     x_t: torch.Tensor
 
 
@@ -29,7 +33,7 @@ def read_output(model_output, sample, choices):
         sample: x_t, (B, C, *).
         choices ([`KernelChoices`]): their variance may need a variance head.
     """
-    channels, given, reads_head = sample.shape[1], model_output.shape[1], choices.rule.of_head is not None
+    channels, given, reads_head = sample.shape[1], model_output.shape[1], choices.rule.reads_head
     if given not in (channels, 2 * channels) or (reads_head and given == channels):
         raise ValueError(
             f"The model output has {given} channels for samples of {channels}; "
@@ -93,11 +97,15 @@ def clip_x0_(x0, clipping):
 
 
 class Kernel(NamedTuple):
-    """p(x_s | x_t) = N(mean, variance), and the x0_hat behind it; the variance may be a number."""
+    """p(x_s | x_t) = N(mean, variance), and the x0_hat behind it; the variance may be a number.
+
+    Where there is a `transform`, the variances are those of its coefficients.
+    """
 
     mean: torch.Tensor
     variance: torch.Tensor | float
     x0: torch.Tensor
+    transform: CosineTransform | None = None
 
 
 class KernelChoices(NamedTuple):
@@ -133,11 +141,11 @@ def reverse_kernel(said, x0, c, eta, choices):
         mean = affine(c.direct_x0, x0, c.direct_eps, predicted_epsilon(said, c))
     if choices.has_no_variance(eta):
         variance = 0.0
-    elif choices.rule.of_head is None:
+    elif choices.rule.of_values is None:
         variance = c.variance_offset
     else:
-        variance = choices.rule.of_head(said.head, c, choices.largest_covariance)
-    return Kernel(mean, variance, x0)
+        variance = choices.rule.of_values(said.spread, c, choices.largest_covariance)
+    return Kernel(mean, variance, x0, cosine_transform(mean) if choices.rule.of_frequencies else None)
 
 
 def guided(kernel, gradient, form, c, eta, choices):
@@ -159,8 +167,14 @@ def guided(kernel, gradient, form, c, eta, choices):
         )
     gradient = cast(gradient, kernel.mean.dtype)
     if form == "mean":
-        return kernel._replace(mean=kernel.mean + gradient * kernel.variance)
+        return kernel._replace(mean=kernel.mean + _times_covariance(kernel, gradient))
     return shifted_by_score(kernel, gradient, c)
+
+
+def _times_covariance(kernel, gradient):
+    if kernel.transform is None:
+        return gradient * kernel.variance
+    return kernel.transform.scaled(gradient, kernel.variance)
 
 
 def shifted_by_score(kernel, gradient, c):
@@ -187,7 +201,10 @@ def draw_(kernel, c, generator=None, noise=None, clips_variance=False):
     noise = cast(noise, mean.dtype)
     if isinstance(variance, float):
         return mean.add_(noise, alpha=variance**0.5)
-    return mean.addcmul_(noise, (variance * c.noisy).sqrt())
+    deviation = (variance * c.noisy).sqrt()
+    if kernel.transform is not None:
+        return mean.add_(kernel.transform.scaled(noise, deviation))
+    return mean.addcmul_(noise, deviation)
 
 
 # Numbers and tensors -------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ SAMPLER_LINES = {
     "iddpm": "DDPM with the variance that the network has learned.",
     "analytic-ddpm": "DDPM with the best single variance of each step, from measurements of this network.",
     "analytic-ddim": "DDIM with the best single variance of each step, from measurements of this network.",
+    "dct-ddpm": "DDPM with the best variance of each spatial frequency and step, from measurements; images only.",
+    "dct-ddim": "DDIM with the best variance of each spatial frequency and step, from measurements; images only.",
     "npr-ddpm": "DDPM with the variance of each pixel, predicted from the squared residual.",
     "npr-ddim": "DDIM with the variance of each pixel, predicted from the squared residual.",
     "sn-ddpm": "DDPM with the variance of each pixel, predicted from the squared noise.",

@@ -39,6 +39,8 @@ RECIPES = {
     "iddpm": _recipe(eta=1.0, variance_type="learned_range"),  # Nichol & Dhariwal 2021
     "analytic-ddpm": _recipe(eta=1.0, variance_type="analytic", clip_variance_pixels=2),  # Bao et al. 2022a
     "analytic-ddim": _recipe(eta=0.0, variance_type="analytic", clip_variance_pixels=1),
+    "dct-ddpm": _recipe(eta=1.0, variance_type="dct", clip_variance_pixels=2),  # the same for each spatial frequency
+    "dct-ddim": _recipe(eta=0.0, variance_type="dct", clip_variance_pixels=1),
     "npr-ddpm": _recipe(eta=1.0, variance_type="npr", clip_variance_pixels=2),  # Bao et al. 2022b
     "npr-ddim": _recipe(eta=0.0, variance_type="npr", clip_variance_pixels=1),
     "sn-ddpm": _recipe(eta=1.0, variance_type="sn", clip_variance_pixels=2),

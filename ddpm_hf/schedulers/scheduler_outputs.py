@@ -24,10 +24,15 @@ class GaussianOutput(BaseOutput):
 
 @dataclass
 class ReverseKernelOutput(GaussianOutput):
-    """The reverse kernel p(x_s | x_t): `mean`, `variance`, and the x0_hat and eps_hat behind them."""
+    """The reverse kernel p(x_s | x_t): `mean`, `variance`, and the x0_hat and eps_hat behind them.
+
+    For `variance_type="dct"`, whose covariance is diagonal in the cosine domain, `frequency_variance` is the variance
+    of each coefficient of x_s, (B, C, H, W), and `variance` that of each pixel.
+    """
 
     pred_original_sample: torch.Tensor = None
     pred_epsilon: torch.Tensor = None
+    frequency_variance: torch.Tensor | None = None
 
 
 @dataclass

@@ -114,9 +114,11 @@ class TransitionTable:
             self.levels.check_range(timestep)
         table = self._previous_tables.get(timestep.device)
         if table is None:  # once per device, because the host waits for every copy
-            table = self._previous_tables[timestep.device] = self.previous.to(timestep.device)
+            with torch.inference_mode(False):
+                table = self._previous_tables[timestep.device] = self.previous.to(timestep.device, copy=True)
         return table[timestep]
 
+    @torch.inference_mode(False)  # a loss may be differentiated later with what sampling has made
     def _add_row(self, timestep, eta, dtype):
         self.levels.check_range(timestep)
         row = _on_host(self._table(eta, torch.device("cpu"))[timestep], dtype)
@@ -130,7 +132,8 @@ class TransitionTable:
             t, s, decoder = torch.arange(len(self.levels)), self.previous, self.decoder_variance
             values = self._numbers(t, s, eta, small_to_data=decoder, large_to_data=decoder)
             values |= self._numbers_of_trajectory(t, s, eta, values["posterior_sample"])
-            table = self._tables[eta, device] = _stacked(values).to(device, table_dtype(device))
+            with torch.inference_mode(False):
+                table = self._tables[eta, device] = _stacked(values).to(device, table_dtype(device), copy=True)
         return table
 
     def _numbers(self, t, s, eta, small_to_data, large_to_data=None):

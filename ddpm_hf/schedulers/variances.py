@@ -1,7 +1,8 @@
 """The variances of the reverse kernel: a rule for each `variance_type`, and checks of what was measured about a model.
 
-The kernel of DDPM omits the covariance of x0 (Bao et al. 2022a, theorem 1), which is elementwise here. Where eps_hat
-is the true conditional mean of the noise, Cov[x0 | x_t] = (sigma_t / a_t)^2 Cov[eps | x_t].
+The kernel of DDPM omits the covariance of x0 (Bao et al. 2022a, theorem 1), which is elementwise here, or diagonal in
+the cosine domain (`covariance_spectrum`). Where eps_hat is the true conditional mean of the noise, Cov[x0 | x_t] =
+(sigma_t / a_t)^2 Cov[eps | x_t].
 """
 
 import math
@@ -46,16 +47,24 @@ class VarianceRule(NamedTuple):
 
     Args:
         numbers: f([`StepVariances`], eta) -> (scale, offset), for all steps of a trajectory together.
-        of_head: f(head, c, largest covariance or None) -> the elementwise variance, where c is the [`Transition`] with
-            `variance_scale` and `variance_offset`; None where the offset is the variance.
+        of_values: f(values, c, largest covariance or None) -> the variance of each value, where `values` is the head
+            or the spectrum, and c the [`Transition`] with `variance_scale` and `variance_offset`; None where the
+            offset is the variance.
+        of_frequencies: whether it reads the `covariance_spectrum`, and the variances are those of the coefficients of
+            the cosine transform of x_s; else it reads the network's head.
         stand_in: the type that stock schedulers read instead; None where they know this one.
         has_covariance: whether the variance includes a covariance of x0, which adds noise at eta = 0 too.
     """
 
     numbers: Callable
-    of_head: Callable | None = None
+    of_values: Callable | None = None
+    of_frequencies: bool = False
     stand_in: str | None = None
     has_covariance: bool = False
+
+    @property
+    def reads_head(self):
+        return self.of_values is not None and not self.of_frequencies
 
 
 def fixed_variance(variance, stand_in=None):
@@ -93,6 +102,11 @@ def _covariance_head_numbers(step, eta):
     return step.covariance_scale, eta**2 * step.posterior
 
 
+def _spectrum_numbers(step, eta):
+    """The mean covariance, which the spectrum shares out, and lambda^2."""
+    return step.covariance_weight * step.mean_covariance, eta**2 * step.posterior
+
+
 def _log(value):
     return math.log(value) if value > 0 else -math.inf
 
@@ -106,6 +120,10 @@ def _with_covariance_of_head(head, c, largest_covariance):
     if largest_covariance is not None:
         covariance = covariance.clamp_(0, largest_covariance)
     return covariance.mul_(c.posterior_x0**2).add_(c.variance_offset)
+
+
+def _of_spectrum(spectrum, c, largest_covariance):
+    return spectrum.mul(c.variance_scale).add_(c.variance_offset)
 
 
 _COVARIANCE_HEAD = VarianceRule(
@@ -122,6 +140,9 @@ VARIANCES = {
     "learned": VarianceRule(_learned_numbers, _exponential),
     "learned_range": VarianceRule(_learned_range_numbers, _exponential),
     "analytic": VarianceRule(_analytic_numbers, stand_in="fixed_small", has_covariance=True),
+    "dct": VarianceRule(
+        _spectrum_numbers, _of_spectrum, of_frequencies=True, stand_in="fixed_small", has_covariance=True
+    ),
     "npr": _COVARIANCE_HEAD,
     "sn": _COVARIANCE_HEAD,
     "ocm": _COVARIANCE_HEAD,
@@ -154,18 +175,24 @@ def mean_covariance(mean_square_epsilon, scale):
     return scale * (1 - mean_square_epsilon)
 
 
+# What options of a config need, which is measured about a model.
+NEEDED = (
+    ("variance_type", "analytic", "mean_square_epsilon"),
+    ("variance_type", "dct", "mean_square_epsilon"),
+    ("variance_type", "dct", "covariance_spectrum"),
+    ("timestep_spacing", "optimal", "mean_square_epsilon"),
+)
+
+
 def check_measured(config):
-    """Raises ValueError if the config needs `mean_square_epsilon` and has None."""
-    needs = [
-        f"{name}={config[name]!r}"
-        for name, value in (("variance_type", "analytic"), ("timestep_spacing", "optimal"))
-        if config[name] == value
-    ]
-    if config.mean_square_epsilon is None and needs:
-        raise ValueError(
-            f"{needs[0]} needs mean_square_epsilon, which is measured: `ddpm-hf calibrate MODEL --dataset DATA "
-            "--output_dir NEW` writes a model that has it."
-        )
+    """Raises ValueError if the config lacks what was to be measured for its options."""
+    for name, value, needed in NEEDED:
+        if config[name] == value and config[needed] is None:
+            of_what = " of models of images" if needed == "covariance_spectrum" else ""
+            raise ValueError(
+                f"{name}={value!r} needs {needed}, which is measured{of_what}: `ddpm-hf calibrate MODEL --dataset "
+                "DATA --output_dir NEW` writes a model that has it."
+            )
 
 
 def checked_mean_square_epsilon(values, steps):

@@ -54,12 +54,13 @@ def run(model, output, data, **options):
 def test_a_stock_model(stock_model, data, tmp_path, capsys):
     run(stock_model, tmp_path / "new", data)
     printed = capsys.readouterr().out
-    assert "12 images, in float32: about 0:00:" in printed and "12 to 12 draws" in printed and "analytic" in printed
+    assert "12 images, in float32: about 0:00:" in printed and "12 to 12 draws" in printed and "'dct'" in printed
     assert not (tmp_path / "new" / STATE_FILE).exists()
 
     pipeline = GaussianDiffusionPipeline.from_pretrained(tmp_path / "new")
     config = pipeline.scheduler.config
-    assert config.variance_type == "analytic" and config.eta == 1 and config.clip_variance_pixels == 2
+    assert config.variance_type == "dct" and config.eta == 1 and config.clip_variance_pixels == 2
+    assert config.covariance_spectrum["shape"] == [1, 8, 8]
     report = json.loads((tmp_path / "new" / "calibration.json").read_text(encoding="utf-8"))["mean_square_epsilon"]
     assert config.mean_square_epsilon == [max(0.0, 1 - residual) for residual in report["residuals"]]
     assert len(report["values"]) == len(report["standard_errors"]) == len(report["residual_errors"]) == 10
@@ -72,12 +73,12 @@ def test_a_stock_model(stock_model, data, tmp_path, capsys):
     assert pipeline(num_inference_steps=4, output_type="np").images.shape == (1, 8, 8, 1)
 
 
-def test_ddim_becomes_analytic_ddim(stock_unet, data, tmp_path):
+def test_ddim_becomes_dct_ddim(stock_unet, data, tmp_path):
     DiffusionPipeline.save_pretrained(
         GaussianDiffusionPipeline(stock_unet, DDIMScheduler(**SCHEDULE)), tmp_path / "ddim"
     )
     config = run(tmp_path / "ddim", tmp_path / "new", data).scheduler.config
-    assert (config.eta, config.variance_type, config.clip_variance_pixels) == (0, "analytic", 1)
+    assert (config.eta, config.variance_type, config.clip_variance_pixels) == (0, "dct", 1)
 
 
 def test_a_model_with_classes_and_a_head(tiny_unet, data, tmp_path):
@@ -95,7 +96,7 @@ def test_a_model_with_classes_and_a_head(tiny_unet, data, tmp_path):
 @pytest.mark.parametrize(
     "plan_cost, kernel",
     [
-        ("bound", (1, "analytic", 1, False)),
+        ("bound", (1, "dct", 1, False)),
         ("local_error", (0, "fixed_small", 2, True)),
         ("global_error", (0, "fixed_small", 2, True)),
     ],

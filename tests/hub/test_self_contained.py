@@ -38,6 +38,7 @@ from ddpm_hf.portable.pipeline_file import (
     pipeline_bytes,
     pipeline_source,
 )
+from ddpm_hf.schedulers.covariance_spectrum import CovarianceSpectrum, knots
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = {"rtol": 0, "atol": 1e-4}  # the same weights elsewhere in memory may round otherwise
@@ -144,6 +145,8 @@ def models(tiny_unet):
     scheduler, steps = GaussianDiffusionScheduler, {"num_inference_steps": 4}
     calibrated = {"mean_square_epsilon": [0.99] * 1000, "timestep_plans": {"4": [999, 700, 250, 20]}}
     analytic = scheduler(variance_type="analytic", eta=0.5, clip_variance_pixels=2.0, **calibrated)
+    spectrum = CovarianceSpectrum((1, 8, 8), knots(1000), torch.ones(len(knots(1000)), 1, 6, 6)).to_config()
+    of_frequencies = scheduler(variance_type="dct", mean_square_epsilon=[0.99] * 1000, covariance_spectrum=spectrum)
     second_order = scheduler(eta=0.0, solver_order=2, timestep_spacing="karras")
     guided = {"class_labels": [0, 2], "guidance_scale": 2.0, "guidance_rescale": 0.5, "guidance_interval": (0.1, 9.0)}
     steered = {"class_labels": [0, 2], "classifier_guidance_scale": 2.0, "classifier_guidance_form": "mean"}
@@ -159,6 +162,7 @@ def models(tiny_unet):
         "upscaler": (upscale(tiny_unet(**upscaler), scheduler()), steps | small | {"augmentation_level": 0.2}),
         "upscaler of classes": (upscale(of_classes, scheduler()), steps | small | guided),
         "plans": (ours(tiny_unet(), analytic), steps | {"batch_size": 2}),
+        "frequencies": (ours(tiny_unet(), of_frequencies), steps | {"batch_size": 2}),
         "2m": (ours(tiny_unet(), second_order), steps),
         "head": (ours(tiny_unet(variance_head="npr"), scheduler(variance_type="npr")), steps),
         "classes": (ours(tiny_unet(num_classes=3), scheduler()), steps | guided),

@@ -265,7 +265,7 @@ def test_other_runs_have_no_free_first_call(x_T):
     [
         (free_solvers(moments=None), "a free_first_call and no data moments"),
         (free_solvers(rows=[[1.0] * (n + 2) for n in range(4)]), r"lengths \[2, 3, 4, 5\]; it needs .* 4 .. 7"),
-        (free_solvers(moments=MOMENTS.to_config() | {"shape": [1, 4, 5]}), "16 numbers for 'mean', .* needs 20"),
+        (free_solvers(moments=MOMENTS.to_config() | {"shape": [1, 4, 5]}), "'mean' .* 16 numbers and needs 20"),
     ],
 )
 def test_bad_free_first_calls(options, message):
