@@ -16,6 +16,7 @@ from ddpm_hf.calibration.reverse_variances import reverse_variances
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation.forward_process import forward_marginals
 from ddpm_hf.figures import model_figures
+from ddpm_hf.schedulers.covariance_spectrum import CovarianceSpectrum, knots
 from ddpm_hf.visualization import (
     draw_forward_process,
     draw_gamma,
@@ -95,6 +96,19 @@ def test_variances_are_those_of_the_kernel():
     drawn = curves(figure.axes[0])
     assert drawn["ddpm"][0].item() == pytest.approx(variances["ddpm"][0].mean ** 0.5)
     assert "unit of" in figure.axes[0].get_ylabel() and figure.axes[0].get_yscale() == "log"
+
+
+def test_variances_by_frequency_spread_about_the_same_mean():
+    values = torch.full((len(knots(1000)), 1, 4, 4), 0.5)
+    values[:, 0, 0, 0] = 8.5
+    spectrum = CovarianceSpectrum((1, 4, 4), knots(1000), values).to_config()
+    variances = reverse_variances(
+        GaussianDiffusionScheduler(mean_square_epsilon=GAMMA, covariance_spectrum=spectrum), 10
+    )
+    assert list(variances) == ["ddpm", "ddpm-large", "analytic-ddpm", "analytic-ddim", "dct-ddpm", "dct-ddim"]
+    for one, by_frequency in zip(variances["analytic-ddim"], variances["dct-ddim"], strict=True):
+        assert by_frequency.mean == pytest.approx(one.mean, rel=1e-5)
+        assert by_frequency.low == pytest.approx(0.5 * one.mean, rel=1e-5)
 
 
 def test_variances_of_a_head():

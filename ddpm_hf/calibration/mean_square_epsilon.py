@@ -141,14 +141,14 @@ def _summed_draws(pipeline, spectra, measuring, per_image, encode, state_file):
 
     The first eight are those of `_add_draws_`; the others are of the residual's mean squares in the bands of `spectra`.
     """
-    steps = len(pipeline.scheduler)
+    steps, bands = len(pipeline.scheduler), 0 if spectra is None else spectra.size
     progress = open_progress(
         state_file,
         measuring.rank,
         measuring.processes,
-        {"seed": measuring.seed, "timesteps_per_image": per_image},
+        {"seed": measuring.seed, "timesteps_per_image": per_image, "number of frequency bands": bands},
         pipeline,
-        torch.zeros(8 + (0 if spectra is None else spectra.size), steps, dtype=torch.float64),
+        torch.zeros(8 + bands, steps, dtype=torch.float64),
     )
     with noised_batches(pipeline, measuring, per_image, "calibration") as batches:
         for number, batch in enumerate(batches, start=1):

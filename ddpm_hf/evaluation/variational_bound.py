@@ -92,7 +92,8 @@ def bound_term(scheduler, model_output, timestep, original_samples, sample, prev
     decoder is the Gaussian itself; that bound can be negative, and it depends on the unit of the data. The decoder's
     variance is that of `p_mean_variance`, except that `fixed_small`, 0 there, is beta~ of a second transition: of the
     trajectory (Improved DDPM's code), or of the full chain for a pair with `prev_timestep` (Analytic-DPM's). Covariances
-    of x0, which may be 0, are at least that.
+    of x0, which may be 0, are at least that. A covariance that is diagonal in the cosine domain counts whole in the KL,
+    and in the decoder, whose levels are of single pixels, as the variance of each pixel.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): the reverse kernel p and the trajectory.

@@ -6,9 +6,10 @@ With U' the cosine transform of a sample over its channels, rows and columns, an
     Cov[x0 | x_t] = U diag(c_t S_t(f)) U'          c_t: the covariance as one number, `variances.mean_covariance`
 
 The variance of a step then is lambda^2 + w^2 c_t S_t(f) along each frequency, w being the weight of x0_hat in its
-mean: the best one that is diagonal there (Bao et al. 2022b, in another basis). S_t changes slowly with t and with the
-frequency, so it is kept at a few timesteps, between which it is linear, and as means over bands of frequencies that
-widen like the frequencies themselves. A config of images of 32x32 pixels in three colours holds 8,712 numbers.
+mean: the best one that is diagonal there (Bao et al. 2022b, in another basis; Xia et al. 2026 have a network learn a
+covariance by frequency). S_t changes slowly with t and with the frequency, so it is kept at a few timesteps, between
+which it is linear, and as means over bands of frequencies that widen like the frequencies themselves. A config of
+images of 32x32 pixels in three colours holds 8,712 numbers.
 """
 
 import torch
