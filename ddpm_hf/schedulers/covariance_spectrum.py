@@ -96,6 +96,13 @@ class CovarianceSpectrum:
         return told | {"values": as_text(self.values)}
 
 
+def chosen_spectrum(config, rule):
+    """The [`CovarianceSpectrum`] of a scheduler's config if its [`VarianceRule`] reads it; else None."""
+    if rule.of_spectrum is None:
+        return None
+    return spectrum_from_config(config.covariance_spectrum, config.num_train_timesteps)
+
+
 def spectrum_from_config(told, num_train_timesteps):
     """The [`CovarianceSpectrum`] of a config.
 

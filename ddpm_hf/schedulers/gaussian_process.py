@@ -1,7 +1,16 @@
 """What the schedulers of all Gaussian processes x_t = a_t x0 + sigma_t eps have in common, whatever their time is."""
 
+from ddpm_hf.schedulers.cosine_transform import cosine_transform
 from ddpm_hf.schedulers.gaussian_kernel import prediction_weights
-from ddpm_hf.schedulers.reverse_kernel import Kernel, affine, cast, mixed, read_output, shifted_by_score
+from ddpm_hf.schedulers.reverse_kernel import (
+    Kernel,
+    affine,
+    cast,
+    mixed,
+    read_output,
+    shifted_by_score,
+    times_covariance,
+)
 from ddpm_hf.schedulers.scheduler_outputs import ReverseKernelOutput
 
 
@@ -47,7 +56,7 @@ class GaussianProcess:
         return affine(of_sample, said.x_t, of_output, said.prediction)
 
     def condition_mean(self, kernel, gradient):
-        """The kernel with its mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
+        """The kernel with its mean shifted by its covariance times the gradient (Dhariwal & Nichol 2021, algorithm 1).
 
         It is p(x_s | x_t, y) to first order in x_s - mean, so it suits many steps and a variance above 0, not eta = 0.
         The shift uses the variance before any `clip_variance_pixels`.
@@ -56,8 +65,11 @@ class GaussianProcess:
             kernel ([`ReverseKernelOutput`]): what `p_mean_variance` gave.
             gradient (`torch.Tensor`): scale times the gradient of log p(y | x_t), of x_t's shape.
         """
-        gradient = cast(gradient, kernel.mean.dtype)
-        return ReverseKernelOutput(**{**kernel, "mean": kernel.mean + gradient * kernel.variance})
+        gradient, variance, transform = cast(gradient, kernel.mean.dtype), kernel.variance, None
+        if kernel.frequency_variance is not None:
+            variance, transform = kernel.frequency_variance, cosine_transform(gradient)
+        shift = times_covariance(gradient, variance, transform)
+        return ReverseKernelOutput(**{**kernel, "mean": kernel.mean + shift})
 
     def condition_score(self, kernel, gradient, timestep, sample, prev_timestep=None, eta=None):
         """The kernel at eps_hat - sqrt(1 - abar_t) * gradient (Dhariwal & Nichol 2021, algorithm 2), for any eta.
@@ -75,6 +87,5 @@ class GaussianProcess:
         c = self._transition(timestep, prev_timestep, self._chosen_eta(eta), cast(sample, kernel.mean.dtype))
         steered = shifted_by_score(Kernel(kernel.mean, kernel.variance, kernel.pred_original_sample), gradient, c)
         epsilon = kernel.pred_epsilon - c.signal / c.sigma * (gradient * c.score_to_x0)
-        return ReverseKernelOutput(
-            mean=steered.mean, variance=kernel.variance, pred_original_sample=steered.x0, pred_epsilon=epsilon
-        )
+        shifted = {"mean": steered.mean, "pred_original_sample": steered.x0, "pred_epsilon": epsilon}
+        return ReverseKernelOutput(**{**kernel, **shifted})

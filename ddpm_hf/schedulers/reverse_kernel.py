@@ -11,17 +11,15 @@ from diffusers.utils.torch_utils import randn_tensor
 from ddpm_hf.schedulers.config_checks import check_choice
 from ddpm_hf.schedulers.cosine_transform import CosineTransform, cosine_transform
 from ddpm_hf.schedulers.guidance import GUIDANCE_FORMS
+from ddpm_hf.schedulers.scheduler_outputs import ReverseKernelOutput
 from ddpm_hf.schedulers.variances import VARIANCES, VarianceRule
 
 
 class ReadOutput(NamedTuple):
-    """The network's prediction for x_t, (B, C, *), what its variance is made of, and x_t, all of one dtype.
-
-    `spread` is the network's variance head, or the [`CovarianceSpectrum`] at t; None where neither is there.
-    """
+    """The network's prediction for x_t, (B, C, *), its variance head or None, and x_t, all of one dtype."""
 
     prediction: torch.Tensor
-    spread: torch.Tensor | None
+    head: torch.Tensor | None
     x_t: torch.Tensor
 
 
@@ -33,7 +31,7 @@ def read_output(model_output, sample, choices):
         sample: x_t, (B, C, *).
         choices ([`KernelChoices`]): their variance may need a variance head.
     """
-    channels, given, reads_head = sample.shape[1], model_output.shape[1], choices.rule.reads_head
+    channels, given, reads_head = sample.shape[1], model_output.shape[1], choices.rule.of_head is not None
     if given not in (channels, 2 * channels) or (reads_head and given == channels):
         raise ValueError(
             f"The model output has {given} channels for samples of {channels}; "
@@ -133,19 +131,38 @@ class KernelChoices(NamedTuple):
         return eta == 0 and not self.rule.has_covariance
 
 
-def reverse_kernel(said, x0, c, eta, choices):
-    """The first-order kernel, with eps_hat re-derived from x0_hat, or as the network predicts it."""
+def reverse_kernel(said, x0, c, eta, choices, spectrum=None):
+    """The first-order kernel, with eps_hat re-derived from x0_hat, or as the network predicts it.
+
+    `spectrum` is that of the covariance of x0 at t, (C, H, W) or (B, C, H, W), for a rule that reads it.
+    """
     if choices.rederives_epsilon:
         mean = affine(c.posterior_x0, x0, c.posterior_sample, said.x_t)
     else:
         mean = affine(c.direct_x0, x0, c.direct_eps, predicted_epsilon(said, c))
     if choices.has_no_variance(eta):
         variance = 0.0
-    elif choices.rule.of_values is None:
+    elif spectrum is not None:
+        return Kernel(mean, choices.rule.of_spectrum(spectrum, c), x0, cosine_transform(mean))
+    elif choices.rule.of_head is None:
         variance = c.variance_offset
     else:
-        variance = choices.rule.of_values(said.spread, c, choices.largest_covariance)
-    return Kernel(mean, variance, x0, cosine_transform(mean) if choices.rule.of_frequencies else None)
+        variance = choices.rule.of_head(said.head, c, choices.largest_covariance)
+    return Kernel(mean, variance, x0)
+
+
+def output_of(kernel, epsilon):
+    """The kernel as the public [`ReverseKernelOutput`]."""
+    of_pixels, of_frequencies = kernel.variance, None
+    if kernel.transform is not None:
+        of_pixels, of_frequencies = kernel.transform.diagonal(of_pixels), expanded(of_pixels, kernel.mean)
+    return ReverseKernelOutput(
+        mean=kernel.mean,
+        variance=expanded(of_pixels, kernel.mean),
+        pred_original_sample=kernel.x0,
+        pred_epsilon=epsilon,
+        frequency_variance=of_frequencies,
+    )
 
 
 def guided(kernel, gradient, form, c, eta, choices):
@@ -167,14 +184,13 @@ def guided(kernel, gradient, form, c, eta, choices):
         )
     gradient = cast(gradient, kernel.mean.dtype)
     if form == "mean":
-        return kernel._replace(mean=kernel.mean + _times_covariance(kernel, gradient))
+        return kernel._replace(mean=kernel.mean + times_covariance(gradient, kernel.variance, kernel.transform))
     return shifted_by_score(kernel, gradient, c)
 
 
-def _times_covariance(kernel, gradient):
-    if kernel.transform is None:
-        return gradient * kernel.variance
-    return kernel.transform.scaled(gradient, kernel.variance)
+def times_covariance(gradient, variance, transform):
+    """The covariance of a kernel, diagonal after the transform if there is one, times a gradient."""
+    return gradient * variance if transform is None else transform.scaled(gradient, variance)
 
 
 def shifted_by_score(kernel, gradient, c):

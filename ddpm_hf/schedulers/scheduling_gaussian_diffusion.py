@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from ddpm_hf.portable.config import PortableConfigMixin
 from ddpm_hf.schedulers.choices import OWN_SPACINGS
 from ddpm_hf.schedulers.config_checks import check_config, check_eta, measured_values
-from ddpm_hf.schedulers.covariance_spectrum import spectrum_from_config
+from ddpm_hf.schedulers.covariance_spectrum import chosen_spectrum
 from ddpm_hf.schedulers.fitted_solvers import solver_for
 from ddpm_hf.schedulers.gaussian_process import GaussianProcess
 from ddpm_hf.schedulers.multistep import History
@@ -27,13 +27,14 @@ from ddpm_hf.schedulers.reverse_kernel import (
     expanded,
     guided,
     in_one_dtype,
+    output_of,
     predicted_epsilon,
     predicted_x0,
     read_output,
     rederived_epsilon,
     reverse_kernel,
 )
-from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput, ReverseKernelOutput
+from ddpm_hf.schedulers.scheduler_outputs import GaussianDiffusionSchedulerOutput, GaussianOutput
 from ddpm_hf.schedulers.score_sde_config import as_chain
 from ddpm_hf.schedulers.timestep_spacings import choose_timesteps
 from ddpm_hf.schedulers.transition_table import TransitionTable, second_posterior_variance
@@ -63,9 +64,9 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
             exp(frac log beta + (1 - frac) log beta~), frac = (v + 1) / 2: Nichol & Dhariwal 2021, eq. 15). These are
             the variances at eta = 1; at other eta they are multiplied by eta^2, so that eta = 0 is DDIM for every
             model. The other types add the covariance of x0 at every eta: `analytic` (one number per timestep, from
-            `mean_square_epsilon`; Bao 2022a), `dct` (the same for each spatial frequency, by `covariance_spectrum`),
-            and `npr`, `sn` (Bao 2022b) and `ocm` (Ou 2025), where the second half of the channels predicts it per
-            pixel (`variances.head_covariance`). The types are the keys of `VARIANCES`.
+            `mean_square_epsilon`; Bao 2022a), `dct` (one per spatial frequency), and `npr`, `sn` (Bao 2022b) and `ocm`
+            (Ou 2025), where the second half of the channels predicts it per pixel (`variances.head_covariance`). The
+            types are the keys of `VARIANCES`.
         clip_sample, clip_sample_range: clamp x0_hat to [-range, range].
         prediction_type: what the model predicts: `epsilon`, `sample` (x0) or `v_prediction` (Salimans & Ho 2022).
         thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x0_hat (Saharia 2022).
@@ -84,8 +85,7 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         corrector: correct the step that led to x_t with x0_hat at x_t, before the next step (the corrector of UniPC,
             Zhao et al. 2023). It raises the deterministic order by one without a network call.
         mean_square_epsilon: Gamma_t = E |eps_hat(x_t, t)|^2 / d for t = 0 .. T-1, as `ddpm-hf calibrate` measures it.
-        covariance_spectrum: how that covariance is shared out among spatial frequencies (`CovarianceSpectrum`), as
-            `ddpm-hf calibrate` measures it; images of 32x32 pixels in colour make 46 kB of it.
+        covariance_spectrum: how 1 - Gamma_t is shared out among spatial frequencies (`CovarianceSpectrum`), for `dct`.
         clip_covariance: clamp Cov[x0 | x_t] to [0, r^2], its bounds for data in [-r, r] with r = `clip_sample_range`
             (Bao 2022a, theorem 2), whether or not `clip_sample` clamps x0_hat.
         clip_variance_pixels: limit the noise of the last noisy step to a mean absolute shift of this many levels of
@@ -156,12 +156,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         # A look-up in the config takes a microsecond, and a step may take fifty.
         self._clipping, self._clips_variance = Clipping.of(self.config), clip_variance_pixels is not None
         self._choices = {given: KernelChoices.of(self.config, given) for given in (None, False, True)}
-        self._spectrum = None
-        if self._choices[None].rule.of_frequencies:
-            self._spectrum = spectrum_from_config(self.config.covariance_spectrum, num_train_timesteps)
-        self.init_noise_sigma = 1.0
-        self.num_inference_steps = None
-        self.custom_timesteps = False
+        self._spectrum = chosen_spectrum(self.config, self._choices[None].rule)
+        self.init_noise_sigma, self.num_inference_steps, self.custom_timesteps = 1.0, None, False
         self._follow(np.arange(num_train_timesteps)[::-1].copy(), device=None)
 
     def __len__(self):
@@ -303,7 +299,8 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
             said = said._replace(x_t=self._solver.arrived(said.x_t, timestep, eta, self._history))
         c = self._transitions.at(timestep, eta, said.x_t)
         x0 = self._predicted_x0(said, timestep, c)
-        kernel = reverse_kernel(self._with_spectrum(said, timestep), x0, c, eta, choices)
+        spectrum = None if self._spectrum is None else self._spectrum.at(timestep, said.x_t)
+        kernel = reverse_kernel(said, x0, c, eta, choices, spectrum)
         if classifier_gradient is not None:
             kernel = guided(kernel, classifier_gradient, guidance_form, c, eta, choices)
         if self._history:
@@ -331,21 +328,10 @@ class GaussianDiffusionScheduler(PortableConfigMixin, GaussianProcess, Scheduler
         said = read_output(model_output, sample, choices)
         c = self._transition(timestep, prev_timestep, eta, said.x_t)
         x0 = self._predicted_x0(said, timestep, c)
-        kernel = reverse_kernel(self._with_spectrum(said, timestep), x0, c, eta, choices)
+        spectrum = None if self._spectrum is None else self._spectrum.at(timestep, said.x_t)
+        kernel = reverse_kernel(said, x0, c, eta, choices, spectrum)
         epsilon = rederived_epsilon(said.x_t, x0, c) if choices.rederives_epsilon else predicted_epsilon(said, c)
-        output = ReverseKernelOutput(
-            mean=kernel.mean,
-            variance=expanded(kernel.variance, kernel.mean),
-            pred_original_sample=kernel.x0,
-            pred_epsilon=epsilon,
-        )
-        if kernel.transform is not None:
-            output.frequency_variance = output.variance
-            output.variance = expanded(kernel.transform.diagonal(kernel.variance), kernel.mean)
-        return output
-
-    def _with_spectrum(self, said, timestep):
-        return said if self._spectrum is None else said._replace(spread=self._spectrum.at(timestep, said.x_t))
+        return output_of(kernel, epsilon)
 
     def _predicted_x0(self, said, timestep, c):
         if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu":

@@ -47,24 +47,19 @@ class VarianceRule(NamedTuple):
 
     Args:
         numbers: f([`StepVariances`], eta) -> (scale, offset), for all steps of a trajectory together.
-        of_values: f(values, c, largest covariance or None) -> the variance of each value, where `values` is the head
-            or the spectrum, and c the [`Transition`] with `variance_scale` and `variance_offset`; None where the
-            offset is the variance.
-        of_frequencies: whether it reads the `covariance_spectrum`, and the variances are those of the coefficients of
-            the cosine transform of x_s; else it reads the network's head.
+        of_head: f(head, c, largest covariance or None) -> the elementwise variance, where c is the [`Transition`] with
+            `variance_scale` and `variance_offset`; None for a network without a head.
+        of_spectrum: f(spectrum, c) -> the variance of each coefficient of the cosine transform, from what
+            `covariance_spectrum` holds for t; without either the offset is the variance.
         stand_in: the type that stock schedulers read instead; None where they know this one.
         has_covariance: whether the variance includes a covariance of x0, which adds noise at eta = 0 too.
     """
 
     numbers: Callable
-    of_values: Callable | None = None
-    of_frequencies: bool = False
+    of_head: Callable | None = None
+    of_spectrum: Callable | None = None
     stand_in: str | None = None
     has_covariance: bool = False
-
-    @property
-    def reads_head(self):
-        return self.of_values is not None and not self.of_frequencies
 
 
 def fixed_variance(variance, stand_in=None):
@@ -122,7 +117,7 @@ def _with_covariance_of_head(head, c, largest_covariance):
     return covariance.mul_(c.posterior_x0**2).add_(c.variance_offset)
 
 
-def _of_spectrum(spectrum, c, largest_covariance):
+def _by_spectrum(spectrum, c):
     return spectrum.mul(c.variance_scale).add_(c.variance_offset)
 
 
@@ -140,9 +135,7 @@ VARIANCES = {
     "learned": VarianceRule(_learned_numbers, _exponential),
     "learned_range": VarianceRule(_learned_range_numbers, _exponential),
     "analytic": VarianceRule(_analytic_numbers, stand_in="fixed_small", has_covariance=True),
-    "dct": VarianceRule(
-        _spectrum_numbers, _of_spectrum, of_frequencies=True, stand_in="fixed_small", has_covariance=True
-    ),
+    "dct": VarianceRule(_spectrum_numbers, of_spectrum=_by_spectrum, stand_in="fixed_small", has_covariance=True),
     "npr": _COVARIANCE_HEAD,
     "sn": _COVARIANCE_HEAD,
     "ocm": _COVARIANCE_HEAD,

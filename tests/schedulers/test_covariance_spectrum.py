@@ -183,6 +183,10 @@ def test_guidance_of_the_mean_shifts_by_the_covariance():
     shifted = scheduler.step(output, 9, x_t, classifier_gradient=gradient, **steps).prev_sample
     expected = cosine_transform(x_t).scaled(gradient, kernel.frequency_variance)
     assert_close(shifted - scheduler.step(output, 9, x_t, variance_noise=noise).prev_sample, expected)
+    conditioned = scheduler.condition_mean(kernel, gradient)
+    assert_close(conditioned.mean - kernel.mean, expected)
+    for steered in (conditioned, scheduler.condition_score(kernel, gradient, 9, x_t)):
+        assert torch.equal(steered.frequency_variance, kernel.frequency_variance)
 
 
 # The bound -----------------------------------------------------------------------------------------------------------
