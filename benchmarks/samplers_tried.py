@@ -4,15 +4,14 @@ python benchmarks/samplers_tried.py MODEL --features FOLDER --dataset D [--steps
     [--spacings trailing logsnr] [--seed 1] [--images 512]
 
 A DDPM of images. x0_hat is clamped to [-1, 1] at every step, and eps_hat follows from it. With a, sigma at t and a',
-sigma' at the next timestep s, lam = log(a / sigma), Gamma = E|eps_hat|^2 / d, V = E|x0 - x0_hat|^2 / d, both measured
-with images of the training split, and w the weight of x0_hat in the DDPM posterior:
+sigma' at the next timestep s, lam = log(a / sigma), Gamma = E|eps_hat|^2 / d, and V = E|x0 - x0_hat|^2 / d, both
+measured with images of the training split:
 
 - DDIM, and with c > 0 aDDIM (Heek et al. 2024): x_s = a' x0_hat + sqrt(sigma'^2 + c (a' - a sigma'/sigma)^2 V d /
   |eps_hat|^2) eps_hat, which gives back the variance that the mean lacks, without noise.
 - The exponential integrator of dx/dlam = (sigma^2 - l) x + N, N = l a x0_hat - (1 - l) sigma eps_hat, of second order
   (as Zheng et al. 2023, DPM-Solver-v3). With l = 1 it is DPM-Solver++ 2M, with l = 0 that of eps_hat; with Gamma and
   with 1 - Gamma it changes from one to the other on the way.
-- Analytic-DPM, which adds w^2 V to the posterior's variance, and the same with V for each spatial frequency.
 
 Each has the Frechet distance in the features to half of the test split, from one draw of the noise.
 """
@@ -34,8 +33,6 @@ from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.schedulers.data_moments import LowestFrequencies
-from ddpm_hf.schedulers.gaussian_kernel import Levels, posterior_variance, posterior_weights
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
 MEASURED_TIMESTEPS = 40
@@ -68,27 +65,25 @@ class Network:
 
 
 class Measured:
-    """Gamma, and V of each spatial frequency, over log(a / sigma), from noised images (N, C, H, W) in [-1, 1]."""
+    """Gamma and V over log(a / sigma), from noised images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, network, images):
         timesteps = spaced_timesteps("logsnr", MEASURED_TIMESTEPS, network.alphas_bar)
-        self.frequencies = LowestFrequencies(images.shape[2:], images.shape[2:])
         generator, rows = torch.Generator().manual_seed(0), []
         for t in tqdm(timesteps, desc="measuring"):
             signal, sigma = network.level(t)
             x0, epsilon = network.predict(
                 signal * images + sigma * torch.randn(images.shape, generator=generator), int(t)
             )
-            error = self.frequencies.project(images - x0).square().mean(0)
+            error = (images - x0).square().mean().item()
             rows.append((network.log_snr(t), epsilon.square().mean().item(), error))
-        self.log_snrs = np.array([row[0] for row in rows])
-        self.gammas, self.errors = np.array([row[1] for row in rows]), torch.stack([row[2] for row in rows])
+        self.log_snrs, self.gammas, self.errors = np.array(rows).T
 
     def gamma(self, log_snr):
         return np.interp(log_snr, self.log_snrs, self.gammas)
 
     def error(self, log_snr):
-        """V of each spatial frequency, (C, H, W), of the nearest level."""
+        """V of the nearest level."""
         return self.errors[np.abs(self.log_snrs - log_snr).argmin()]
 
 
@@ -96,7 +91,7 @@ def addim(network, measured, x, timesteps, share):
     for t, s in steps_of(timesteps):
         x0, epsilon = network.predict(x, t)
         (a, sigma), (a_s, sigma_s) = network.level(t), network.level(s)
-        missing = measured.error(network.log_snr(t)).mean() * epsilon[0].numel()
+        missing = measured.error(network.log_snr(t)) * epsilon[0].numel()
         norm = epsilon.square().sum((1, 2, 3), keepdim=True)
         lacking = share * (a_s - a * sigma_s / sigma) ** 2 * missing / norm if s is not None else 0.0
         x = a_s * x0 + (sigma_s**2 + lacking) ** 0.5 * epsilon
@@ -141,23 +136,6 @@ def cumulative(values, grid):
     return np.append(0.0, np.cumsum((values[1:] + values[:-1]) / 2 * np.diff(grid)))
 
 
-def analytic(network, measured, x, timesteps, by_frequency):
-    generator = torch.Generator().manual_seed(1)
-    for t, s in steps_of(timesteps):
-        x0, _ = network.predict(x, t)
-        if s is None:
-            return x0
-        levels = Levels(
-            *(torch.tensor(value, dtype=torch.float64) for value in (*network.level(t), *network.level(s)))
-        )
-        of_x0, of_x = (weight.item() for weight in posterior_weights(levels))
-        error = measured.error(network.log_snr(t))
-        variance = posterior_variance(levels).item() + of_x0**2 * (error if by_frequency else error.mean())
-        noise = torch.randn(x.shape, generator=generator) * variance.sqrt()
-        x = of_x0 * x0 + of_x * x + measured.frequencies.lift(noise, x.shape[1:])
-    return x
-
-
 def steps_of(timesteps):
     return zip(timesteps, [*timesteps[1:], None], strict=True)
 
@@ -170,22 +148,15 @@ def samplers(network, measured):
         "l = Gamma": measured.gamma,
         "l = 1 - Gamma": lambda at: 1 - measured.gamma(at),
     }
-    return (
-        {
-            ("DDIM" if share == 0 else f"aDDIM, c = {share}"): lambda x, timesteps, share=share: addim(
-                network, measured, x, timesteps, share
-            )
-            for share in (0, 0.25, 0.75)
-        }
-        | {
-            name: lambda x, timesteps, weight=weight: exponential_integrator(network, x, timesteps, weight)
-            for name, weight in weights.items()
-        }
-        | {
-            name: lambda x, timesteps, fine=fine: analytic(network, measured, x, timesteps, fine)
-            for name, fine in {"Analytic-DPM": False, "V by frequency": True}.items()
-        }
-    )
+    return {
+        ("DDIM" if share == 0 else f"aDDIM, c = {share}"): lambda x, timesteps, share=share: addim(
+            network, measured, x, timesteps, share
+        )
+        for share in (0, 0.25, 0.75)
+    } | {
+        name: lambda x, timesteps, weight=weight: exponential_integrator(network, x, timesteps, weight)
+        for name, weight in weights.items()
+    }
 
 
 def main():
