@@ -122,7 +122,7 @@ def _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file
         _check_number(len(measuring.data), per_image, len(chain), measuring.seed)
         check_labels(measuring.class_labels, len(measuring.data))
     pipeline = GaussianDiffusionPipeline(unet, chain)
-    spectra = _spectra_of(pipeline.samples)
+    spectra = _spectra_of(pipeline.samples, unet.device)
     sums, num_images = _summed_draws(pipeline, spectra, measuring, per_image, encode, state_file)
     _check_number(num_images, per_image, len(chain), measuring.seed)
     sums = measuring.total(sums)
@@ -130,10 +130,10 @@ def _measure(unet, scheduler, measuring, timesteps_per_image, encode, state_file
     return _estimate(sums[:8], num_images, per_image, measuring.seed, spectrum)
 
 
-def _spectra_of(samples):
+def _spectra_of(samples, device):
     """The [`ResidualSpectra`] of images of a known size; None for other samples."""
     is_image = len(samples.sides) == 2 and None not in samples.sides
-    return ResidualSpectra(samples.shape) if is_image else None
+    return ResidualSpectra(samples.shape, device) if is_image else None
 
 
 def _summed_draws(pipeline, spectra, measuring, per_image, encode, state_file):
@@ -213,8 +213,9 @@ def _draws_of_batch(batch, x0, condition_image, timesteps, spectra):
         epsilon = batch.pipeline.scheduler.get_epsilon(output, t, x_t)
         predicted.append(_mean_square(epsilon))
         known.append(_mean_square(noise) - 1)
-        residual.append(_mean_square(noise - epsilon))
-        in_bands.append(noise.new_empty(len(noise), 0) if spectra is None else spectra.of(noise - epsilon))
+        error = noise - epsilon
+        residual.append(_mean_square(error))
+        in_bands.append(error.new_empty(len(error), 0) if spectra is None else spectra.of(error))
     return tuple(torch.stack(draws, dim=1).cpu().double() for draws in (predicted, known, residual, in_bands))
 
 

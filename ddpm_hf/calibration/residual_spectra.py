@@ -17,17 +17,18 @@ class ResidualSpectra:
 
     Args:
         shape (`tuple[int]`): (C, H, W).
+        device (`torch.device`): of the images, which are float32.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape, device):
         self.shape = tuple(shape)
-        self.rows, self.columns = (_band_means(side) for side in shape[1:])
+        self.rows, self.columns = (_band_means(side).to(device) for side in shape[1:])
         self.size = shape[0] * len(self.rows) * len(self.columns)
 
     def of(self, residuals):
         """(B, C * bands of rows * bands of columns)."""
         squares = cosine_transform(residuals).project(residuals).square_()
-        return (self.rows.to(squares) @ squares @ self.columns.to(squares).T).flatten(1)
+        return (self.rows @ squares @ self.columns.T).flatten(1)
 
     def spectrum(self, sums, residuals):
         """The [`CovarianceSpectrum`].

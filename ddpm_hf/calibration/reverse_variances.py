@@ -24,7 +24,8 @@ def reverse_variances(scheduler, num_inference_steps, predict=None, head=None, s
     """The variances of the steps that add noise, of every recipe of first order that this model can use.
 
     Recipes with `analytic` variances need a scheduler with `mean_square_epsilon`, those with `dct` variances one with
-    `covariance_spectrum` too, recipes with a head a network that has it. DDIM without a covariance and the step to clean data add no noise and are left out.
+    `covariance_spectrum` too, recipes with a head a network that has it. DDIM without a covariance and the step to clean
+    data add no noise and are left out.
 
     Args:
         scheduler ([`GaussianDiffusionScheduler`]): the scheduler of the model.

@@ -4,7 +4,6 @@ import math
 
 from ddpm_hf.number_checks import is_whole
 from ddpm_hf.schedulers.choices import OWN_SPACINGS, STOCK_SPACINGS
-from ddpm_hf.schedulers.covariance_spectrum import spectrum_from_config
 from ddpm_hf.schedulers.fitted_solvers import checked_solvers
 from ddpm_hf.schedulers.gaussian_kernel import PREDICTION_TYPES
 from ddpm_hf.schedulers.noise_schedules import BETA_SCHEDULES, LARGEST_TERMINAL_ALPHA_BAR
@@ -97,9 +96,6 @@ def measured_values(config, alphas_bar):
     """
     gamma, plans, solvers = config.mean_square_epsilon, config.timestep_plans, config.fitted_solvers
     values = {}
-    if config.covariance_spectrum is not None:
-        spectrum = spectrum_from_config(config.covariance_spectrum, len(alphas_bar))
-        values["covariance_spectrum"] = spectrum.to_config()
     if gamma is not None:
         values["mean_square_epsilon"] = checked_mean_square_epsilon(gamma, len(alphas_bar)).tolist()
     if plans is not None:

@@ -20,6 +20,7 @@ from ddpm_hf.schedulers.number_texts import as_text, from_text
 MOST_KNOTS = 24
 # Each band of frequencies is this much further than the last, and the lowest four stand alone.
 BAND_GROWTH, SINGLE_BANDS = 1.4, 4
+MEASURE_AGAIN = "Measure it with `ddpm-hf calibrate`."
 
 
 def knots(num_train_timesteps):
@@ -97,10 +98,11 @@ class CovarianceSpectrum:
 
 
 def chosen_spectrum(config, rule):
-    """The [`CovarianceSpectrum`] of a scheduler's config if its [`VarianceRule`] reads it; else None."""
-    if rule.of_spectrum is None:
+    """The [`CovarianceSpectrum`] of a scheduler's config, checked, if its [`VarianceRule`] reads it; else None."""
+    if config.covariance_spectrum is None:
         return None
-    return spectrum_from_config(config.covariance_spectrum, config.num_train_timesteps)
+    spectrum = spectrum_from_config(config.covariance_spectrum, config.num_train_timesteps)
+    return None if rule.of_spectrum is None else spectrum
 
 
 def spectrum_from_config(told, num_train_timesteps):
@@ -126,6 +128,3 @@ def spectrum_from_config(told, num_train_timesteps):
     if (values < 0).any():
         raise ValueError(f"covariance_spectrum has a value of {values.min().item():.4g}, below 0. {MEASURE_AGAIN}")
     return CovarianceSpectrum(shape, timesteps, values)
-
-
-MEASURE_AGAIN = "Measure it with `ddpm-hf calibrate`."

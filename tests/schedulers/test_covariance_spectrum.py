@@ -159,7 +159,7 @@ def test_a_timestep_may_be_one_for_all_or_one_for_each():
 
 
 def test_between_two_timesteps_it_is_linear():
-    spectrum = spectrum_from_config(measured(band_values())["covariance_spectrum"], 200 and STEPS)
+    spectrum = spectrum_from_config(measured(band_values())["covariance_spectrum"], STEPS)
     like = torch.zeros(1, *SHAPE, dtype=torch.float64)
     long = CovarianceSpectrum(SHAPE, torch.tensor([0, 4, 10]), spectrum.values[:3])
     assert_close(long.at(1, like), 0.75 * long.at(0, like) + 0.25 * long.at(4, like))
