@@ -15,38 +15,25 @@ import json
 from pathlib import Path
 
 import torch
-from fitted_solvers import BATCH, FIT_IMAGES
+from fitted_solvers import FIT_IMAGES
+from image_distance import ImageDistance, drawn
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
 
 from ddpm_hf import GaussianDiffusionPipeline
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.evaluation import bits_per_dim
-from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, mean_and_spread
+from ddpm_hf.evaluation.distances import mean_and_spread
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.execution import DTYPES, Execution
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.models.network_config import classes_of
 from ddpm_hf.recipes import with_recipe
 
 RECIPES = ("analytic-ddpm", "dct-ddpm", "analytic-ddim", "dct-ddim")
 
 
-def draw(pipeline, noise, steps, seed):
-    """Samples from x_T = `noise`; the noise of the steps is that of `seed`."""
-    generator, parts = torch.Generator().manual_seed(seed), []
-    classes, _ = classes_of(pipeline.unet.config)
-    for first in range(0, len(noise), BATCH):
-        x_T = noise[first : first + BATCH]
-        labels = None if classes is None else [(first + i) % classes for i in range(len(x_T))]
-        given = {"class_labels": labels, "generator": generator, "num_inference_steps": steps}
-        parts.append(pipeline(latents=x_T, output_type="latent", **given).images)
-    return torch.cat(parts)
-
-
-def distances(pipeline, features, real, options):
+def distances(pipeline, distance, options):
     """{"recipe, K steps": [Frechet distance for each seed]}"""
     found = {}
     for seed in tqdm(options.seeds, desc="seeds"):
@@ -56,9 +43,8 @@ def distances(pipeline, features, real, options):
             sampler = GaussianDiffusionPipeline(pipeline.unet, with_recipe(pipeline.scheduler, name))
             sampler.set_progress_bar_config(disable=True)
             for steps in options.steps:
-                drawn = to_levels(draw(sampler, noise, steps, seed))
-                statistics = FeatureStatistics(torch.cat([features(part) for part in drawn.split(500)]))
-                found.setdefault(f"{name}, {steps} steps", []).append(frechet_distance(statistics, real))
+                samples = drawn(sampler, noise, steps, generator=torch.Generator().manual_seed(seed))
+                found.setdefault(f"{name}, {steps} steps", []).append(distance(samples))
     return found
 
 
@@ -87,13 +73,13 @@ def main():
     parser.add_argument("--compile", action="store_true", help="in sampling")
     parser.add_argument("--name", help="of the table; by default that of the model")
     options = parser.parse_args()
-    pipeline, features = load_pipeline(options.model), load_features(options.features)
+    pipeline = load_pipeline(options.model)
     images, labels = load_data(DataArguments(dataset=options.dataset, split="test"), pipeline.unet.config, None)
-    real = FeatureStatistics(torch.cat([features(part) for part in images[1::2][:FIT_IMAGES].split(500)]))
+    distance = ImageDistance(load_features(options.features), images[1::2][:FIT_IMAGES])
     unseen = slice(0, 2 * options.bits_images, 2)
     measured = {"bits": bits(pipeline, images[unseen], None if labels is None else labels[unseen], options)}
     Execution(options.precision, compiled=options.compile).apply(pipeline.unet)
-    measured["distances"] = distances(pipeline, features, real, options)
+    measured["distances"] = distances(pipeline, distance, options)
     result = {"machine": machine(), "options": told_options(options), "measured": measured}
     file = RESULTS / f"covariances_{options.name or Path(options.model).name}"
     file.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -17,17 +17,15 @@ import sys
 from pathlib import Path
 
 import torch
+from image_distance import ImageDistance, drawn
 from side_by_side import RESULTS, machine
 
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.model_range import to_levels
-from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.recipes import with_recipe
 
-BATCH = 250
 SHARED = {
     "unet": "fashion_mnist",
     "lr_scheduler": "cosine",
@@ -66,7 +64,7 @@ def train(recipe, folder, seed):
     return used.ru_utime + used.ru_stime
 
 
-def distances(folder, features, real, num_samples, samplers):
+def distances(folder, distance, num_samples, samplers):
     pipeline = load_pipeline(str(folder))
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn((num_samples, 1, 28, 28), generator=torch.Generator().manual_seed(1))
@@ -76,12 +74,7 @@ def distances(folder, features, real, num_samples, samplers):
         sampler, steps = SAMPLERS[name]
         pipeline.scheduler = with_recipe(own, sampler)
         generator = torch.Generator().manual_seed(2)
-        drawn = [
-            pipeline(latents=part, num_inference_steps=steps, generator=generator, output_type="latent").images
-            for part in noise.split(BATCH)
-        ]
-        statistics = FeatureStatistics(torch.cat([features(to_levels(part)) for part in drawn]))
-        found[name] = float(frechet_distance(statistics, real))
+        found[name] = float(distance(drawn(pipeline, noise, steps, generator=generator)))
     return found
 
 
@@ -103,9 +96,8 @@ def main():
         seconds = train(recipe, folder, args.seed)
         config = load_pipeline(str(folder)).unet.config
         test = load_data(DataArguments(split="test"), config, None)[0]
-        real = FeatureStatistics(torch.cat([features(part) for part in test.split(BATCH)]))
         with torch.no_grad():
-            found = distances(folder, features, real, args.samples, args.samplers)
+            found = distances(folder, ImageDistance(features, test), args.samples, args.samplers)
         row = written["recipes"].setdefault(recipe, {"options": RECIPES[recipe], "seeds": {}})
         kept = row["seeds"].setdefault(str(args.seed), {})
         kept.update({name: round(value, 2) for name, value in found.items()})

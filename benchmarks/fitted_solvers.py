@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel, UniPCMultistepScheduler
+from image_distance import ImageDistance, drawn
 from point_cloud import DATA_SEED, distance, unit_swiss_roll
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
@@ -30,14 +31,12 @@ from ddpm_hf.calibration import fit_solver
 from ddpm_hf.data import open_points
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
-from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance, mean_and_spread
+from ddpm_hf.evaluation.distances import mean_and_spread
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.execution import DTYPES, Execution
 from ddpm_hf.hub.model_folder import load_pipeline
-from ddpm_hf.models.network_config import classes_of
 
-BATCH = 250
 FIT_SEED = 1000
 FRESH_DRAWS = 20_000
 FIT_IMAGES = 4096
@@ -64,24 +63,16 @@ class Model:
             fresh, self.images = (roll(split, pipeline.unet.config) for split in ("test", "train"))
             self.to_data = lambda samples: distance(samples.double(), fresh.double())
             return
-        self.features = load_features(options.features)
         real, self.images = self._data(pipeline.unet)
-        self.real = FeatureStatistics(torch.cat([self.features(part) for part in real.split(500)]))
-        self.to_data = self._frechet
+        self.to_data = ImageDistance(load_features(options.features), real)
 
     def _data(self, unet):
         """The images that samples are compared with, and those that solvers are fitted with, uint8."""
         if isinstance(unet, ExactDenoiser):
-            drawn = to_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
-            return drawn[FIT_IMAGES:], drawn[:FIT_IMAGES]
+            fresh = to_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
+            return fresh[FIT_IMAGES:], fresh[:FIT_IMAGES]
         unseen = load_data(DataArguments(dataset=self.options.dataset, split="test"), unet.config, None)[0]
         return unseen[1::2], unseen[::2][:FIT_IMAGES]
-
-    def _frechet(self, samples):
-        return frechet_distance(FeatureStatistics(self._features_of(samples)), self.real)
-
-    def _features_of(self, samples):
-        return torch.cat([self.features(part) for part in to_levels(samples).split(500)])
 
     def fits(self):
         """The fitted schedulers by name: the model's own, if `ddpm-hf calibrate --solver` has given it any."""
@@ -95,7 +86,7 @@ class Model:
         }
         given = {"images": None if options.without_images else self.images, "guidance_scale": self.scale}
         if isinstance(self.network, UNet2DModel):
-            given["features"] = self._features_of
+            given["features"] = self.to_data.features_of
         return {
             name: fit_solver(self.network, self.scheduler, options.steps, num_paths=count, seed=seed, **given)
             for name, (count, seed) in list(fits.items())[: options.fits]
@@ -104,13 +95,7 @@ class Model:
     def draw(self, scheduler, noise, steps):
         pipeline = GaussianDiffusionPipeline(self.network, scheduler)
         pipeline.set_progress_bar_config(disable=True)
-        parts, classes = [], classes_of(self.network.config)[0]
-        for first in range(0, len(noise), BATCH):
-            x = noise[first : first + BATCH]
-            labels = None if classes is None else [(first + i) % classes for i in range(len(x))]
-            given = {"class_labels": labels, "guidance_scale": self.scale, "num_inference_steps": steps}
-            parts.append(pipeline(latents=x, output_type="latent", **given).images)
-        return torch.cat(parts)
+        return drawn(pipeline, noise, steps, guidance_scale=self.scale)
 
 
 def roll(split, config):
@@ -160,9 +145,9 @@ def measure(model, options):
             measured.setdefault(f"flow, {options.flow_calls} calls", []).append([0.0, model.to_data(flow)])
         for name, sampler in samplers.items():
             for steps in options.steps:
-                drawn = model.draw(sampler, noise, steps)
-                rms = None if flow is None else (drawn - flow).square().mean().sqrt().item()
-                measured.setdefault(f"{name}, {steps} calls", []).append([rms, model.to_data(drawn)])
+                samples = model.draw(sampler, noise, steps)
+                rms = None if flow is None else (samples - flow).square().mean().sqrt().item()
+                measured.setdefault(f"{name}, {steps} calls", []).append([rms, model.to_data(samples)])
         yield measured
 
 

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fitted_solvers import BATCH, FIT_IMAGES
+from fitted_solvers import FIT_IMAGES
+from image_distance import BATCH, ImageDistance
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
 
 from ddpm_hf import GaussianDiffusionScheduler
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.model_range import to_levels, to_model_range
-from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
+from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.evaluation.features import load_features
 from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
@@ -170,14 +170,14 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--images", type=int, default=512)
     options = parser.parse_args()
-    pipeline, features = load_pipeline(options.model), load_features(options.features)
+    pipeline = load_pipeline(options.model)
     network = Network(pipeline.unet, pipeline.scheduler)
     data = {
         split: load_data(DataArguments(dataset=options.dataset, split=split), pipeline.unet.config, None)[0]
         for split in ("train", "test")
     }
     measured = Measured(network, to_model_range(data["train"][: options.images]))
-    real = FeatureStatistics(torch.cat([features(part) for part in data["test"][1::2][:FIT_IMAGES].split(500)]))
+    distance = ImageDistance(load_features(options.features), data["test"][1::2][:FIT_IMAGES])
     shape = (options.samples, *pipeline.samples.shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
     found = {}
@@ -185,8 +185,8 @@ def main():
         for spacing in options.spacings:
             for count in options.steps:
                 timesteps = spaced_timesteps(spacing, count, network.alphas_bar).tolist()
-                drawn = to_levels(draw(noise, timesteps).clamp(-1, 1).float())
-                found[f"{name}, {spacing}, {count} calls"] = frechet_distance(FeatureStatistics(features(drawn)), real)
+                samples = draw(noise, timesteps).clamp(-1, 1).float()
+                found[f"{name}, {spacing}, {count} calls"] = distance(samples)
         result = {"machine": machine(), "options": told_options(options), "measured": found}
         file = RESULTS / f"samplers_tried_{Path(options.model).name}.json"
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -171,8 +171,8 @@ def mean_covariance(mean_square_epsilon, scale):
 # What options of a config need, which is measured about a model.
 NEEDED = (
     ("variance_type", "analytic", "mean_square_epsilon"),
-    ("variance_type", "dct", "mean_square_epsilon"),
     ("variance_type", "dct", "covariance_spectrum"),
+    ("variance_type", "dct", "mean_square_epsilon"),
     ("timestep_spacing", "optimal", "mean_square_epsilon"),
 )
 

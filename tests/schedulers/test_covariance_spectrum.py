@@ -292,10 +292,10 @@ def changed(**changes):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({}, "'dct' needs mean_square_epsilon, which is measured: `ddpm-hf calibrate"),
+        ({}, "'dct' needs covariance_spectrum, which is measured of models of images: `ddpm-hf calibrate"),
         (
-            {"mean_square_epsilon": [0.5] * STEPS},
-            "'dct' needs covariance_spectrum, which is measured of models of images: `ddpm",
+            measured(band_values()) | {"mean_square_epsilon": None},
+            "'dct' needs mean_square_epsilon, which is measured: `ddpm-hf calibrate",
         ),
         (changed(timesteps=[0, 5, 9]), "of timesteps 0 .. 9, .* num_train_timesteps=20 .* another schedule"),
         (changed(shape=[3, 8, 12]), r"shape \(3, 8, 12\) has \d+ numbers and needs \d+: Measure it with"),
