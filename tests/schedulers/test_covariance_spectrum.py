@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from ddpm_hf import ExactDenoiser, GaussianDiffusionScheduler
 from ddpm_hf.calibration import estimate_mean_square_epsilon
-from ddpm_hf.evaluation.variational_bound import bound_term
+from ddpm_hf.evaluation.variational_bound import bound_term, discretized_gaussian_log_likelihood
 from ddpm_hf.schedulers.cosine_transform import cosine_transform
 from ddpm_hf.schedulers.covariance_spectrum import CovarianceSpectrum, frequency_bands, knots, spectrum_from_config
 
@@ -192,18 +192,22 @@ def test_guidance_of_the_mean_shifts_by_the_covariance():
 # The bound -----------------------------------------------------------------------------------------------------------
 
 
+def correlated_normal(kernel, image=0, least=0.0):
+    """The normal of a kernel for one image, whose variances are at least that much."""
+    unit = torch.eye(math.prod(SHAPE), dtype=torch.float64).reshape(-1, *SHAPE)
+    variance = kernel.frequency_variance[image].clamp(min=least)
+    covariance = cosine_transform(unit).scaled(unit, variance).flatten(1)
+    return torch.distributions.MultivariateNormal(kernel.mean[image].flatten(), covariance)
+
+
 def test_the_bound_is_that_of_the_whole_covariance():
     scheduler = scheduler_of()
     x0, x_t, output = torch.randn(3, 2, *SHAPE, dtype=torch.float64).mul_(0.3)
     q, p = scheduler.q_posterior(x0, x_t, 9, 4), scheduler.p_mean_variance(output, 9, x_t, 4)
-    unit = torch.eye(math.prod(SHAPE), dtype=torch.float64).reshape(-1, *SHAPE)
     for i, told in enumerate(bound_term(scheduler, output, 9, x0, x_t, 4)):
-        covariance = cosine_transform(unit).scaled(unit, p.frequency_variance[i]).flatten(1)
-        normals = (
-            torch.distributions.MultivariateNormal(q.mean[i].flatten(), q.variance[i].flatten().diag()),
-            torch.distributions.MultivariateNormal(p.mean[i].flatten(), covariance),
-        )
-        assert_close(told, torch.distributions.kl_divergence(*normals), rtol=1e-6, atol=1e-9)
+        posterior = torch.distributions.MultivariateNormal(q.mean[i].flatten(), q.variance[i].flatten().diag())
+        expected = torch.distributions.kl_divergence(posterior, correlated_normal(p, i))
+        assert_close(told, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_the_bound_of_gaussian_images_is_the_information_that_a_step_gives():
@@ -221,6 +225,52 @@ def test_the_bound_of_gaussian_images_is_the_information_that_a_step_gives():
     # one number for all frequencies costs more than the errors of this mean by far
     analytic = GaussianDiffusionScheduler.from_config(scheduler.config, variance_type="analytic")
     assert bound_term(analytic, network(x_t, 9).sample, 9, x0, x_t, 4).mean() > expected + 5
+
+
+def test_the_decoder_of_continuous_data_has_the_whole_covariance():
+    scheduler = scheduler_of()
+    x0, x_t, output = torch.randn(3, 1, *SHAPE, dtype=torch.float64).mul_(0.3)
+    normal = correlated_normal(scheduler.p_mean_variance(output, 0, x_t), least=scheduler.decoder_variance())
+    told = bound_term(scheduler, output, 0, x0, x_t, levels=None)
+    assert_close(told, -normal.log_prob(x0.flatten())[None], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("levels, above", [(256, 1e-3), (8, 3.0)])
+def test_the_decoder_of_levels_is_an_even_mixture(levels, above):
+    """Of the probabilities of the cell of x0 with and without correlation; the first is integrated by draws here."""
+    scheduler = scheduler_of(beta_start=0.3)
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randint(1, levels - 1, (1, *SHAPE), generator=generator) * (2.0 / (levels - 1)) - 1
+    x0, half = x0.double(), 1 / (levels - 1)
+    x_t = scheduler.add_noise(x0, torch.randn(x0.shape, generator=generator, dtype=torch.float64), 0)
+    kernel = scheduler.p_mean_variance(torch.zeros_like(x_t), 0, x_t)
+    normal = correlated_normal(kernel)
+    cell = (2 * torch.rand(20_000, x0.numel(), generator=generator, dtype=torch.float64) - 1) * half
+    unit = torch.eye(x0.numel(), dtype=torch.float64) * (half**2 / 3)
+    widened = torch.distributions.MultivariateNormal(normal.loc, normal.covariance_matrix + unit)
+    densities = widened.log_prob(x0.flatten() + cell)
+    correlated = densities.logsumexp(0) - math.log(len(cell)) + x0.numel() * math.log(2 * half)
+    alone = discretized_gaussian_log_likelihood(x0, kernel.mean, 0.5 * kernel.variance.log(), levels).sum()
+    expected = math.log(2) - torch.logaddexp(correlated, alone)
+    told = bound_term(scheduler, torch.zeros_like(x_t), 0, x0, x_t, levels=levels).item()
+    assert expected - 1e-3 < told < expected + above
+
+
+def test_data_at_the_end_of_their_range_keep_the_decoder_of_pixels():
+    scheduler = scheduler_of()
+    x0, x_t = -torch.ones(1, *SHAPE), torch.full((1, *SHAPE), -3.0)
+    kernel = scheduler.p_mean_variance(torch.zeros_like(x_t), 0, x_t)
+    alone = -discretized_gaussian_log_likelihood(x0, kernel.mean, 0.5 * kernel.variance.log()).sum()
+    assert_close(bound_term(scheduler, torch.zeros_like(x_t), 0, x0, x_t)[0], alone + math.log(2))
+
+
+def test_frequencies_without_variance_have_a_decoder_of_levels():
+    variances = band_values()
+    variances[:, 2:] = 0
+    scheduler, x_t = scheduler_of(variances), torch.zeros(1, *SHAPE)
+    assert scheduler.p_mean_variance(x_t, 0, x_t).frequency_variance.min() == 0
+    # 28 nats are the least that 144 normals of a cell's own variance can have.
+    assert 28 < bound_term(scheduler, x_t, 0, x_t + 1 / 255, x_t) < 1000
 
 
 def test_one_timestep_for_each_image_with_the_decoder_among_them():
