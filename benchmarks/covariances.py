@@ -67,7 +67,7 @@ def main():
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50])
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="none: bits per dimension alone")
     parser.add_argument("--bits_images", type=int, default=500)
     parser.add_argument("--precision", choices=DTYPES, help="of the network in sampling; by default its own")
     parser.add_argument("--compile", action="store_true", help="in sampling")
@@ -100,6 +100,7 @@ def tables(measured, options):
             ("Frechet distance", measured["distances"], of_seeds),
             ("Bits per dimension", measured["bits"], of_images),
         )
+        if cells
     )
 
 
