@@ -12,7 +12,8 @@ features to half of the test split, or to fresh draws from an exact denoiser, or
 points. Solvers are fitted with the other half, unless `--without_images` is given; fits and samples use different
 noise. A model with solvers from `ddpm-hf calibrate --solver` is measured with these. With `--fits 3`, two more fits
 stand beside the first: from half the paths, and from another seed. `--name` tells the tables of several runs apart.
-With `--precision bf16` and `--compile` the network runs so for the fits and for every sampler alike.
+With `--precision bf16` and `--compile` the network runs so for every sampler alike; fits are made in float32, as by
+`ddpm-hf calibrate`.
 """
 
 import argparse
@@ -57,7 +58,6 @@ class Model:
             return
         pipeline = load_pipeline(options.model)
         self.network, self.scheduler = pipeline.unet, pipeline.scheduler
-        Execution(options.precision, compiled=options.compile).apply(self.network)
         self.shape = pipeline.samples.shape
         if pipeline.samples.name == "points":
             fresh, self.images = (roll(split, pipeline.unet.config) for split in ("test", "train"))
@@ -129,6 +129,7 @@ def samplers_of(scheduler):
 def measure(model, options):
     """Yields {"sampler, K calls": [[rms, distance] for each seed]} after every seed; rms is None without the flow."""
     fits, measured = model.fits(), {}
+    Execution(options.precision, compiled=options.compile).apply(model.network)
     print(json.dumps({name: told(scheduler) for name, scheduler in fits.items()}), flush=True)
     samplers = {
         name: s
