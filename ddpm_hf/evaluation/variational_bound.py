@@ -144,12 +144,12 @@ def _decoder_term(scheduler, p, x0, prev_timestep, levels):
     least = scheduler.config.eta**2 * scheduler.decoder_variance(prev_timestep)
     if p.frequency_variance is None:
         return _decoder_of_pixels(p.mean, _decoder_variance(scheduler, p.variance, least), x0, levels)
-    of_frequencies = _decoder_of_frequencies(p.mean, p.frequency_variance.clamp(min=least if levels is None else 0), x0, levels)
+    squares = cosine_transform(p.mean).project(x0 - p.mean).square()
     if levels is None:
-        return of_frequencies
+        return _sum_per_image(normal_nats(squares, p.frequency_variance.clamp(min=least)))
     of_pixels = _decoder_of_pixels(p.mean, p.variance.clamp(min=least), x0, levels)
     # -log of the mean of the two probabilities
-    return math.log(2) - torch.logaddexp(-of_pixels, -of_frequencies)
+    return math.log(2) - torch.logaddexp(-of_pixels, -_most_nats_of_cell(squares, p.frequency_variance, levels))
 
 
 def _decoder_variance(scheduler, variance, least):
@@ -165,17 +165,16 @@ def _decoder_of_pixels(mean, variance, x0, levels):
     return -_sum_per_image(discretized_gaussian_log_likelihood(x0, mean, 0.5 * variance.log(), levels))
 
 
-def _decoder_of_frequencies(mean, variance, x0, levels):
-    """-log p(x0) for a covariance that is diagonal in the cosine domain, or for levels what it is at most.
+def _most_nats_of_cell(squares, variance, levels):
+    """What -log of the probability of the cell of x0 is at most, for independent coefficients, (B,).
 
-    The probability of a cell has no closed form. By Jensen's inequality its -log is at most that of the cell's volume
-    plus the mean of -log p over the cell, whose uniform distribution has the variance h^2 / 3 in every orthonormal
-    basis, h being half the width of a level. The density is that of the kernel with as much variance again, without
-    which the mean has no limit where the kernel has little.
+    It has no closed form. By Jensen's inequality it is at most -log of the cell's volume plus the mean of -log p over
+    the cell, whose uniform distribution has the variance h^2 / 3 in every orthonormal basis, h being half the width of
+    a level. As much is added to the variance of p, without which this has no limit where p has little.
+
+    Args:
+        squares, variance: of the coefficients of x0 about their mean, (B, C, H, W).
     """
-    squares = cosine_transform(mean).project(x0 - mean).square()
-    if levels is None:
-        return _sum_per_image(normal_nats(squares, variance))
     half = 1 / (levels - 1)
     of_cell = half**2 / 3
     return _sum_per_image(normal_nats(squares + of_cell, variance + of_cell) - math.log(2 * half))
