@@ -3,15 +3,14 @@
 import os
 from pathlib import Path
 
-from ddpm_hf.data.file_kinds import ARRAYS, BUILDERS
 from ddpm_hf.errors import InputError
 from ddpm_hf.nearest_names import did_you_mean
 
 # Classes of Fashion-MNIST in 28x28, with solvers for few steps; `make embedded` trains it.
 EMBEDDED_MODEL = str(Path(__file__).parent / "models" / "fashion_mnist")
 
-# The endings of files that people name as data, read or not, which are not those of names on the Hub.
-FILES = (*BUILDERS, *ARRAYS, ".zip", ".png", ".jpg", ".jpeg")
+# The endings of files of data, which are not those of names on the Hub.
+FILES = (".csv", ".parquet", ".json", ".jsonl", ".tar", ".zip", ".arrow", ".npy", ".npz", ".png", ".jpg")
 
 
 def check_model_place(name):
