@@ -16,16 +16,14 @@ from pathlib import Path
 
 import torch
 from fitted_solvers import FIT_IMAGES
-from image_distance import ImageDistance, drawn
+from image_distance import ImageDistance, drawn, split_of
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
 
 from ddpm_hf import GaussianDiffusionPipeline
-from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.evaluation import bits_per_dim
 from ddpm_hf.evaluation.distances import mean_and_spread
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.execution import DTYPES, Execution
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.recipes import with_recipe
@@ -74,7 +72,7 @@ def main():
     parser.add_argument("--name", help="of the table; by default that of the model")
     options = parser.parse_args()
     pipeline = load_pipeline(options.model)
-    images, labels = load_data(DataArguments(dataset=options.dataset, split="test"), pipeline.unet.config, None)
+    images, labels = split_of(options.dataset, "test", pipeline.unet.config)
     distance = ImageDistance(load_features(options.features), images[1::2][:FIT_IMAGES])
     unseen = slice(0, 2 * options.bits_images, 2)
     measured = {"bits": bits(pipeline, images[unseen], None if labels is None else labels[unseen], options)}

@@ -23,17 +23,17 @@ from pathlib import Path
 
 import torch
 from fitted_solvers import FIT_IMAGES
-from image_distance import BATCH, ImageDistance, turns
+from image_distance import BATCH, ImageDistance, split_of, turns
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
 
-from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import load_data
+from ddpm_hf.evaluation.variational_bound import normal_nats
 from ddpm_hf.execution import DTYPES, Execution
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.schedulers.cosine_transform import cosine_transform
+from ddpm_hf.schedulers.gaussian_kernel import Levels, posterior_variance, posterior_weights
 
 LEVEL = 2 / 255
 
@@ -69,9 +69,9 @@ class Chain:
 
     def posterior(self, step):
         """The coefficients of x_t and of x0 in the mean of q(x_s | x_t, x0), and its variance."""
-        (a, sigma), (a_s, sigma_s) = self.levels[step : step + 2]
-        of_x = a / a_s * (sigma_s / sigma) ** 2
-        return of_x, a_s - of_x * a, sigma_s**2 - (of_x * sigma) ** 2
+        levels = Levels(*self.levels[step], *self.levels[step + 1])
+        of_x0, of_x = posterior_weights(levels)
+        return of_x, of_x0, posterior_variance(levels)
 
 
 class Kernel:
@@ -114,7 +114,7 @@ class Kernel:
     def nats(self, target, x, predictions):
         """-log of the density of each target, per dimension, (B,)."""
         left = self._project(target - self.mean(x, predictions)).square()
-        return ((left / self.variance + self.variance.log() + math.log(2 * math.pi)) / 2).flatten(1).mean(1)
+        return normal_nats(left, self.variance).flatten(1).mean(1)
 
     def noise(self, standard):
         return self._lift(standard * self.variance.sqrt())
@@ -188,13 +188,10 @@ def main():
     options = parser.parse_args()
     pipeline = load_pipeline(options.model)
     Execution(options.precision, compiled=options.compile).apply(pipeline.unet)
-    data = {
-        split: load_data(DataArguments(dataset=options.dataset, split=split), pipeline.unet.config, None)
-        for split in ("train", "test")
-    }
-    distance = ImageDistance(load_features(options.features), data["test"][0][1::2][:FIT_IMAGES])
-    images, labels = chosen(*data["train"], slice(options.images))
-    unseen, unseen_labels = chosen(*data["test"], slice(0, 2 * options.test_images, 2))
+    train, test = (split_of(options.dataset, split, pipeline.unet.config) for split in ("train", "test"))
+    distance = ImageDistance(load_features(options.features), test[0][1::2][:FIT_IMAGES])
+    images, labels = chosen(*train, slice(options.images))
+    unseen, unseen_labels = chosen(*test, slice(0, 2 * options.test_images, 2))
     drawn_labels = turns(pipeline.unet, options.samples)
     found = {name: {} for name in NAMES}
     for count in options.steps:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel, UniPCMultistepScheduler
-from image_distance import ImageDistance, drawn
+from image_distance import ImageDistance, drawn, split_of
 from point_cloud import DATA_SEED, distance, unit_swiss_roll
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
@@ -34,7 +34,6 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.evaluation.distances import mean_and_spread
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.execution import DTYPES, Execution
 from ddpm_hf.hub.model_folder import load_pipeline
 
@@ -71,7 +70,7 @@ class Model:
         if isinstance(unet, ExactDenoiser):
             fresh = to_levels(unet.sample(FRESH_DRAWS + FIT_IMAGES, torch.Generator().manual_seed(DATA_SEED)))
             return fresh[FIT_IMAGES:], fresh[:FIT_IMAGES]
-        unseen = load_data(DataArguments(dataset=self.options.dataset, split="test"), unet.config, None)[0]
+        unseen = split_of(self.options.dataset, "test", unet.config)[0]
         return unseen[1::2], unseen[::2][:FIT_IMAGES]
 
     def fits(self):

@@ -1,12 +1,19 @@
-"""The Frechet distance of samples to images in the features of a classifier, and samples of a pipeline in batches."""
+"""The images of a split, the Frechet distance of samples to them, and samples of a pipeline in batches."""
 
 import torch
 
+from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_levels
 from ddpm_hf.evaluation.distances import FeatureStatistics, frechet_distance
+from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.models.network_config import classes_of
 
 BATCH = 250
+
+
+def split_of(dataset, split, config):
+    """The images, uint8 (N, C, H, W), and the labels or None, for a network of this config."""
+    return load_data(DataArguments(dataset=dataset, split=split), config, None)
 
 
 class ImageDistance:

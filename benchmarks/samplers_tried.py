@@ -23,15 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from fitted_solvers import FIT_IMAGES
-from image_distance import BATCH, ImageDistance
+from image_distance import BATCH, ImageDistance, split_of
 from side_by_side import RESULTS, machine, told_options
 from tqdm.auto import tqdm
 
 from ddpm_hf import GaussianDiffusionScheduler
-from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.model_range import to_model_range
 from ddpm_hf.evaluation.features import load_features
-from ddpm_hf.evaluation.run import load_data
 from ddpm_hf.hub.model_folder import load_pipeline
 from ddpm_hf.schedulers.timestep_spacings import spaced_timesteps
 
@@ -172,12 +170,9 @@ def main():
     options = parser.parse_args()
     pipeline = load_pipeline(options.model)
     network = Network(pipeline.unet, pipeline.scheduler)
-    data = {
-        split: load_data(DataArguments(dataset=options.dataset, split=split), pipeline.unet.config, None)[0]
-        for split in ("train", "test")
-    }
-    measured = Measured(network, to_model_range(data["train"][: options.images]))
-    distance = ImageDistance(load_features(options.features), data["test"][1::2][:FIT_IMAGES])
+    train, test = (split_of(options.dataset, split, pipeline.unet.config)[0] for split in ("train", "test"))
+    measured = Measured(network, to_model_range(train[: options.images]))
+    distance = ImageDistance(load_features(options.features), test[1::2][:FIT_IMAGES])
     shape = (options.samples, *pipeline.samples.shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
     found = {}

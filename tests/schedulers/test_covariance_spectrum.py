@@ -237,7 +237,7 @@ def test_the_decoder_of_continuous_data_has_the_whole_covariance():
 
 @pytest.mark.parametrize("levels, above", [(256, 1e-3), (8, 3.0)])
 def test_the_decoder_of_levels_is_an_even_mixture(levels, above):
-    """Of the probabilities of the cell of x0 with and without correlation; the first is integrated by draws here."""
+    """It mixes the probabilities of x0's cell with and without correlation. Draws integrate the first of them here."""
     scheduler = scheduler_of(beta_start=0.3)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randint(1, levels - 1, (1, *SHAPE), generator=generator) * (2.0 / (levels - 1)) - 1
