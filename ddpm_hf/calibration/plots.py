@@ -57,7 +57,7 @@ def draw_solvers(report, png_path):
         png_path: the file to write.
     """
     tried = report["paths_tried"]
-    figure, (panels,) = new_figure(9 if tried else 5, 4, 1, 2 if tried else 1)
+    figure, (panels,) = new_figure(9 if tried else 5, 5, 1, 2 if tried else 1)
     for name, of_steps in report["distances"].items():
         counts = [int(count) for count, distance in of_steps.items() if distance is not None]
         values = [of_steps[str(count)] for count in counts]
@@ -68,9 +68,10 @@ def draw_solvers(report, png_path):
     panels[0].set_xticks(shown, [str(count) for count in shown])
     panels[0].xaxis.minorticks_off()
     label_in_full(panels[0].yaxis)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize="small")
     if tried:
         _draw_paths_tried(panels[1], tried)
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower right", fontsize="small")
     save_figure(figure, png_path)
 
 
@@ -85,7 +86,6 @@ def _draw_paths_tried(axes, tried):
             ends, distances = [c["end"] for c in chosen], [c["distance"] for c in chosen]
             axes.plot(ends, distances, style, color=f"C{number}", markersize=3, linewidth=1, label=label)
     axes.set(xlabel="t at which paths end by x0_hat (-1: the whole flow)", ylabel="distance to the images")
-    axes.legend(fontsize="small")
 
 
 def _draw_band(axes, curve, errors, label):

@@ -27,7 +27,7 @@ def samplers_compared(scheduler, steps):
 
 @torch.no_grad()
 def distances_to_paths(fit, fitted, samplers, update):
-    """{name: {"K": root mean square distance}} of the fitted solvers and the others, to where fine paths end.
+    """{name: {"K": distance}} of the fitted solvers and the others, to where fine paths end.
 
     Args:
         fit ([`SolverFit`]): prepared.

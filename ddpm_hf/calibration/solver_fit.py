@@ -208,8 +208,11 @@ class SolverFit:
         )
 
     def distance(self, samples, ends):
-        """The root mean square distance, of images as they will be clamped."""
-        return (clamped(samples, self.bound) - ends).square().mean().sqrt().item()
+        """The root mean square over the values of each sample, averaged over samples, as they will be clamped.
+
+        A path or two that come to another image would decide on the mean of squares, and say nothing of the others.
+        """
+        return (clamped(samples, self.bound) - ends).flatten(1).square().mean(1).sqrt().mean().item()
 
     def one_call(self, batch_size):
         """Calls the network once, on noise, and waits for it."""

@@ -64,8 +64,8 @@ which determines the optimal variances, measured on {num_images} images of {data
 SOLVER_SECTION = """## Few steps
 
 The weights of {base} are unchanged. The scheduler carries solvers fitted to this network for {counts} network calls
-(`num_inference_steps`){guidance}. From noise that they were not fitted to, their root mean square distances to the
-network's converged probability flow are below, beside those of diffusers' solvers.
+(`num_inference_steps`){guidance}. From noise that they were not fitted to, their distances to the network's fine paths
+are below (root mean square over the values of a sample, averaged over samples), beside those of diffusers' solvers.
 
 {table}
 

@@ -73,7 +73,17 @@ def test_the_scheduler_takes_the_paths_where_the_fit_has_taken_them():
         pipeline.set_progress_bar_config(disable=True)
         drawn = pipeline(latents=fit.noise, num_inference_steps=3, output_type="latent").images
         assert_close(drawn, found.states[-1].x, rtol=1e-4, atol=1e-4)
-        assert (drawn - fit.paths.end).square().mean().sqrt().item() == pytest.approx(found.distance, rel=1e-3)
+        assert fit.distance(drawn, fit.paths.end) == pytest.approx(found.distance, rel=1e-3)
+
+
+def test_a_path_that_ends_elsewhere_counts_by_its_distance_alone():
+    points = gaussian_points().float()
+    fit = SolverFit(ExactDenoiser.from_points(points, PLAIN), PLAIN, [3], None, FitOptions(num_paths=64))
+    ends = torch.zeros(64, 5)
+    near = ends + 0.1
+    assert fit.distance(near, ends) == pytest.approx(0.1)
+    near[0] = 6.5
+    assert fit.distance(near, ends) == pytest.approx(0.2)
 
 
 def test_the_bar_counts_no_more_calls_than_it_was_promised():
@@ -118,6 +128,18 @@ def test_the_converged_flow_is_left_where_that_gains_enough():
         [flow, PathChoice(None, 60, 1.0, 2.0), near], [999, 705, 500], [70, 31, CLEAN]
     ) == near._replace(begin=705, end=31)
     assert best_choice([flow, PathChoice(None, 60, 1.0, 2.99)], [999], [60, CLEAN]) == flow
+
+
+def test_of_choices_that_are_nearly_as_good_the_lowest_end_is_taken():
+    best = PathChoice(900, 210, 1.1, 2.00)
+    tried = [best, PathChoice(None, 210, 1.1, 2.01), PathChoice(800, 140, 1.1, 2.04), PathChoice(900, 140, 1.1, 2.06)]
+    plain = PathChoice(None, CLEAN, 1.0, 2.5)
+    places = [999, 900, 800], [210, 140, CLEAN]
+    assert best_choice([plain, *tried], *places) == tried[3]
+    assert best_choice([plain, best, tried[1]], *places) == tried[1]
+    assert best_choice([plain, best, tried[3]._replace(distance=2.07)], *places) == best
+    # Of the same beginning and end, the contrast is left.
+    assert best_choice([plain, tried[3], tried[3]._replace(contrast=1.0)], *places).contrast == 1.0
 
 
 def test_chosen_paths_begin_by_the_moments_and_end_early_with_more_contrast():
