@@ -36,7 +36,7 @@ SEEN_AT = 0.1
 # The paths may end at timesteps below this share of the chain.
 HIGHEST_END = 0.25
 # A choice must be nearer to the data by this share than those which leave less of the flow out.
-LEAST_GAIN = 0.03
+LEAST_GAIN = 0.025
 
 
 class PathChoice(NamedTuple):

@@ -132,7 +132,7 @@ def test_the_converged_flow_is_left_where_that_gains_enough():
 
 def test_of_choices_that_are_nearly_as_good_the_lowest_end_is_taken():
     best = PathChoice(900, 210, 1.1, 2.00)
-    tried = [best, PathChoice(None, 210, 1.1, 2.01), PathChoice(800, 140, 1.1, 2.04), PathChoice(900, 140, 1.1, 2.06)]
+    tried = [best, PathChoice(None, 210, 1.1, 2.01), PathChoice(800, 140, 1.1, 2.04), PathChoice(900, 140, 1.1, 2.05)]
     plain = PathChoice(None, CLEAN, 1.0, 2.5)
     places = [999, 900, 800], [210, 140, CLEAN]
     assert best_choice([plain, *tried], *places) == tried[3]
