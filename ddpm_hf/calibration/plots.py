@@ -68,7 +68,7 @@ def draw_solvers(report, png_path):
     panels[0].set_xticks(shown, [str(count) for count in shown])
     panels[0].xaxis.minorticks_off()
     label_in_full(panels[0].yaxis)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", fontsize="small")
     if tried:
         _draw_paths_tried(panels[1], tried)
         figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower right", fontsize="small")
