@@ -221,7 +221,7 @@ def _checksum(*tensors):
 
 
 def _print_summary(report, fit, output_dir):
-    print("Root mean square distance to the model's fine paths, from noise that no solver was fitted to:")
+    print("Distance of samples to the model's fine paths, root mean square, from noise that no solver was fitted to:")
     print("\n".join(table_of(report["distances"], fit.steps)))
     for line in _choices_told(fit):
         print(line)

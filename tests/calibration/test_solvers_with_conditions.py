@@ -153,7 +153,8 @@ def test_an_upscaler_is_improved_and_used_by_upscale_and_in_a_cascade(tmp_path, 
     loaded.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": [3, 2], "output_type": "pt"}
     images = [each(generator=torch.Generator().manual_seed(0), **options).images for each in (cascade, loaded)]
-    assert_close(images[0], images[1], rtol=0, atol=0)
+    # The same weights at other addresses, which some kernels round differently.
+    assert_close(images[0], images[1], rtol=0, atol=1e-6)
     assert loaded.stages[1].scheduler.config.fitted_solvers is not None
 
 
