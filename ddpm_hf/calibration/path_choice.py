@@ -102,13 +102,13 @@ def timesteps_of_choices(chain, begin=None):
 
 
 def best_choice(tried, timesteps, ends):
-    """Of the choices that are nearly as near to the data as the best, the one that leaves least of the flow out.
+    """The choice that leaves out least of the flow, among those whose distance to the data is close to the least.
 
     Args:
         tried (`list[PathChoice]`): with their distances.
         timesteps, ends (`list[int]`): where the paths may begin and end; the nearest to those chosen are taken.
     """
-    least = min(choice.distance for choice in tried)
+    least = _nearest(tried).distance
     taken = min((c for c in tried if (1 - LEAST_GAIN) * c.distance <= least), key=_left_out)
     begin = taken.begin and min(timesteps, key=lambda t: abs(t - taken.begin))
     return taken._replace(begin=begin, end=min(ends, key=lambda t: abs(t - taken.end)))

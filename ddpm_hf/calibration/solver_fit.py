@@ -26,6 +26,7 @@ from ddpm_hf.errors import InputError
 from ddpm_hf.evaluation.discrete_chains import check_chain_length, discrete_chain, evaluating
 from ddpm_hf.evaluation.image_labels import check_labels
 from ddpm_hf.models.network_config import is_told_text
+from ddpm_hf.pipelines.conditioning import Guidance
 from ddpm_hf.pipelines.prompts import Prompts
 from ddpm_hf.samples import kind_of
 from ddpm_hf.schedulers.fitted_solvers import described_for_fit
@@ -91,7 +92,8 @@ def fit_solver(
         [`GaussianDiffusionScheduler`]: with eta = 0 and `fitted_solvers`; `set_timesteps(K)` takes the one for K.
 
     Raises:
-        ValueError: for too few paths or images, images of another shape, and numbers of steps out of range.
+        ValueError: for too few paths or images, images of another shape, numbers of steps out of range, and guidance
+            that is not finite.
     """
     features = more.pop("features", None)
     fit = SolverFit(unet, scheduler, steps, images, FitOptions(num_paths, seed, guidance_scale, **more), features)
@@ -128,6 +130,7 @@ class SolverFit:
         self.chain = discrete_chain(scheduler, "have solvers fitted to its model", **DETERMINISTIC)
         check_chain_length(unet, self.chain)
         self.bound = bound_of(self.chain.config)
+        Guidance(options.guidance_scale).check()
         _check_paths(options)
         self.data, told = (None, None) if images is None else _checked_data(images, kind_of(unet.config))
         self.conditions = conditions_of_paths(

@@ -118,6 +118,8 @@ def test_classes_and_guidance(tiny_unet):
         ({"steps": []}, r"steps=\[\] must be one or more"),
         ({"num_paths": 4}, "num_paths=4 must be at least 16"),
         ({"guidance_scale": 2.0}, "need a class-conditional model"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan must be a finite number"),
+        ({"guidance_scale": float("inf")}, "guidance_scale=inf must be a finite number"),
         ({"class_labels": [0, 1]}, "There are 2 class_labels for 96 images"),
         ({"images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8)}, "4 images are too few to fit a solver with: give at"),
         (

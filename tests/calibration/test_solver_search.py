@@ -138,7 +138,7 @@ def test_of_choices_that_are_nearly_as_good_the_lowest_end_is_taken():
     assert best_choice([plain, *tried], *places) == tried[3]
     assert best_choice([plain, best, tried[1]], *places) == tried[1]
     assert best_choice([plain, best, tried[3]._replace(distance=2.07)], *places) == best
-    # Of the same beginning and end, the contrast is left.
+    # Between two choices that differ in contrast alone, the one that keeps the network's contrast is taken.
     assert best_choice([plain, tried[3], tried[3]._replace(contrast=1.0)], *places).contrast == 1.0
 
 

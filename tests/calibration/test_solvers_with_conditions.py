@@ -146,15 +146,16 @@ def test_an_upscaler_is_improved_and_used_by_upscale_and_in_a_cascade(tmp_path, 
     assert drawn.exit_code == 0, drawn.output
     expected = upscaler(small, generator=[torch.Generator().manual_seed(0)], num_inference_steps=2).images[0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "large.png")), np.asarray(expected))
-    base = GaussianDiffusionPipeline(tiny_unet(sample_size=4), SHORT)
+    GaussianDiffusionPipeline(tiny_unet(sample_size=4), SHORT).save_pretrained(tmp_path / "base")
+    # Where weights lie in a cache line decides how some products are rounded; loaded ones lie in the same places.
+    base = GaussianDiffusionPipeline.from_pretrained(tmp_path / "base")
     cascade = GaussianDiffusionCascadePipeline.from_stages(base, upscaler)
     cascade.save_pretrained(tmp_path / "cascade")
     loaded = GaussianDiffusionCascadePipeline.from_pretrained(tmp_path / "cascade")
     loaded.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": [3, 2], "output_type": "pt"}
     images = [each(generator=torch.Generator().manual_seed(0), **options).images for each in (cascade, loaded)]
-    # The same weights at other addresses, which some kernels round differently.
-    assert_close(images[0], images[1], rtol=0, atol=1e-6)
+    assert_close(images[0], images[1], rtol=0, atol=0)
     assert loaded.stages[1].scheduler.config.fitted_solvers is not None
 
 
